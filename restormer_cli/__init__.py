@@ -1,0 +1,2 @@
+"""Restore photographs."""
+__version__ = "0.1.0"

@@ -1,0 +1,185 @@
+"""What happens to a photograph, modelled: noise, for training and evaluation.
+
+Every degradation takes clean images as B C H W float32, sRGB, 0..1, and a `torch.Generator`
+that all its randomness comes from, and gives the degraded images in the same shape. Each image
+of a batch draws its own severity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Generator, Tensor
+
+Degradation = Callable[[Tensor, Generator], Tensor]
+
+
+def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
+    """One number in low..high for each image of `x`: B 1 1 1."""
+    r = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+    return low + (high - low) * r
+
+
+def chosen(probability: float, x: Tensor, generator: Generator) -> Tensor:
+    """True for each image of `x` with this probability: B 1 1 1."""
+    return torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < probability
+
+
+def normal(x: Tensor, generator: Generator) -> Tensor:
+    """Standard normal numbers in the shape of `x`."""
+    return torch.randn(x.shape, generator=generator, device=x.device)
+
+
+def to_8_bit(x: Tensor) -> Tensor:
+    """What a file of 8 bits a channel keeps: clipped and rounded."""
+    return (x.clamp(0, 1) * 255).round() / 255
+
+
+# --- light and its encoding --------------------------------------------------------------------
+
+
+def to_linear(x: Tensor) -> Tensor:
+    """SRGB values to linear light (IEC 61966-2-1)."""
+    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(x: Tensor) -> Tensor:
+    """Linear light to sRGB values, the inverse of `to_linear`; clips to 0..1."""
+    x = x.clamp(0, 1)
+    return torch.where(
+        x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    )
+
+
+# --- Gaussian noise ----------------------------------------------------------------------------
+
+
+def gaussian_noise(x: Tensor, generator: Generator, sigma: float | Tensor) -> Tensor:
+    """White noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
+    return x + normal(x, generator) * (sigma / 255)
+
+
+def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
+    """Gaussian noise of unknown level, sigma 0..55; half of it as an 8-bit file would hold it."""
+    noisy = gaussian_noise(x, generator, uniform(0, 55, x, generator))
+    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
+
+
+# --- what a camera does ------------------------------------------------------------------------
+
+# One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
+_BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
+
+
+def demosaicked(raw: Tensor) -> Tensor:
+    """Keep of B 3 H W what an RGGB Bayer pattern samples, and interpolate the rest bilinearly."""
+    keep = torch.zeros_like(raw)
+    keep[:, 0, 0::2, 0::2] = 1
+    keep[:, 1, 0::2, 1::2] = 1
+    keep[:, 1, 1::2, 0::2] = 1
+    keep[:, 2, 1::2, 1::2] = 1
+    kernel = _BILINEAR.to(raw).expand(3, 1, 3, 3)
+
+    def spread(t: Tensor) -> Tensor:
+        return F.conv2d(F.pad(t, (1, 1, 1, 1)), kernel, groups=3)
+
+    return spread(raw * keep) / spread(keep)
+
+
+def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
+    """Noise of a camera at high ISO: RGB as developed in the camera.
+
+    Shot and read noise in linear light before white balance, levels as in Brooks et al.,
+    "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1); then, for most
+    images, the spatial correlation that demosaicing gives it; then gains and the sRGB curve.
+    """
+    red = uniform(1.3, 2.4, x, generator)
+    blue = uniform(1.3, 2.2, x, generator)
+    gains = torch.cat([red, torch.ones_like(red), blue], dim=1)  # B 3 1 1
+    light = to_linear(x) / gains
+
+    log_shot = uniform(-8.5, -3.6, x, generator)  # ln 0.0002 .. ln 0.027
+    log_read = 2.18 * log_shot + 1.20 + 0.26 * normal(log_shot, generator)
+    variance = light * log_shot.exp() + log_read.exp()
+    noise = normal(x, generator) * variance.sqrt()
+    noise = torch.where(chosen(0.7, x, generator), demosaicked(noise), noise)
+    return to_srgb((light + noise) * gains)
+
+
+# Annex K of ITU-T T.81: the tables that JPEG encoders scale by their quality setting.
+_LUMINANCE = """
+    16 11 10 16  24  40  51  61  12 12 14 19  26  58  60  55
+    14 13 16 24  40  57  69  56  14 17 22 29  51  87  80  62
+    18 22 37 56  68 109 103  77  24 35 55 64  81 104 113  92
+    49 64 78 87 103 121 120 101  72 92 95 98 112 100 103  99"""
+_CHROMINANCE = """
+    17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99
+    24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99""" + " 99" * 32
+_TABLES = torch.tensor([[float(n) for n in t.split()] for t in (_LUMINANCE, _CHROMINANCE)])
+_TABLES = _TABLES.view(2, 8, 8)
+_YCBCR = torch.tensor(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+)
+
+
+def _cosines() -> Tensor:
+    """The orthonormal 8-point DCT-II as a matrix."""
+    n = torch.arange(8.0)
+    matrix = torch.cos(torch.pi * (2 * n + 1) * n[:, None] / 16) / 2
+    matrix[0] /= 2**0.5
+    return matrix
+
+
+def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
+    """What JPEG of this quality (B 1 1 1, 1..100) leaves of the images; sides multiples of 16.
+
+    Where `subsample` (B 1 1 1, bool) is true, chroma is kept at half resolution (4:2:0).
+    """
+    dct = _cosines().to(x)
+    ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), to_8_bit(x) * 255)
+    ycc[:, 0] -= 128
+    halved = F.interpolate(F.avg_pool2d(ycc[:, 1:], 2), scale_factor=2.0, mode="nearest")
+    ycc = torch.cat([ycc[:, :1], torch.where(subsample, halved, ycc[:, 1:])], dim=1)
+
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
+    tables = (_TABLES.to(x)[[0, 1, 1]] * scale[:, :, :, :, None].squeeze(1)).round().clamp(1, 255)
+    blocks = rearrange(ycc, "b c (h i) (w j) -> h w b c i j", i=8, j=8)
+    steps = tables.view(len(x), 3, 8, 8)
+    blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
+    ycc = rearrange(blocks, "h w b c i j -> b c (h i) (w j)").clone()
+    ycc[:, 0] += 128
+    return to_8_bit(torch.einsum("oc,bchw->bohw", _YCBCR.inverse().to(x), ycc) / 255)
+
+
+def camera_noise(x: Tensor, generator: Generator) -> Tensor:
+    """Sensor noise as it reaches a photographer: in 8 bits, half of it through a JPEG file."""
+    noisy = to_8_bit(sensor_noise(x, generator))
+    quality = uniform(70, 98, x, generator).round()
+    packed = jpeg(noisy, quality, chosen(0.5, x, generator))
+    return torch.where(chosen(0.5, x, generator), packed, noisy)
+
+
+def mixture(*parts: tuple[float, Degradation]) -> Degradation:
+    """A degradation that treats each image with one of `parts`, drawn by their weights."""
+    weights = torch.tensor([weight for weight, _ in parts])
+
+    def degrade(x: Tensor, generator: Generator) -> Tensor:
+        which = torch.multinomial(
+            weights.to(x.device), len(x), replacement=True, generator=generator
+        )
+        result = x.clone()
+        for index, (_, part) in enumerate(parts):
+            if (mine := which == index).any():
+                result[mine] = part(x[mine], generator)
+        return result
+
+    return degrade
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "denoise": mixture((0.6, blind_gaussian_noise), (0.4, camera_noise)),
+}
+"""What each task's training undoes."""
