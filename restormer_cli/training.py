@@ -145,7 +145,7 @@ def patches(photos: list[np.ndarray], side: int, count: int, rng: np.random.Gene
         photo = usable[index]
         top = rng.integers(photo.shape[0] - side + 1)
         left = rng.integers(photo.shape[1] - side + 1)
-        patch = np.rot90(photo[top : top + side, left : left + side], rng.integers(4))
+        patch = np.rot90(photo[top : top + side, left : left + side], int(rng.integers(4)))
         drawn.append(patch[:, ::-1] if rng.integers(2) else patch)
     return to_tensor(drawn)
 
@@ -326,5 +326,3 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
     temporary.replace(path)
-
-

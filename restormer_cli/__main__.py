@@ -1,0 +1,5 @@
+"""`python -m restormer_cli` is `restormer`."""
+
+from .cli import main
+
+main()

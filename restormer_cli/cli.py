@@ -1,0 +1,278 @@
+"""The command line: what `restormer` can be told, and the way it ends."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from . import __version__
+from .console import Console, columns
+from .errors import RestormerError, UsageError
+from .inventory import doctor, network, weights
+from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
+
+INTERRUPTED = 130
+RESTORE, KNOW, TRAIN = "Restore", "Weights and machine", "Train"
+
+app = typer.Typer(
+    name="restormer",
+    help="Restore photographs: remove noise, rain, motion blur and defocus blur with the "
+    "Restormer network.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # what we did not foresee shows Python's own traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+VARIABLES = "Each option can also be set by a variable: --skip-existing by RESTORMER_SKIP_EXISTING."
+
+
+def _examples(*lines: tuple[str, str]) -> str:
+    """The end of a help text: commands, and what each is for."""
+    width = max(len(command) for command, _ in lines)
+    shown = [f"  [cyan]{command:{width}}[/]  [dim]{purpose}[/]" for command, purpose in lines]
+    return "\n".join(["[bold]Examples[/]", *shown, "", VARIABLES])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"restormer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    context.ensure_object(Console)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit status.
+
+    0: all done. 1: some inputs failed, the others are done. 2: wrong usage, nothing done. 3: could
+    not start (weights, device). 130: interrupted, nothing half-written.
+    """
+    console = Console()
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    status = 1
+    try:
+        app(arguments, prog_name="restormer", obj=console)
+    except RestormerError as error:
+        console.error(error)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.exit(status)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Let SIGTERM end the program as Ctrl-C does: all that cleans up after that, cleans up."""
+    raise KeyboardInterrupt
+
+
+# --- restoring ---------------------------------------------------------------------
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_examples(
+        ("restormer denoise photo.jpg", "writes photo.restored.jpg"),
+        ("restormer denoise photo.jpg -o clean.png", "to this file"),
+        ("restormer denoise holiday/ -r -o clean/", "a folder and all below it"),
+        ("restormer denoise scan.tif --sigma 25", "Gaussian noise of a known level"),
+        ("restormer denoise '*.jpg' --weights lite", "the bundled weights, no network"),
+    ),
+)
+@takes(Denoising)
+def denoise(console: Console, options: Denoising) -> None:
+    """Remove noise: a camera's at high ISO, or added Gaussian noise."""
+    _restore(
+        console, options, "denoise", noise=options.noise, sigma=options.sigma, gray=options.gray
+    )
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_examples(
+        ("restormer derain street.jpg -o dry.png", "to this file"),
+        ("restormer derain frames/ --device cuda", "a folder, on the first GPU"),
+        ("restormer derain frames/ --skip-existing", "go on where a run was stopped"),
+    ),
+)
+@takes(Restoring)
+def derain(console: Console, options: Restoring) -> None:
+    """Remove rain streaks."""
+    _restore(console, options, "derain")
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_examples(
+        ("restormer deblur shaken.jpg", "writes shaken.restored.jpg"),
+        ("restormer deblur - < in.jpg > out.jpg", "in a pipe"),
+        ("restormer deblur shots/ --dry-run", "what it would do, in how much memory"),
+    ),
+)
+@takes(Restoring)
+def deblur(console: Console, options: Restoring) -> None:
+    """Remove motion blur: a moving subject, or a camera that was not held still."""
+    _restore(console, options, "deblur")
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_examples(
+        ("restormer defocus soft.jpg", "writes soft.restored.jpg"),
+        ("restormer defocus l.png --right r.png", "from the two views of a dual-pixel sensor"),
+        ("restormer defocus l/ --right r/ -o out/", "folders of them, with the same names"),
+    ),
+)
+@takes(Defocusing)
+def defocus(console: Console, options: Defocusing) -> None:
+    """Sharpen what is out of focus, from one image or from the two views of a dual-pixel sensor."""
+    _restore(console, options, "defocus", right=options.right)
+
+
+def _restore(
+    console: Console,
+    options: Restoring,
+    task: str,
+    *,
+    noise: str | None = None,
+    sigma: str | None = None,
+    gray: bool = False,
+    right: str | None = None,
+) -> None:
+    console.configure(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    from .session import Request, run  # NumPy, OpenCV and Pillow
+
+    request = Request(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
+    if run(console, request, options).failed:
+        raise typer.Exit(1)
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+app.add_typer(weights, name="weights", rich_help_panel=KNOW)
+app.command(rich_help_panel=KNOW)(doctor)
+
+
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer info", "the published network for denoising"),
+        ("restormer info mine.safetensors", "the network in a file"),
+        ("restormer info derain --width 4000 --height 3000", "its cost for 12 megapixels"),
+    ),
+)
+def info(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
+    ] = "denoise",
+    height: Annotated[int, typer.Option(min=1, help="Of the image whose cost is told.")] = 256,
+    width: Annotated[int, typer.Option(min=1, help="Likewise.")] = 256,
+    json: Json = False,
+) -> None:
+    """Show a network: its levels, parameters, multiply-adds and memory; nothing is downloaded.
+
+    The proof at its end is a random image of 64 x 64 pixels that is sent through.
+    """
+    console: Console = context.obj
+    console.configure(json=json)
+    from . import structure
+
+    shown = network(name)
+    described = structure.describe(shown.architecture, height, width)
+    shapes = structure.prove(shown)
+    if json:
+        console.object({**described.as_dict(), "proof": dict(shapes)})
+        return
+    console.render(structure.table(described))
+    passed = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
+    console.result("The shapes of a random 64 x 64 image on its way through:")
+    console.result(columns(*passed, indent=2))
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog=_examples(
+        ("restormer train denoise --photos DIR -o my.safetensors --hours 3", ""),
+        ("restormer denoise in.png --weights my.safetensors", "uses what came of it"),
+    ),
+)
+def train(
+    context: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to learn: denoise.")],
+    photos: Annotated[
+        Path, typer.Option(metavar="DIR", help="Clean, sharp photographs, also in subfolders.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The weights (.safetensors). FILE.resume, beside it, lets a run go on.",
+        ),
+    ],
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Start from these weights (fine-tuning).")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="The highest, after the warm-up.")] = 1e-3,
+    validate_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
+    ] = 250,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small network, or go on with one, on clean photographs.
+
+    The weights that are best on photographs held out are kept. A run that was interrupted goes on
+    when the same command is given again.
+    """
+    console: Console = context.obj
+    console.configure(json=json, quiet=quiet)
+    from . import degradations, devices, training
+
+    if task not in degradations.DEGRADATIONS:
+        known = ", ".join(degradations.DEGRADATIONS)
+        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
+    settings = training.Settings(
+        steps=steps,
+        hours=hours,
+        learning_rate=learning_rate,
+        validate_every=validate_every,
+        seed=seed,
+    )
+    reports = training.train(
+        task, photos, output, settings, start=start, device=devices.choose(device)
+    )
+    with console.progress(100):
+        for report in reports:
+            if json:
+                console.object({"event": "validated", **report._asdict()})
+            line = (
+                f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
+                f"(best {report.best:.2f})"
+            )
+            console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
+            console.advance(100 * report.progress, f"{report.best:.2f} dB")
+    console.say(f"{output}: {report.best:.2f} dB on photographs held out")

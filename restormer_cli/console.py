@@ -1,0 +1,236 @@
+"""What users see: messages and progress on stderr, results and JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .errors import RestormerError, UsageError
+from .events import Event, Failed, Planned, Restored, Skipped, Started, Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+    from rich.progress import Progress, TaskID
+
+SOURCES = {"lite": "bundled", "hub": "from the Hub"}
+"""How the result line words where weights come from, if not as the event does."""
+
+
+@dataclass
+class Console:
+    """The one place that output goes through.
+
+    Attributes:
+        json: events and reports go to stdout as JSON, one a line.
+        quiet: only warnings and errors are said.
+        verbose: more is said.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    _bar: Progress | None = None
+    _image: TaskID | None = None
+    _finished: int = 0
+    _pixels: int = 0
+
+    def configure(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        """Take over what the command line says about messages.
+
+        Raises:
+            UsageError: it says two things at once.
+        """
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+        if quiet and verbose:
+            raise UsageError("--quiet and --verbose do not go together", "Leave out one of them.")
+
+    # --- words ---
+
+    def result(self, text: str) -> None:
+        """What a command was asked for, on stdout."""
+        typer.echo(text)
+
+    def render(self, renderable: RenderableType) -> None:
+        """What a command was asked for, drawn by rich on stdout."""
+        from rich.console import Console as Terminal
+
+        Terminal().print(renderable)
+
+    def object(self, value: dict[str, Any] | list[Any]) -> None:
+        """One line of JSON on stdout."""
+        typer.echo(json.dumps(value))
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """A line that --quiet suppresses."""
+        if not self.quiet:
+            self._line(text)
+
+    def detail(self, text: str) -> None:
+        """A line that --verbose asks for."""
+        if self.verbose:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """A line that is always said."""
+        self._line(f"warning: {text}")
+
+    def error(self, error: RestormerError) -> None:
+        """Why nothing was done: in words and, where JSON was asked for, as an event."""
+        self.show(Failed(None, None, None, error.message, error.hint))
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            typer.echo(text, err=True)
+        else:  # above the bar, not through it
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    # --- events ---
+
+    def show(self, event: Event) -> None:
+        """Report what happened, as a line and, where asked for, as JSON."""
+        if self.json:
+            self.object(event.as_dict())
+        match event:
+            case Planned(width=int()):  # of a dry run: without a size it is only announced
+                self.say(_planned(event))
+            case Started():
+                self.detail(f"{printable(event.input)}: started")
+                self._begin(event.input)
+            case Restored():
+                self._finish(event.width * event.height)
+                self.say(_restored(event))
+                for note in event.notes:
+                    self.say(f"note: {printable(event.input)}: {printable(note)}")
+            case Skipped():
+                self.say(f"{printable(event.input)}: skipped, {event.reason}")
+            case Failed():
+                self._finish()
+                name = "" if event.input is None else f"{printable(event.input)}: "
+                self._line(f"error: {name}{printable(event.error, lines=event.input is None)}")
+                if event.hint:
+                    self._line(f"hint: {printable(event.hint)}")
+            case Summary():
+                if event.restored + event.skipped + event.failed > 1:
+                    self.say(_summary(event))
+
+    # --- progress ---
+
+    @contextmanager
+    def progress(self, images: int) -> Iterator[None]:
+        """Show a bar for so many images while in this context, if stderr is a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column
+
+        narrow = Column(max_width=30, no_wrap=True, overflow="ellipsis")
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False, table_column=narrow),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[part]}", markup=False),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Terminal(stderr=True),
+            transient=True,
+        )
+        self._finished = self._pixels = 0
+        with self._bar:
+            self._image = self._bar.add_task("", total=images, part="", speed="")
+            try:
+                yield
+            finally:
+                self._bar, self._image = None, None
+
+    def part(self, done: int, total: int) -> None:
+        """So many of the current image's strips or tiles are done."""
+        if self._bar is not None and self._image is not None:
+            done_images = self._finished + done / max(total, 1)
+            self._bar.update(self._image, completed=done_images, part=f"part {done}/{total}")
+
+    def advance(self, done: float, text: str) -> None:
+        """Move the bar of something that is no batch of images."""
+        if self._bar is not None and self._image is not None:
+            self._bar.update(self._image, completed=done, description=text)
+
+    def _begin(self, name: str) -> None:
+        if self._bar is not None and self._image is not None:
+            self._bar.update(self._image, description=printable(name), part="")
+
+    def _finish(self, pixels: int = 0) -> None:
+        self._finished += 1
+        self._pixels += pixels
+        if self._bar is not None and self._image is not None:
+            elapsed = self._bar.tasks[self._image].elapsed
+            speed = f"{self._pixels / 1e6 / elapsed:.2g} MP/s" if elapsed else ""
+            self._bar.update(self._image, completed=self._finished, speed=speed)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` on one line (or its own `lines`), control characters spelled out.
+
+    File names can hold anything: a newline would fake a line of output, an escape sequence would
+    steer the terminal.
+    """
+    return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
+
+
+def _planned(event: Planned) -> str:
+    parts = [f"{event.width} x {event.height}"]
+    if event.strategy is not None:
+        parts.append(event.strategy)
+    if event.peak_bytes is not None:
+        parts.append(f"{size(event.peak_bytes)} of memory")
+    return f"{printable(event.input)} -> {printable(event.output)}  {', '.join(parts)}"
+
+
+def _restored(event: Restored) -> str:
+    megapixels = event.width * event.height / 1e6
+    area = f"{megapixels:.1f} MP" if megapixels >= 0.1 else f"{event.width} x {event.height}"
+    source = SOURCES.get(event.weights.source, event.weights.source)
+    return (
+        f"{printable(event.input)} -> {printable(event.output)}  {area} in {event.seconds:.1f} s, "
+        f"{printable(event.weights.name)} ({source}), {event.strategy}, "
+        f"{event.precision} on {event.device}"
+    )
+
+
+def _summary(event: Summary) -> str:
+    counts = {"restored": event.restored, "skipped": event.skipped, "failed": event.failed}
+    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    return f"{said}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def columns(*rows: Sequence[str], indent: int = 0) -> str:
+    """Rows of cells as lines whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(" " * indent + line.rstrip() for line in lines)

@@ -1,0 +1,209 @@
+"""Which images are meant: files, folders, patterns and lists, made one list without doubles."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MARK = ".restored"
+"""What our own outputs have before their suffix, when they are written beside the input."""
+
+FOLDER_MARK = "-restored"
+"""What a folder of our own outputs ends in."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image to restore.
+
+    Attributes:
+        path: the file; None: stdin.
+        folder: the folder that was named and in which it was found; None: it was named itself.
+    """
+
+    path: Path | None
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return "-" if self.path is None else str(self.path)
+
+    @property
+    def relative(self) -> Path:
+        """Its place in the folder that was named, or else its own name."""
+        if self.path is None:
+            return Path("-")
+        return self.path.relative_to(self.folder) if self.folder else Path(self.path.name)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was named and gives no image, or not one of its own."""
+
+    name: str
+    error: str
+    hint: str = ""
+
+
+@dataclass
+class Inputs:
+    """What was found, what could not be, and what was left out because we wrote it ourselves."""
+
+    found: list[Input]
+    problems: list[Problem]
+    own: list[Path]
+
+
+def find(
+    names: Iterable[str],
+    *,
+    listed: Iterable[str] = (),
+    recursive: bool = False,
+    output: Path | None = None,
+) -> Inputs:
+    """The images that `names` mean, in their order; in a folder or pattern, 2.png before 10.png.
+
+    Args:
+        names: files, folders, patterns, or "-" for stdin. A file that has the very name wins over
+            the pattern.
+        listed: files and folders by their exact names, never patterns.
+        recursive: descend into folders' subfolders.
+        output: a folder that is written to, and so not searched.
+    """
+    result = Inputs([], [], [])
+    for name in names:
+        if not name:  # a variable of the shell's that is not set; as a path it is this folder
+            result.problems.append(Problem("''", "an empty name is no file"))
+        elif name == "-":
+            result.found.append(Input(None))
+        elif not os.path.lexists(name) and glob.has_magic(name):
+            matches = sorted(glob.glob(name, recursive=True), key=natural)  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
+            for match in matches:
+                _add(Path(match), recursive, output, result)
+            if not matches:
+                result.problems.append(Problem(name, "no file matches this pattern"))
+        else:
+            _add(Path(name), recursive, output, result)
+    for name in listed:
+        _add(Path(name), recursive, output, result)
+    return _without_own_outputs(_without_doubles(result))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder, as far as one may look."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below a folder that is closed
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something, as far as one may look; a broken link is nothing."""
+    return os.path.exists(path)  # noqa: PTH110 - likewise, and where the name is too long
+
+
+def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
+    """A sort key by which `2.png` comes before `10.png`."""
+    text = os.fspath(name)
+    # Digits become numbers; the first element keeps numbers and words apart.
+    pieces = [
+        (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
+        for piece in re.split(r"(\d+)", text)
+    ]
+    return pieces, text
+
+
+def _add(path: Path, recursive: bool, output: Path | None, result: Inputs) -> None:
+    if not is_folder(path):
+        # Whether it is there and an image is seen when its turn comes: it may fail, not the run.
+        result.found.append(Input(path))
+        return
+    count = len(result.problems)
+    files = _images_in(path, recursive, output, result.problems)
+    result.found += [Input(file, path) for file in files]
+    if not files and len(result.problems) == count:
+        hint = "" if recursive else "-r looks into its subfolders, too."
+        result.problems.append(Problem(str(path), "there are no images in this folder", hint))
+
+
+def _images_in(
+    folder: Path, recursive: bool, output: Path | None, problems: list[Problem]
+) -> list[Path]:
+    """The images in a folder that are neither hidden nor written by us, in natural order."""
+
+    def unreadable(error: OSError) -> None:
+        problems.append(Problem(str(error.filename), f"cannot be searched ({error.strerror})"))
+
+    suffixes = images.readable_suffixes()
+    left_out = None if output is None else output.resolve()
+    seen: set[tuple[int, int]] = set()
+    found: list[Path] = []
+    for name, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        parent = Path(name)
+        stat = parent.stat()
+        if (stat.st_dev, stat.st_ino) in seen:  # a link that leads back up, or a second link here
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(
+            (f for f in folders if recursive and not _left_out(parent / f, left_out)), key=natural
+        )
+        found += (
+            parent / file
+            for file in files
+            if not file.startswith(".")
+            and Path(file).suffix.lower() in suffixes
+            and not Path(file).stem.endswith(MARK)
+            and not _special(parent / file)
+        )
+    return sorted(found, key=lambda path: [natural(part) for part in path.parts])
+
+
+def _left_out(folder: Path, output: Path | None) -> bool:
+    if folder.name.startswith(".") or folder.resolve() == output:
+        return True
+    original = folder.name.removesuffix(FOLDER_MARK)
+    return original != folder.name and is_folder(folder.with_name(original))
+
+
+def _special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which would block; a broken link is not: it shall fail."""
+    return is_there(path) and not path.is_file()
+
+
+def _without_doubles(inputs: Inputs) -> Inputs:
+    first: dict[str, Input] = {}
+    for one in inputs.found:
+        # Links are followed by no one here: a link and its file are two names, with two outputs.
+        key = "-" if one.path is None else os.path.abspath(one.path)  # noqa: PTH100
+        first.setdefault(key, one)
+    inputs.found = list(first.values())
+    return inputs
+
+
+def _without_own_outputs(inputs: Inputs) -> Inputs:
+    """Leave out `a.restored.png` where `a.*` is there: in a second run `*.png` names both."""
+    paths = [one.path for one in inputs.found if one.path is not None]
+    originals = {path.with_suffix("") for path in paths}
+    inputs.own = [
+        path
+        for path in paths
+        if path.stem.endswith(MARK) and path.with_name(path.stem.removesuffix(MARK)) in originals
+    ]
+    own = set(inputs.own)
+    inputs.found = [one for one in inputs.found if one.path not in own]
+    return inputs
+
+
+def read_list(data: bytes, *, null: bool) -> list[str]:
+    """The paths in a list of them, one a line or, with `null`, each ended by a NUL byte."""
+    if null:
+        entries = data.split(b"\0")
+    else:
+        entries = [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    return [os.fsdecode(entry) for entry in entries if entry]

@@ -1,0 +1,280 @@
+"""The options of the commands, each named once and used by every command that takes it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import typer
+
+from .console import Console
+from .errors import UsageError
+
+FILES = "Input and output"
+RESTORATION = "Restoration"
+MACHINE = "Weights and device"
+BATCH = "Batch"
+MESSAGES = "Messages"
+
+Options = TypeVar("Options")
+
+
+def _option(
+    panel: str,
+    *names: str,
+    help: str,  # noqa: A002 - as Typer calls it
+    metavar: str | None = None,
+    least: int | None = None,
+    most: int | None = None,
+) -> Any:
+    """An option with its environment variable: `--skip-existing` is RESTORMER_SKIP_EXISTING."""
+    long = next(name for name in names if name.startswith("--"))
+    return typer.Option(
+        *names,
+        help=help,
+        metavar=metavar,
+        min=least,
+        max=most,
+        envvar="RESTORMER_" + long.removeprefix("--").replace("-", "_").upper(),
+        show_envvar=False,  # they follow one rule, which every help text states once
+        rich_help_panel=panel,
+    )
+
+
+def _flag(panel: str, *names: str, help: str) -> Any:  # noqa: A002 - as Typer calls it
+    """An option that is said or not; it has no value for the help to name."""
+    return _option(panel, *names, help=help, metavar="")
+
+
+# --- what several commands take -----------------------------------------------------------------
+
+Weights = Annotated[
+    str,
+    _option(
+        MACHINE,
+        "--weights",
+        metavar="WHICH",
+        help="auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official ones "
+        "if they can be had, else the bundled lite ones, and says so.",
+    ),
+]
+Device = Annotated[
+    str,
+    _option(
+        MACHINE,
+        "--device",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="auto: cuda, then mps, then cpu.",
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    _option(MACHINE, "--precision", help="auto: the fastest that gives the same picture."),
+]
+Json = Annotated[
+    bool, _flag(MESSAGES, "--json", help="JSON on stdout, one object a line or report.")
+]
+Quiet = Annotated[bool, _flag(MESSAGES, "--quiet", "-q", help="Only warnings and errors.")]
+Verbose = Annotated[bool, _flag(MESSAGES, "--verbose", "-v", help="Say more.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its usual one.")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Checkpoints, or tasks for their usual ones."),
+]
+
+
+# --- what the restoring commands take -----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoring:
+    """What every restoring command can be told."""
+
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Images, folders, patterns, or - for one image on stdin.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        _option(
+            FILES,
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file, a folder, or - for stdout. Left out: NAME.restored.EXT beside each "
+            "image, FOLDER-restored beside each folder.",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["keep", "png", "jpg", "webp", "tiff"],
+        _option(FILES, "--format", help="Format of the output; keep: as -o says, or the input's."),
+    ] = "keep"
+    quality: Annotated[
+        int,
+        _option(
+            FILES,
+            "--quality",
+            least=1,
+            most=100,
+            metavar="N",
+            help="For JPEG (4:4:4) and WebP (100: lossless).",
+        ),
+    ] = 95
+    max_pixels: Annotated[
+        int,
+        _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
+    ] = 300_000_000
+
+    tile: Annotated[
+        str,
+        _option(
+            RESTORATION,
+            "--tile",
+            metavar="auto|0|N",
+            help="Restore in tiles of N pixels a side. 0: the image whole, which is exact; "
+            "auto: whole, unless memory cannot hold it.",
+        ),
+    ] = "auto"
+    overlap: Annotated[
+        int,
+        _option(
+            RESTORATION,
+            "--overlap",
+            least=0,
+            metavar="PIXELS",
+            help="How far neighbouring tiles overlap and are blended.",
+        ),
+    ] = 32
+
+    weights: Weights = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+    recursive: Annotated[
+        bool, _flag(BATCH, "--recursive", "-r", help="Look into subfolders of folders, too.")
+    ] = False
+    files_from: Annotated[
+        str | None,
+        _option(
+            BATCH,
+            "--files-from",
+            metavar="LIST",
+            help="Read inputs from a file, or stdin (-): one path a line.",
+        ),
+    ] = None
+    null: Annotated[
+        bool, _flag(BATCH, "--null", "-0", help="The list is separated by NUL (find -print0).")
+    ] = False
+    skip_existing: Annotated[
+        bool, _flag(BATCH, "--skip-existing", help="Leave images alone whose output exists.")
+    ] = False
+    in_place: Annotated[
+        bool,
+        _flag(BATCH, "--in-place", help="Let outputs replace their inputs; refused otherwise."),
+    ] = False
+    dry_run: Annotated[
+        bool,
+        _flag(
+            BATCH,
+            "--dry-run",
+            help="Say what would be done (files, size, strategy, memory) and do nothing.",
+        ),
+    ] = False
+
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    @property
+    def tile_side(self) -> int | Literal["auto"]:
+        """`--tile` as the Restorer takes it.
+
+        Raises:
+            UsageError: it is neither auto nor a number.
+        """
+        if self.tile == "auto":
+            return "auto"
+        if not self.tile.isdecimal():
+            raise UsageError(
+                f"--tile is {self.tile!r}", "It takes auto, 0 for the image whole, or pixels."
+            )
+        return int(self.tile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising(Restoring):
+    """What `denoise` can be told besides."""
+
+    noise: Annotated[
+        Literal["real", "gaussian"] | None,
+        _option(
+            RESTORATION,
+            "--noise",
+            help="What noise the official weights are for: a camera's (real, the default), or "
+            "Gaussian.",
+        ),
+    ] = None
+    sigma: Annotated[
+        Literal["blind", "15", "25", "50"] | None,
+        _option(RESTORATION, "--sigma", help="Level of Gaussian noise, if known."),
+    ] = None
+    gray: Annotated[
+        bool, _flag(RESTORATION, "--gray", help="The network for grey images (Gaussian noise).")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defocusing(Restoring):
+    """What `defocus` can be told besides."""
+
+    right: Annotated[
+        str | None,
+        _option(
+            FILES,
+            "--right",
+            metavar="RIGHT",
+            help="The right dual-pixel view of INPUT, which is the left one; for several, the "
+            "folder that holds them under the same names.",
+        ),
+    ] = None
+
+
+def takes(
+    kind: type[Options],
+) -> Callable[[Callable[[Console, Options], None]], Callable[..., None]]:
+    """Make a command of a function whose options are the fields of a dataclass.
+
+    Typer reads a function's signature. This writes one from the fields, so that options which
+    many commands share stand in one place and reach the code as one typed value.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    ]
+    for field in fields(kind):  # type: ignore[arg-type] # a TypeVar cannot be bound to dataclasses
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=hints[field.name],
+                default=default,
+            )
+        )
+
+    def decorate(function: Callable[[Console, Options], None]) -> Callable[..., None]:
+        def command(*, context: typer.Context, **values: Any) -> None:
+            function(context.obj, kind(**values))
+
+        command.__name__ = function.__name__
+        command.__doc__ = function.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate

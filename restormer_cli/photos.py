@@ -1,0 +1,169 @@
+"""The photographs that a network learns from: decoded, kept in memory, cut into patches.
+
+What is drawn from a photograph but must never change (its crop, whether it is held out, how it is
+degraded for validation) depends on its file's bytes alone: not on its name, on the others, or on
+when the run was started. A copy under another name is the same photograph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import images
+from .errors import ImageError, UsageError
+from .pixels import Array
+
+MULTIPLE = 16
+"""Sides of patches are multiples of this: the network takes 8, JPEG at half chroma 16."""
+
+_HINT = "Give --photos a folder of clean, sharp photographs."
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph, or the part of it that is kept: H W 3 uint8, and its file's digest."""
+
+    pixels: Array
+    digest: str
+
+    @property
+    def side(self) -> int:
+        """The shorter one, in pixels."""
+        return min(self.pixels.shape[:2])
+
+    @property
+    def seed(self) -> int:
+        """What all that is random about the photo itself is drawn from: 64 bits."""
+        return int(self.digest, 16)
+
+
+def load(folder: Path, memory: int, notify: Callable[[str], None]) -> list[Photo]:
+    """Decode all photographs in and below `folder`, in the order of their names.
+
+    Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
+    its own. Damaged files, copies of other files and tiny pictures are told to `notify`.
+
+    Raises:
+        UsageError: fewer than two photos can be used: one to learn from, one to validate with.
+    """
+    suffixes = images.readable_suffixes()
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    found: dict[str, Photo] = {}
+    for path in paths:
+        try:
+            photo = _decode(path, memory // len(paths) // 3)
+        except ImageError as error:  # no reason to give up all the others
+            notify(f"left out: {error.message}")
+            continue
+        if photo.digest in found:
+            notify(f"left out: {path}: the copy of another photo")
+        elif photo.side < MULTIPLE:
+            notify(f"left out: {path}: less than {MULTIPLE} pixels a side")
+        else:
+            found[photo.digest] = photo
+    if len(found) < 2:
+        raise UsageError(
+            f"{folder}: {len(found)} of {len(paths)} photos can be used; training needs 2", _HINT
+        )
+    return list(found.values())
+
+
+def _decode(path: Path, share: int) -> Photo:
+    """A photograph of which at most `share` pixels are kept."""
+    pixels = images.read(path).pixels
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    height, width = pixels.shape[:2]
+    scale = min(1.0, math.sqrt(share / (height * width)))
+    h, w = max(1, int(height * scale)), max(1, int(width * scale))
+    rng = np.random.default_rng(int(digest, 16))
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    pixels = pixels[top : top + h, left : left + w]
+    if pixels.dtype != np.uint8:
+        pixels = images.from_float(images.to_float(pixels), np.uint8)
+    # A copy, though it may look whole: a view would keep all of the photo in memory.
+    return Photo(np.array(np.broadcast_to(pixels, (h, w, 3)), order="C"), digest)
+
+
+def split(
+    photos: Sequence[Photo], count: int, held_out: Sequence[str] = ()
+) -> tuple[list[Photo], list[Photo]]:
+    """Photos to learn from, and photos held out: `count`, at most a twentieth, at least one.
+
+    Those of the lowest digests are held out, so that of a folder that grew nearly the same are.
+    `held_out` names digests in their place: those that a run has held out from its start.
+    """
+    if not held_out:
+        count = max(1, min(count, len(photos) // 20))
+        held_out = sorted(photo.digest for photo in photos)[:count]
+    chosen = set(held_out)
+    return (
+        [photo for photo in photos if photo.digest not in chosen],
+        [photo for photo in photos if photo.digest in chosen],
+    )
+
+
+def fingerprint(photos: Sequence[Photo]) -> str:
+    """A name for this very set of photographs, in whatever order."""
+    return hashlib.sha256(" ".join(sorted(p.digest for p in photos)).encode()).hexdigest()[:16]
+
+
+def largest_side(photos: Sequence[Photo]) -> int:
+    """The largest side of patches, a multiple of 16, that half of the photos can give.
+
+    Half, because a few large ones would otherwise be all that a late stage sees.
+    """
+    sides = sorted(photo.side for photo in photos)
+    return sides[len(sides) // 2] // MULTIPLE * MULTIPLE
+
+
+def to_tensor(patches: Sequence[Array], device: torch.device | str = "cpu") -> Tensor:
+    """Patches of H W 3 uint8 as one B 3 H W float32 tensor, 0..1, C innermost in memory."""
+    # Bytes, a quarter of the floats, go to the device; the network wants this memory layout.
+    stacked = torch.from_numpy(np.stack(patches)).to(device)
+    return stacked.permute(0, 3, 1, 2).float().div_(255)
+
+
+def patches(
+    photos: Sequence[Photo],
+    side: int,
+    count: int,
+    rng: np.random.Generator,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """`count` patches at random places, flipped and turned at random: B 3 side side, 0..1.
+
+    Photos are drawn by their area, so that every pixel is as likely as any other; photos smaller
+    than a patch are not drawn.
+
+    Raises:
+        UsageError: all photos are smaller than a patch.
+    """
+    usable = [photo.pixels for photo in photos if photo.side >= side]
+    if not usable:
+        raise UsageError(
+            f"no photo is {side} pixels high and wide", "Give larger photos or smaller patches."
+        )
+    area = np.array([p.shape[0] * p.shape[1] for p in usable], dtype=np.float64)
+    drawn = []
+    for index in rng.choice(len(usable), size=count, p=area / area.sum()):
+        photo = usable[index]
+        top = rng.integers(photo.shape[0] - side + 1)
+        left = rng.integers(photo.shape[1] - side + 1)
+        patch = np.rot90(photo[top : top + side, left : left + side], int(rng.integers(4)))
+        drawn.append(patch[:, ::-1] if rng.integers(2) else patch)
+    return to_tensor(drawn, device)
+
+
+def middle(photo: Photo, side: int) -> Tensor:
+    """The middle of a photo, `side` pixels or as many as it has: 1 3 S S, 0..1."""
+    side = min(side, photo.side) // MULTIPLE * MULTIPLE
+    top, left = ((length - side) // 2 for length in photo.pixels.shape[:2])
+    return to_tensor([photo.pixels[top : top + side, left : left + side]])

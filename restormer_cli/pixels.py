@@ -1,0 +1,86 @@
+"""An image in memory: its samples, and what its file says about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ImageError
+
+Array: TypeAlias = npt.NDArray[Any]
+UNDECODED: Array = np.empty(0)  # for `pixels` until `Image.put` brings them
+
+
+@dataclass
+class Image:
+    """A picture and all that its file says about it.
+
+    `pixels` is H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright: orientation is
+    applied. `alpha` is H W of the same type, or None. `exif` is a TIFF block without the `Exif`
+    marker. `extras` are pieces (PNG chunks, JPEG segments) that only the same format can hold.
+    """
+
+    pixels: Array
+    alpha: Array | None = None
+    format: str = "png"
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    lossless: bool = False  # a WebP that was coded without loss, to be written so again
+    premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
+    extras: tuple[tuple[bytes, bytes], ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, samples: Array, colours: int) -> None:
+        """Take pixels and alpha from `samples`, H W S, of which the first `colours` are colour."""
+        count = samples.shape[2]
+        self.pixels = samples[..., :colours]
+        self.alpha = samples[..., colours] if count > colours else None
+        if count > colours + 1:
+            self.notes.append(f"{count - colours - 1} extra channels are left out")
+
+    def samples(self) -> Array:
+        """Pixels and alpha as one contiguous array, H W S."""
+        planes = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
+        return np.ascontiguousarray(planes)
+
+
+def to_float(pixels: Array) -> npt.NDArray[np.float32]:
+    """Samples of any depth as float32: integers scaled to 0..1, float32 as it is."""
+    if pixels.dtype == np.float32:
+        return pixels
+    scaled: npt.NDArray[np.float32] = pixels.astype(np.float32)
+    scaled /= np.float32(np.iinfo(pixels.dtype).max)
+    return scaled
+
+
+def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
+    """The inverse of `to_float`: clamped to 0..1 and rounded half to even for integer types.
+
+    float32 keeps values outside 0..1. `array` must be finite.
+    """
+    if np.dtype(dtype) == np.float32:
+        return array.astype(np.float32, copy=False)
+    scaled: Array = np.clip(array, 0, 1) * np.float32(np.iinfo(np.dtype(dtype)).max)
+    return np.rint(scaled, out=scaled).astype(dtype, copy=False)
+
+
+def swapped(samples: Array) -> Array:
+    """RGB as OpenCV's BGR, or the other way round; alpha stays last, and grey as it is."""
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(samples.shape[2])
+    return np.ascontiguousarray(samples if order is None else samples[..., order])
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse, from what a header says, a picture of no pixels or of more than `max_pixels`."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{width} x {height} pixels: nothing to restore")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width} x {height} pixels, over the limit of {max_pixels}",
+            "Raise --max-pixels if you trust the file.",
+        )

@@ -1,0 +1,108 @@
+"""One image through a network: padding, whole or in tiles, precision, and a look at the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import streaming
+from .devices import PRECISIONS
+from .errors import ImageError, UsageError
+from .network import MULTIPLE, Restormer
+from .tiling import tiled
+
+Progress = Callable[[int, int], None]
+Notify = Callable[[str], None]
+
+
+def padded(x: Tensor) -> Tensor:
+    """Reflect B C H W at the right and bottom until both sides are multiples of 8.
+
+    A reflection has no more than size - 1 pixels to give; what is still missing in tiny images
+    repeats the last row or column.
+    """
+    for axis in (-2, -1):
+        size = x.shape[axis]
+        missing = -size % MULTIPLE
+        reflected = min(missing, size - 1)
+        for amount, mode in ((reflected, "reflect"), (missing - reflected, "replicate")):
+            if amount:
+                x = F.pad(x, (0, 0, 0, amount) if axis == -2 else (0, amount, 0, 0), mode=mode)
+    return x
+
+
+def tile_size(tile: int, overlap: int) -> int:
+    """`tile` rounded up to a multiple of 8, which the network needs.
+
+    Raises:
+        UsageError: `tile` is not positive, or `overlap` negative or not smaller than it.
+    """
+    if tile < MULTIPLE:
+        raise UsageError(
+            f"a tile of {tile} pixels is too small", f"The smallest is {MULTIPLE}; 512 is usual."
+        )
+    if not 0 <= overlap < tile:
+        raise UsageError(
+            f"an overlap of {overlap} pixels does not fit tiles of {tile}",
+            "The overlap must be smaller than the tile; 32 is usual.",
+        )
+    return -(-tile // MULTIPLE) * MULTIPLE
+
+
+def restore(
+    network: Restormer,
+    x: Tensor,
+    *,
+    tile: int | None = None,
+    overlap: int = 32,
+    precision: str = "fp32",
+    window: int | None = None,
+    progress: Progress | None = None,
+    notify: Notify | None = None,
+) -> Tensor:
+    """Restore images of any size: pad, run, crop, clamp.
+
+    Args:
+        network: in eval mode, on the device to run on.
+        x: B C H W float32, 0..1, on any device.
+        tile: side of a tile in pixels (rounded up to a multiple of 8), each with its own channel
+            attention; None or 0: the image whole.
+        overlap: pixels that neighbouring tiles share.
+        precision: "fp32", "bf16" or "fp16", of everything but the final addition to the image.
+        window: side in pixels of the windows over which attention is measured; None: everywhere.
+        progress: called with the strips or tiles done and their number.
+        notify: told in a sentence what did not go as asked.
+
+    Returns:
+        B C' H W float32, 0..1, on the device of `x`; C' is the network's number of outputs.
+
+    Raises:
+        UsageError: `tile` and `overlap` do not fit.
+        ImageError: the network gave NaN or infinite values even in fp32.
+    """
+    height, width = x.shape[-2:]
+    image = padded(x)
+
+    def run(precision: str) -> Tensor:
+        def forward(part: Tensor, progress: Progress | None = None) -> Tensor:
+            return streaming.forward(network, part, PRECISIONS[precision], progress=progress)
+
+        if tile:
+            side = tile_size(tile, overlap)
+            return tiled(image, forward, tile=side, overlap=overlap, progress=progress)
+        return forward(image, progress)
+
+    restored = run(precision)[..., :height, :width]
+    if precision != "fp32" and not torch.isfinite(restored).all():
+        if notify:
+            notify(f"{precision} overflowed; restored again in fp32")
+        restored = run("fp32")[..., :height, :width]
+    if not torch.isfinite(restored).all():
+        raise ImageError(
+            "the network gave NaN or infinite values, even in fp32",
+            "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
+        )
+    return restored.clamp(0, 1).to(x.device)

@@ -1,0 +1,242 @@
+"""One run of a restoring command: from its options, past what could go wrong, to its images."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from . import batch, inputs, outputs, tasks
+from .errors import UsageError
+from .events import Failed, Planned, Skipped, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .console import Console
+    from .events import Event
+    from .options import Restoring
+    from .outputs import Job
+    from .restorer import Restorer
+
+CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
+    (
+        lambda given: not given.inputs and given.files_from is None,
+        "there is nothing to restore",
+        "Name images, folders or patterns, or - for an image on stdin.",
+    ),
+    (
+        lambda given: given.output == "",
+        "-o names nothing",
+        "Name a file, a folder, or - for stdout.",
+    ),
+    (
+        lambda given: given.null and given.files_from is None,
+        "--null says how a list is separated, and there is none",
+        "Add --files-from LIST.",
+    ),
+    (
+        lambda given: given.files_from == "-" and "-" in (given.inputs or ()),
+        "stdin cannot be both an image and the list of images",
+        "Put one of them into a file.",
+    ),
+    (
+        lambda given: given.json and given.output == "-",
+        "--json and -o - both want stdout",
+        "Name an output file.",
+    ),
+    (
+        lambda given: given.in_place and given.output == "-",
+        "--in-place and -o - say two different outputs",
+        "Leave out one of them.",
+    ),
+    (
+        lambda given: given.in_place and given.skip_existing,
+        "--in-place and --skip-existing do not go together: every output exists",
+        "Leave out one of them.",
+    ),
+)
+"""Options that make no sense together: when, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A task with the options that only this task has."""
+
+    task: str
+    noise: str | None = None
+    sigma: str | None = None
+    gray: bool = False
+    right: str | None = None
+
+    @property
+    def checkpoint(self) -> tasks.Checkpoint:
+        """The official checkpoint for it.
+
+        Raises:
+            UsageError: none was published for that combination.
+        """
+        return tasks.official(
+            self.task,
+            noise=self.noise,
+            sigma=self.sigma,
+            gray=self.gray,
+            dual_pixel=self.right is not None,
+        )
+
+
+def run(console: Console, request: Request, options: Restoring) -> Tally:
+    """Restore all the inputs of a command, and count what became of them.
+
+    Raises:
+        UsageError: the request makes no sense as a whole; nothing was touched.
+        CheckpointError: the weights cannot be had or do not fit.
+        DeviceError: the device is not there.
+    """
+    for applies, message, hint in CONTRADICTIONS:
+        if applies(options):
+            raise UsageError(message, hint)
+    _ = request.checkpoint, options.tile_side  # said at once, if they are wrong
+    found = inputs.find(
+        options.inputs or (),
+        listed=_listed(options),
+        recursive=options.recursive,
+        output=Path(options.output) if options.output not in (None, "-") else None,
+    )
+    jobs = outputs.plan(
+        found.found,
+        output=options.output,
+        format=None if options.format == "keep" else options.format,
+        in_place=options.in_place,
+        right=request.right,
+    )
+    streams = _streams(jobs, options)
+    tally = Tally(request.task)
+
+    def show(events: Iterable[Event]) -> None:
+        for event in events:
+            tally.add(event)
+            console.show(event)
+
+    show(_without_work(found, jobs, request.task, options.skip_existing))
+    jobs = [job for job in jobs if not (_missing(job) or (options.skip_existing and _done(job)))]
+    try:
+        if options.dry_run:
+            restorer = _restorer_at_hand(console, request, options) if jobs else None
+            show(batch.look(jobs, request.task, restorer, streams, options.max_pixels))
+        elif jobs:
+            show(Planned(*job.names, request.task) for job in jobs)
+            restorer = _restorer(console, request, options)
+            console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
+            with console.progress(len(jobs)):
+                show(
+                    batch.run(
+                        jobs,
+                        restorer,
+                        streams,
+                        quality=options.quality,
+                        max_pixels=options.max_pixels,
+                        progress=console.part,
+                    )
+                )
+    except KeyboardInterrupt:
+        console.warn("interrupted; what is written is whole. --skip-existing goes on from here")
+        console.show(tally.summary(interrupted=True))
+        raise
+    console.show(tally.summary(interrupted=False))
+    return tally
+
+
+def _listed(options: Restoring) -> list[str]:
+    """The paths in the list that --files-from names."""
+    if options.files_from is None:
+        return []
+    if options.files_from == "-":
+        return inputs.read_list(sys.stdin.buffer.read(), null=options.null)
+    try:
+        data = Path(options.files_from).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{options.files_from}: the list cannot be read ({error.strerror})",
+            "--files-from takes a file with one path a line, or - for stdin.",
+        ) from error
+    return inputs.read_list(data, null=options.null)
+
+
+def _streams(jobs: list[Job], options: Restoring) -> batch.Streams:
+    """Stdin and stdout for the jobs that need them.
+
+    Refused is what would end in a terminal full of bytes, in a mixture, or in waiting for ever.
+    """
+    stdin: BinaryIO = io.BytesIO()
+    stdout: BinaryIO = io.BytesIO()
+    if any(job.source is None for job in jobs):
+        if sys.stdin is None or sys.stdin.isatty():  # None: the program was started without one
+            raise UsageError("there is no image on stdin", "Pipe one into it, or name a file.")
+        stdin = sys.stdin.buffer
+    if any(job.target is None for job in jobs) and not options.dry_run:
+        if options.json:
+            raise UsageError("--json and the image both want stdout", "Name a file with -o.")
+        if sys.stdout is None or sys.stdout.isatty():
+            raise UsageError(
+                "stdout is a terminal, or closed: no place for an image",
+                "Send it to a file (> out.png), or name one with -o.",
+            )
+        stdout = sys.stdout.buffer
+    return batch.Streams(stdin, stdout)
+
+
+def _missing(job: Job) -> bool:
+    return job.source is not None and not inputs.is_there(job.source)
+
+
+def _done(job: Job) -> bool:
+    return job.target is not None and inputs.is_there(job.target)
+
+
+def _without_work(
+    found: inputs.Inputs, jobs: list[Job], task: str, skip_existing: bool
+) -> Iterator[Event]:
+    """What can be said of inputs before any is looked at."""
+    for problem in found.problems:
+        yield Failed(problem.name, None, task, problem.error, problem.hint)
+    for path in found.own:
+        yield Skipped(str(path), None, task, "an output of an earlier run")
+    for job in jobs:
+        if _missing(job):
+            yield Failed(*job.names, task, "no such file", "Check the path.")
+        elif skip_existing and _done(job):
+            yield Skipped(*job.names, task, "its output exists")
+
+
+def _restorer(console: Console, request: Request, options: Restoring) -> Restorer:
+    from .restorer import Restorer  # torch takes seconds to import
+
+    return Restorer(
+        request.task,
+        weights=options.weights,
+        device=options.device,
+        precision=options.precision,
+        tile=options.tile_side,
+        overlap=options.overlap,
+        noise=request.noise,
+        sigma=request.sigma,
+        gray=request.gray,
+        dual_pixel=request.right is not None,
+        notify=console.warn,
+    )
+
+
+def _restorer_at_hand(console: Console, request: Request, options: Restoring) -> Restorer | None:
+    """The restorer, unless its weights would have to be downloaded: a dry run does not."""
+    from . import downloads
+
+    wanted = tasks.CHECKPOINTS.get(options.weights, request.checkpoint)
+    official = options.weights in ("auto", "official", *tasks.CHECKPOINTS)
+    if options.weights.startswith("hf:") or (official and downloads.cached(wanted) is None):
+        name = wanted.name if official else options.weights
+        console.say(f"The weights {name} would be downloaded first; memory is known after that.")
+        return None
+    return _restorer(console, request, options)

@@ -1,0 +1,125 @@
+"""What the tests share: no way out to the real Hub, a Hub of their own, and tiny checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hub import Hub
+from huggingface_hub import constants, file_download
+
+from restormer_cli import sources, tasks
+from restormer_cli.network import Architecture, Restormer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# Tiny networks gain nothing from threads, which on a busy machine wait for each other at length.
+torch.set_num_threads(1)
+
+NOWHERE = "http://127.0.0.1:9"
+"""Where nothing listens: connections are refused at once."""
+
+TINY = Architecture(dim=8, blocks=(1, 1, 1, 1), refinement=1, heads=(1, 2, 2, 4))
+
+
+def point_to(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send all downloads to these addresses, those of subprocesses too."""
+    # huggingface_hub read its environment when it was imported: hence both.
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("RESTORMER_RELEASE_URL", release)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # Before 1.0 the module that uses the template kept its own reference.
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache and no token, no settings of the developer's, and no way to the real Hub."""
+    for name in [n for n in os.environ if n.startswith(("HF_", "RESTORMER_"))]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "hf-home"
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    point_to(NOWHERE, NOWHERE, monkeypatch)
+    return home
+
+
+@pytest.fixture
+def hub(hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running Hub and release, which all downloads go to."""
+    hub = Hub()
+    hub.start()
+    point_to(hub.endpoint, hub.release_url, monkeypatch)
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tasks.Checkpoint]:
+    """Put content in an official checkpoint's place: on the Hub, in the release, in the table."""
+
+    def publish(name: str, content: bytes, *, known: bool = True) -> tasks.Checkpoint:
+        digest = hashlib.sha256(content).hexdigest() if known else None
+        checkpoint = replace(tasks.CHECKPOINTS[name], sha256=digest, bytes=len(content))
+        monkeypatch.setitem(tasks.CHECKPOINTS, name, checkpoint)
+        hub.release[checkpoint.file] = content
+        if checkpoint.on_hub:
+            hub.files[f"{tasks.HUB_REPOSITORY}/{checkpoint.file}"] = content
+        return checkpoint
+
+    return publish
+
+
+@pytest.fixture
+def lite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that takes the place of the bundled lite weights'."""
+    folder = tmp_path / "lite"
+    folder.mkdir()
+    monkeypatch.setattr(sources, "LITE_FOLDERS", (folder,))
+    return folder
+
+
+def tiny_network(seed: int = 0, **changes: Any) -> Restormer:
+    """A network that runs in milliseconds, with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Restormer(replace(TINY, **changes)).eval()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny network's checkpoint as the official ones are; `changes` to its architecture."""
+
+    def tiny(name: str = "tiny.pth", *, seed: int = 0, **changes: Any) -> Path:
+        path = tmp_path / name
+        torch.save({"params": tiny_network(seed, **changes).state_dict()}, path)
+        return path
+
+    return tiny
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny checkpoint that restores every image to itself: only the residual is left."""
+
+    def identity(name: str = "identity.pth", **changes: Any) -> Path:
+        network = tiny_network(**changes)
+        torch.nn.init.zeros_(network.output.weight)
+        path = tmp_path / name
+        torch.save({"params": network.state_dict()}, path)
+        return path
+
+    return identity
