@@ -80,7 +80,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-# --- restoring ---------------------------------------------------------------------
+# --- restoring ----------------------------------------------------------------------------------
 
 
 @app.command(

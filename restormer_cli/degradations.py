@@ -73,14 +73,19 @@ def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
 # One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
 
+# Which colours the four pixels of a Bayer cell sample, for each of its four possible corners.
+_RGGB = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]])  # 3 2 2
+_BAYER = torch.stack([_RGGB.roll((i, j), (1, 2)) for i in (0, 1) for j in (0, 1)])  # 4 3 2 2
 
-def demosaicked(raw: Tensor) -> Tensor:
-    """Keep of B 3 H W what an RGGB Bayer pattern samples, and interpolate the rest bilinearly."""
-    keep = torch.zeros_like(raw)
-    keep[:, 0, 0::2, 0::2] = 1
-    keep[:, 1, 0::2, 1::2] = 1
-    keep[:, 1, 1::2, 0::2] = 1
-    keep[:, 2, 1::2, 1::2] = 1
+
+def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
+    """Keep of B 3 H W what a Bayer pattern samples, and interpolate the rest bilinearly.
+
+    `corner` (B, integers 0..3) says which pixel of the pattern lies in each image's first pixel.
+    """
+    height, width = raw.shape[2:]
+    cells = _BAYER.to(raw)[corner].repeat(1, 1, (height + 1) // 2, (width + 1) // 2)
+    keep = cells[:, :, :height, :width]
     kernel = _BILINEAR.to(raw).expand(3, 1, 3, 3)
 
     def spread(t: Tensor) -> Tensor:
@@ -92,9 +97,10 @@ def demosaicked(raw: Tensor) -> Tensor:
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     """Noise of a camera at high ISO: RGB as developed in the camera.
 
-    Shot and read noise in linear light before white balance, levels as in Brooks et al.,
-    "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1); then, for most
-    images, the spatial correlation that demosaicing gives it; then gains and the sRGB curve.
+    Shot and read noise in linear light before white balance, distributed as in Brooks et al.,
+    "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1) but to twice their
+    highest level; then, for most images, the spatial correlation that demosaicing gives it; then
+    gains and the sRGB curve. The image itself is sharp, as if it had been sampled more finely.
     """
     red = uniform(1.3, 2.4, x, generator)
     blue = uniform(1.3, 2.2, x, generator)
@@ -105,7 +111,8 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     log_read = 2.18 * log_shot + 1.20 + 0.26 * normal(log_shot, generator)
     variance = light * log_shot.exp() + log_read.exp()
     noise = normal(x, generator) * variance.sqrt()
-    noise = torch.where(chosen(0.7, x, generator), demosaicked(noise), noise)
+    corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
+    noise = torch.where(chosen(0.7, x, generator), demosaicked(noise, corner), noise)
     return to_srgb((light + noise) * gains)
 
 
@@ -122,10 +129,13 @@ _CHROMINANCE = (
     + " 99" * 32
 )
 _TABLES = torch.tensor([[float(n) for n in t.split()] for t in (_LUMINANCE, _CHROMINANCE)])
-_TABLES = _TABLES.view(2, 8, 8)
-_YCBCR = torch.tensor(
+_TABLES = _TABLES.view(2, 8, 8)[[0, 1, 1]]  # Y, Cb, Cr
+
+_YCBCR = torch.tensor(  # JFIF, section 7
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
+_RGB = _YCBCR.inverse()
+_CENTRE = torch.tensor([128.0, 0.0, 0.0]).view(3, 1, 1)  # Cb and Cr lie about 0 as it is
 
 
 def _cosines() -> Tensor:
@@ -136,25 +146,39 @@ def _cosines() -> Tensor:
     return matrix
 
 
+_DCT = _cosines()
+
+
 def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """What JPEG of this quality (B 1 1 1, 1..100) leaves of the images; sides multiples of 16.
+    """What baseline JPEG (ITU-T T.81) leaves of the images: B 3 H W, 0..1, in 8 bits.
 
-    Where `subsample` (B 1 1 1, bool) is true, chroma is kept at half resolution (4:2:0).
+    Args:
+        x: B 3 H W; sides that are no multiples of 16 are filled up as encoders do.
+        quality: B 1 1 1, whole numbers 1..100, scaling the tables of Annex K as libjpeg does.
+        subsample: B 1 1 1, bool: whether chroma is kept at half resolution (4:2:0).
     """
-    dct = _cosines().to(x)
-    ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), to_8_bit(x) * 255)
-    ycc[:, 0] -= 128
-    halved = F.interpolate(F.avg_pool2d(ycc[:, 1:], 2), scale_factor=2.0, mode="nearest")
-    ycc = torch.cat([ycc[:, :1], torch.where(subsample, halved, ycc[:, 1:])], dim=1)
+    height, width = x.shape[2:]
+    x = F.pad(to_8_bit(x), (0, -width % 16, 0, -height % 16), mode="replicate")
+    centre = _CENTRE.to(x)
+    percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
+    steps = ((_TABLES.to(x) * percent + 50) / 100).floor().clamp(1, 255)  # B 3 8 8
 
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
-    tables = (_TABLES.to(x)[[0, 1, 1]] * scale[:, :, :, :, None].squeeze(1)).round().clamp(1, 255)
-    blocks = rearrange(ycc, "b c (h i) (w j) -> h w b c i j", i=8, j=8)
-    steps = tables.view(len(x), 3, 8, 8)
+    ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), x * 255).round() - centre
+    half = _quantised(F.avg_pool2d(ycc[:, 1:], 2).round(), steps[:, 1:])
+    # Decoders enlarge chroma by a triangle filter ("fancy upsampling" in libjpeg).
+    half = F.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
+    ycc = _quantised(ycc, steps)
+    ycc = torch.cat([ycc[:, :1], torch.where(subsample, half, ycc[:, 1:])], dim=1).round()
+    rgb = torch.einsum("oc,bchw->bohw", _RGB.to(x), ycc + centre)[:, :, :height, :width]
+    return to_8_bit(rgb / 255)
+
+
+def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
+    """Planes (B C H W) of which each 8 x 8 block's cosines are rounded to `steps` (B C 8 8)."""
+    dct = _DCT.to(planes)
+    blocks = rearrange(planes, "b c (h i) (w j) -> h w b c i j", i=8, j=8)
     blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
-    ycc = rearrange(blocks, "h w b c i j -> b c (h i) (w j)").clone()
-    ycc[:, 0] += 128
-    return to_8_bit(torch.einsum("oc,bchw->bohw", _YCBCR.inverse().to(x), ycc) / 255)
+    return rearrange(blocks, "h w b c i j -> b c (h i) (w j)")
 
 
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -167,7 +191,7 @@ def camera_noise(x: Tensor, generator: Generator) -> Tensor:
 
 def mixture(*parts: tuple[float, Degradation]) -> Degradation:
     """A degradation that treats each image with one of `parts`, drawn by their weights."""
-    weights = torch.tensor([weight for weight, _ in parts])
+    weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
 
     def degrade(x: Tensor, generator: Generator) -> Tensor:
         which = torch.multinomial(

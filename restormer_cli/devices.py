@@ -100,6 +100,16 @@ def _left_in_cgroup() -> list[int]:
     return [max(0, n) for n in left]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, and nothing else."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # PyTorch's CPU and MPS allocators raise a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("not enough memory", "MPS backend out of memory")
+    )
+
+
 def describe() -> list[dict[str, Any]]:
     """One entry a device: its name, model, precision that "auto" takes, and free memory."""
     names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

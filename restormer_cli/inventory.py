@@ -3,7 +3,6 @@
 import os
 import platform
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -213,6 +212,8 @@ def network(name: str) -> "Restormer":
 
 
 def _installed(library: str) -> str | None:
+    from importlib import metadata  # a tenth of the time that --help may take
+
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:  # another package may provide the module

@@ -136,4 +136,5 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
     mean_a, mean_b, aa, bb, ab = maps.squeeze(1)
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a**2 + mean_b**2 + K1**2)
     structure = (2 * (ab - mean_a * mean_b) + K2**2) / (aa - mean_a**2 + bb - mean_b**2 + K2**2)
-    return (luminance * structure).mean()
+    similarity: Tensor = (luminance * structure).mean()
+    return similarity

@@ -37,7 +37,8 @@ class Photo:
     @property
     def side(self) -> int:
         """The shorter one, in pixels."""
-        return min(self.pixels.shape[:2])
+        height, width = self.pixels.shape[:2]
+        return int(min(height, width))
 
     @property
     def seed(self) -> int:
@@ -45,7 +46,7 @@ class Photo:
         return int(self.digest, 16)
 
 
-def load(folder: Path, memory: int, notify: Callable[[str], None]) -> list[Photo]:
+def load_photos(folder: Path, memory: int, notify: Callable[[str], None]) -> list[Photo]:
     """Decode all photographs in and below `folder`, in the order of their names.
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
@@ -92,7 +93,7 @@ def _decode(path: Path, share: int) -> Photo:
     return Photo(np.array(np.broadcast_to(pixels, (h, w, 3)), order="C"), digest)
 
 
-def split(
+def hold_out(
     photos: Sequence[Photo], count: int, held_out: Sequence[str] = ()
 ) -> tuple[list[Photo], list[Photo]]:
     """Photos to learn from, and photos held out: `count`, at most a twentieth, at least one.

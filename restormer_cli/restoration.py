@@ -60,6 +60,7 @@ def restore(
     overlap: int = 32,
     precision: str = "fp32",
     window: int | None = None,
+    grain: Callable[[int], streaming.Grain] | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> Tensor:
@@ -73,6 +74,7 @@ def restore(
         overlap: pixels that neighbouring tiles share.
         precision: "fp32", "bf16" or "fp16", of everything but the final addition to the image.
         window: side in pixels of the windows over which attention is measured; None: everywhere.
+        grain: how finely the strips are cut (see `streaming`); None: as the device likes best.
         progress: called with the strips or tiles done and their number.
         notify: told in a sentence what did not go as asked.
 
@@ -88,7 +90,8 @@ def restore(
 
     def run(precision: str) -> Tensor:
         def forward(part: Tensor, progress: Progress | None = None) -> Tensor:
-            return streaming.forward(network, part, PRECISIONS[precision], progress=progress)
+            dtype = PRECISIONS[precision]
+            return streaming.forward(network, part, dtype, grain=grain, progress=progress)
 
         if tile:
             side = tile_size(tile, overlap)
@@ -105,4 +108,4 @@ def restore(
             "the network gave NaN or infinite values, even in fp32",
             "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
         )
-    return restored.clamp(0, 1).to(x.device)
+    return restored.clamp_(0, 1).to(x.device)

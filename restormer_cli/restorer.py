@@ -5,24 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoints, devices, restoration, tasks
+from . import checkpoints, devices, restoration, streaming, tasks
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
+from .network import MULTIPLE
 
 DTYPES = ("uint8", "uint16", "float32")
 
 
+TILES = (2048, 1024, 512, 256)
+"""Sides of the tiles to fall back to where memory cannot hold the whole image."""
+
+SPARE = 0.9
+"""The part of the free memory that a plan may use."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How an image of some size would be restored."""
+    """How an image of some size would be restored, and what that takes.
 
-    strategy: str
+    `tile` is 0 for the whole image; `peak_bytes` are beside the network and the image itself.
+    """
+
+    tile: int
+    fine: bool
+    peak_bytes: int
     precision: str
+
+    @property
+    def strategy(self) -> str:
+        """The plan in words."""
+        whole = "whole, in fine strips" if self.fine else "whole"
+        return f"tiles of {self.tile}" if self.tile else whole
 
 
 @dataclass
@@ -77,10 +98,10 @@ class Restorer:
         if task not in tasks.TASKS:
             raise UsageError(f"there is no task {task!r}", f"Say one of {', '.join(tasks.TASKS)}.")
         self.task = tasks.TASKS[task]
-        self.tile = 0 if tile == "auto" else int(tile)
+        self.tiles = (0, *TILES) if tile == "auto" else (int(tile),)
         self.overlap = overlap
-        if self.tile:
-            restoration.tile_size(self.tile, overlap)
+        if self.tiles[0]:
+            self.tiles = (restoration.tile_size(self.tiles[0], overlap),)
         self.window = window
         self.notify = notify or (lambda _: None)
         self.device = devices.choose(device)
@@ -103,9 +124,22 @@ class Restorer:
         return self.restore(image, right).pixels
 
     def plan(self, height: int, width: int) -> Plan:
-        """How an image of this size would be restored."""
-        strategy = f"tiles of {self.tile}" if self.tile else "whole"
-        return Plan(strategy, self.precision)
+        """How an image of this size would be restored, by the memory that is free now."""
+        return self._plans(height, width)[0]
+
+    def _plans(self, height: int, width: int) -> list[Plan]:
+        """What to try, in this order: what should fit into memory, and last what needs least."""
+        plans = []
+        for tile in self.tiles:
+            sides = (min(tile or side, side) for side in (height, width))
+            h, w = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
+            dtype = devices.PRECISIONS[self.precision]
+            peak = streaming.peak_bytes(self.network.architecture, h, w, dtype, self.device)
+            plans.append(Plan(tile, False, peak, self.precision))
+            if not tile:
+                plans.append(Plan(tile, True, peak, self.precision))
+        spare = SPARE * devices.free_memory(self.device)
+        return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
 
     def restore(
         self,
@@ -150,17 +184,43 @@ class Restorer:
         if not np.isfinite(x).all():
             raise ImageError("the image holds NaN or infinite values", "Repair or mask them first.")
         inside = x.clip(0, 1)
-        restored = self._network_on(inside, self._right(right, image), progress, notes.append)
+        run = partial(self._network_on, inside, self._right(right, image), progress, notes.append)
+        height, width = image.shape[:2]
+        restored, plan = self._within_memory(run, height, width, notes.append)
         if not np.array_equal(x, inside):
             restored = np.where(x == inside, restored, x + (restored - inside))
             result = restored.astype(np.float32)
         else:
             result = from_float(restored, image.dtype)
         pixels = np.concatenate([result, alpha], axis=2).reshape(image.shape)
-        plan = self.plan(*image.shape[:2])
         return Restoration(
             pixels, plan.strategy, plan.precision, time.perf_counter() - started, notes
         )
+
+    def _within_memory(
+        self,
+        run: Callable[[Plan], np.ndarray],
+        height: int,
+        width: int,
+        notify: Callable[[str], None],
+    ) -> tuple[np.ndarray, Plan]:
+        """What `run` gives for the first plan that memory suffices for, and that plan."""
+        plans = self._plans(height, width)
+        if self.tiles[0] == 0 and plans[0].tile:
+            notify(f"memory cannot hold the image whole: {plans[0].strategy}")
+        for plan, following in zip_longest(plans, plans[1:]):
+            try:
+                return run(plan), plan
+            except (MemoryError, RuntimeError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+                if following is None:
+                    raise ImageError(
+                        f"{self.device} has not enough memory for {width} x {height} pixels",
+                        "Give smaller tiles (--tile 256), or free some memory.",
+                    ) from error
+                notify(f"out of memory: going on with {following.strategy}")
+        raise AssertionError("there is always a plan")
 
     def _right(self, right: np.ndarray | None, left: np.ndarray) -> np.ndarray | None:
         """The right view's colours as float, checked against the left's."""
@@ -186,6 +246,7 @@ class Restorer:
         right: np.ndarray | None,
         progress: Callable[[int, int], None] | None,
         notify: Callable[[str], None],
+        plan: Plan,
     ) -> np.ndarray:
         """H W C float in 0..1 through the network, whatever number of channels that takes."""
 
@@ -202,16 +263,17 @@ class Restorer:
         y = restoration.restore(
             self.network,
             x,
-            tile=self.tile,
+            tile=plan.tile,
             overlap=self.overlap,
             precision=self.precision,
             window=self.window,
+            grain=streaming.finer(streaming.grain_for(self.device)) if plan.fine else None,
             progress=progress,
             notify=notify,
         )
         y = y.transpose(0, 1) if grey_network else y  # 1 C H W
         if colours.shape[2] == 1 and not grey_network:
-            # The image plus the mean change, rather than the mean: it is exact where nothing changes.
+            # Not the mean, but the image plus the mean change: exact where nothing changes.
             grey = x[:, :1]
             y = (grey + (y - grey).mean(dim=1, keepdim=True)).clamp(0, 1)
         return y[0].permute(1, 2, 0).contiguous().numpy()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .devices import free_memory
 from .network import (
     Architecture,
     BlockWeights,
@@ -220,7 +221,7 @@ class Sweeper:
                     place.left,
                     place.right + 2 * margin,
                 )
-                with torch.inference_mode():
+                with torch.no_grad():
                     cell = around.of(strip).contiguous()
                     return compute(cell, place, convolution_at(place, height, width))
 
@@ -296,7 +297,7 @@ def forward(
     grain = grain or grain_for(device)
     p = pack(network, dtype)
     image = image.to(device)
-    with torch.inference_mode(), side_by_side(device) as workers:
+    with torch.no_grad(), side_by_side(device) as workers:
         x0 = [image.permute(0, 2, 3, 1).to(dtype)]  # B H W in_channels
         b, height, width = x0[0].shape[:3]
 
@@ -354,13 +355,54 @@ def forward(
 
 
 def grain_for(device: torch.device) -> Callable[[int], Grain]:
-    """How finely to cut maps on a device, by their channels."""
+    """How finely to cut maps on a device, by their channels.
 
-    def for_cpu(channels: int) -> Grain:
-        side = 64 if channels <= 96 else 32
-        return Grain(side, side, side)
+    On a CPU a cell should fit its core's cache; on a GPU it should be as large as memory allows.
+    """
+    if device.type == "cpu":
+        return lambda channels: Grain(*(3 * (64 if channels <= 96 else 32,)))
+    budget = free_memory(device) // 4
 
-    return for_cpu
+    def on_gpu(channels: int) -> Grain:
+        pixels = min(max(budget // (channels * BYTES_A_CHANNEL), 1 << 14), 1 << 22)
+        rows = max(2, min(512, pixels // 4096 // 2 * 2))
+        return Grain(rows, rows, 4096)
+
+    return on_gpu
+
+
+def finer(grain: Callable[[int], Grain]) -> Callable[[int], Grain]:
+    """The same with strips and cells a quarter as high and wide: for when memory ran out."""
+    return lambda channels: Grain(*(max(2, n // 8 * 2) for n in grain(channels)))
+
+
+BYTES_A_CHANNEL = 40
+"""What a cell takes while it is worked on, for each pixel and channel: measured, in fp32."""
+
+
+def peak_bytes(
+    a: Architecture, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Bytes that `forward` takes at its peak for one image, beside the network and the image.
+
+    That is when level 1 is decoded: twice the map of level 1, and that of level 2 from which the
+    new half is made; the restored image; the strip at hand; and the packed weights.
+    """
+    pixels = height * width
+    maps = (2 + 1 / 2) * a.dim * pixels * dtype.itemsize
+    image = (a.in_channels * dtype.itemsize + a.out_channels * 4) * pixels
+    grain = grain_for(device)(2 * a.dim)
+    strip = 2 * (grain.strip + 4) * width * 2 * a.dim * dtype.itemsize
+    cell = min(grain.rows * grain.columns, pixels) * 2 * a.dim * BYTES_A_CHANNEL
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    weights = sum(p.numel() for p in _on_meta(a).parameters()) * dtype.itemsize
+    return int(maps + image + strip + cell * workers + weights)
+
+
+@cache
+def _on_meta(a: Architecture) -> Restormer:
+    with torch.device("meta"):
+        return Restormer(a)
 
 
 def counter(

@@ -81,6 +81,7 @@ def tiled(
     h, w = down.shape[1], across.shape[1]
     places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
     canvas: Tensor | None = None
+    total = torch.empty(0)
     for _, group in groupby(enumerate(places), key=lambda item: item[0] // batch):
         mine = [place for _, place in group]
         views = [x[..., tops[i] : tops[i] + h, lefts[j] : lefts[j] + w] for i, j in mine]
@@ -88,8 +89,12 @@ def tiled(
         for (i, j), result in zip(mine, results, strict=True):
             if canvas is None:
                 canvas = result.new_zeros(len(x), result.shape[1], height, width)
+                total = result.new_zeros(height, width)
+            here = (..., slice(tops[i], tops[i] + h), slice(lefts[j], lefts[j] + w))
             weight = (down[i].unsqueeze(1) * across[j]).to(x.device)  # h w
-            canvas[..., tops[i] : tops[i] + h, lefts[j] : lefts[j] + w] += result * weight
+            total[here] += weight
+            # A running mean: where tiles agree, adding one more changes not a bit.
+            canvas[here] += (result - canvas[here]) * (weight / total[here])
         if progress:
             progress(mine[-1][0] * len(lefts) + mine[-1][1] + 1, len(places))
     assert canvas is not None  # noqa: S101 - there is always one tile

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import torch
 from hub import Hub
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Tiny networks gain nothing from threads, which on a busy machine wait for each other at length.
 torch.set_num_threads(1)
+
+# Nor does a busy machine's clock say anything about an example.
+hypothesis.settings.register_profile("restormer", deadline=None)
+hypothesis.settings.load_profile("restormer")
 
 NOWHERE = "http://127.0.0.1:9"
 """Where nothing listens: connections are refused at once."""

@@ -24,7 +24,6 @@ def identity_network(**changes):
 IDENTITY = identity_network()
 
 
-@settings(deadline=None)
 @given(sides, sides)
 def test_padding_reflects(height, width):
     """Sides grow to multiples of 8, by what numpy calls reflection where there is enough of it."""
@@ -39,7 +38,6 @@ def test_padding_reflects(height, width):
         assert np.array_equal(y.numpy(), np.pad(x.numpy(), missing, mode="reflect"))
 
 
-@settings(deadline=None)
 @given(sides, sides)
 def test_whole_images_of_any_size_come_back(height, width):
     """A network that adds nothing gives images of any size back, bit for bit."""
@@ -47,7 +45,7 @@ def test_whole_images_of_any_size_come_back(height, width):
     assert torch.equal(restore(IDENTITY, x), x)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(sides, sides, st.integers(8, 48), st.data())
 def test_tiles_of_any_size_come_back(height, width, tile, data):
     """In tiles, too, with any tile and overlap, within the rounding of the blend."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import restormer_cli
+from restormer_cli import devices, restoration
 from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
 from restormer_cli.restorer import Restorer
 
@@ -133,3 +134,70 @@ def test_the_python_api_is_importable_by_name(tiny):
     assert restormer_cli.Restorer is Restorer
     with pytest.raises(AttributeError):
         restormer_cli.no_such_name  # noqa: B018
+
+
+def test_the_plan_follows_the_memory(identity, monkeypatch):
+    """What fits is restored whole; what does not, in the largest tiles that do."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    assert restorer.plan(100, 200).strategy == "whole"
+    whole = restorer.plan(3000, 4000).peak_bytes
+    monkeypatch.setattr(devices, "free_memory", lambda _: whole)
+    smaller = restorer.plan(3000, 4000)
+    assert smaller.strategy == "tiles of 2048"
+    assert smaller.peak_bytes < whole
+    monkeypatch.setattr(devices, "free_memory", lambda _: 0)
+    assert restorer.plan(3000, 4000).strategy == "tiles of 256"
+
+
+def fails_until(tile, error, monkeypatch):
+    """Let restoration fail with `error` for the whole image and for larger tiles."""
+    real = restoration.restore
+
+    def restore(network, x, **settings):
+        if settings["tile"] == 0 or settings["tile"] > tile:
+            raise error
+        return real(network, x, **settings)
+
+    monkeypatch.setattr(restoration, "restore", restore)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried ..."),
+    ],
+    ids=["python", "cuda", "cpu allocator"],
+)
+def test_out_of_memory_falls_to_tiles(identity, monkeypatch, error):
+    """When memory runs out on the way, finer strips and then ever smaller tiles are tried."""
+    fails_until(512, error, monkeypatch)
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    image = picture((40, 30, 3), "uint8")
+    done = restorer.restore(image)
+    assert np.array_equal(done.pixels, image)
+    assert done.strategy == "tiles of 512"
+    assert [note.rpartition("with ")[2] for note in done.notes] == [
+        "whole, in fine strips",
+        "tiles of 2048",
+        "tiles of 1024",
+        "tiles of 512",
+    ]
+
+
+def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch):
+    """Where not even the smallest tiles fit, the image fails; `--tile 0` never turns to tiles."""
+    fails_until(0, MemoryError(), monkeypatch)
+    for tile in ("auto", 0, 64):
+        restorer = Restorer("denoise", weights=str(identity()), device="cpu", tile=tile)
+        with pytest.raises(ImageError, match="not enough memory"):
+            restorer(picture((40, 30, 3), "uint8"))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(identity, monkeypatch):
+    """A fault of ours comes through as it is, instead of being tried again in tiles."""
+    fails_until(0, RuntimeError("shapes do not match"), monkeypatch)
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu")
+    with pytest.raises(RuntimeError, match="shapes"):
+        restorer(picture((40, 30, 3), "uint8"))

@@ -48,7 +48,7 @@ def plain(network: Restormer, image: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(height=eights, width=eights, strip=even, rows=even, columns=even)
 def test_strips_of_any_height_give_the_plain_forward(variant, height, width, strip, rows, columns):
     """For any size, strips and cells, the result is that of one whole-image pass."""

@@ -1,0 +1,142 @@
+"""A training run's state, and the file that lets it go on."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import tempfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import CheckpointError
+from .network import Architecture, Restormer
+
+BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
+
+_PARTS = ("network", "average", "optimizer")
+
+
+@dataclass
+class Run:
+    """All that changes from step to step, and so all that must outlive an interruption.
+
+    Attributes:
+        task: what is learned.
+        network: the weights that are trained.
+        average: their moving average, which is what is validated and kept.
+        optimizer: AdamW, as in the paper.
+        photos: the fingerprint of the photographs it began with.
+        held_out: the digests of those that it must never be trained on.
+        step: how many batches were drawn.
+        pixels: how many they had.
+        seconds: how long that took, in all sittings.
+        loss: the mean since the validation before the last.
+        best: the highest validation PSNR, dB.
+        skipped: updates left out because the loss was not finite.
+    """
+
+    task: str
+    network: Restormer
+    average: Restormer
+    optimizer: torch.optim.Optimizer
+    photos: str = ""
+    held_out: list[str] = field(default_factory=list)
+    step: int = 0
+    pixels: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    best: float = -math.inf
+    skipped: int = 0
+
+    @classmethod
+    def begin(cls, task: str, network: Restormer, device: torch.device) -> Run:
+        """A run that has not made a step; `network` is what it starts from, and stays as it is."""
+        network = copy.deepcopy(network).to(device).train()
+        optimizer = torch.optim.AdamW(
+            network.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        return cls(task, network, copy.deepcopy(network).eval(), optimizer)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Run:
+        """The run that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged, or of another program or release.
+        """
+        try:
+            state = torch.load(path, weights_only=True, map_location=device)
+            network = fresh(Architecture.from_dict(state.pop("architecture")), seed=0)
+            run = cls.begin(state.pop("task"), network, device)
+            for name in _PARTS:
+                getattr(run, name).load_state_dict(state.pop(name))
+            for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
+                setattr(run, name, state[name])
+        except (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError) as error:
+            raise _unusable(path, error) from error
+        except (AttributeError, pickle.UnpicklingError) as error:
+            raise _unusable(path, error) from error
+        return run
+
+    def save(self, path: Path) -> None:
+        """Write everything, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        state: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        state |= {name: state[name].state_dict() for name in _PARTS}
+        state["architecture"] = self.network.architecture.as_dict()
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            torch.save(state, temporary)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            raise _not_writable(path, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def fresh(architecture: Architecture, seed: int) -> Restormer:
+    """A network with the random weights of this seed; the process's own generator stays as it is.
+
+    Random numbers are drawn on the CPU, so that they are the same whatever it is trained on.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Restormer(architecture)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path`, and find out now rather than in hours if it is of no use.
+
+    Raises:
+        CheckpointError: files cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".restormer-"):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> CheckpointError:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        f"{path}: no training can go on from this file ({cause})", "Remove it to start anew."
+    )
+
+
+def _not_writable(path: Path, error: Exception) -> CheckpointError:
+    cause = getattr(error, "strerror", None) or str(error)
+    return CheckpointError(
+        f"{path}: cannot be written ({cause})",
+        "Name a file in a folder that has room and is yours.",
+    )

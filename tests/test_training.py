@@ -1,0 +1,507 @@
+"""The training loop, on tiny networks and photos: what it learns, keeps, says, and goes on from."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tiny_network
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from restormer_cli import checkpoints, training
+from restormer_cli.degradations import blind_gaussian_noise, gaussian_noise
+from restormer_cli.errors import CheckpointError, RestormerError, UsageError
+from restormer_cli.photos import Photo
+from restormer_cli.resume import Run
+from restormer_cli.training import Report, Settings
+
+SMALL: tuple[tuple[float, int, int], ...] = ((0.0, 32, 2),)
+SIX = Settings(steps=6, validate_every=3, stages=SMALL)
+
+
+def noise_25(x: Tensor, generator: Generator) -> Tensor:
+    return gaussian_noise(x, generator, 25.0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five photos of 96 x 96, of smooth colours with a disk in them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    y, x = np.mgrid[:96, :96] / 96
+    for n in range(5):
+        planes = [0.5 + 0.4 * np.sin(n + (3 + n) * x + (c + 2) * y) for c in range(3)]
+        pixels = (np.stack(planes, -1) * 255).astype(np.uint8)
+        cv2.circle(pixels, (30 + 8 * n, 50), 20, (200, 40 * n, 30), -1)
+        (folder / f"{n}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    return folder
+
+
+def run(photos: Path, output: Path, settings: Settings = SIX, **options: Any) -> list[Report]:
+    """A whole training, in which nothing is to be said unless the test listens."""
+    options = {"architecture": TINY, **options}
+    return list(training.train("denoise", photos, output, settings, **options))
+
+
+def state(output: Path) -> dict[str, Any]:
+    return torch.load(output.with_name(output.name + ".resume"), weights_only=True)
+
+
+def weights(output: Path) -> dict[str, Tensor]:
+    return checkpoints.read(output)[0]
+
+
+def record(output: Path) -> dict[str, Any]:
+    return json.loads(checkpoints.read(output)[1]["record"])
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# --- learning ---
+
+
+def test_it_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
+    """In 60 steps the loss falls by a third, and held-out PSNR passes that of the noisy photo."""
+    output = tmp_path / "a.safetensors"
+    settings = Settings(steps=60, validate_every=20, stages=SMALL, learning_rate=3e-3)
+    reports = run(photos, output, settings, degrade=noise_25)
+    assert [r.step for r in reports] == [20, 40, 60]
+    assert reports[-1].loss < reports[0].loss * 0.67
+    assert reports[-1].best > record(output)["validation_psnr_degraded"] + 1
+    assert reports[-1].progress == 1
+
+
+def test_the_file_loads_and_says_how_it_came_to_be(photos: Path, tmp_path: Path) -> None:
+    """It is fp16, of the network that was asked for, and holds what a model card needs."""
+    output = tmp_path / "made" / "on the way" / "lite.safetensors"
+    reports = run(photos, output)
+    network = checkpoints.load_network(output)
+    assert network.architecture == TINY
+    assert output.stat().st_size < 2.5 * sum(p.numel() for p in network.parameters())
+    said = record(output)
+    assert said["task"] == "denoise"
+    assert (said["photos"], said["held_out"]) == (4, 1)
+    assert said["settings"]["stages"] == [[0.0, 32, 2]]
+    assert said["validation_psnr"] == round(max(r.psnr for r in reports), 3)
+    assert said["megapixels"] == round(said["steps"] * 2 * 32 * 32 / 1e6, 1)
+    assert said["device"].endswith("cpu")
+    missing = {"restormer", "torch", "date", "hours", "photo_megapixels", "validation"} - set(said)
+    assert not missing
+
+
+def test_the_best_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays that of the highest validation, though later ones are lower."""
+    output = tmp_path / "a.safetensors"
+    # The first is the noisy photos' own.
+    scores = iter([20.0, 30.0, 32.0, 31.0])
+    monkeypatch.setattr(training, "mean_psnr", lambda *_: next(scores))
+    reports = run(photos, output, replace(SIX, validate_every=2))
+    assert [(r.psnr, r.best) for r in reports] == [(30, 30), (32, 32), (31, 32)]
+    assert record(output)["steps"] == 4
+
+
+def test_one_fifth_of_the_photos_is_never_trained_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out photos give no patch, and are the same ones however long and however seeded."""
+    seen: list[set[str]] = []
+    original = training.patches
+
+    def watch(photos: list[Photo], *rest: Any) -> Tensor:
+        seen.append({photo.digest for photo in photos})
+        return original(photos, *rest)
+
+    monkeypatch.setattr(training, "patches", watch)
+    held_out = []
+    for n, settings in enumerate([SIX, replace(SIX, steps=2), replace(SIX, seed=7)]):
+        run(photos, tmp_path / f"{n}.safetensors", settings)
+        held_out.append(state(tmp_path / f"{n}.safetensors")["held_out"])
+    assert held_out[0] == held_out[1] == held_out[2]
+    assert all(digests.isdisjoint(held_out[0]) and len(digests) == 4 for digests in seen)
+
+
+def test_it_goes_on_from_given_weights(photos: Path, tmp_path: Path) -> None:
+    """Fine-tuning takes the file's architecture and starts where it ends, leaving it as it is."""
+    start = tmp_path / "start.safetensors"
+    network = tiny_network(3, layer_norm="BiasFree", refinement=2)
+    checkpoints.save(network.state_dict(), network.architecture, start)
+    before = start.read_bytes()
+    output = tmp_path / "tuned.safetensors"
+    run(photos, output, replace(SIX, learning_rate=1e-7), start=start, architecture=training.LITE)
+    tuned = checkpoints.load_network(output)
+    assert tuned.architecture == network.architecture
+    for ours, theirs in zip(tuned.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
+    assert start.read_bytes() == before
+    assert record(output)["started_from"] == "start.safetensors"
+
+
+# --- going on ---
+
+
+def test_a_run_that_goes_on_is_the_run_that_was_not_interrupted(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Stopped after 3 of 6 steps and resumed: the same weights and reports, to the bit."""
+    whole, halves = tmp_path / "whole.safetensors", tmp_path / "halves.safetensors"
+    expected = run(photos, whole)
+    first = training.train("denoise", photos, halves, SIX, architecture=TINY)
+    reports = [next(first)]
+    first.close()
+    reports += run(photos, halves)
+    assert [r[:5] for r in reports] == [r[:5] for r in expected]
+    assert_same(weights(halves), weights(whole))
+    for part in ("network", "average"):
+        assert_same(state(halves)[part], state(whole)[part])
+    moments = zip(
+        state(halves)["optimizer"]["state"].values(),
+        state(whole)["optimizer"]["state"].values(),
+        strict=True,
+    )
+    for ours, theirs in moments:
+        assert_same(ours, theirs)
+
+
+def test_batches_made_ahead_change_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With batches prepared on a thread, as for a GPU, and interrupted, it is the same run."""
+    plain, ahead = tmp_path / "plain.safetensors", tmp_path / "ahead.safetensors"
+    run(photos, plain)
+    monkeypatch.setattr(training, "AHEAD", {"cpu": 2})
+    first = training.train("denoise", photos, ahead, SIX, architecture=TINY)
+    next(first)
+    first.close()
+    run(photos, ahead)
+    assert_same(weights(ahead), weights(plain))
+
+
+def test_batches_come_in_order_and_their_failure_too() -> None:
+    """Made ahead or not, batches are in the order of steps, and an error in making one is raised."""
+
+    def make(step: int) -> Any:
+        if step == 9:
+            raise UsageError("nine")
+        return step
+
+    for ahead in (0, 1, 2):
+        made = training.batches(make, 4, ahead)
+        assert list(itertools.islice(made, 5)) == [4, 5, 6, 7, 8]
+        with pytest.raises(UsageError, match="nine"):
+            next(made)
+
+
+def test_an_interruption_leaves_the_last_state(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, be it in a step or while saving, leaves the last files whole and no others."""
+    output = tmp_path / "out" / "a.safetensors"
+    resume = output.with_name("a.safetensors.resume")
+    first = training.train("denoise", photos, output, SIX, architecture=TINY)
+    next(first)
+    kept = resume.read_bytes()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(first)
+    monkeypatch.undo()
+
+    def half(_: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, output)
+    assert resume.read_bytes() == kept
+    assert sorted(p.name for p in output.parent.iterdir()) == [output.name, resume.name]
+
+
+def test_a_finished_run_is_reported_again(photos: Path, tmp_path: Path) -> None:
+    """The same command after the end makes no step, says what there is, and restores the file."""
+    output = tmp_path / "a.safetensors"
+    before = run(photos, output)[-1]
+    output.unlink()
+    (again,) = run(photos, output)
+    assert again[:4] == before[:4]
+    assert output.exists()
+
+
+def test_hours_are_those_of_all_sittings(photos: Path, tmp_path: Path) -> None:
+    """A run whose hours were used up before it was interrupted is over."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output, replace(SIX, steps=2))
+    resumed = Run.load(output.with_name(output.name + ".resume"), torch.device("cpu"))
+    resumed.seconds = 1800.0
+    resumed.save(output.with_name(output.name + ".resume"))
+    (only,) = run(photos, output, Settings(hours=0.5, stages=SMALL))
+    assert (only.step, only.progress) == (2, 1)
+    assert state(output)["seconds"] >= 1800
+
+
+def test_a_changed_folder_is_said_and_nothing_held_out_is_trained_on(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Photos may come and go between sittings; what was held out stays so, and it is told."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("a.png", "z.png"):
+        pixels = pixels[::-1] // 2
+        (photos / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    before, said = state(output)["held_out"], []
+    run(photos, output, replace(SIX, steps=8), notify=said.append)
+    assert len(said) == 1
+    assert "photos have changed" in said[0]
+    assert state(output)["held_out"] == before
+
+
+def test_a_resume_file_of_something_else_is_refused(photos: Path, tmp_path: Path) -> None:
+    """Another architecture, another task, damage or other contents: exit 3, and what to do."""
+    output = tmp_path / "a.safetensors"
+    resume = output.with_name(output.name + ".resume")
+    run(photos, output)
+    with pytest.raises(CheckpointError, match="another architecture") as raised:
+        run(photos, output, architecture=replace(TINY, refinement=2))
+    assert raised.value.hint
+    with pytest.raises(CheckpointError, match="a run that learns to denoise"):
+        next(
+            training.train(
+                "derain", photos, output, SIX, architecture=TINY, degrade=blind_gaussian_noise
+            )
+        )
+    whole = resume.read_bytes()
+    torch.save({"step": 3}, resume)
+    with pytest.raises(CheckpointError, match="no training can go on"):
+        run(photos, output)
+    for damaged in (whole[: len(whole) // 2], b"", b"text"):
+        resume.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="no training can go on"):
+            run(photos, output)
+
+
+# --- what can be known before hours are spent ---
+
+
+def test_an_output_that_cannot_be_written_is_found_at_the_start(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the output's place, or a file in its folder's: an error before any photo."""
+    monkeypatch.setattr(training, "load_photos", None)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.safetensors").mkdir()
+    for output in (tmp_path / "file" / "a.safetensors", tmp_path / "folder.safetensors"):
+        with pytest.raises(CheckpointError, match="cannot be written") as raised:
+            run(photos, output)
+        assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "complaint"),
+    [
+        ("dehaze", {}, "dehaze cannot be trained"),
+        ("denoise", {"architecture": replace(TINY, in_channels=1, out_channels=1)}, "1 channels"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    task: str, changes: dict[str, Any], complaint: str, photos: Path, tmp_path: Path
+) -> None:
+    """A task without a degradation and a network that is not of RGB images are usage errors."""
+    options = {"architecture": TINY, **changes}
+    with pytest.raises(UsageError, match=complaint):
+        next(training.train(task, photos, tmp_path / "a.safetensors", SIX, **options))
+
+
+def test_what_it_starts_from_is_not_replaced(photos: Path, tmp_path: Path) -> None:
+    """Output and start must be two files."""
+    start = tmp_path / "start.safetensors"
+    checkpoints.save(tiny_network().state_dict(), TINY, start)
+    with pytest.raises(UsageError, match="would replace"):
+        run(photos, start, start=start)
+
+
+def test_photos_left_out_and_smaller_patches_are_said(photos: Path, tmp_path: Path) -> None:
+    """A damaged photo and stages too large for the photos are told, and training goes on."""
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    said: list[str] = []
+    output = tmp_path / "a.safetensors"
+    stages = ((0.0, 32, 2), (0.5, 128, 1))
+    run(photos, output, Settings(steps=2, stages=stages), notify=said.append)
+    assert len(said) == 2
+    assert "broken.png" in said[0]
+    assert "smaller than 128 pixels: patches of 96" in said[1]
+    assert record(output)["settings"]["stages"] == [[0.0, 32, 2], [0.5, 96, 1]]
+
+
+# --- losses that are not finite ---
+
+
+def test_updates_that_are_not_finite_are_left_out(photos: Path, tmp_path: Path) -> None:
+    """A batch that gives NaN or infinity changes no weight, is counted and said."""
+    calls = itertools.count()
+
+    def now_and_then(x: Tensor, generator: Generator) -> Tensor:
+        # The first degradation is that of the one photo held out.
+        return x * {2: math.nan, 5: math.inf}.get(next(calls), 0.9)
+
+    said: list[str] = []
+    output = tmp_path / "a.safetensors"
+    reports = run(photos, output, degrade=now_and_then, notify=said.append)
+    assert [line.split(":")[0] for line in said] == ["step 3", "step 6"]
+    assert all(math.isfinite(r.loss) and math.isfinite(r.psnr) for r in reports)
+    assert state(output)["skipped"] == 2
+    checkpoints.load_network(output)
+
+
+def test_a_hopeless_run_ends(photos: Path, tmp_path: Path) -> None:
+    """Many such updates in a row are an error that says what to try."""
+    calls = itertools.count()
+
+    def broken(x: Tensor, generator: Generator) -> Tensor:
+        return x * (math.nan if next(calls) else 0.9)
+
+    with pytest.raises(RestormerError, match="not finite, 20 times in a row up to step 20") as end:
+        run(
+            photos,
+            tmp_path / "a.safetensors",
+            Settings(steps=99, stages=SMALL),
+            degrade=broken,
+        )
+    assert "learning rate" in end.value.hint
+
+
+def test_an_update_that_is_not_finite_changes_nothing() -> None:
+    """Neither the weights nor their average nor the optimizer move."""
+    one = Run.begin("denoise", tiny_network(), torch.device("cpu"))
+    before = {name: p.clone() for name, p in one.network.state_dict().items()}
+    clean = torch.full((1, 3, 16, 16), 0.5)
+    assert math.isnan(training.update(one, clean * math.inf, clean, 1e-3))
+    assert_same(one.network.state_dict(), before)
+    assert_same(one.average.state_dict(), before)
+    assert not one.optimizer.state
+
+
+# --- the pieces ---
+
+
+def test_the_average_follows_the_weights() -> None:
+    """It keeps `decay` of itself and takes the rest from the weights."""
+    average, network = tiny_network(0), tiny_network(1)
+    expected = [
+        0.9 * a + 0.1 * b for a, b in zip(average.parameters(), network.parameters(), strict=True)
+    ]
+    training.follow(average, network, 0.9)
+    for ours, theirs in zip(average.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_an_update_moves_weights_at_its_rate_and_the_average_after_them() -> None:
+    """AdamW's first step is as long as the learning rate; the average makes nine tenths of it."""
+    one = Run.begin("denoise", tiny_network(), torch.device("cpu"))
+    before = one.network.output.weight.detach().clone()
+    clean = torch.rand(1, 3, 16, 16, generator=Generator().manual_seed(0))
+    training.update(one, clean * 0.5, clean, 1e-3)
+    moved = one.network.output.weight.detach() - before
+    followed = one.average.output.weight.detach() - before
+    assert 0.9e-3 < float(moved.abs().median()) < 1.1e-3
+    torch.testing.assert_close(followed, moved * 0.9, atol=1e-7, rtol=1e-3)
+
+
+def test_validation_is_the_same_in_every_run_and_different_for_each_photo() -> None:
+    """What a held-out photo becomes depends on that photo alone."""
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    one, two = (Photo(pixels, digest) for digest in ("1" * 16, "f" * 16))
+    pairs = training.validation_set([one, two], blind_gaussian_noise)
+    ((again, _),) = training.validation_set([two], blind_gaussian_noise)
+    assert torch.equal(pairs[1][0], again)
+    assert not torch.equal(pairs[0][0], pairs[1][0])
+
+
+def test_a_perfect_image_does_not_make_the_mean_infinite() -> None:
+    """Validation PSNR is at most 100 dB an image."""
+    clean = torch.full((1, 3, 16, 16), 0.5)
+    pairs = [(clean, clean), (clean + 0.1, clean)]
+    assert training.mean_psnr(lambda x: x, pairs) == pytest.approx(60)
+
+
+# --- the schedule ---
+
+
+def test_the_rate_warms_up_and_ends() -> None:
+    """It rises for 2 % of the run, peaks at `learning_rate` and falls to the final one."""
+    settings = Settings(steps=1000, learning_rate=1e-3, final_learning_rate=1e-6)
+    assert settings.rate(0) == pytest.approx(1e-5)
+    assert settings.rate(0.01) == pytest.approx(5e-4)
+    assert settings.rate(0.02) == pytest.approx(1e-3)
+    assert settings.rate(0.51) == pytest.approx((1e-3 + 1e-6) / 2)
+    assert settings.rate(1) == pytest.approx(1e-6)
+
+
+@given(st.floats(0.02, 1), st.floats(0.02, 1))
+def test_after_the_warm_up_the_rate_only_falls(a: float, b: float) -> None:
+    """Later is never faster."""
+    settings = Settings(steps=1)
+    assert settings.rate(max(a, b)) <= settings.rate(min(a, b))
+
+
+def test_progress_is_by_steps_or_time_whichever_is_further() -> None:
+    """Either may end the run; the other is then not waited for."""
+    settings = Settings(steps=100, hours=1)
+    assert settings.progress(50, 900) == 0.5
+    assert settings.progress(10, 1800) == 0.5
+    assert settings.progress(200, 0) == 1
+    assert Settings(steps=100).progress(50, 1e9) == 0.5
+
+
+def test_stages_follow_one_another() -> None:
+    """A stage begins at its part of the run."""
+    settings = Settings(steps=1, stages=((0.0, 64, 16), (0.5, 96, 7)))
+    assert settings.stage(0.49) == (64, 16)
+    assert settings.stage(0.5) == settings.stage(1) == (96, 7)
+
+
+def test_smaller_patches_come_in_larger_batches() -> None:
+    """A stage that the photos are too small for keeps its pixels, roughly, and is told."""
+    said: list[str] = []
+    settings = Settings(steps=1).within(64, said.append)
+    assert settings.stages == ((0.0, 64, 16), (0.5, 64, 15), (0.8, 64, 16))
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"steps": 0},
+        {"hours": 0.0},
+        {"hours": -1.0},
+        {"steps": 1, "learning_rate": 0.0},
+        {"steps": 1, "validate_every": 0},
+        {"steps": 1, "stages": ()},
+        {"steps": 1, "stages": ((0.1, 64, 1),)},
+        {"steps": 1, "stages": ((0.0, 64, 1), (0.5, 64, 1), (0.2, 64, 1))},
+        {"steps": 1, "stages": ((0.0, 60, 1),)},
+        {"steps": 1, "stages": ((0.0, 64, 0),)},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    """No end, nothing to do, or patches that no network takes: a usage error."""
+    with pytest.raises(UsageError):
+        Settings(**wrong)
