@@ -94,13 +94,30 @@ def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
     return spread(raw * keep) / spread(keep)
 
 
+def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
+    """Noise with a larger grain: B C H W, smoothed by a Gaussian of `radius` pixels (B 1 1 1).
+
+    Smoothing alone would all but remove it: `strength` (B 1 1 1) is the part of the standard
+    deviation of white noise that is left.
+    """
+    b, c, height, width = noise.shape
+    offset = torch.arange(-4.0, 5.0, device=noise.device)
+    line = torch.exp(-0.5 * (offset / radius.view(b, 1)) ** 2)  # B 9
+    kernel = line.unsqueeze(2) * line.unsqueeze(1)  # B 9 9
+    kernel = kernel / kernel.square().sum((1, 2), keepdim=True).sqrt()
+    kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
+    y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
+    return y.view_as(noise) * strength
+
+
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     """Noise of a camera at high ISO: RGB as developed in the camera.
 
     Shot and read noise in linear light before white balance, distributed as in Brooks et al.,
     "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1) but to twice their
-    highest level; then, for most images, the spatial correlation that demosaicing gives it; then
-    gains and the sRGB curve. The image itself is sharp, as if it had been sampled more finely.
+    highest level; then, for most images, the spatial correlation that demosaicing gives it, and
+    for half of them the larger grain that cameras' own denoising and scaling leave; then gains and
+    the sRGB curve. The image itself is sharp, as if it had been sampled more finely.
     """
     red = uniform(1.3, 2.4, x, generator)
     blue = uniform(1.3, 2.2, x, generator)
@@ -113,6 +130,8 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     noise = normal(x, generator) * variance.sqrt()
     corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
     noise = torch.where(chosen(0.7, x, generator), demosaicked(noise, corner), noise)
+    radius, strength = uniform(0.4, 1.6, x, generator), uniform(0.4, 1.0, x, generator)
+    noise = torch.where(chosen(0.5, x, generator), coarsened(noise, radius, strength), noise)
     return to_srgb((light + noise) * gains)
 
 
@@ -184,7 +203,7 @@ def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
     """Sensor noise as it reaches a photographer: in 8 bits, half of it through a JPEG file."""
     noisy = to_8_bit(sensor_noise(x, generator))
-    quality = uniform(70, 98, x, generator).round()
+    quality = uniform(50, 98, x, generator).round()
     packed = jpeg(noisy, quality, chosen(0.5, x, generator))
     return torch.where(chosen(0.5, x, generator), packed, noisy)
 
@@ -207,6 +226,6 @@ def mixture(*parts: tuple[float, Degradation]) -> Degradation:
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "denoise": mixture((0.6, blind_gaussian_noise), (0.4, camera_noise)),
+    "denoise": mixture((0.5, blind_gaussian_noise), (0.5, camera_noise)),
 }
 """What each task's training undoes."""

@@ -74,6 +74,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 # --- learning ---
 
 
+@pytest.mark.slow
 def test_it_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
     """In 60 steps the loss falls by a third, and held-out PSNR passes that of the noisy photo."""
     output = tmp_path / "a.safetensors"
@@ -114,7 +115,7 @@ def test_the_best_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert record(output)["steps"] == 4
 
 
-def test_one_fifth_of_the_photos_is_never_trained_on(
+def test_photos_held_out_are_never_trained_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held-out photos give no patch, and are the same ones however long and however seeded."""
@@ -191,7 +192,7 @@ def test_batches_made_ahead_change_nothing(
 
 
 def test_batches_come_in_order_and_their_failure_too() -> None:
-    """Made ahead or not, batches are in the order of steps, and an error in making one is raised."""
+    """Made ahead or not, batches come in the order of steps; an error in making one is raised."""
 
     def make(step: int) -> Any:
         if step == 9:
