@@ -8,8 +8,8 @@ Inside, a feature map is B H W C with C innermost in memory ("channels last"): L
 fastest at. Images come and go as B C H W, RGB, 0..1.
 
 A block's mathematics stands here once, in functions that do not know how much of the image they
-are given: `statistics` sums over pixels, `mixing_matrix` needs only those sums, and all the rest
-is local to a pixel and its eight neighbours. The plain forward runs them on the whole image, and
+are given: `statistics` sums over pixels, `attention` needs only those sums, and all the rest is
+local to a pixel and its eight neighbours. The plain forward runs them on the whole image, and
 `streaming` runs the very same on one strip after another.
 """
 
@@ -261,25 +261,33 @@ def statistics(qk: Tensor, heads: int) -> Statistics:
     )
 
 
-def mixing_matrix(sums: Statistics, w: BlockWeights) -> Tensor:
-    """Attention and output projection as one matrix on the values' channels: B C C, fp32.
+def attention(sums: Statistics, w: BlockWeights) -> Tensor:
+    """How much of each channel of the values each channel attends to: B heads c c, fp32.
 
     q and k have unit length over pixels in equation 1; dividing their product by the lengths
     comes to the same and needs no second look at the pixels.
     """
     q, k = sums.squares.sqrt().clamp_min(_EPSILON_COSINE).unbind(1)  # B heads c
     cosine = sums.gram / (q.unsqueeze(-1) * k.unsqueeze(-2))
-    attention = torch.softmax(cosine * w.temperature.float(), dim=-1)  # B heads c c
+    return torch.softmax(cosine * w.temperature.float(), dim=-1)
+
+
+def mixing_matrix(attention: Tensor, w: BlockWeights) -> Tensor:
+    """Attention and output projection as one matrix on the values' channels: B C C, fp32."""
     out = rearrange(w.attention_out.weight.float(), "o (head c) -> head o c", head=w.heads)
     return rearrange(out @ attention, "b head o c -> b o (head c)")
 
 
-def attend(x: Tensor, v: Tensor, matrix: Tensor, w: BlockWeights) -> Tensor:
-    """Add the attended and projected values to `x` (equation 1): B H W C, as large as `v`."""
-    y = torch.matmul(v.flatten(1, 2), matrix.to(v.dtype).mT).view(v.shape)
+def mix(v: Tensor, matrix: Tensor) -> Tensor:
+    """The values B H W C times a matrix for each image, B C C."""
+    return torch.matmul(v.flatten(1, 2), matrix.to(v.dtype).mT).view(v.shape)
+
+
+def attend(x: Tensor, mixed: Tensor, w: BlockWeights) -> Tensor:
+    """Add the attended and projected values to `x` (equation 1): B H W C, as large as they are."""
     if w.attention_out.bias is not None:
-        y += w.attention_out.bias
-    return y.add_(inner(x, v))
+        mixed = mixed + w.attention_out.bias
+    return mixed.add_(inner(x, mixed))
 
 
 def feed_forward(x: Tensor, w: BlockWeights, convolve: Convolve = same) -> Tensor:
@@ -353,7 +361,8 @@ class TransformerBlock(nn.Module):
         w = self.weights()
         normal = normalised(x, w.centred)
         sums = statistics(project(normal, w.qk), w.heads)
-        x = attend(x, project(normal, w.v), mixing_matrix(sums, w), w)
+        mixed = mix(project(normal, w.v), mixing_matrix(attention(sums, w), w))
+        x = attend(x, mixed, w)
         return feed_forward(x, w)
 
 

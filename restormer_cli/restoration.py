@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import streaming
+from .cutting import Cut
 from .devices import PRECISIONS
 from .errors import ImageError, UsageError
 from .network import MULTIPLE, Restormer
@@ -60,7 +61,7 @@ def restore(
     overlap: int = 32,
     precision: str = "fp32",
     window: int | None = None,
-    grain: Callable[[int], streaming.Grain] | None = None,
+    grain: Cut | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
 ) -> Tensor:
@@ -73,8 +74,9 @@ def restore(
             attention; None or 0: the image whole.
         overlap: pixels that neighbouring tiles share.
         precision: "fp32", "bf16" or "fp16", of everything but the final addition to the image.
-        window: side in pixels of the windows over which attention is measured; None: everywhere.
-        grain: how finely the strips are cut (see `streaming`); None: as the device likes best.
+        window: side in pixels (rounded up to a multiple of 8) of the windows over which attention
+            is measured: test-time local conversion, see `windows`; None: everywhere.
+        grain: how finely the strips are cut (see `cutting`); None: as the device likes best.
         progress: called with the strips or tiles done and their number.
         notify: told in a sentence what did not go as asked.
 
@@ -86,12 +88,15 @@ def restore(
         ImageError: the network gave NaN or infinite values even in fp32.
     """
     height, width = x.shape[-2:]
+    window = window and -(-window // MULTIPLE) * MULTIPLE
     image = padded(x)
 
     def run(precision: str) -> Tensor:
         def forward(part: Tensor, progress: Progress | None = None) -> Tensor:
             dtype = PRECISIONS[precision]
-            return streaming.forward(network, part, dtype, grain=grain, progress=progress)
+            return streaming.forward(
+                network, part, dtype, window=window, grain=grain, progress=progress
+            )
 
         if tile:
             side = tile_size(tile, overlap)

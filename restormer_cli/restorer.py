@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoints, devices, restoration, streaming, tasks
+from .cutting import finer, grain_for
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
 from .network import MULTIPLE
@@ -260,6 +261,7 @@ class Restorer:
             x = torch.from_numpy(np.array(colours)).permute(2, 0, 1).unsqueeze(1)
         else:
             x = torch.cat([rgb(view) for view in (colours, right) if view is not None], dim=1)
+        cut = grain_for(self.device, devices.PRECISIONS[self.precision])
         y = restoration.restore(
             self.network,
             x,
@@ -267,7 +269,7 @@ class Restorer:
             overlap=self.overlap,
             precision=self.precision,
             window=self.window,
-            grain=streaming.finer(streaming.grain_for(self.device)) if plan.fine else None,
+            grain=finer(cut) if plan.fine else cut,
             progress=progress,
             notify=notify,
         )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import tiny_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import OFFICIAL, made, read_golden
 
-from restormer_cli import streaming
-from restormer_cli.network import Architecture, Restormer
-from restormer_cli.streaming import Grain
+from restormer_cli import cutting, streaming
+from restormer_cli.cutting import Grain
+from restormer_cli.network import Architecture, Restormer, TransformerBlock
 
 even = st.integers(2, 40).map(lambda n: 2 * n)
 eights = st.integers(1, 8).map(lambda n: 8 * n)
@@ -54,7 +56,7 @@ def test_strips_of_any_height_give_the_plain_forward(variant, height, width, str
     """For any size, strips and cells, the result is that of one whole-image pass."""
     network = VARIANTS[variant]
     image = torch.rand(1, network.architecture.in_channels, height, width)
-    streamed = streaming.forward(network, image, grain=lambda _: Grain(strip, rows, columns))
+    streamed = streaming.forward(network, image, grain=lambda *_: Grain(strip, rows, columns))
     assert_close(streamed, plain(network, image))
 
 
@@ -81,7 +83,7 @@ def test_golden_vectors_in_strips(variant):
     """In strips, too, a small network gives what an independent implementation gives."""
     tensors, metadata = read_golden(f"tiny_{variant}")
     network = golden_network(tensors, metadata, OFFICIAL[variant])
-    streamed = streaming.forward(network, tensors["input"], grain=lambda _: Grain(16, 16, 16))
+    streamed = streaming.forward(network, tensors["input"], grain=lambda *_: Grain(16, 16, 16))
     assert (streamed - tensors["output"]).abs().max() <= 1e-4
 
 
@@ -157,7 +159,7 @@ def test_progress_counts_every_strip():
         streaming.forward(
             network,
             image,
-            grain=lambda _: Grain(6, 6, 16),
+            grain=lambda *_: Grain(6, 6, 16),
             progress=lambda done, total: seen.append((done, total)),  # noqa: B023
         )
         assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
@@ -169,3 +171,93 @@ def test_the_shape_is_checked():
     for shape in ((1, 3, 20, 16), (1, 1, 16, 16)):
         with pytest.raises(ValueError, match=r"multiples of 8|takes"):
             streaming.forward(VARIANTS["rgb_with_bias"], torch.rand(shape))
+
+
+def local_block(window: int, height: int):
+    """A block as Chu et al. (ECCV 2022) publish it: window by window, overlaps averaged."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def normal(norm, x):  # B H W C to B C H W
+            weight, bias = norm.body.weight, norm.body.bias
+            y = (x - (x.mean(-1, keepdim=True) if norm.body.centred else 0)) * weight
+            y = y / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+            return (y if bias is None else y + bias).permute(0, 3, 1, 2)
+
+        q, k, v = self.attn.qkv_dwconv(self.attn.qkv(normal(self.norm1, x))).chunk(3, dim=1)
+        side = window * x.shape[1] // height
+        total, count = torch.zeros_like(v), torch.zeros_like(v)
+        for top in window_starts(v.shape[2], side):
+            for left in window_starts(v.shape[3], side):
+                here = (..., slice(top, top + side), slice(left, left + side))
+
+                def heads(t, here=here):
+                    return t[here].flatten(2).unflatten(1, (self.attn.heads, -1))
+
+                unit_q, unit_k = (F.normalize(heads(t), dim=-1) for t in (q, k))
+                weights = (unit_q @ unit_k.mT * self.attn.temperature).softmax(-1)
+                total[here] += (weights @ heads(v)).reshape(v[here].shape)
+                count[here] += 1
+        x = x + self.attn.project_out(total / count).permute(0, 2, 3, 1)
+        gate, value = self.ffn.dwconv(self.ffn.project_in(normal(self.norm2, x))).chunk(2, dim=1)
+        return x + self.ffn.project_out(F.gelu(gate) * value).permute(0, 2, 3, 1)
+
+    return forward
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """As many windows as are needed side by side, moved by equal steps, the last one flush."""
+    if length <= side:
+        return [0]
+    step = math.ceil((length - side) / ((length - 1) // side))
+    return [*range(0, length - side, step), length - side]
+
+
+@pytest.mark.parametrize("variant", ["rgb_with_bias", "rgb_bias_free", "biased"])
+@pytest.mark.parametrize("size", [(96, 120), (64, 200), (40, 48)])
+def test_windows_are_the_published_local_statistics(variant, size, monkeypatch):
+    """With windows, in strips, comes out what the published method gives window by window."""
+    network = VARIANTS[variant]
+    image = torch.rand(1, 3, *size)
+    streamed = streaming.forward(network, image, window=48, grain=lambda *_: Grain(12, 12, 20))
+    monkeypatch.setattr(TransformerBlock, "forward", local_block(48, size[0]))
+    assert_close(streamed, plain(network, image))
+
+
+def test_a_window_as_large_as_the_image_changes_nothing():
+    """A window that holds the whole image is the network as published."""
+    network = VARIANTS["rgb_with_bias"]
+    image = torch.rand(1, 3, 48, 64)
+    assert torch.equal(
+        streaming.forward(network, image, window=64), streaming.forward(network, image)
+    )
+    assert not torch.allclose(
+        streaming.forward(network, image, window=32), streaming.forward(network, image)
+    )
+
+
+def test_progress_counts_the_strips_of_windows():
+    """Windows cut strips at their edges, and progress counts those too."""
+    seen: list[tuple[int, int]] = []
+    streaming.forward(
+        VARIANTS["rgb_bias_free"],
+        torch.rand(1, 3, 120, 72),
+        window=48,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (len(seen), len(seen))
+
+
+@settings(max_examples=60)
+@given(
+    channels=st.sampled_from([1, 3, 16, 48, 96, 192, 384]),
+    height=eights,
+    width=st.integers(1, 900).map(lambda n: 8 * n),
+    threads=st.integers(1, 96),
+    itemsize=st.sampled_from([2, 4]),
+)
+def test_cells_are_even_and_enough(channels, height, width, threads, itemsize):
+    """Default cells have even sides, fit the cache, and a strip is whole rows of them."""
+    grain = cutting._cut_for_cpu(threads, itemsize, channels, height, width)
+    assert grain.rows % 2 == grain.columns % 2 == 0
+    assert grain.strip % grain.rows == 0
+    assert grain.rows * grain.columns * channels * itemsize <= 2 * cutting.CELL_BYTES

@@ -1,0 +1,147 @@
+"""Functions run over whole feature maps, strip by strip, in place where source is target.
+
+A sweep that writes where it reads keeps a copy of the strip it is at, which also holds the rows
+above that the next strip still needs; nothing else is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .cutting import Cut, Place, spans
+from .network import Convolve, same
+
+Map = list[Tensor]
+"""A feature map as groups of channels, each B H W C, that lie in memory on their own."""
+
+Result = TypeVar("Result")
+
+
+def gather(source: Map, top: int, bottom: int, margin: int, before: Tensor | None) -> Tensor:
+    """A copy of rows top..bottom of a map with a margin on every side, zeros beyond the image.
+
+    `before` is the copy made for the strip above, if there was one: it still has the rows above
+    as they were, where the map may have been overwritten.
+    """
+    b, height, width = source[0].shape[:3]
+    channels = sum(group.shape[-1] for group in source)
+    strip = source[0].new_empty(b, bottom - top + 2 * margin, width + 2 * margin, channels)
+    below = min(bottom + margin, height)
+    end = below - top + margin
+    filled = strip[:, margin:end, margin : margin + width]
+    for part, group in zip(filled.split([g.shape[-1] for g in source], -1), source, strict=True):
+        part.copy_(group[:, top:below])
+    strip[:, :, :margin] = strip[:, :, margin + width :] = 0
+    strip[:, end:] = 0
+    strip[:, :margin] = 0 if before is None else before[:, -2 * margin : before.shape[1] - margin]
+    return strip
+
+
+def convolution_at(place: Place, height: int, width: int) -> Convolve:
+    """The 3x3 convolution for a cell with a margin: it uses up one pixel on every side.
+
+    What of the margin lies beyond the image is made zero first, since what comes in was computed
+    from zeros but need not be zero itself.
+    """
+
+    def valid(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        margin = (x.shape[1] - (place.bottom - place.top)) // 2
+        beyond = (
+            x[:, : max(0, margin - place.top)],
+            x[:, x.shape[1] - max(0, place.bottom + margin - height) :],
+            x[:, :, : max(0, margin - place.left)],
+            x[:, :, x.shape[2] - max(0, place.right + margin - width) :],
+        )
+        for outside in beyond:
+            if outside.numel():
+                outside.zero_()
+        return same(x, weight, bias, padding=0)
+
+    return valid
+
+
+Compute = Callable[[Tensor, Place, Convolve], Result]
+"""What a sweep does with a cell: given B h+2m w+2m C, its place, and the convolution for it."""
+
+
+@dataclass
+class Sweeper:
+    """Runs functions over maps, strip by strip, the cells of a strip side by side."""
+
+    grain: Cut
+    workers: Callable[..., list[Any]]
+    advance: Callable[[], None]
+
+    def collect(
+        self,
+        source: Map,
+        compute: Compute[Result],
+        margin: int = 1,
+        edges: tuple[list[int], list[int]] = ([], []),
+    ) -> Iterator[tuple[Place, Result]]:
+        """What `compute` gives for each cell of a map, in their order.
+
+        No cell crosses one of the `edges` (rows, columns).
+        """
+        height, width = source[0].shape[1:3]
+        grain = self.grain(sum(group.shape[-1] for group in source), height, width)
+        strip = None
+        for top, bottom in spans(height, grain.strip, edges[0]):
+            strip = gather(source, top, bottom, margin, strip)
+            cells = [
+                Place(top + start, top + end, left, right)
+                for start, end in spans(bottom - top, grain.rows, [])
+                for left, right in spans(width, grain.columns, edges[1])
+            ]
+
+            def one(place: Place, strip: Tensor = strip, top: int = top) -> Result:
+                around = Place(
+                    place.top - top,
+                    place.bottom - top + 2 * margin,
+                    place.left,
+                    place.right + 2 * margin,
+                )
+                with torch.no_grad():  # which holds for one thread
+                    cell = around.of(strip).contiguous()
+                    return compute(cell, place, convolution_at(place, height, width))
+
+            yield from zip(cells, self.workers(one, cells), strict=True)
+            self.advance()
+
+    def write(
+        self,
+        source: Map,
+        compute: Compute[Tensor],
+        target: Map,
+        scale: float = 1,
+        margin: int = 1,
+    ) -> None:
+        """Write what `compute` gives for each cell to its place in `target`, scaled."""
+        widths = [group.shape[-1] for group in target]
+
+        def compute_and_write(cell: Tensor, place: Place, convolve: Convolve) -> None:
+            result = compute(cell, place, convolve)
+            for part, group in zip(result.split(widths, -1), target, strict=True):
+                place.scaled(scale).of(group).copy_(part)
+
+        for _ in self.collect(source, compute_and_write, margin):
+            pass
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
+    """A `map` that runs on all of the CPU's threads at once, each working on its own."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield lambda function, places: [function(place) for place in places]
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield lambda function, places: list(pool.map(function, places))
+    torch.set_num_threads(threads)
