@@ -92,6 +92,10 @@ class Sweeper:
         """
         height, width = source[0].shape[1:3]
         grain = self.grain(sum(group.shape[-1] for group in source), height, width)
+        # A thread begins with gradients on; inference tensors can be changed in their mode alone.
+        without_gradients = (
+            torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+        )
         strip = None
         for top, bottom in spans(height, grain.strip, edges[0]):
             strip = gather(source, top, bottom, margin, strip)
@@ -108,7 +112,7 @@ class Sweeper:
                     place.left,
                     place.right + 2 * margin,
                 )
-                with torch.no_grad():  # which holds for one thread
+                with without_gradients():
                     cell = around.of(strip).contiguous()
                     return compute(cell, place, convolution_at(place, height, width))
 

@@ -141,6 +141,20 @@ def test_bf16_stays_close():
     assert torch.equal(streaming.forward(network, image, torch.bfloat16), image)
 
 
+def test_inference_mode_is_no_matter():
+    """Inside and outside of torch.inference_mode, on one thread and several, it is the same."""
+    network = VARIANTS["rgb_bias_free"]
+    image = torch.rand(1, 3, 136, 136)
+    outside = streaming.forward(network, image)
+    assert not outside.is_inference()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            assert torch.equal(streaming.forward(network, image.clone()), outside)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_changed_weights_are_seen():
     """Packed weights are made anew when the network's change."""
     network = tiny_network()
