@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import restormer_cli
-from restormer_cli import devices, restoration
+from restormer_cli import checkpoints, devices, restoration
 from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
 from restormer_cli.restorer import Restorer
 
@@ -190,7 +190,9 @@ def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch)
     """Where not even the smallest tiles fit, the image fails; `--tile 0` never turns to tiles."""
     fails_until(0, MemoryError(), monkeypatch)
     for tile in ("auto", 0, 64):
-        restorer = Restorer("denoise", weights=str(identity()), device="cpu", tile=tile)
+        restorer = Restorer(
+            "denoise", weights=str(identity()), device="cpu", precision="fp32", tile=tile
+        )
         with pytest.raises(ImageError, match="not enough memory"):
             restorer(picture((40, 30, 3), "uint8"))
 
@@ -198,6 +200,36 @@ def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch)
 def test_other_errors_are_not_taken_for_lack_of_memory(identity, monkeypatch):
     """A fault of ours comes through as it is, instead of being tried again in tiles."""
     fails_until(0, RuntimeError("shapes do not match"), monkeypatch)
-    restorer = Restorer("denoise", weights=str(identity()), device="cpu")
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     with pytest.raises(RuntimeError, match="shapes"):
         restorer(picture((40, 30, 3), "uint8"))
+
+
+def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
+    """Unasked, half precision is used only if it stays within 50 dB of fp32 with these weights."""
+    monkeypatch.setattr(devices, "native_bf16", lambda _: True)
+    said: list[str] = []
+    image = picture((40, 48, 3), "uint8")
+
+    good = Restorer("denoise", weights=str(tiny()), device="cpu", notify=said.append)
+    assert good.restore(image).precision == "bf16"
+    assert said == []
+
+    # Large values that nearly cancel: what bf16 is bad at.
+    network = restormer_cli.load_network(str(tiny()))
+    with torch.no_grad():
+        network.output.weight.mul_(300)
+    checkpoints.save(
+        network.state_dict(), network.architecture, tiny().with_name("wild.safetensors")
+    )
+    wild = str(tiny().with_name("wild.safetensors"))
+    bad = Restorer("denoise", weights=wild, device="cpu", notify=said.append)
+    assert bad.restore(image).precision == "fp32"
+    assert "going on in fp32" in said[0]
+    exact = Restorer("denoise", weights=wild, device="cpu", precision="fp32")
+    assert np.array_equal(bad(image), exact(image))
+    assert len(said) == 1
+
+    asked = Restorer("denoise", weights=wild, device="cpu", precision="bf16", notify=said.append)
+    assert asked.restore(image).precision == "bf16"
+    assert len(said) == 1

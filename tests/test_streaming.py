@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import OFFICIAL, made, read_golden
 
-from restormer_cli import cutting, streaming
+from restormer_cli import cutting, restoration, streaming
 from restormer_cli.cutting import Grain
 from restormer_cli.network import Architecture, Restormer, TransformerBlock
 
@@ -275,3 +275,27 @@ def test_cells_are_even_and_enough(channels, height, width, threads, itemsize):
     assert grain.rows % 2 == grain.columns % 2 == 0
     assert grain.strip % grain.rows == 0
     assert grain.rows * grain.columns * channels * itemsize <= 2 * cutting.CELL_BYTES
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_device_is_taken_for_granted(variant):
+    """On PyTorch's meta device, which is no CPU, all of the engine runs and shapes are right."""
+    network = deepcopy(VARIANTS[variant]).to("meta")
+    a = network.architecture
+    image = torch.rand(2, a.in_channels, 48, 72)
+    for dtype in (torch.float32, torch.bfloat16):
+        restored = streaming.forward(network, image, dtype, window=24)
+        assert restored.device.type == "meta"
+        assert restored.shape == (2, a.out_channels, 48, 72)
+        assert restored.dtype == torch.float32
+
+
+def test_a_gpu_takes_tiles_in_batches(monkeypatch):
+    """On what is no CPU, as many small tiles run at once as memory holds; on a CPU one by one."""
+    network = VARIANTS["rgb_bias_free"]
+    assert restoration.tiles_at_once(network, 64, torch.float32) == 1
+    far = deepcopy(network).to("meta")
+    monkeypatch.setattr(restoration, "free_memory", lambda _: 1 << 40)
+    assert restoration.tiles_at_once(far, 64, torch.float32) == 16
+    monkeypatch.setattr(restoration, "free_memory", lambda _: 0)
+    assert restoration.tiles_at_once(far, 64, torch.float32) == 1
