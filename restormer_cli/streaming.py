@@ -157,7 +157,7 @@ def peak_bytes(
     maps = (2 + 1 / 2) * a.dim * pixels * dtype.itemsize
     image = (a.in_channels * dtype.itemsize + a.out_channels * 4) * pixels
     grain = grain_for(device, dtype)(2 * a.dim, height, width)
-    strip = 2 * (grain.strip + 4) * width * 2 * a.dim * dtype.itemsize
+    strip = (grain.strip + 4) * width * 2 * a.dim * dtype.itemsize
     cell = min(grain.rows * grain.columns, pixels) * 2 * a.dim * BYTES_A_CHANNEL
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     weights = sum(p.numel() for p in _on_meta(a).parameters()) * dtype.itemsize

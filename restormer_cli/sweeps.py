@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,11 +25,11 @@ Map = list[Tensor]
 Result = TypeVar("Result")
 
 
-def gather(source: Map, top: int, bottom: int, margin: int, before: Tensor | None) -> Tensor:
+def gather(source: Map, top: int, bottom: int, margin: int, above: Tensor | None) -> Tensor:
     """A copy of rows top..bottom of a map with a margin on every side, zeros beyond the image.
 
-    `before` is the copy made for the strip above, if there was one: it still has the rows above
-    as they were, where the map may have been overwritten.
+    `above` are the margin's rows above as they were in the copy for the strip before, if there
+    was one: the map may have been overwritten there.
     """
     b, height, width = source[0].shape[:3]
     channels = sum(group.shape[-1] for group in source)
@@ -40,7 +41,7 @@ def gather(source: Map, top: int, bottom: int, margin: int, before: Tensor | Non
         part.copy_(group[:, top:below])
     strip[:, :, :margin] = strip[:, :, margin + width :] = 0
     strip[:, end:] = 0
-    strip[:, :margin] = 0 if before is None else before[:, -2 * margin : before.shape[1] - margin]
+    strip[:, :margin] = 0 if above is None else above
     return strip
 
 
@@ -96,27 +97,30 @@ class Sweeper:
         without_gradients = (
             torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
         )
-        strip = None
+
+        def on_cell(strip: Tensor, top: int, place: Place) -> Result:
+            around = Place(
+                place.top - top,
+                place.bottom - top + 2 * margin,
+                place.left,
+                place.right + 2 * margin,
+            )
+            with without_gradients():
+                cell = around.of(strip).contiguous()
+                return compute(cell, place, convolution_at(place, height, width))
+
+        above = None
         for top, bottom in spans(height, grain.strip, edges[0]):
-            strip = gather(source, top, bottom, margin, strip)
+            strip = gather(source, top, bottom, margin, above)
+            above = strip[:, -2 * margin : strip.shape[1] - margin].clone()
             cells = [
                 Place(top + start, top + end, left, right)
                 for start, end in spans(bottom - top, grain.rows, [])
                 for left, right in spans(width, grain.columns, edges[1])
             ]
-
-            def one(place: Place, strip: Tensor = strip, top: int = top) -> Result:
-                around = Place(
-                    place.top - top,
-                    place.bottom - top + 2 * margin,
-                    place.left,
-                    place.right + 2 * margin,
-                )
-                with without_gradients():
-                    cell = around.of(strip).contiguous()
-                    return compute(cell, place, convolution_at(place, height, width))
-
-            yield from zip(cells, self.workers(one, cells), strict=True)
+            results = self.workers(partial(on_cell, strip, top), cells)
+            del strip  # before the next one is made
+            yield from zip(cells, results, strict=True)
             self.advance()
 
     def write(

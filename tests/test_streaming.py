@@ -16,6 +16,8 @@ from test_network import OFFICIAL, made, read_golden
 from restormer_cli import cutting, restoration, streaming
 from restormer_cli.cutting import Grain
 from restormer_cli.network import Architecture, Restormer, TransformerBlock
+from restormer_cli.packing import pack
+from restormer_cli.structure import _Meter, feature_maps_bytes
 
 even = st.integers(2, 40).map(lambda n: 2 * n)
 eights = st.integers(1, 8).map(lambda n: 8 * n)
@@ -299,3 +301,23 @@ def test_a_gpu_takes_tiles_in_batches(monkeypatch):
     assert restoration.tiles_at_once(far, 64, torch.float32) == 16
     monkeypatch.setattr(restoration, "free_memory", lambda _: 0)
     assert restoration.tiles_at_once(far, 64, torch.float32) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_is_one_map_a_level(dtype):
+    """At its peak a run holds two maps of level 1 and one of level 2, however many strips it has.
+
+    Counted on PyTorch's meta device, tensor by tensor: beside the image and the weights.
+    """
+    network = tiny_network().to("meta")
+    above_the_maps = []
+    for height in (128, 512):
+        image = torch.rand(1, 3, height, 128, device="meta")
+        pack(network, dtype)
+        with _Meter([*network.parameters(), image]) as meter, torch.no_grad():
+            streaming.forward(network, image, dtype, grain=lambda *_: Grain(32, 32, 64))
+        maps = feature_maps_bytes(network.architecture, height, 128, dtype.itemsize)
+        restored = image.numel() * 4
+        above_the_maps.append(meter.peak - maps - restored)
+    assert max(above_the_maps) < 2e6  # a strip and a cell at work
+    assert above_the_maps[1] <= 1.2 * above_the_maps[0]
