@@ -204,6 +204,57 @@ def info(
     console.result(columns(*passed, indent=2))
 
 
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer bench", "the published network at 512 x 512"),
+        ("restormer bench mine.safetensors --size 1024", "the network in a file at 1024 x 1024"),
+    ),
+)
+def bench(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
+    ] = "denoise",
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=8, metavar="PIXELS", help="Side of the image; may be repeated. [512]"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of which the fastest counts.")] = 1,
+    plain: Annotated[bool, typer.Option(help="Run the plain forward to compare with.")] = True,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure speed and memory here: the plain forward, the exact strips, and tiles.
+
+    Nothing is downloaded: speed does not depend on the weights' values.
+    """
+    console: Console = context.obj
+    console.configure(json=json)
+    from . import bench as measuring
+    from . import devices
+
+    shown = network(name).to(devices.choose(device))
+    sizes = [-(-side // 8) * 8 for side in size or [512]]
+    done = []
+    for measurement in measuring.run(shown, sizes, repeat=repeat, with_plain=plain):
+        done.append(measurement)
+        if json:
+            console.object(measurement.as_dict())
+    if not json:
+        console.render(measuring.table(done, devices.choose(device)))
+
+
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(("restormer schema > events.schema.json", "for a validator")),
+)
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of the events that --json gives, one a line."""
+    console: Console = context.obj
+    console.result(Path(__file__).with_name("events.schema.json").read_text("utf-8").rstrip())
+
+
 # --- training -----------------------------------------------------------------------------------
 
 
@@ -263,7 +314,13 @@ def train(
         seed=seed,
     )
     reports = training.train(
-        task, photos, output, settings, start=start, device=devices.choose(device)
+        task,
+        photos,
+        output,
+        settings,
+        start=start,
+        device=devices.choose(device),
+        notify=console.warn,
     )
     with console.progress(100):
         for report in reports:

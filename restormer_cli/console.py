@@ -12,12 +12,15 @@ import typer
 
 from .errors import RestormerError, UsageError
 from .events import Event, Failed, Planned, Restored, Skipped, Started, Summary
+from .progress import Pace, bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+
+    from .batch import Part
 
 SOURCES = {"lite": "bundled", "hub": "from the Hub"}
 """How the result line words where weights come from, if not as the event does."""
@@ -37,9 +40,8 @@ class Console:
     quiet: bool = False
     verbose: bool = False
     _bar: Progress | None = None
-    _image: TaskID | None = None
-    _finished: int = 0
-    _pixels: int = 0
+    _task: TaskID | None = None
+    _pace: Pace | None = None
 
     def configure(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         """Take over what the command line says about messages.
@@ -103,12 +105,14 @@ class Console:
                 self.say(_planned(event))
             case Started():
                 self.detail(f"{printable(event.input)}: started")
-                self._begin(event.input)
             case Restored():
                 self._finish(event.width * event.height)
                 self.say(_restored(event))
                 for note in event.notes:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
+                for warning in event.warnings:
+                    self.warn(f"{printable(event.input)}: {printable(warning)}")
+                self._log()
             case Skipped():
                 self.say(f"{printable(event.input)}: skipped, {event.reason}")
             case Failed():
@@ -117,6 +121,7 @@ class Console:
                 self._line(f"error: {name}{printable(event.error, lines=event.input is None)}")
                 if event.hint:
                     self._line(f"hint: {printable(event.hint)}")
+                self._log()
             case Summary():
                 if event.restored + event.skipped + event.failed > 1:
                     self.say(_summary(event))
@@ -124,64 +129,43 @@ class Console:
     # --- progress ---
 
     @contextmanager
-    def progress(self, images: int) -> Iterator[None]:
-        """Show a bar for so many images while in this context, if stderr is a terminal."""
+    def progress(self, total: int) -> Iterator[None]:
+        """Tell in this context how much of so many is done: by a bar, if stderr is a terminal."""
+        self._pace = Pace(total)
         if self.quiet or not sys.stderr.isatty():
             yield
             return
-        from rich.console import Console as Terminal
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-
-        narrow = Column(max_width=30, no_wrap=True, overflow="ellipsis")
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False, table_column=narrow),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[part]}", markup=False),
-            TextColumn("{task.fields[speed]}", markup=False),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Terminal(stderr=True),
-            transient=True,
-        )
-        self._finished = self._pixels = 0
+        self._bar = bar()
         with self._bar:
-            self._image = self._bar.add_task("", total=images, part="", speed="")
+            self._task = self._bar.add_task("", total=total, part="", speed="")
             try:
                 yield
             finally:
-                self._bar, self._image = None, None
+                self._bar = self._task = None
 
-    def part(self, done: int, total: int) -> None:
-        """So many of the current image's strips or tiles are done."""
-        if self._bar is not None and self._image is not None:
-            done_images = self._finished + done / max(total, 1)
-            self._bar.update(self._image, completed=done_images, part=f"part {done}/{total}")
+    def part(self, part: Part) -> None:
+        """So many of an image's strips or tiles are done."""
+        name = printable(part.name)
+        self._move(part.number + part.done / max(part.total, 1), name, f"{part.done}/{part.total}")
 
     def advance(self, done: float, text: str) -> None:
         """Move the bar of something that is no batch of images."""
-        if self._bar is not None and self._image is not None:
-            self._bar.update(self._image, completed=done, description=text)
+        self._move(done, text, "")
 
-    def _begin(self, name: str) -> None:
-        if self._bar is not None and self._image is not None:
-            self._bar.update(self._image, description=printable(name), part="")
+    def _move(self, done: float, description: str, part: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description=description, part=part)
 
     def _finish(self, pixels: int = 0) -> None:
-        self._finished += 1
-        self._pixels += pixels
-        if self._bar is not None and self._image is not None:
-            elapsed = self._bar.tasks[self._image].elapsed
-            speed = f"{self._pixels / 1e6 / elapsed:.2g} MP/s" if elapsed else ""
-            self._bar.update(self._image, completed=self._finished, speed=speed)
+        if self._pace is None:
+            return
+        self._pace.add(pixels)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, speed=self._pace.speed)
+
+    def _log(self) -> None:
+        if self._bar is None and self._pace is not None and self._pace.due():
+            self.say(self._pace.line())
 
 
 def printable(text: str, *, lines: bool = False) -> str:

@@ -1,58 +1,23 @@
-"""What happens to a photograph, modelled: noise, for training and evaluation.
+"""What happens to a photograph, modelled for training and evaluation: noise, and all the rest.
 
 Every degradation takes clean images as B C H W float32, sRGB, 0..1, and a `torch.Generator`
 that all its randomness comes from, and gives the degraded images in the same shape. Each image
-of a batch draws its own severity.
+of a batch draws its own severity. Rain and blur have modules of their own.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Generator, Tensor
 
-Degradation = Callable[[Tensor, Generator], Tensor]
+from .blur import defocus, motion_blur
+from .draws import Degradation, chosen, mixture, normal, uniform, untouched
+from .light import to_8_bit, to_linear, to_srgb
+from .rain import rain
 
-
-def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
-    """One number in low..high for each image of `x`: B 1 1 1."""
-    r = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
-    return low + (high - low) * r
-
-
-def chosen(probability: float, x: Tensor, generator: Generator) -> Tensor:
-    """True for each image of `x` with this probability: B 1 1 1."""
-    return torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < probability
-
-
-def normal(x: Tensor, generator: Generator) -> Tensor:
-    """Standard normal numbers in the shape of `x`."""
-    return torch.randn(x.shape, generator=generator, device=x.device)
-
-
-def to_8_bit(x: Tensor) -> Tensor:
-    """What a file of 8 bits a channel keeps: clipped and rounded."""
-    return (x.clamp(0, 1) * 255).round() / 255
-
-
-# --- light and its encoding --------------------------------------------------------------------
-
-
-def to_linear(x: Tensor) -> Tensor:
-    """SRGB values to linear light (IEC 61966-2-1)."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(x: Tensor) -> Tensor:
-    """Linear light to sRGB values, the inverse of `to_linear`; clips to 0..1."""
-    x = x.clamp(0, 1)
-    return torch.where(
-        x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
-
+__all__ = ["DEGRADATIONS", "Degradation"]
 
 # --- Gaussian noise ----------------------------------------------------------------------------
 
@@ -208,24 +173,10 @@ def camera_noise(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(chosen(0.5, x, generator), packed, noisy)
 
 
-def mixture(*parts: tuple[float, Degradation]) -> Degradation:
-    """A degradation that treats each image with one of `parts`, drawn by their weights."""
-    weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
-
-    def degrade(x: Tensor, generator: Generator) -> Tensor:
-        which = torch.multinomial(
-            weights.to(x.device), len(x), replacement=True, generator=generator
-        )
-        result = x.clone()
-        for index, (_, part) in enumerate(parts):
-            if (mine := which == index).any():
-                result[mine] = part(x[mine], generator)
-        return result
-
-    return degrade
-
-
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture((0.5, blind_gaussian_noise), (0.5, camera_noise)),
+    "derain": mixture((0.1, untouched), (0.9, rain)),
+    "deblur": mixture((0.1, untouched), (0.9, motion_blur)),
+    "defocus": mixture((0.1, untouched), (0.9, defocus)),
 }
 """What each task's training undoes."""

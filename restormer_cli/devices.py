@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,23 @@ def _left_in_cgroup() -> list[int]:
             folder = Path("/sys/fs/cgroup")
             left.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
     return [max(0, n) for n in left]
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: on CUDA by this process's tensors, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows has not
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in kilobytes
+
+
+def same_threads() -> Callable[[], None]:
+    """To be called first in a thread that computes: as many threads work for it as for this one."""
+    return partial(torch.set_num_threads, torch.get_num_threads())
 
 
 def out_of_memory(error: BaseException) -> bool:

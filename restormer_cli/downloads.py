@@ -7,7 +7,6 @@ for what the Hub lacks or while it is down, the author's GitHub release, kept un
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -37,6 +36,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # its document
 )
 
 from .errors import CheckpointError
+from .files import sha256_of
 from .tasks import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
 Notify = Callable[[str], None]
@@ -335,15 +335,6 @@ def _download_rest(url: str, partial: Path, have: int) -> bool:
 
 
 # --- hashes -------------------------------------------------------------------------------------
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def verify(path: Path, sha256: str | None, *, called: str | None = None) -> str:

@@ -74,7 +74,11 @@ class Restored(Event):
     width: int
     height: int
     seconds: float
+    mean_absolute_change: float  # of all samples, as a part of their range
+    colour_drift: float  # likewise; see change.Change
+    peak_memory: int  # bytes, the most so far: of the GPU by our tensors, or of the process
     notes: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 import threading
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,6 +17,7 @@ import PIL.Image
 
 from . import exif, jpeg, png, rasters, tiff
 from .errors import ImageError
+from .files import write_whole
 from .pixels import Array, Image, from_float, to_float
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ __all__ = [
     "Container",
     "Image",
     "from_float",
+    "load",
     "read",
     "readable_suffixes",
     "to_float",
@@ -82,17 +82,23 @@ def readable_suffixes() -> set[str]:
     return set(READ_ONLY_SUFFIXES).union(*(held.suffixes for held in FORMATS.values()))
 
 
-def read(source: Path | BinaryIO | bytes, *, max_pixels: int = 300_000_000) -> Image:
+def read(
+    source: Path | BinaryIO | bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>"
+) -> Image:
     """Decode one image, upright, of at most `max_pixels` pixels; threads may do so at once.
 
-    Of several pages or frames the first is read; `notes` says so, and whatever else the array
-    does not hold.
+    `name` is what errors call an image that is given as bytes. Of several pages or frames the
+    first is read: `more` says so. `notes` says whatever else the array does not hold.
 
     Raises:
         ImageError: the file cannot be read, is not an image, is damaged or truncated, is too
             large by its header, or has NaN or infinite samples.
     """
-    name, data = _load(source)
+    if not isinstance(source, bytes):
+        name, source = load(source)
+    data = source
+    if not data:
+        raise ImageError(f"{name}: the file is empty", "Get a complete copy of the file.")
     decoders = (decode for start, decode in _DECODERS.items() if data.startswith(start))
     decode = next(decoders, rasters.decode)
     try:
@@ -126,12 +132,14 @@ def write(
     *,
     format: str | None = None,  # noqa: A002 - Pillow's name for it, too
     quality: int = 95,
+    ready: Callable[[bytes, os.stat_result], None] | None = None,
 ) -> list[str]:
     """Encode `image` to a file, which appears whole or not at all, or to a stream.
 
     `format` is a key of FORMATS; None means that of the target's suffix, or else the image's own
     (PNG if it cannot be written). `quality` 1..100 is for JPEG and lossy WebP; WebP is lossless
-    at 100 or if the source was. Returns notes on what the format could not hold.
+    at 100 or if the source was. `ready` is called with a file's bytes and what its status will be,
+    just before it appears. Returns notes on what the format could not hold.
 
     Raises:
         ImageError: the format cannot be written or cannot hold so large an image, or the target
@@ -160,7 +168,7 @@ def write(
         raise ImageError(f"{name}: cannot encode as {kind} ({_cause(error)})") from error
     try:
         if isinstance(target, Path):
-            _write_whole(target, data)
+            write_whole(target, data, ready and partial(ready, data))
         else:
             target.write(data)
             target.flush()
@@ -231,55 +239,28 @@ def _stream_name(stream: object, role: str) -> str:
     return name if isinstance(name, str) else f"<{role}>"
 
 
-def _load(source: Path | BinaryIO | bytes) -> tuple[str, bytes]:
-    if isinstance(source, bytes):
-        name, data = "<bytes>", source
-    else:
-        name = str(source) if isinstance(source, Path) else _stream_name(source, "input")
-        try:
-            data = source.read_bytes() if isinstance(source, Path) else source.read()
-        except FileNotFoundError as error:
-            raise ImageError(f"{name}: no such file", "Check the path.") from error
-        except (OSError, MemoryError) as error:
-            if isinstance(source, Path) and source.is_dir():
-                raise ImageError(f"{name}: a folder, not an image", "Name a file.") from error
-            raise ImageError(
-                f"{name}: cannot read ({_cause(error)})", "Check its permissions."
-            ) from error
-    if not data:
-        raise ImageError(f"{name}: the file is empty", "Get a complete copy of the file.")
-    return name, data
+def load(source: Path | BinaryIO) -> tuple[str, bytes]:
+    """The name and the bytes of a file or stream.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    name = str(source) if isinstance(source, Path) else _stream_name(source, "input")
+    try:
+        return name, source.read_bytes() if isinstance(source, Path) else source.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file", "Check the path.") from error
+    except (OSError, MemoryError) as error:
+        if isinstance(source, Path) and source.is_dir():
+            raise ImageError(f"{name}: a folder, not an image", "Name a file.") from error
+        raise ImageError(
+            f"{name}: cannot read ({_cause(error)})", "Check its permissions."
+        ) from error
 
 
 def _format_of(target: Path) -> str:
     suffix = target.suffix.lower()
     return next((kind for kind, held in FORMATS.items() if suffix in held.suffixes), suffix[1:])
-
-
-def _write_whole(target: Path, data: bytes) -> None:
-    target = Path(os.path.realpath(target))  # a link stays a link
-    if target.exists() and not target.is_file() and not target.is_dir():
-        target.write_bytes(data)  # a device or a pipe is written to, never replaced
-        return
-    # A name has at most 255 bytes; 32 are for what is added here.
-    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
-    temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.restormer-tmp")
-    try:
-        # 0o666 less the umask, as for any file; tempfile would make it private.
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-        )
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.is_file():
-            shutil.copymode(target, temporary)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 # What every decoder leaves to do, and what every encoder can rely on

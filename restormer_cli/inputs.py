@@ -159,7 +159,7 @@ def _images_in(
             if not file.startswith(".")
             and Path(file).suffix.lower() in suffixes
             and not Path(file).stem.endswith(MARK)
-            and not _special(parent / file)
+            and not is_special(parent / file)
         )
     return sorted(found, key=lambda path: [natural(part) for part in path.parts])
 
@@ -171,8 +171,8 @@ def _left_out(folder: Path, output: Path | None) -> bool:
     return original != folder.name and is_folder(folder.with_name(original))
 
 
-def _special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which would block; a broken link is not: it shall fail."""
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which may block; a broken link is not: it shall fail."""
     return is_there(path) and not path.is_file()
 
 

@@ -24,8 +24,8 @@ def _option(
     *names: str,
     help: str,  # noqa: A002 - as Typer calls it
     metavar: str | None = None,
-    least: int | None = None,
-    most: int | None = None,
+    least: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """An option with its environment variable: `--skip-existing` is RESTORMER_SKIP_EXISTING."""
     long = next(name for name in names if name.startswith("--"))
@@ -151,6 +151,29 @@ class Restoring:
             help="How far neighbouring tiles overlap and are blended.",
         ),
     ] = 32
+    window: Annotated[
+        int | None,
+        _option(
+            RESTORATION,
+            "--window",
+            least=8,
+            metavar="PIXELS",
+            help="Measure attention over windows of this size instead of the whole image (TLC). "
+            "For deblur, 384 is recommended.",
+        ),
+    ] = None
+
+    strength: Annotated[
+        float,
+        _option(
+            RESTORATION,
+            "--strength",
+            least=0,
+            most=1,
+            metavar="0..1",
+            help="How much of the change is applied; at 0 the input comes back.",
+        ),
+    ] = 1.0
 
     weights: Weights = "auto"
     device: Device = "auto"
@@ -172,7 +195,13 @@ class Restoring:
         bool, _flag(BATCH, "--null", "-0", help="The list is separated by NUL (find -print0).")
     ] = False
     skip_existing: Annotated[
-        bool, _flag(BATCH, "--skip-existing", help="Leave images alone whose output exists.")
+        bool,
+        _flag(
+            BATCH,
+            "--skip-existing",
+            help="Leave alone what was restored before, of the same "
+            "input in the same way, and what others have written.",
+        ),
     ] = False
     in_place: Annotated[
         bool,

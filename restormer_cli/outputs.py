@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
 """What `--format` says, and what `images` calls it."""
+
+LEAST = 0.1
+"""The part of its input's size that an output of the same format takes at least."""
 
 _SHOWN = 20
 """How many problems are spelled out before the rest is only counted."""
@@ -35,6 +39,13 @@ class Job:
     def names(self) -> tuple[str, str]:
         """Input and output as users know them."""
         return str(self.source or "-"), str(self.target or "-")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the output replaces its input."""
+        if self.source is None or self.target is None:
+            return False
+        return _real(self.source) == _real(self.target)
 
 
 def plan(
@@ -197,6 +208,48 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
             yield f"{folder} cannot be made: {there} is not a folder"
         elif not os.access(there, os.W_OK | os.X_OK):
             yield f"{there} is not writable"
+
+
+def room(jobs: list[Job]) -> tuple[list[str], list[str]]:
+    """The file systems that surely have no room for the outputs, and those that perhaps have none.
+
+    An output of the same format takes about as much as its input; less than a tenth of it would
+    be strange, at any quality. Of other formats nothing is assumed.
+    """
+    wanted: dict[int, int] = defaultdict(int)
+    free: dict[int, tuple[int, Path]] = {}
+    for folder, sharing in _by_folder(jobs).items():
+        there = next(f for f in (folder, *folder.absolute().parents) if is_folder(f))
+        device = there.stat().st_dev
+        free.setdefault(device, (shutil.disk_usage(there).free, folder))
+        wanted[device] += sum(map(_expected, sharing))
+    said = {
+        device: f"{folder}: {free_bytes / 1e6:,.1f} MB are free, and about "
+        f"{wanted[device] / 1e6:,.1f} MB will be written"
+        for device, (free_bytes, folder) in free.items()
+    }
+    short = [device for device, (free_bytes, _) in free.items() if wanted[device] > free_bytes]
+    surely = [device for device in short if LEAST * wanted[device] > free[device][0]]
+    return [said[d] for d in surely], [said[d] for d in short if d not in surely]
+
+
+def _by_folder(jobs: list[Job]) -> dict[Path, list[Job]]:
+    folders = defaultdict(list)
+    for job in jobs:
+        if job.target is not None:
+            folders[job.target.parent].append(job)
+    return folders
+
+
+def _expected(job: Job) -> int:
+    if job.source is None or job.target is None:
+        return 0
+    if job.source.suffix.lower() != job.target.suffix.lower():
+        return 0
+    try:
+        return job.source.stat().st_size
+    except OSError:  # its turn will tell
+        return 0
 
 
 def _told(problems: list[str]) -> tuple[str, str]:

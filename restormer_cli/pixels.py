@@ -33,6 +33,7 @@ class Image:
     lossless: bool = False  # a WebP that was coded without loss, to be written so again
     premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
     extras: tuple[tuple[bytes, bytes], ...] = ()
+    more: str = ""  # what the file holds beside this picture, and what becomes of it
     notes: list[str] = field(default_factory=list)
 
     def put(self, samples: Array, colours: int) -> None:

@@ -81,7 +81,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
         opaque = (samples != transparent).any(axis=2) * np.iinfo(samples.dtype).max
         samples = np.dstack([samples, opaque.astype(samples.dtype)])
     if b"acTL" in single:
-        image.notes.append("animated: the first frame is read")
+        image.more = "animated: only the first frame is restored"
     image.put(samples, layout.colours)
     _read_metadata(image, chunks, colour_type != _PALETTE and depth >= 8 and key is None)
     return image

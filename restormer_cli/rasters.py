@@ -42,7 +42,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
         if image.format == "webp":
             image.lossless = _webp_is_lossless(data)
         if (frames := getattr(picture, "n_frames", 1)) > 1:
-            image.notes.append(f"{frames} frames: the first is read")
+            image.more = f"{frames} frames: only the first is restored"
         image.icc, image.exif, image.xmp = (
             value if isinstance(value := picture.info.get(key), bytes) and value else None
             for key in ("icc_profile", "exif", "xmp")

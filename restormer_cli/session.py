@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, inputs, outputs, tasks
+from . import batch, files, inputs, outputs, records, skipping, tasks
+from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
 
@@ -48,13 +52,13 @@ CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
         "Name an output file.",
     ),
     (
-        lambda given: given.in_place and given.output == "-",
-        "--in-place and -o - say two different outputs",
-        "Leave out one of them.",
+        lambda given: math.isnan(given.strength),
+        "--strength is no number",
+        "It takes one from 0 to 1.",
     ),
     (
-        lambda given: given.in_place and given.skip_existing,
-        "--in-place and --skip-existing do not go together: every output exists",
+        lambda given: given.in_place and given.output == "-",
+        "--in-place and -o - say two different outputs",
         "Leave out one of them.",
     ),
 )
@@ -120,29 +124,40 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
             tally.add(event)
             console.show(event)
 
-    show(_without_work(found, jobs, request.task, options.skip_existing))
-    jobs = [job for job in jobs if not (_missing(job) or (options.skip_existing and _done(job)))]
+    work = [job for job in jobs if not _missing(job)]
+    restorer: Restorer | None = None
     try:
+        show(_problems(found, jobs, request.task))
+        if not options.dry_run:
+            _clean_up(console, jobs)
+        if options.skip_existing:
+            work, restorer = _unskipped(console, request, options, work, show)
         if options.dry_run:
-            restorer = _restorer_at_hand(console, request, options) if jobs else None
-            show(batch.look(jobs, request.task, restorer, streams, options.max_pixels))
-        elif jobs:
-            show(Planned(*job.names, request.task) for job in jobs)
-            restorer = _restorer(console, request, options)
+            restorer = restorer or (_at_hand(console, request, options) if work else None)
+            show(batch.look(work, request.task, restorer, streams, options.max_pixels))
+        elif work:
+            _see_room(console, work)
+            show(Planned(*job.names, request.task) for job in work)
+            restorer = restorer or _restorer(console, request, options)
             console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
-            with console.progress(len(jobs)):
-                show(
-                    batch.run(
-                        jobs,
-                        restorer,
-                        streams,
-                        quality=options.quality,
-                        max_pixels=options.max_pixels,
-                        progress=console.part,
-                    )
-                )
+            events = batch.run(
+                work,
+                restorer,
+                streams,
+                quality=options.quality,
+                max_pixels=options.max_pixels,
+                strength=options.strength,
+                recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
+                progress=console.part,
+            )
+            with console.progress(len(work)), closing(events):  # which ends its threads
+                show(events)
     except KeyboardInterrupt:
-        console.warn("interrupted; what is written is whole. --skip-existing goes on from here")
+        left = len(jobs) - tally.restored - tally.skipped - tally.failed
+        console.warn(
+            f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
+            "The same command with --skip-existing goes on from here"
+        )
         console.show(tally.summary(interrupted=True))
         raise
     console.show(tally.summary(interrupted=False))
@@ -192,13 +207,23 @@ def _missing(job: Job) -> bool:
     return job.source is not None and not inputs.is_there(job.source)
 
 
-def _done(job: Job) -> bool:
-    return job.target is not None and inputs.is_there(job.target)
+def _clean_up(console: Console, jobs: list[Job]) -> None:
+    """Remove from the outputs' folders what runs that were killed have left there."""
+    folders = dict.fromkeys(job.target.parent for job in jobs if job.target is not None)
+    for path in files.sweep(folders):
+        console.say(f"note: {printable(str(path))}: left by a run that was killed; removed")
 
 
-def _without_work(
-    found: inputs.Inputs, jobs: list[Job], task: str, skip_existing: bool
-) -> Iterator[Event]:
+def _see_room(console: Console, jobs: list[Job]) -> None:
+    """Refuse what surely has no room, and warn of what perhaps has none."""
+    none, little = outputs.room(jobs)
+    if none:
+        raise UsageError("; ".join(none), "Make room, or name another folder with -o.")
+    for text in little:
+        console.warn(printable(text))
+
+
+def _problems(found: inputs.Inputs, jobs: list[Job], task: str) -> Iterator[Event]:
     """What can be said of inputs before any is looked at."""
     for problem in found.problems:
         yield Failed(problem.name, None, task, problem.error, problem.hint)
@@ -207,8 +232,43 @@ def _without_work(
     for job in jobs:
         if _missing(job):
             yield Failed(*job.names, task, "no such file", "Check the path.")
-        elif skip_existing and _done(job):
-            yield Skipped(*job.names, task, "its output exists")
+
+
+def _unskipped(
+    console: Console,
+    request: Request,
+    options: Restoring,
+    jobs: list[Job],
+    show: Callable[[Iterable[Event]], None],
+) -> tuple[list[Job], Restorer | None]:
+    """The jobs that --skip-existing leaves, and the restorer if it took one to know."""
+    past = records.Records()
+    reasons: dict[Job, str | None] = {}
+    lines = {}
+    for job in jobs:
+        reasons[job], line = skipping.judged(job, past)
+        if line is not None:
+            lines[job] = line
+    for note in past.notes:
+        console.warn(note)
+    restorer = None
+    if lines:
+        get = _at_hand if options.dry_run else _restorer
+        restorer = get(console, request, options)
+    if restorer is not None:
+        recipe = records.recipe(restorer, options)
+        done = (job for job, line in lines.items() if skipping.made_by(line, recipe))
+        reasons.update(dict.fromkeys(done, skipping.DONE))
+    show(Skipped(*job.names, request.task, why) for job, why in reasons.items() if why)
+    return [job for job, why in reasons.items() if why is None], restorer
+
+
+def _recorded(found: inputs.Inputs, options: Restoring) -> bool:
+    """Whether the folders of the outputs get a record: not for a single file of one's own."""
+    if options.skip_existing or len(found.found) > 1 or found.found[0].folder is not None:
+        return True
+    output = options.output or ""
+    return output.endswith(("/", os.sep)) or inputs.is_folder(Path(output or "-"))
 
 
 def _restorer(console: Console, request: Request, options: Restoring) -> Restorer:
@@ -221,6 +281,7 @@ def _restorer(console: Console, request: Request, options: Restoring) -> Restore
         precision=options.precision,
         tile=options.tile_side,
         overlap=options.overlap,
+        window=options.window,
         noise=request.noise,
         sigma=request.sigma,
         gray=request.gray,
@@ -229,7 +290,7 @@ def _restorer(console: Console, request: Request, options: Restoring) -> Restore
     )
 
 
-def _restorer_at_hand(console: Console, request: Request, options: Restoring) -> Restorer | None:
+def _at_hand(console: Console, request: Request, options: Restoring) -> Restorer | None:
     """The restorer, unless its weights would have to be downloaded: a dry run does not."""
     from . import downloads
 

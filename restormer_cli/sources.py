@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import downloads
-from .downloads import Notify, UnavailableError, expected_sha256, sha256_of
+from .downloads import Notify, UnavailableError, expected_sha256
 from .errors import CheckpointError
+from .files import sha256_of
 from .tasks import CHECKPOINTS, LICENCE, TASKS, Checkpoint, Task, official
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
         dpi=page.dpi(),
     )
     if page.following:
-        image.notes.append("several pages: the first is read")
+        image.more = "several pages: only the first is restored"
     kind = _Kind(
         frozenset(page.integers(_BITS, 1)),
         frozenset(page.integers(_SAMPLE_FORMAT, 1)),

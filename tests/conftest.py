@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -12,13 +15,13 @@ import pytest
 import torch
 from hub import Hub
 from huggingface_hub import constants, file_download
+from program import Outcome
 
-from restormer_cli import sources, tasks
+from restormer_cli import cli, sources, tasks
 from restormer_cli.network import Architecture, Restormer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # Tiny networks gain nothing from threads, which on a busy machine wait for each other at length.
 torch.set_num_threads(1)
@@ -128,3 +131,39 @@ def identity(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return identity
+
+
+@pytest.fixture
+def restormer(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., Outcome]:
+    """Run the command line within this process, which has torch imported already."""
+
+    def restormer(*arguments: object, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        stdout, stderr = capsysbinary.readouterr()
+        assert isinstance(left.value.code, int)
+        return Outcome(left.value.code, stdout, stderr.decode())
+
+    return restormer
+
+
+@pytest.fixture
+def weights(identity: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make every command use a network that restores images to themselves."""
+    path = identity()
+    monkeypatch.setenv("RESTORMER_WEIGHTS", str(path))
+    monkeypatch.setenv("RESTORMER_DEVICE", "cpu")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, from which other processes find the package as well."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    return folder

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from restormer_cli import batch, images
-from restormer_cli.events import Failed, Planned, Restored, Started
+from restormer_cli.events import Event, Failed, Planned, Restored, Started
 from restormer_cli.outputs import Job
 from restormer_cli.restorer import Restorer
 
@@ -112,20 +116,74 @@ def test_a_reader_that_went_away_ends_the_run(restorer: Restorer, tmp_path: Path
 
 
 def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: Path) -> None:
-    """In the middle of the second image, the first is there and of the second nothing."""
-    for name in ("a.png", "b.png"):
+    """In the middle of the second image, the first is there and told, and of the second nothing."""
+    for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / name)
     out = tmp_path / "out"
-    jobs = [Job(tmp_path / name, out / name) for name in ("a.png", "b.png")]
+    jobs = [Job(tmp_path / name, out / name) for name in ("a.png", "b.png", "c.png")]
 
-    def interrupt(done: int, total: int) -> None:
-        if (out / "a.png").exists():
+    def interrupt(part: batch.Part) -> None:
+        if part.number == 1:
             raise KeyboardInterrupt
 
+    events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
-        for _ in batch.run(jobs, restorer, streams(), progress=interrupt):
-            pass
+        events.extend(batch.run(jobs, restorer, streams(), progress=interrupt))
+    assert [type(event) for event in events] == [Started, Restored, Started]
     assert [path.name for path in out.iterdir()] == ["a.png"]
+
+
+def test_what_is_being_written_at_an_interruption_is_finished_and_told(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image behind it is dropped, at its next tile."""
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    computing, write = threading.Event(), images.write
+
+    def slow(image: images.Image, target: Path, **options: object) -> list[str]:
+        signal.raise_signal(signal.SIGINT)  # it comes to the main thread, which waits for this
+        computing.wait(10)
+        return write(image, target, **options)  # type: ignore[arg-type]
+
+    def progress(part: batch.Part) -> None:
+        if part.number == 1:
+            computing.set()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(images, "write", slow)
+    jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        events.extend(batch.run(jobs, restorer, streams(), progress=progress))
+    assert [type(event) for event in events] == [Started, Restored]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_the_next_image_is_read_while_one_is_computed_and_no_more(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading runs ahead of computing, but never by more images than there are stages."""
+    for i in range(8):
+        picture(tmp_path / f"{i}.png")
+    read, seen, decode = [], [], images.read
+
+    def reading(*arguments: object, **options: object) -> images.Image:
+        read.append(options["name"])
+        return decode(*arguments, **options)  # type: ignore[arg-type]
+
+    def progress(part: batch.Part) -> None:
+        if part.done == part.total:
+            time.sleep(0.05)  # time enough to read all of them
+            seen.append(len(read) - part.number - 1)
+
+    monkeypatch.setattr(images, "read", reading)
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
+    events = list(batch.run(jobs, restorer, streams(), progress=progress))
+    assert max(seen) in (1, 2)
+    assert seen[-1] == 0
+    told = [event.input for event in events if isinstance(event, Restored)]
+    assert told == [str(job.source) for job in jobs]
 
 
 def test_a_right_view_of_another_size_fails_that_image(
@@ -166,3 +224,23 @@ def test_larger_images_than_allowed_are_refused(restorer: Restorer, tmp_path: Pa
     (_, event) = batch.run([job], restorer, streams(), max_pixels=100)
     assert isinstance(event, Failed)
     assert "--max-pixels" in event.hint
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.gif"])
+def test_of_several_pages_or_frames_the_first_is_restored_with_a_warning(
+    name: str, restorer: Restorer, tmp_path: Path
+) -> None:
+    """In place, the others would be lost: there it is refused, and the file stays."""
+    path = tmp_path / name
+    pages = [PIL.Image.new("RGB", (16, 9), colour) for colour in ("red", "blue", "green")]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    before = path.read_bytes()
+    target = tmp_path / "out" / Path(name).with_suffix(".png")
+    (_, event) = batch.run([Job(path, target)], restorer, streams())
+    assert isinstance(event, Restored)
+    assert "only the first" in event.warnings[0]
+    assert images.read(target).pixels[0, 0].tolist() == [255, 0, 0]
+    (_, event) = batch.run([Job(path, path)], restorer, streams())
+    assert isinstance(event, Failed)
+    assert "only the first" in event.error
+    assert path.read_bytes() == before

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import typer
+from program import PROGRAM, Outcome, picture, pixels, python, tree
 
 from restormer_cli import __version__, checkpoints, cli, images
 
@@ -24,81 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESTORING = ("denoise", "derain", "deblur", "defocus")
-PROGRAM = ("-m", "restormer_cli")
 
 
-@dataclass
-class Outcome:
-    """How a command ended, and what it said."""
-
-    status: int
-    stdout: bytes
-    stderr: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of `--json`."""
-        return [json.loads(line) for line in self.stdout.splitlines()]
-
-
-@pytest.fixture
-def restormer(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> Callable[..., Outcome]:
-    """Run the command line within this process, which has torch imported already."""
-
-    def restormer(*arguments: object, stdin: bytes = b"") -> Outcome:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
-        stdout, stderr = capsysbinary.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, stdout, stderr.decode())
-
-    return restormer
-
-
-@pytest.fixture
-def weights(identity: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make every command use a network that restores images to themselves."""
-    path = identity()
-    monkeypatch.setenv("RESTORMER_WEIGHTS", str(path))
-    monkeypatch.setenv("RESTORMER_DEVICE", "cpu")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, from which other processes find the package as well."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
-    return folder
-
-
-def picture(
-    name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
-) -> np.ndarray:
-    """Write an image of random pixels."""
-    rng = np.random.default_rng(seed)
-    if dtype == "float32":
-        pixels = rng.random(shape, dtype=np.float32)
-    else:
-        pixels = rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(images.Image(pixels), path, quality=100)
-    return images.read(path).pixels
-
-
-def pixels(name: str) -> np.ndarray:
-    return images.read(Path(name)).pixels
-
-
-def tree() -> list[str]:
-    """Every file below the working folder."""
-    return sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -142,10 +67,11 @@ def test_every_task_restores(task: str, restormer: Callable[..., Outcome]) -> No
     outcome = restormer(task, "in.png", "-o", "out.png", "--precision", "fp32")
     assert outcome.status == 0
     assert np.array_equal(pixels("out.png"), before)
-    line = outcome.stderr.splitlines()[-1]
+    line, warning = outcome.stderr.splitlines()
     assert line.startswith("in.png -> out.png  34 x 21 in ")
     assert "identity.pth (file), " in line
     assert line.endswith("fp32 on cpu")
+    assert warning.startswith("warning: in.png: practically no change")
 
 
 @pytest.mark.usefixtures("weights")
@@ -452,7 +378,6 @@ WRONG = {
     "a separator without a list": ["a.png", "-0"],
     "a list that is not there": ["--files-from", "nothing"],
     "stdin twice": ["-", "--files-from", "-"],
-    "in place and skipping": ["a.png", "--in-place", "--skip-existing"],
     "in place and stdout": ["a.png", "--in-place", "-o", "-"],
     "a format that is not written": ["a.png", "-o", "out.gif"],
     "an empty output": ["a.png", "-o", ""],
@@ -562,11 +487,13 @@ def test_json_tells_why_nothing_started(restormer: Callable[..., Outcome]) -> No
     assert "gone.pth" in outcome.stderr
 
 
-@pytest.mark.usefixtures("weights")
-def test_quiet_says_nothing_but_errors(restormer: Callable[..., Outcome]) -> None:
+def test_quiet_says_nothing_but_warnings_and_errors(
+    weights: Path, tiny: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
     """Not a word when all is well."""
     picture("a.png")
-    assert restormer("derain", "a.png", "-q").stderr == ""
+    assert restormer("derain", "a.png", "-q", "--weights", tiny(), "--strength", 0.5).stderr == ""
+    assert restormer("derain", "a.png", "-q", "--weights", weights).stderr.startswith("warning: ")
     assert restormer("derain", "gone.png", "-q").stderr.startswith("error: ")
 
 
@@ -618,12 +545,15 @@ def test_every_option_has_its_variable() -> None:
         assert without == {"inputs"}
 
 
-@pytest.mark.usefixtures("weights")
 def test_variables_set_options_and_the_command_line_wins(
-    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A variable counts where the option is not given."""
     picture("a.png")
+    monkeypatch.setenv("RESTORMER_WEIGHTS", str(tiny()))
+    monkeypatch.setenv("RESTORMER_STRENGTH", "0.5")
     monkeypatch.setenv("RESTORMER_FORMAT", "tiff")
     monkeypatch.setenv("RESTORMER_QUIET", "1")
     assert restormer("derain", "a.png").stderr == ""
@@ -632,7 +562,7 @@ def test_variables_set_options_and_the_command_line_wins(
 
 
 @pytest.mark.parametrize(
-    "command", [*RESTORING, "weights", "info", "doctor", "train", "weights list"]
+    "command", [*RESTORING, "weights", "info", "doctor", "schema", "train", "weights list"]
 )
 def test_every_command_explains_itself(command: str, restormer: Callable[..., Outcome]) -> None:
     """--help ends well and shows how the command is used."""
@@ -663,13 +593,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 # --- processes ----------------------------------------------------------------------------------
-
-
-def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
-    """Start Python in a process of its own."""
-    stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
-    command = [sys.executable, *arguments]
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
 
 
 @pytest.mark.usefixtures("weights")
@@ -710,7 +633,8 @@ def test_an_interruption_is_130_and_leaves_whole_files_only(number: int) -> None
     assert process.returncode == 130
     assert b"--skip-existing" in stderr
     assert b"Traceback" not in stderr
-    written = list(Path("out").iterdir())
+    assert b"images to go" in stderr
+    written = [Path(name) for name in tree() if name.startswith("out")]
     assert 0 < len(written) < 80
     for path in written:
         assert path.suffix == ".png"

@@ -1,4 +1,4 @@
-"""The noise models, against their definitions and against libjpeg."""
+"""What all degradations keep to; and the noise models, against their definitions and libjpeg."""
 
 from __future__ import annotations
 
@@ -76,6 +76,29 @@ def test_any_size_will_do(degrade: d.Degradation, size: tuple[int, int]) -> None
     """Sides need be no multiple of anything."""
     clean = torch.full((3, 3, *size), 0.5)
     assert degrade(clean, seeded()).shape == clean.shape
+
+
+@pytest.mark.parametrize("task", ["derain", "deblur", "defocus"])
+def test_a_tenth_stays_as_it_is(task: str) -> None:
+    """Of what rain and blur are learned from, about one image in ten is clean, to the bit."""
+    clean = scene(400, 24, 24)
+    bad = d.DEGRADATIONS[task](clean, seeded())
+    share = sum(map(torch.equal, bad, clean)) / len(clean)
+    assert 0.06 < share < 0.15
+
+
+@pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
+def test_images_do_not_touch_each_other(degrade: d.Degradation) -> None:
+    """What becomes of an image does not depend on what else is in the batch."""
+    first = scene(6)
+    second = first.clone()
+    second[3] = 1 - second[3]
+    one, other = degrade(first, seeded()), degrade(second, seeded())
+    rest = [0, 1, 2, 4, 5]
+    # A FFT may round otherwise; that can move a value across a step of its 8 bits.
+    assert (one[rest] - other[rest]).abs().max() < 1.01 / 255
+    assert (one[rest] - other[rest]).abs().mean() < 1e-5
+    assert not torch.equal(one[3], other[3])
 
 
 # --- Gaussian ---

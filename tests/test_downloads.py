@@ -356,10 +356,10 @@ def test_two_processes_may_pull_at_once(hub, publish, name):
     publish(name, CONTENT * 40)
     script = (
         "import dataclasses, hashlib, sys\n"
-        "from restormer_cli import downloads, tasks\n"
+        "from restormer_cli import downloads, files, tasks\n"
         f"c = dataclasses.replace(tasks.CHECKPOINTS[{name!r}], sha256=sys.argv[1])\n"
         "path = downloads.fetch(c, notify=print)\n"
-        "print(downloads.sha256_of(path))\n"
+        "print(files.sha256_of(path))\n"
     )
     expected = hashlib.sha256(CONTENT * 40).hexdigest()
     command = [sys.executable, "-W", "error", "-c", script, expected]

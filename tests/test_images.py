@@ -581,7 +581,7 @@ def test_of_several_frames_the_first_is_read(kind):
     image = images.read(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels, np.asarray(reference.convert("RGB")))
-    assert "first" in " ".join(image.notes)
+    assert "first" in " ".join([image.more, *image.notes])
     assert image.format == {"MPO": "jpeg"}.get(kind, kind.lower())
 
 

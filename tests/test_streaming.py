@@ -319,5 +319,5 @@ def test_memory_is_one_map_a_level(dtype):
         maps = feature_maps_bytes(network.architecture, height, 128, dtype.itemsize)
         restored = image.numel() * 4
         above_the_maps.append(meter.peak - maps - restored)
-    assert max(above_the_maps) < 2e6  # a strip and a cell at work
+    assert max(above_the_maps) < 2.5e6  # a strip and a cell at work
     assert above_the_maps[1] <= 1.2 * above_the_maps[0]

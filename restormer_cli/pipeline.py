@@ -1,0 +1,47 @@
+"""Work in stages that overlap: one thing is written while the next is computed, the third read."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+Item = TypeVar("Item")
+
+
+def overlapped(
+    items: Iterable[Item],
+    *stages: Callable[[Any], Any],
+    initializer: Callable[[], object] | None = None,
+) -> Generator[tuple[Item, Future[Any]], None, None]:
+    """The items in their order, each with the future of what the last stage will have made of it.
+
+    Each stage has a thread, takes one item at a time, and is given what the stage before it
+    returned; what one raises, the future raises. Whoever asks for the next item must have waited
+    for this one's future: then no more items are under way than there are stages.
+
+    Closing the iterator drops what no stage has begun with, and waits for the rest. `initializer`
+    is called in every thread.
+    """
+    threads = [ThreadPoolExecutor(1, initializer=initializer) for _ in stages]
+    under_way: deque[tuple[Item, Future[Any]]] = deque()
+    try:
+        for item in items:
+            future = threads[0].submit(stages[0], item)
+            for thread, stage in zip(threads[1:], stages[1:], strict=True):
+                future = thread.submit(_after, future, stage)
+            under_way.append((item, future))
+            if len(under_way) == len(stages):
+                yield under_way.popleft()
+        while under_way:
+            yield under_way.popleft()
+    finally:
+        for thread in threads:
+            thread.shutdown(cancel_futures=True)
+
+
+def _after(before: Future[Any], stage: Callable[[Any], Any]) -> Any:
+    return stage(before.result())
