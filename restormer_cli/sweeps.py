@@ -151,5 +151,9 @@ def side_by_side(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
         yield lambda function, places: [function(place) for place in places]
         return
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield lambda function, places: list(pool.map(function, places))
-    torch.set_num_threads(threads)
+        # This thread's own helpers would spin on the cores that the pool's threads need.
+        torch.set_num_threads(1)
+        try:
+            yield lambda function, places: list(pool.map(function, places))
+        finally:
+            torch.set_num_threads(threads)
