@@ -18,6 +18,7 @@ from .events import Event, Failed, Planned, Restored, Started, Weights
 from .inputs import is_special
 from .pipeline import overlapped
 from .pixels import UNDECODED, Array, from_float, to_float
+from .progress import Part
 from .records import Fingerprint
 
 if TYPE_CHECKING:
@@ -36,15 +37,6 @@ class Streams:
 
     stdin: BinaryIO
     stdout: BinaryIO
-
-
-class Part(NamedTuple):
-    """How many of an image's strips or tiles are done; the first of a run has the number 0."""
-
-    number: int
-    name: str
-    done: int
-    total: int
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-    from .batch import Part
+    from .progress import Part
 
 SOURCES = {"lite": "bundled", "hub": "from the Hub"}
 """How the result line words where weights come from, if not as the event does."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 EVERY = 30.0
 """Seconds between the lines that stand for the bar where there is no terminal."""
+
+
+class Part(NamedTuple):
+    """How many of an image's strips or tiles are done; the first of a run has the number 0."""
+
+    number: int
+    name: str
+    done: int
+    total: int
 
 
 @dataclass

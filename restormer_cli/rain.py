@@ -91,7 +91,12 @@ def veiled(x: Tensor, mist: Tensor, light: Tensor) -> Tensor:
 
 
 def rain(x: Tensor, generator: Generator) -> Tensor:
-    """Rain, light to heavy, as files of 8 bits hold it."""
+    """Rain, light to heavy, as files of 8 bits hold it.
+
+    Streaks are screen-blended with the image (Luo, Xu and Ji, ICCV 2015) or added to it; several
+    layers at several depths and then a veil are the model of Li, Cheong and Tan, "Heavy Rain Image
+    Restoration" (CVPR 2019, equation 1). The distributions are ours, chosen by looking.
+    """
     heaviness = uniform(0, 1, x, generator)
     part = streaks(x, heaviness, generator)
     tint = 1 - 0.12 * torch.rand(len(x), 3, 1, 1, generator=generator, device=x.device)

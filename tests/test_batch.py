@@ -16,6 +16,7 @@ import pytest
 from restormer_cli import batch, images
 from restormer_cli.events import Event, Failed, Planned, Restored, Started
 from restormer_cli.outputs import Job
+from restormer_cli.progress import Part
 from restormer_cli.restorer import Restorer
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
     out = tmp_path / "out"
     jobs = [Job(tmp_path / name, out / name) for name in ("a.png", "b.png", "c.png")]
 
-    def interrupt(part: batch.Part) -> None:
+    def interrupt(part: Part) -> None:
         if part.number == 1:
             raise KeyboardInterrupt
 
@@ -146,7 +147,7 @@ def test_what_is_being_written_at_an_interruption_is_finished_and_told(
         computing.wait(10)
         return write(image, target, **options)  # type: ignore[arg-type]
 
-    def progress(part: batch.Part) -> None:
+    def progress(part: Part) -> None:
         if part.number == 1:
             computing.set()
             time.sleep(0.05)
@@ -172,7 +173,7 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
         read.append(options["name"])
         return decode(*arguments, **options)  # type: ignore[arg-type]
 
-    def progress(part: batch.Part) -> None:
+    def progress(part: Part) -> None:
         if part.done == part.total:
             time.sleep(0.05)  # time enough to read all of them
             seen.append(len(read) - part.number - 1)
