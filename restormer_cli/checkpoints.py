@@ -330,7 +330,8 @@ def save(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(tensors, partial, metadata=metadata)
+        # Not save_file, which leaves files that only their owner may read.
+        partial.write_bytes(safetensors.torch.save(tensors, metadata))
         partial.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(

@@ -365,3 +365,12 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
         checkpoints.save(tiny_network(seed=1).state_dict(), TINY, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+
+
+def test_saved_weights_can_be_read_by_others(tmp_path):
+    """Weights are written with the permissions that any other file gets."""
+    path, other = tmp_path / "weights.safetensors", tmp_path / "other"
+    other.touch()
+    network = tiny_network()
+    checkpoints.save(network.state_dict(), network.architecture, path)
+    assert path.stat().st_mode == other.stat().st_mode
