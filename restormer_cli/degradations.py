@@ -166,17 +166,39 @@ def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
 
 
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Sensor noise as it reaches a photographer: in 8 bits, half of it through a JPEG file."""
-    noisy = to_8_bit(sensor_noise(x, generator))
-    quality = uniform(50, 98, x, generator).round()
-    packed = jpeg(noisy, quality, chosen(0.5, x, generator))
-    return torch.where(chosen(0.5, x, generator), packed, noisy)
+    """Sensor noise as it reaches a photographer, in 8 bits and often a JPEG file."""
+    return filed(to_8_bit(sensor_noise(x, generator)), generator, 50)
+
+
+def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
+    """Images as they reach a photographer: half of them through JPEG, quality `lowest` to 98."""
+    quality = uniform(lowest, 98, x, generator).round()
+    packed = jpeg(x, quality, chosen(0.5, x, generator))
+    return torch.where(chosen(0.5, x, generator), packed, x)
+
+
+def rainy(x: Tensor, generator: Generator) -> Tensor:
+    """Rain as it reaches a photographer: half of it through a good JPEG file."""
+    return filed(rain(x, generator), generator, 75)
+
+
+def shaken(x: Tensor, generator: Generator) -> Tensor:
+    """Blur by motion, likewise."""
+    return filed(motion_blur(x, generator), generator, 75)
+
+
+def unfocused(x: Tensor, generator: Generator) -> Tensor:
+    """Blur of a lens out of focus, likewise."""
+    return filed(defocus(x, generator), generator, 75)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture((0.5, blind_gaussian_noise), (0.5, camera_noise)),
-    "derain": mixture((0.1, untouched), (0.9, rain)),
-    "deblur": mixture((0.1, untouched), (0.9, motion_blur)),
-    "defocus": mixture((0.1, untouched), (0.9, defocus)),
+    "derain": mixture((0.1, untouched), (0.9, rainy)),
+    "deblur": mixture((0.1, untouched), (0.9, shaken)),
+    "defocus": mixture((0.1, untouched), (0.9, unfocused)),
 }
 """What each task's training undoes."""
+
+REACH = {"deblur": 16, "defocus": 16}
+"""How far, in pixels, the tasks' blur looks beyond a patch; it would see a mirror there."""

@@ -46,11 +46,14 @@ class Photo:
         return int(self.digest, 16)
 
 
-def load_photos(folder: Path, memory: int, notify: Callable[[str], None]) -> list[Photo]:
+def load_photos(
+    folder: Path, memory: int, notify: Callable[[str], None], least: int = MULTIPLE
+) -> list[Photo]:
     """Decode all photographs in and below `folder`, in the order of their names.
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
-    its own. Damaged files, copies of other files and tiny pictures are told to `notify`.
+    its own. Damaged files, copies of other files and pictures with a side of less than `least`
+    pixels are told to `notify`.
 
     Raises:
         UsageError: fewer than two photos can be used: one to learn from, one to validate with.
@@ -66,8 +69,8 @@ def load_photos(folder: Path, memory: int, notify: Callable[[str], None]) -> lis
             continue
         if photo.digest in found:
             notify(f"left out: {path}: the copy of another photo")
-        elif photo.side < MULTIPLE:
-            notify(f"left out: {path}: less than {MULTIPLE} pixels a side")
+        elif photo.side < least:
+            notify(f"left out: {path}: less than {least} pixels a side")
         else:
             found[photo.digest] = photo
     if len(found) < 2:

@@ -29,11 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import __version__, checkpoints, devices, metrics
-from .degradations import DEGRADATIONS, Degradation
+from .degradations import DEGRADATIONS, REACH, Degradation
 from .downloads import Notify
 from .errors import CheckpointError, RestormerError, UsageError
 from .network import Architecture, Restormer
 from .photos import (
+    MULTIPLE,
     Photo,
     fingerprint,
     hold_out,
@@ -100,14 +101,23 @@ def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pa
         pool.shutdown(cancel_futures=True)
 
 
-def validation_set(held_out: Sequence[Photo], degrade: Degradation) -> list[Pair]:
+def pair(clean: Tensor, degrade: Degradation, generator: torch.Generator, reach: int) -> Pair:
+    """Images degraded, and both cut by as many pixels as the degradation looks beyond a border."""
+    inside = (..., slice(reach, clean.shape[2] - reach), slice(reach, clean.shape[3] - reach))
+    return degrade(clean, generator)[inside], clean[inside]
+
+
+def validation_set(held_out: Sequence[Photo], degrade: Degradation, reach: int = 0) -> list[Pair]:
     """The middle of each held-out photo, degraded the same way in every run."""
-    pairs = []
-    for photo in held_out:
-        clean = middle(photo, VALIDATION_SIDE)
-        generator = torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED)
-        pairs.append((degrade(clean, generator), clean))
-    return pairs
+    return [
+        pair(
+            middle(photo, VALIDATION_SIDE + 2 * reach),
+            degrade,
+            torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED),
+            reach,
+        )
+        for photo in held_out
+    ]
 
 
 def mean_psnr(
@@ -169,6 +179,7 @@ def train(
             known = ", ".join(DEGRADATIONS)
             raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
         degrade = DEGRADATIONS[task]
+    reach = REACH.get(task, 0)
     if start is not None and output.exists() and output.samefile(start):
         raise UsageError(f"{output} would replace what it starts from", "Name another output.")
     check_writable(output)
@@ -177,7 +188,7 @@ def train(
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 
-    pack = load_photos(photos, settings.memory, notify)
+    pack = load_photos(photos, settings.memory, notify, MULTIPLE + 2 * reach)
     training, held_out = hold_out(pack, validation_photos, run.held_out)
     if not training or not held_out:
         raise UsageError(f"{photos}: not the photos of {resume}", "Remove that to start anew.")
@@ -185,8 +196,8 @@ def train(
         notify("the photos have changed since the run was interrupted: it goes on with these")
     run.photos = fingerprint(pack)
     run.held_out = run.held_out or [photo.digest for photo in held_out]
-    settings = settings.within(largest_side(training), notify)
-    validation = validation_set(held_out, degrade)
+    settings = settings.within(largest_side(training) - 2 * reach, notify)
+    validation = validation_set(held_out, degrade, reach)
     record = {
         "task": task,
         "restormer": __version__,
@@ -211,8 +222,8 @@ def train(
     def draw(step: int) -> Pair:
         rng = np.random.default_rng((settings.seed, step))
         side, size = settings.stage(progress(step))
-        clean = patches(training, side, size, rng, device)
-        return degrade(clean, generator.manual_seed(int(rng.integers(2**63)))), clean
+        clean = patches(training, side + 2 * reach, size, rng, device)
+        return pair(clean, degrade, generator.manual_seed(int(rng.integers(2**63))), reach)
 
     streak = 0
     with closing(batches(draw, run.step, AHEAD.get(device.type, 0))) as drawn:

@@ -198,6 +198,14 @@ def test_bright_parts_are_noisier_in_linear_light() -> None:
     assert noise[..., 8:].var() > 2 * noise[..., :8].var()
 
 
+def test_half_of_the_images_go_through_jpeg() -> None:
+    """What reaches a photographer is a JPEG file or not, each for about half of the images."""
+    clean = scene(200)
+    filed = d.filed(d.to_8_bit(clean), seeded(), 75)
+    packed = (filed != d.to_8_bit(clean)).flatten(1).any(1)
+    assert 70 < packed.sum() < 130
+
+
 def test_camera_noise_is_what_a_file_holds() -> None:
     """Every image comes in 8 bits."""
     assert is_8_bit(d.camera_noise(scene(8), seeded()))

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from restormer_cli import checkpoints, training
 from restormer_cli.degradations import blind_gaussian_noise, gaussian_noise
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
+from restormer_cli.light import reflected
 from restormer_cli.photos import Photo
 from restormer_cli.resume import Run
 from restormer_cli.training import Report, Settings
@@ -433,6 +434,20 @@ def test_validation_is_the_same_in_every_run_and_different_for_each_photo() -> N
     ((again, _),) = training.validation_set([two], blind_gaussian_noise)
     assert torch.equal(pairs[1][0], again)
     assert not torch.equal(pairs[0][0], pairs[1][0])
+
+
+def test_a_patch_is_blurred_with_what_lies_beyond_it() -> None:
+    """No mirror shows at the border of a patch: a ramp, blurred evenly, is still that ramp."""
+
+    def box(x: Tensor, _: Generator) -> Tensor:
+        return torch.nn.functional.avg_pool2d(reflected(x, 3), 7, stride=1)
+
+    ramp = torch.linspace(0, 1, 48).expand(1, 3, 48, 48)
+    blurred, clean = training.pair(ramp, box, Generator(), reach=4)
+    assert blurred.shape == clean.shape == (1, 3, 40, 40)
+    torch.testing.assert_close(blurred, clean)
+    mirrored, whole = training.pair(ramp, box, Generator(), reach=0)
+    assert (mirrored - whole).abs().max() > 0.02
 
 
 def test_a_perfect_image_does_not_make_the_mean_infinite() -> None:
