@@ -255,7 +255,9 @@ def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
 def statistics(qk: Tensor, heads: int) -> Statistics:
     """What B H W 2C of queries and keys add to the sums over pixels."""
     q, k = rearrange(qk, "b h w (two head c) -> two b head (h w) c", two=2, head=heads)
-    squares = qk.float().square().sum((1, 2))  # B 2C
+    # Not in fp16, whose range ends at the square of 256.
+    wide = qk.float() if qk.dtype == torch.float16 else qk
+    squares = wide.square().sum((1, 2), dtype=torch.float32)  # B 2C
     return Statistics(
         (q.mT @ k).float(), rearrange(squares, "b (two head c) -> b two head c", two=2, head=heads)
     )
