@@ -258,7 +258,7 @@ def _failed(job: Job, task: str, error: ImageError) -> Failed:
 def look(
     jobs: Iterable[Job], task: str, restorer: Restorer | None, streams: Streams, max_pixels: int
 ) -> Iterator[Event]:
-    """What `run` would do, without doing it: Planned with the size and strategy, or Failed.
+    """What `run` would do, without doing it: Planned with size, strategy and cost, or Failed.
 
     Every image is decoded, so that a damaged one is known beforehand. Without a `restorer` (its
     weights are not on this machine) the strategy stays unknown.
@@ -271,7 +271,7 @@ def look(
         except ImageError as error:
             yield _failed(job, task, error)
             continue
-        how = restorer.plan(height, width) if restorer else None
+        how = restorer.forecast(image.pixels) if restorer else None
         yield Planned(
             *job.names,
             task,
@@ -279,4 +279,5 @@ def look(
             height=height,
             strategy=how.strategy if how else None,
             peak_bytes=how.peak_bytes if how else None,
+            seconds=round(how.seconds, 3) if how else None,
         )

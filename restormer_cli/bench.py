@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -173,16 +175,11 @@ def run(
 
 def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
     """Seconds until the device is done, and the result."""
-    _wait(device)
+    devices.synchronize(device)
     started = time.perf_counter()
     result = function()
-    _wait(device)
+    devices.synchronize(device)
     return time.perf_counter() - started, result
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
 
 
 @contextmanager
@@ -193,6 +190,7 @@ def _metered(device: torch.device) -> Iterator[Callable[[], int]]:
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
+    _release()
     process, stop, most = psutil.Process(), threading.Event(), 0
     before = process.memory_info().rss
 
@@ -208,6 +206,13 @@ def _metered(device: torch.device) -> Iterator[Callable[[], int]]:
     finally:
         stop.set()
         thread.join()
+
+
+def _release() -> None:
+    """Give what earlier runs have freed back to the system: else it would not count again."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def table(measurements: list[Measurement], device: torch.device) -> Table:

@@ -12,7 +12,7 @@ import typer
 
 from .errors import RestormerError, UsageError
 from .events import Event, Failed, Planned, Restored, Skipped, Started, Summary
-from .progress import Pace, bar
+from .progress import Pace, bar, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,6 +183,8 @@ def _planned(event: Planned) -> str:
         parts.append(event.strategy)
     if event.peak_bytes is not None:
         parts.append(f"{size(event.peak_bytes)} of memory")
+    if event.seconds is not None:
+        parts.append(f"about {duration(event.seconds)}")
     return f"{printable(event.input)} -> {printable(event.output)}  {', '.join(parts)}"
 
 

@@ -103,6 +103,19 @@ def _left_in_cgroup() -> list[int]:
     return [max(0, n) for n in left]
 
 
+def held_memory(device: torch.device) -> int:
+    """Bytes held now: on CUDA by this process's tensors, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes held so far: on CUDA by this process's tensors, else by the process."""
     if device.type == "cuda":

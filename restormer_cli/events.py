@@ -46,7 +46,8 @@ class Planned(Event):
     width: int | None = None
     height: int | None = None
     strategy: str | None = None
-    peak_bytes: int | None = None
+    peak_bytes: int | None = None  # as `peak_memory` of Restored
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

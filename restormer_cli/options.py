@@ -212,7 +212,7 @@ class Restoring:
         _flag(
             BATCH,
             "--dry-run",
-            help="Say what would be done (files, size, strategy, memory) and do nothing.",
+            help="Say what would be done (files, size, strategy, memory, time) and do nothing.",
         ),
     ] = False
 

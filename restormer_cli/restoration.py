@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,8 +14,8 @@ from .cutting import Cut
 from .devices import PRECISIONS, free_memory
 from .errors import ImageError, UsageError
 from .metrics import psnr
-from .network import MULTIPLE, Restormer
-from .tiling import tiled
+from .network import MULTIPLE, Architecture, Restormer
+from .tiling import starts, tiled
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
@@ -67,6 +68,33 @@ def deviation(network: Restormer, x: Tensor, precision: str) -> float:
     middle = x[..., top : top + PROBE, left : left + PROBE]
     exact = restore(network, middle)
     return psnr(restore(network, middle, precision=precision), exact)
+
+
+def peak_bytes(
+    a: Architecture, size: tuple[int, int], tile: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Bytes that `restore` takes at its peak on the network's device, beside the network.
+
+    Of tiles the image and the canvas stay on the host: they count where that is the device.
+    """
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
+    if not tile:
+        # On the CPU the image given is the one on the device, unless padding makes another.
+        other = device.type == "cpu" and (height, width) != size
+        given = other * a.in_channels * 4 * height * width
+        return given + streaming.peak_bytes(a, height, width, dtype, device)
+    one = streaming.peak_bytes(a, min(tile, height), min(tile, width), dtype, device)
+    if device.type != "cpu":
+        return one
+    return one + (a.in_channels + a.out_channels + 1) * 4 * height * width
+
+
+def pixels_through(height: int, width: int, tile: int, overlap: int) -> int:
+    """How many pixels the network is given for an image: those of overlaps count as often."""
+    return math.prod(
+        len(starts(side, tile, overlap)) * min(tile, side) if tile else side
+        for side in (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
+    )
 
 
 def tiles_at_once(network: Restormer, side: int, dtype: torch.dtype) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoints, devices, restoration, streaming, tasks
+from . import checkpoints, devices, restoration, tasks
 from .cutting import finer, grain_for
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
@@ -27,17 +28,22 @@ TILES = (2048, 1024, 512, 256)
 SPARE = 0.9
 """The part of the free memory that a plan may use."""
 
+PROBES = {"cpu": 256}
+"""Side in pixels of the image on which the speed is measured; a GPU takes a larger one."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """How an image of some size would be restored, and what that takes.
 
-    `tile` is 0 for the whole image; `peak_bytes` are beside the network and the image itself.
+    `tile` is 0 for the whole image; `peak_bytes` are on the device and beside the network;
+    `pixels` go through it, which are more than the image has where tiles overlap.
     """
 
     tile: int
     fine: bool
     peak_bytes: int
+    pixels: int
     precision: str
 
     @property
@@ -45,6 +51,14 @@ class Plan:
         """The plan in words."""
         whole = "whole, in fine strips" if self.fine else "whole"
         return f"tiles of {self.tile}" if self.tile else whole
+
+
+class Forecast(NamedTuple):
+    """What restoring an image would take: `peak_bytes` are of the process, or on a GPU."""
+
+    strategy: str
+    peak_bytes: int
+    seconds: float
 
 
 @dataclass
@@ -100,10 +114,10 @@ class Restorer:
         if task not in tasks.TASKS:
             raise UsageError(f"there is no task {task!r}", f"Say one of {', '.join(tasks.TASKS)}.")
         self.task = tasks.TASKS[task]
-        self.tiles = (0, *TILES) if tile == "auto" else (int(tile),)
+        sides = (0, *TILES) if tile == "auto" else (int(tile),)
+        # All of them now: that the overlap is too large must not show only when memory is short.
+        self.tiles = tuple(side and restoration.tile_size(side, overlap) for side in sides)
         self.overlap = overlap
-        if self.tiles[0]:
-            self.tiles = (restoration.tile_size(self.tiles[0], overlap),)
         self.window = window
         self.notify = notify or (lambda _: None)
         self.device = devices.choose(device)
@@ -130,17 +144,49 @@ class Restorer:
         """How an image of this size would be restored, by the memory that is free now."""
         return self._plans(height, width)[0]
 
+    def forecast(self, image: np.ndarray) -> Forecast:
+        """What restoring this image would take, all in all."""
+        plan = self.plan(*image.shape[:2])
+        seconds = plan.pixels / self.pixels_per_second
+        on_host = image.nbytes if self.device.type == "cpu" else 0
+        return Forecast(plan.strategy, self._held + on_host + plan.peak_bytes, seconds)
+
+    @cached_property
+    def pixels_per_second(self) -> float:
+        """How fast the network runs here: measured once, on noise, in a second or two."""
+
+        def seconds(side: int) -> float:
+            noise = torch.rand(1, self.network.architecture.in_channels, side, side)
+            started = time.perf_counter()
+            restoration.restore(self.network, noise, precision=self.precision)
+            devices.synchronize(self.device)
+            return time.perf_counter() - started
+
+        side = PROBES.get(self.device.type, 1024)
+        seconds(side)  # the first time, kernels are chosen and weights packed
+        return side**2 / seconds(side)
+
+    @cached_property
+    def _held(self) -> int:
+        """Bytes that are held whatever the image is; some only since the network has run."""
+        _ = self.pixels_per_second
+        return devices.held_memory(self.device)
+
     def _plans(self, height: int, width: int) -> list[Plan]:
         """What to try, in this order: what should fit into memory, and last what needs least."""
         plans = []
         for tile in self.tiles:
-            sides = (min(tile or side, side) for side in (height, width))
-            h, w = (-(-side // MULTIPLE) * MULTIPLE for side in sides)
-            dtype = devices.PRECISIONS[self.precision]
-            peak = streaming.peak_bytes(self.network.architecture, h, w, dtype, self.device)
-            plans.append(Plan(tile, False, peak, self.precision))
+            peak = restoration.peak_bytes(
+                self.network.architecture,
+                (height, width),
+                tile,
+                devices.PRECISIONS[self.precision],
+                self.device,
+            )
+            pixels = restoration.pixels_through(height, width, tile, self.overlap)
+            plans.append(Plan(tile, False, peak, pixels, self.precision))
             if not tile:
-                plans.append(Plan(tile, True, peak, self.precision))
+                plans.append(replace(plans[0], fine=True))
         spare = SPARE * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
 
@@ -186,7 +232,8 @@ class Restorer:
         x = to_float(colours)
         if not np.isfinite(x).all():
             raise ImageError("the image holds NaN or infinite values", "Repair or mask them first.")
-        inside = x.clip(0, 1)
+        # A copy only of what needs one: of a large photo it would be as large as a feature map.
+        inside = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
         run = partial(self._network_on, inside, self._right(right, image), progress, notes.append)
         height, width = image.shape[:2]
         restored, plan = self._within_memory(run, height, width, notes.append)
@@ -264,15 +311,15 @@ class Restorer:
         """H W C float in 0..1 through the network, whatever number of channels that takes."""
 
         def rgb(view: np.ndarray) -> Tensor:
-            # A grey view becomes three equal channels.
-            view = np.array(np.broadcast_to(view, (*view.shape[:2], 3)))
+            # A grey view becomes three equal channels; PyTorch takes no read-only arrays.
+            view = np.require(np.broadcast_to(view, (*view.shape[:2], 3)), requirements=["C", "W"])
             return torch.from_numpy(view).permute(2, 0, 1).unsqueeze(0)  # 1 3 H W
 
         grey_network = self.network.architecture.in_channels == 1
         if grey_network:
             x = torch.from_numpy(np.array(colours)).permute(2, 0, 1).unsqueeze(1)
         else:
-            x = torch.cat([rgb(view) for view in (colours, right) if view is not None], dim=1)
+            x = rgb(colours) if right is None else torch.cat([rgb(colours), rgb(right)], dim=1)
         if self._unproven:
             self._prove_precision(x)
             plan = replace(plan, precision=self.precision)

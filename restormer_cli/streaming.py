@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cutting import BYTES_A_CHANNEL, Cut, Place, grain_for, spans
+from .cutting import COPIES, Cut, Place, grain_for, spans
 from .network import (
     Architecture,
     BlockWeights,
@@ -148,17 +148,18 @@ def block(run: Sweeper, x: Map, w: BlockWeights, windows: Windows) -> None:
 def peak_bytes(
     a: Architecture, height: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """Bytes that `forward` takes at its peak for one image, beside the network and the image.
+    """Bytes that `forward` takes at its peak for one image, beside the network.
 
     That is when level 1 is decoded: twice the map of level 1, and that of level 2 from which the
-    new half is made; the restored image; the strip at hand; and the packed weights.
+    new half is made; the image on the device, as given and in `dtype`, and the restored one; the
+    strip at hand and the cells at work; and the packed weights.
     """
     pixels = height * width
     maps = (2 + 1 / 2) * a.dim * pixels * dtype.itemsize
-    image = (a.in_channels * dtype.itemsize + a.out_channels * 4) * pixels
+    image = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
     grain = grain_for(device, dtype)(2 * a.dim, height, width)
     strip = (grain.strip + 4) * width * 2 * a.dim * dtype.itemsize
-    cell = min(grain.rows * grain.columns, pixels) * 2 * a.dim * BYTES_A_CHANNEL
+    cell = min(grain.rows * grain.columns, pixels) * 2 * a.dim * dtype.itemsize * COPIES
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     weights = sum(p.numel() for p in _on_meta(a).parameters()) * dtype.itemsize
     return int(maps + image + strip + cell * workers + weights)

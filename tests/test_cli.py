@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
 import time
@@ -313,16 +315,33 @@ def test_collisions_are_told_before_anything_is_touched(
 
 @pytest.mark.usefixtures("weights")
 def test_a_dry_run_touches_nothing(restormer: Callable[..., Outcome]) -> None:
-    """It tells files, sizes, strategy and memory."""
+    """It tells files, sizes, strategy, memory and time."""
     picture("f/a.png")
     before = tree()
     outcome = restormer("derain", "f", "-o", "out", "--dry-run")
     assert outcome.status == 0
     assert outcome.stdout == b""
     assert outcome.stderr.startswith("f/a.png -> out/a.png  34 x 21, whole")
-    assert "of memory" in outcome.stderr
+    assert re.search(r" of memory, about \d+ s$", outcome.stderr, re.MULTILINE)
     assert tree() == before
     assert not Path("out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("tile", ["0", "512"])
+def test_the_memory_foretold_is_the_memory_taken(tile: str) -> None:
+    """The dry run's peak is within a fifth of the peak of the process that restores the image."""
+    picture("large.png", (1501, 2001, 3))
+    options = ["large.png", "-o", "out.png", "--weights", "lite", "--device", "cpu"]
+    line = [*PROGRAM, "denoise", *options, "--tile", tile, "--precision", "fp32", "--json"]
+    told, done = (
+        json.loads(python(*line, *more).communicate()[0].splitlines()[at])
+        for more, at in ((["--dry-run"], 0), ([], -2))
+    )
+    assert done["event"] == "restored"
+    assert 0.8 < told["peak_bytes"] / done["peak_memory"] < 1.2
+    assert told["seconds"] > 0
 
 
 def test_a_dry_run_downloads_nothing(

@@ -149,6 +149,23 @@ def test_the_plan_follows_the_memory(identity, monkeypatch):
     assert restorer.plan(3000, 4000).strategy == "tiles of 256"
 
 
+def test_an_overlap_that_no_tile_could_have_is_refused_at_once(identity):
+    """Not only when memory turns out to be short and tiles are needed."""
+    with pytest.raises(UsageError, match="an overlap of 300 pixels does not fit tiles of 256"):
+        Restorer("denoise", weights=str(identity()), device="cpu", overlap=300)
+
+
+def test_the_forecast_counts_what_tiles_share(identity):
+    """Overlapping tiles send more pixels through the network than the image has."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    whole = restorer.plan(1000, 1000)
+    assert whole.pixels == 1000 * 1000
+    restorer.tiles = (512,)
+    assert restorer.plan(1000, 1000).pixels == (3 * 512) ** 2
+    told = restorer.forecast(np.zeros((1000, 1000, 3), np.uint8))
+    assert told.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)
+
+
 def fails_until(tile, error, monkeypatch):
     """Let restoration fail with `error` for the whole image and for larger tiles."""
     real = restoration.restore
