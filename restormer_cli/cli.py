@@ -262,14 +262,15 @@ def schema(context: typer.Context) -> None:
     rich_help_panel=TRAIN,
     epilog=_examples(
         ("restormer train denoise --photos DIR -o my.safetensors --hours 3", ""),
+        ("restormer train derain --pairs WET DRY -o my.safetensors --steps 9000", "photographed"),
+        ("torchrun --nproc-per-node 4 -m restormer_cli train ...", "on four GPUs"),
         ("restormer denoise in.png --weights my.safetensors", "uses what came of it"),
     ),
 )
 def train(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="What to learn: denoise.")],
-    photos: Annotated[
-        Path, typer.Option(metavar="DIR", help="Clean, sharp photographs, also in subfolders.")
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="What to learn: denoise, derain, deblur, defocus.")
     ],
     output: Annotated[
         Path,
@@ -280,6 +281,19 @@ def train(
             help="The weights (.safetensors). FILE.resume, beside it, lets a run go on.",
         ),
     ],
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Clean, sharp photographs, also in subfolders; degraded on the fly."
+        ),
+    ] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="DEGRADED CLEAN",
+            help="In place of --photos: two folders of photographs with the same names and sizes.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
     start: Annotated[
@@ -290,22 +304,33 @@ def train(
         int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
     ] = 250,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw loss and PSNR (.png, .svg, .pdf) as they come."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small network, or go on with one, on clean photographs.
+    """Train a small network, or go on with one, on clean photographs or on pairs.
 
     The weights that are best on photographs held out are kept. A run that was interrupted goes on
-    when the same command is given again.
+    when the same command is given again. With --start, an official checkpoint or your own learns
+    on. Started by torchrun, it trains on several devices at once.
     """
     console: Console = context.obj
     console.configure(json=json, quiet=quiet)
-    from . import degradations, devices, training
+    if (photos is None) == (pairs is None):
+        raise UsageError(
+            "what shall it learn from?", "Give --photos DIR, or --pairs DEGRADED CLEAN."
+        )
+    from . import curves, degradations, devices, teams, training
 
     if task not in degradations.DEGRADATIONS:
         known = ", ".join(degradations.DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
+    if plot is not None:
+        curves.check(plot)
     settings = training.Settings(
         steps=steps,
         hours=hours,
@@ -313,23 +338,31 @@ def train(
         validate_every=validate_every,
         seed=seed,
     )
-    reports = training.train(
-        task,
-        photos,
-        output,
-        settings,
-        start=start,
-        device=devices.choose(device),
-        notify=console.warn,
-    )
-    with console.progress(100):
+    degraded, clean = pairs or (None, photos)
+    assert clean is not None  # noqa: S101 - one of the two was given
+    with teams.joined(devices.choose(device)) as (team, own), console.progress(100):
+        reports = training.train(
+            task,
+            clean,
+            output,
+            settings,
+            start=start,
+            device=own,
+            degraded=degraded,
+            team=team,
+            notify=console.warn if team.leads else lambda _: None,
+        )
         for report in reports:
             if json:
-                console.object({"event": "validated", **report._asdict()})
+                told = {k: v for k, v in report._asdict().items() if k != "history"}
+                console.object({"event": "validated", **told})
             line = (
                 f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
                 f"(best {report.best:.2f})"
             )
             console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
             console.advance(100 * report.progress, f"{report.best:.2f} dB")
-    console.say(f"{output}: {report.best:.2f} dB on photographs held out")
+            if plot is not None:
+                curves.draw(report.history, plot)
+    if team.leads:
+        console.say(f"{output}: {report.best:.2f} dB on photographs held out")

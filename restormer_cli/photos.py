@@ -24,12 +24,15 @@ from .pixels import Array
 MULTIPLE = 16
 """Sides of patches are multiples of this: the network takes 8, JPEG at half chroma 16."""
 
-_HINT = "Give --photos a folder of clean, sharp photographs."
+_HINT = "Give --photos a folder of clean, sharp photographs, or --pairs two folders of like names."
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photograph, or the part of it that is kept: H W 3 uint8, and its file's digest."""
+    """A photograph, or the part of it that is kept: uint8, and its file's digest.
+
+    H W 3; of a pair H W 6: the clean one, then the degraded one, so that they are cut alike.
+    """
 
     pixels: Array
     digest: str
@@ -47,25 +50,34 @@ class Photo:
 
 
 def load_photos(
-    folder: Path, memory: int, notify: Callable[[str], None], least: int = MULTIPLE
+    folder: Path,
+    memory: int,
+    notify: Callable[[str], None],
+    least: int = MULTIPLE,
+    degraded: Path | None = None,
 ) -> list[Photo]:
     """Decode all photographs in and below `folder`, in the order of their names.
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
     its own. Damaged files, copies of other files and pictures with a side of less than `least`
-    pixels are told to `notify`.
+    pixels are told to `notify`. With a folder of `degraded` photos, the one of the same name there
+    (whatever its suffix) goes with each; what has none is told, too.
 
     Raises:
         UsageError: fewer than two photos can be used: one to learn from, one to validate with.
     """
-    suffixes = images.readable_suffixes()
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    paths = _images(folder)
+    others = {} if degraded is None else {_stem(path, degraded): path for path in _images(degraded)}
     found: dict[str, Photo] = {}
     for path in paths:
         try:
-            photo = _decode(path, memory // len(paths) // 3)
+            both = [path] if degraded is None else [path, others[_stem(path, folder)]]
+            photo = _decode(both, memory // len(paths) // (3 * len(both)))
         except ImageError as error:  # no reason to give up all the others
             notify(f"left out: {error.message}")
+            continue
+        except KeyError:
+            notify(f"left out: {path}: there is none of its name in {degraded}")
             continue
         if photo.digest in found:
             notify(f"left out: {path}: the copy of another photo")
@@ -80,20 +92,35 @@ def load_photos(
     return list(found.values())
 
 
-def _decode(path: Path, share: int) -> Photo:
-    """A photograph of which at most `share` pixels are kept."""
-    pixels = images.read(path).pixels
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    height, width = pixels.shape[:2]
+def _images(folder: Path) -> list[Path]:
+    suffixes = images.readable_suffixes()
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+
+
+def _stem(path: Path, folder: Path) -> Path:
+    """What the two photos of a pair are called alike."""
+    return path.relative_to(folder).with_suffix("")
+
+
+def _decode(paths: Sequence[Path], share: int) -> Photo:
+    """A photograph, or the two of a pair, of which at most `share` pixels are kept."""
+    views = [images.read(path).pixels for path in paths]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    height, width = views[0].shape[:2]
+    if any(view.shape[:2] != (height, width) for view in views):
+        raise ImageError(f"{paths[0]}: not as large as {paths[-1]}")
     scale = min(1.0, math.sqrt(share / (height * width)))
     h, w = max(1, int(height * scale)), max(1, int(width * scale))
     rng = np.random.default_rng(int(digest, 16))
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    pixels = pixels[top : top + h, left : left + w]
-    if pixels.dtype != np.uint8:
-        pixels = images.from_float(images.to_float(pixels), np.uint8)
-    # A copy, though it may look whole: a view would keep all of the photo in memory.
-    return Photo(np.array(np.broadcast_to(pixels, (h, w, 3)), order="C"), digest)
+    kept = np.empty((h, w, 3 * len(views)), np.uint8)  # a view would keep all of the photo
+    for n, view in enumerate(views):
+        colours = 3 if view.shape[2] > 2 else 1  # and no alpha
+        pixels = view[top : top + h, left : left + w, :colours]
+        if pixels.dtype != np.uint8:
+            pixels = images.from_float(images.to_float(pixels), np.uint8)
+        kept[..., 3 * n : 3 * n + 3] = pixels
+    return Photo(kept, digest)
 
 
 def hold_out(
@@ -129,9 +156,9 @@ def largest_side(photos: Sequence[Photo]) -> int:
 
 
 def to_tensor(patches: Sequence[Array], device: torch.device | str = "cpu") -> Tensor:
-    """Patches of H W 3 uint8 as one B 3 H W float32 tensor, 0..1, C innermost in memory."""
+    """Patches of H W C uint8 as one B C H W float32 tensor, 0..1, C innermost in memory."""
     # Bytes, a quarter of the floats, go to the device; the network wants this memory layout.
-    stacked = torch.from_numpy(np.stack(patches)).to(device)
+    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(patches))).to(device)
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
 
@@ -142,7 +169,7 @@ def patches(
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """`count` patches at random places, flipped and turned at random: B 3 side side, 0..1.
+    """`count` patches at random places, flipped and turned at random: B C side side, 0..1.
 
     Photos are drawn by their area, so that every pixel is as likely as any other; photos smaller
     than a patch are not drawn.
@@ -167,7 +194,7 @@ def patches(
 
 
 def middle(photo: Photo, side: int) -> Tensor:
-    """The middle of a photo, `side` pixels or as many as it has: 1 3 S S, 0..1."""
+    """The middle of a photo, `side` pixels or as many as it has: 1 C S S, 0..1."""
     side = min(side, photo.side) // MULTIPLE * MULTIPLE
     top, left = ((length - side) // 2 for length in photo.pixels.shape[:2])
     return to_tensor([photo.pixels[top : top + side, left : left + side]])

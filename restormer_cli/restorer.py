@@ -17,7 +17,6 @@ from . import checkpoints, devices, restoration, tasks
 from .cutting import finer, grain_for
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
-from .network import MULTIPLE
 
 DTYPES = ("uint8", "uint16", "float32")
 

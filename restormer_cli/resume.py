@@ -37,6 +37,7 @@ class Run:
         loss: the mean since the validation before the last.
         best: the highest validation PSNR, dB.
         skipped: updates left out because the loss was not finite.
+        history: loss and PSNR (dB) of every validation, by step.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Run:
     loss: float = 0.0
     best: float = -math.inf
     skipped: int = 0
+    history: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, task: str, network: Restormer, device: torch.device) -> Run:

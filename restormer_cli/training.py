@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__, checkpoints, devices, metrics
 from .degradations import DEGRADATIONS, REACH, Degradation
@@ -46,6 +46,7 @@ from .photos import (
 from .resume import Run, check_writable, fresh
 from .schedule import Settings
 from .sources import warn
+from .teams import ALONE, Team
 
 __all__ = ["LITE", "Report", "Settings", "train"]
 
@@ -61,14 +62,15 @@ AHEAD = {"cuda": 2, "mps": 2}
 
 VALIDATION_SEED = 20211118
 VALIDATION_SIDE = 192
-VALIDATION_CEILING = 100.0
-"""dB: an image that came back equal must not make the mean infinite."""
+VALIDATION_CEILING = 50.0
+"""dB: nobody sees more, and what was clean and stayed so must not outweigh all the rest."""
 
 
 class Report(NamedTuple):
     """What the loop tells whoever watches, at every validation.
 
-    `loss` is the mean since the report before, `best` the highest `psnr` (dB) of the run.
+    `loss` is the mean since the report before, `best` the highest `psnr` (dB) of the run;
+    `history` has loss and PSNR of every validation so far, by step.
     """
 
     step: int
@@ -77,6 +79,7 @@ class Report(NamedTuple):
     psnr: float
     best: float
     megapixels_per_second: float
+    history: dict[int, tuple[float, float]]
 
 
 # --- batches and validation ---------------------------------------------------------------------
@@ -84,6 +87,9 @@ class Report(NamedTuple):
 Device: TypeAlias = "torch.device | str"
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean images, B 3 H W each."""
+
+Pairing = Callable[[Tensor, torch.Generator], Pair]
+"""Makes pairs of what photos hold (see `Photo`), cut to B C H W."""
 
 
 def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pair, None, None]:
@@ -101,20 +107,28 @@ def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pa
         pool.shutdown(cancel_futures=True)
 
 
-def pair(clean: Tensor, degrade: Degradation, generator: torch.Generator, reach: int) -> Pair:
-    """Images degraded, and both cut by as many pixels as the degradation looks beyond a border."""
-    inside = (..., slice(reach, clean.shape[2] - reach), slice(reach, clean.shape[3] - reach))
-    return degrade(clean, generator)[inside], clean[inside]
+def degrading(degrade: Degradation, reach: int = 0) -> Pairing:
+    """Pairs of clean images and these degraded, cut by how far that looks beyond a border."""
+
+    def pair(clean: Tensor, generator: torch.Generator) -> Pair:
+        inside = (..., slice(reach, clean.shape[2] - reach), slice(reach, clean.shape[3] - reach))
+        return degrade(clean, generator)[inside], clean[inside]
+
+    return pair
 
 
-def validation_set(held_out: Sequence[Photo], degrade: Degradation, reach: int = 0) -> list[Pair]:
+def given(both: Tensor, _: torch.Generator) -> Pair:
+    """Pairs as they were photographed: B 6 H W, the clean images first."""
+    clean, degraded = both.chunk(2, dim=1)
+    return degraded, clean
+
+
+def validation_set(held_out: Sequence[Photo], pairing: Pairing, reach: int = 0) -> list[Pair]:
     """The middle of each held-out photo, degraded the same way in every run."""
     return [
-        pair(
+        pairing(
             middle(photo, VALIDATION_SIDE + 2 * reach),
-            degrade,
             torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED),
-            reach,
         )
         for photo in held_out
     ]
@@ -143,8 +157,10 @@ def train(
     architecture: Architecture = LITE,
     start: Path | None = None,
     device: Device = "cpu",
+    degraded: Path | None = None,
     degrade: Degradation | None = None,
     validation_photos: int = 24,
+    team: Team = ALONE,
     notify: Notify = warn,
 ) -> Iterator[Report]:
     """Train a Restormer to undo what `DEGRADATIONS[task]` does, yielding at every validation.
@@ -155,15 +171,18 @@ def train(
     a run that is over is validated once more.
 
     Args:
-        task: a key of `DEGRADATIONS`.
+        task: a key of `DEGRADATIONS`; with `degraded` or `degrade` any word.
         photos: a folder of clean photographs, searched through its subfolders.
         output: the `.safetensors` file to write; its folder is made.
         settings: how long and how.
         architecture: the network to train; RGB in and out.
         start: a checkpoint to start from (fine-tuning); its architecture is used.
         device: where to train.
+        degraded: a folder with the degraded counterpart of each photo, under the same name; then
+            nothing is degraded here.
         degrade: in place of the task's own degradation.
         validation_photos: how many photos to hold out; at most a twentieth of them, at least one.
+        team: the processes that train together; all but its leader yield nothing.
         notify: told what a person should know: photos left out, smaller patches, lost updates.
 
     Raises:
@@ -174,12 +193,17 @@ def train(
         RestormerError: the loss was not finite so many times in a row that there is no hope.
     """
     device = torch.device(device)
-    if degrade is None:
-        if task not in DEGRADATIONS:
-            known = ", ".join(DEGRADATIONS)
-            raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
-        degrade = DEGRADATIONS[task]
-    reach = REACH.get(task, 0)
+    reach = 0
+    if degraded is not None:
+        pairing: Pairing = given
+    elif degrade is not None:
+        pairing = degrading(degrade)
+    elif task in DEGRADATIONS:
+        reach = REACH.get(task, 0)
+        pairing = degrading(DEGRADATIONS[task], reach)
+    else:
+        known = ", ".join(DEGRADATIONS)
+        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     if start is not None and output.exists() and output.samefile(start):
         raise UsageError(f"{output} would replace what it starts from", "Name another output.")
     check_writable(output)
@@ -188,7 +212,7 @@ def train(
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 
-    pack = load_photos(photos, settings.memory, notify, MULTIPLE + 2 * reach)
+    pack = load_photos(photos, settings.memory, notify, MULTIPLE + 2 * reach, degraded)
     training, held_out = hold_out(pack, validation_photos, run.held_out)
     if not training or not held_out:
         raise UsageError(f"{photos}: not the photos of {resume}", "Remove that to start anew.")
@@ -197,13 +221,15 @@ def train(
     run.photos = fingerprint(pack)
     run.held_out = run.held_out or [photo.digest for photo in held_out]
     settings = settings.within(largest_side(training) - 2 * reach, notify)
-    validation = validation_set(held_out, degrade, reach)
+    validation = validation_set(held_out, pairing, reach)
     record = {
         "task": task,
         "restormer": __version__,
         "started_from": None if start is None else start.name,
         "photos": len(training),
-        "photo_megapixels": round(sum(p.pixels.size for p in training) / 3e6, 1),
+        "pairs": degraded is not None,
+        "processes": team.size,
+        "photo_megapixels": round(sum(p.pixels[..., 0].size for p in training) / 1e6, 1),
         "held_out": len(held_out),
         "validation": f"PSNR, RGB, not rounded; the middle {VALIDATION_SIDE} pixels of each",
         "validation_psnr_degraded": round(mean_psnr(lambda bad: bad, validation), 3),
@@ -220,20 +246,21 @@ def train(
         return settings.progress(step, time.monotonic() - began)
 
     def draw(step: int) -> Pair:
-        rng = np.random.default_rng((settings.seed, step))
+        rng = np.random.default_rng((settings.seed, step, team.rank))
         side, size = settings.stage(progress(step))
-        clean = patches(training, side + 2 * reach, size, rng, device)
-        return pair(clean, degrade, generator.manual_seed(int(rng.integers(2**63))), reach)
+        drawn = patches(training, side + 2 * reach, size, rng, device)
+        return pairing(drawn, generator.manual_seed(int(rng.integers(2**63))))
 
+    forward = team.shared(run.network)
     streak = 0
     with closing(batches(draw, run.step, AHEAD.get(device.type, 0))) as drawn:
         while True:
             losses, pixels, skipped, since = [], run.pixels, run.skipped, time.monotonic()
-            while (now := progress(run.step)) < 1.0:
-                degraded, clean = next(drawn)
-                loss = update(run, degraded, clean, settings.rate(now), bf16=bf16)
+            while (now := team.agreed(progress(run.step), device)) < 1.0:
+                bad, clean = next(drawn)
+                loss = update(run, bad, clean, settings.rate(now), forward=forward, bf16=bf16)
                 run.step += 1
-                run.pixels += clean[:, 0].numel()
+                run.pixels += clean[:, 0].numel() * team.size
                 if math.isfinite(loss):
                     losses.append(loss)
                     streak = 0
@@ -253,42 +280,54 @@ def train(
                     f"step {run.step}: {run.skipped - skipped} updates were not finite: left out"
                 )
             run.loss = sum(losses) / len(losses) if losses else run.loss
-            psnr = mean_psnr(run.average, validation, device)
-            run.seconds = time.monotonic() - began
-            if psnr > run.best:
-                run.best = psnr
-                record |= {
-                    "steps": run.step,
-                    "skipped_steps": run.skipped,
-                    "megapixels": round(run.pixels / 1e6, 1),
-                    "hours": round(run.seconds / 3600, 2),
-                    "validation_psnr": round(psnr, 3),
-                    "date": datetime.now(timezone.utc).date().isoformat(),
-                }
-                checkpoints.save(
-                    run.average.state_dict(),
-                    run.average.architecture,
-                    output,
-                    record=record,
-                    dtype=torch.float16,
-                )
-            # After the weights: a run that goes on must not think that it has saved them.
-            run.save(resume)
-            over = progress(run.step)
-            yield Report(run.step, over, run.loss, psnr, run.best, speed)
+            if team.leads:
+                psnr = mean_psnr(run.average, validation, device)
+                run.seconds = time.monotonic() - began
+                run.history[run.step] = (run.loss, psnr)
+                if psnr > run.best:
+                    run.best = psnr
+                    record |= {
+                        "steps": run.step,
+                        "skipped_steps": run.skipped,
+                        "megapixels": round(run.pixels / 1e6, 1),
+                        "hours": round(run.seconds / 3600, 2),
+                        "validation_psnr": round(psnr, 3),
+                        "date": datetime.now(timezone.utc).date().isoformat(),
+                    }
+                    checkpoints.save(
+                        run.average.state_dict(),
+                        run.average.architecture,
+                        output,
+                        record=record,
+                        dtype=torch.float16,
+                    )
+                # After the weights: a run that goes on must not think that it has saved them.
+                run.save(resume)
+            over = team.agreed(progress(run.step), device)
+            if team.leads:
+                yield Report(run.step, over, run.loss, psnr, run.best, speed, run.history)
             if over >= 1.0:
                 return
 
 
-def update(run: Run, degraded: Tensor, clean: Tensor, rate: float, *, bf16: bool = False) -> float:
+def update(
+    run: Run,
+    degraded: Tensor,
+    clean: Tensor,
+    rate: float,
+    *,
+    forward: nn.Module | None = None,
+    bf16: bool = False,
+) -> float:
     """One step of the optimizer, which the average follows.
 
-    Gives the loss, or NaN if it or its gradient is not finite; then nothing has changed.
+    `forward` is the network as it is called, if something stands around it. Gives the loss, or NaN
+    if it or its gradient is not finite; then nothing has changed.
     """
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast(degraded.device.type, torch.bfloat16, enabled=bf16):
-        loss = F.l1_loss(run.network(degraded).float(), clean)
+        loss = F.l1_loss((forward or run.network)(degraded).float(), clean)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP)
