@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice, repeat
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from . import change, images, records
+from . import change, images, paging, records
 from .errors import ImageError
 from .events import Event, Failed, Planned, Restored, Started, Weights
 from .inputs import is_special
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from .change import Change
     from .outputs import Job
-    from .restorer import Restoration, Restorer
+    from .pixels import Pictures
+    from .restorer import Restorer
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,19 @@ class _Given(NamedTuple):
 class _Read(NamedTuple):
     number: int
     job: Job
-    image: images.Image
-    right: Array | None
+    kind: str  # the output's format
+    pages: Iterator[tuple[images.Image, Array | None]]  # with the right view; decoded one by one
+    total: int
+    notes: list[str]
+    warnings: list[str]
     left_file: Fingerprint
     right_file: Fingerprint | None
 
 
 class _Computed(NamedTuple):
-    read: _Read  # with the restored image
-    restoration: Restoration  # without its pixels
-    change: Change
-    odd: list[str]
+    read: _Read
+    pages: list[paging.Page]  # if it is one, with its pixels; if there are several,
+    data: bytes | None  # all are in this file
 
 
 def run(
@@ -152,34 +154,64 @@ class _Work:
     stop: Flag
 
     def read(self, given: _Given) -> _Read:
-        """Decode the image, and the right view if there is one."""
+        """Decode the image, or the first of its pages, and the right view if there is one."""
         self._go_on()
         job = given.job
-        image, left_file = self._decoded(job.source, given.data)
-        if image.more and job.in_place:
-            raise ImageError(image.more, "In place the rest would be lost: write elsewhere.")
-        if job.right is None:
-            return _Read(given.number, job, image, None, left_file, None)
-        right, right_file = self._decoded(job.right, None)
-        return _Read(given.number, job, image, right.pixels, left_file, right_file)
+        left, left_file = self._opened(job.source, given.data)
+        kind, notes = images.format_for(job.target, job.format, left.format)
+        count, warnings = paging.held(left, kind, in_place=job.in_place)
+        rights: Iterator[Array | None] = repeat(None)
+        right_file = None
+        if job.right is not None:
+            right, right_file = self._opened(job.right, None)
+            if right.count != left.count:
+                raise ImageError(f"it has {left.count} {left.unit}s, its right view {right.count}")
+            rights = (image.pixels for image in right.images)
+        both = zip(islice(left.images, count), rights, strict=False)
+        pages = chain([next(both)], both)
+        return _Read(given.number, job, kind, pages, count, notes, warnings, left_file, right_file)
 
-    def _decoded(self, path: Path | None, data: bytes | None) -> tuple[images.Image, Fingerprint]:
+    def _opened(self, path: Path | None, data: bytes | None) -> tuple[Pictures, Fingerprint]:
         mtime = None
         if path is not None and data is None:
             with suppress(OSError):  # then `load` says it
                 mtime = path.stat().st_mtime_ns  # before it is read, lest a change goes unnoticed
             _, data = images.load(path)
         assert data is not None  # noqa: S101 - stdin has been read
-        image = images.read(data, max_pixels=self.max_pixels, name=str(path or "-"))
-        return image, Fingerprint.of(data, mtime)
+        found = images.pictures(data, max_pixels=self.max_pixels, name=str(path or "-"))
+        return found, Fingerprint.of(data, mtime)
 
     def compute(self, read: _Read) -> _Computed:
-        """Restore it. Blending is in float: rounded is once, at the end."""
+        """Restore it. Several pages are encoded as well: never are all of them in memory."""
+        done = read._replace(pages=iter(()))  # which would keep what was read
+        if read.total == 1:
+            return _Computed(done, [self._restored(read, 1)], None)
+        pages: list[paging.Page] = []
+
+        def restored() -> Iterator[images.Image]:
+            for number in range(1, read.total + 1):
+                page = self._restored(read, number)
+                pages.append(page._replace(image=replace(page.image, pixels=UNDECODED)))
+                yield page.image
+
+        data, told = images.encode(restored(), read.kind, count=read.total, quality=self.quality)
+        for page, notes in zip(pages, told, strict=True):
+            page.notes.extend(notes)
+        return _Computed(done, pages, data)
+
+    def _restored(self, read: _Read, number: int) -> paging.Page:
+        """The next page, restored. Blending is in float: rounded is once, at the end."""
         self._go_on()
-        image = read.image
+        image, right = next(read.pages)
         before = to_float(image.pixels)
-        right = None if read.right is None else to_float(read.right)
-        done = self.restorer.restore(before, right, progress=partial(self._progress, read))
+        progress = partial(self._progress, read, number)
+        view = None if right is None else to_float(right)
+        try:
+            done = self.restorer.restore(before, view, progress=progress)
+        except ImageError as error:
+            if read.total == 1:
+                raise
+            raise ImageError(f"page {number}: {error.message}", error.hint) from error
         moved = change.measure(before, done.pixels)
         pixels = image.pixels
         if self.strength:  # at 0 it is the very input
@@ -187,50 +219,59 @@ class _Work:
             if self.strength < 1:
                 after = before + np.float32(self.strength) * (after - before)
             pixels = from_float(after, pixels.dtype)
-        read = read._replace(image=replace(image, pixels=pixels), right=None)
-        odd = change.warnings(moved, self.strength)
-        return _Computed(read, replace(done, pixels=UNDECODED), moved.times(self.strength), odd)
+        return paging.Page(
+            replace(image, pixels=pixels),
+            pixels.shape[0],
+            pixels.shape[1],
+            replace(done, pixels=UNDECODED),
+            moved.times(self.strength),
+            [*image.notes, *done.notes],
+            change.warnings(moved, self.strength),
+        )
 
-    def _progress(self, read: _Read, done: int, total: int) -> None:
+    def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
         self._go_on()
         if self.progress is not None:
-            self.progress(Part(read.number, read.job.names[0], done, total))
+            name = read.job.names[0]
+            self.progress(Part(read.number, name, done, total, page, read.total))
 
     def _go_on(self) -> None:
         if self.stop.is_set():
             raise Stopped
 
     def write(self, computed: _Computed) -> tuple[Restored, bytes | None]:
-        """Encode it; into its file, or else to be sent."""
+        """Encode it, if that is not done; into its file, or else to be sent."""
         from . import devices
 
         self._go_on()
-        read, done, moved, odd = computed
-        image = read.image
-        height, width = image.pixels.shape[:2]
-        notes = [*image.notes, *done.notes]
+        read, pages, data = computed
+        if data is None:
+            data, told = images.encode([pages[0].image], read.kind, quality=self.quality)
+            pages[0].notes.extend(told[0])
+        first, moved = pages[0], paging.together(pages)
+        notes = [*read.notes, *paging.said(page.notes for page in pages)]
         restored = Restored(
             *read.job.names,
             task=self.restorer.task.name,
             weights=Weights.of(self.restorer.weights),
             device=str(self.restorer.device),
-            precision=done.precision,
-            strategy=done.strategy,
-            width=width,
-            height=height,
-            seconds=round(done.seconds, 3),
+            precision=pages[-1].restoration.precision,
+            strategy=", ".join(dict.fromkeys(page.restoration.strategy for page in pages)),
+            width=first.width,
+            height=first.height,
+            pages=len(pages),
+            pixels=sum(page.pixels for page in pages),
+            seconds=round(sum(page.restoration.seconds for page in pages), 3),
             mean_absolute_change=round(moved.mean_absolute, 7),
             colour_drift=round(moved.drift, 7),
             peak_memory=devices.peak_memory(self.restorer.device),
             notes=notes,
-            warnings=[*filter(None, [image.more]), *odd],
+            warnings=[*read.warnings, *paging.said(page.warnings for page in pages)],
         )
         target = read.job.target
         if target is None:
             # Encoded first: an image that cannot be leaves stdout empty.
-            buffer = io.BytesIO()
-            notes += images.write(image, buffer, format=read.job.format, quality=self.quality)
-            return restored, buffer.getvalue()
+            return restored, data
 
         def ready(data: bytes, stat: os.stat_result) -> None:
             if self.recipe is not None:
@@ -244,9 +285,7 @@ class _Work:
             raise ImageError(
                 f"{target.parent}: cannot be made ({error.strerror})", "Name another folder."
             ) from error
-        notes += images.write(
-            image, target, format=read.job.format, quality=self.quality, ready=ready
-        )
+        images.save(data, target, ready=ready)
         return restored, None
 
 
@@ -266,18 +305,23 @@ def look(
     for job in jobs:
         try:
             data = streams.stdin.read() if job.source is None else images.load(job.source)[1]
-            image = images.read(data, max_pixels=max_pixels, name=job.names[0])
-            height, width = image.pixels.shape[:2]
+            found = images.pictures(data, max_pixels=max_pixels, name=job.names[0])
+            kind, _ = images.format_for(job.target, job.format, found.format)
+            count, _ = paging.held(found, kind, in_place=job.in_place)
+            sizes, plans = [], []
+            for image in islice(found.images, count):
+                sizes.append(image.pixels.shape[:2])
+                plans += [restorer.forecast(image.pixels)] if restorer else []
         except ImageError as error:
             yield _failed(job, task, error)
             continue
-        how = restorer.forecast(image.pixels) if restorer else None
         yield Planned(
             *job.names,
             task,
-            width=width,
-            height=height,
-            strategy=how.strategy if how else None,
-            peak_bytes=how.peak_bytes if how else None,
-            seconds=round(how.seconds, 3) if how else None,
+            width=sizes[0][1],
+            height=sizes[0][0],
+            pages=count,
+            strategy=", ".join(dict.fromkeys(plan.strategy for plan in plans)) or None,
+            peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
+            seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
         )

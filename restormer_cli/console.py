@@ -106,7 +106,7 @@ class Console:
             case Started():
                 self.detail(f"{printable(event.input)}: started")
             case Restored():
-                self._finish(event.width * event.height)
+                self._finish(event.pixels)
                 self.say(_restored(event))
                 for note in event.notes:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
@@ -144,9 +144,8 @@ class Console:
                 self._bar = self._task = None
 
     def part(self, part: Part) -> None:
-        """So many of an image's strips or tiles are done."""
-        name = printable(part.name)
-        self._move(part.number + part.done / max(part.total, 1), name, f"{part.done}/{part.total}")
+        """So many of a page's strips or tiles are done."""
+        self._move(part.number + part.share, printable(part.name), str(part))
 
     def advance(self, done: float, text: str) -> None:
         """Move the bar of something that is no batch of images."""
@@ -178,7 +177,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def _planned(event: Planned) -> str:
-    parts = [f"{event.width} x {event.height}"]
+    parts = [f"{event.width} x {event.height}", *_pages(event)]
     if event.strategy is not None:
         parts.append(event.strategy)
     if event.peak_bytes is not None:
@@ -189,14 +188,19 @@ def _planned(event: Planned) -> str:
 
 
 def _restored(event: Restored) -> str:
-    megapixels = event.width * event.height / 1e6
+    megapixels = event.pixels / 1e6
     area = f"{megapixels:.1f} MP" if megapixels >= 0.1 else f"{event.width} x {event.height}"
+    area = ", ".join([*_pages(event), area])
     source = SOURCES.get(event.weights.source, event.weights.source)
     return (
         f"{printable(event.input)} -> {printable(event.output)}  {area} in {event.seconds:.1f} s, "
         f"{printable(event.weights.name)} ({source}), {event.strategy}, "
         f"{event.precision} on {event.device}"
     )
+
+
+def _pages(event: Planned | Restored) -> list[str]:
+    return [f"{event.pages} pages"] if (event.pages or 1) > 1 else []
 
 
 def _summary(event: Summary) -> str:

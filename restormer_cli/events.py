@@ -45,6 +45,7 @@ class Planned(Event):
     task: str
     width: int | None = None
     height: int | None = None
+    pages: int | None = None
     strategy: str | None = None
     peak_bytes: int | None = None  # as `peak_memory` of Restored
     seconds: float | None = None
@@ -72,8 +73,10 @@ class Restored(Event):
     device: str
     precision: str
     strategy: str
-    width: int
+    width: int  # of the first page
     height: int
+    pages: int  # or frames, that were restored
+    pixels: int  # of all of them
     seconds: float
     mean_absolute_change: float  # of all samples, as a part of their range
     colour_drift: float  # likewise; see change.Change
@@ -135,7 +138,7 @@ class Tally:
         match event:
             case Restored():
                 self.restored += 1
-                self.pixels += event.width * event.height
+                self.pixels += event.pixels
             case Skipped():
                 self.skipped += 1
             case Failed():

@@ -77,8 +77,10 @@ class Directory(NamedTuple):
         return None
 
 
-def parse(block: bytes) -> Directory:
-    """The first directory of an EXIF block or a TIFF file, less the entries that are damaged.
+def parse(block: bytes, start: int | None = None) -> Directory:
+    """A directory of an EXIF block or a TIFF file, less the entries that are damaged.
+
+    It is the one at the offset `start`, or else the first.
 
     Raises:
         LookupError, TypeError, ValueError, struct.error: it is damaged beyond that.
@@ -87,7 +89,7 @@ def parse(block: bytes) -> Directory:
     (magic,) = struct.unpack_from(order + "H", block, 2)
     counter, entry, link = (struct.Struct(order + form) for form in _LAYOUTS[magic])
 
-    def directory(offset: int, depth: int) -> Directory:
+    def read(offset: int, depth: int) -> Directory:
         (count,) = counter.unpack_from(block, offset)
         start = offset + counter.size
         end = start + count * entry.size
@@ -108,30 +110,35 @@ def parse(block: bytes) -> Directory:
             elif depth < 2:  # Interoperability is in Exif; more is a loop
                 with suppress(*DAMAGE):
                     (below,) = struct.unpack(order + INTEGERS[kind], value)
-                    tags[tag] = Tag(LONG, 1, directory(below, depth + 1))
+                    tags[tag] = Tag(LONG, 1, read(below, depth + 1))
         with suppress(struct.error):
             return Directory(order, tags, link.unpack_from(block, end)[0])
         return Directory(order, tags)
 
-    # The link to the first directory is at 4, or at 8 in a BigTIFF.
-    return directory(link.unpack_from(block, link.size)[0], 0)
+    if start is None:  # the link to the first one is at 4, or at 8 in a BigTIFF
+        (start,) = link.unpack_from(block, link.size)
+    return read(start, 0)
 
 
 def build(order: str, tags: Mapping[int, Tag], body: bytes = b"") -> bytes:
     """An EXIF block, or a TIFF file whose `body` starts at offset 8 and whose directory is last."""
     body += b"\0" * (len(body) % 2)  # directories begin on a word boundary
     at = 8 + len(body)
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, at)
-    return b"".join([head, body, _directory(order, tags, at)])
+    return b"".join([header(order, at), body, directory(order, tags, at)])
 
 
-def _directory(order: str, tags: Mapping[int, Tag], start: int) -> bytes:
+def header(order: str, at: int) -> bytes:
+    """The first 8 bytes of a block or file whose first directory is at the offset `at`."""
+    return (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, at)
+
+
+def directory(order: str, tags: Mapping[int, Tag], start: int) -> bytes:
     """A directory, to be put at the even offset `start`, followed by all its values."""
     heap = start + 2 + 12 * len(tags) + 4
     entries, values = [struct.pack(order + "H", len(tags))], b""
     for tag, (kind, number, value, _) in sorted(tags.items()):
         at = heap + len(values)
-        inline = _directory(order, value.tags, at) if isinstance(value, Directory) else value
+        inline = directory(order, value.tags, at) if isinstance(value, Directory) else value
         if len(inline) > 4:
             values += inline + b"\0" * (len(inline) % 2)
             inline = struct.pack(order + "I", at)
@@ -155,3 +162,21 @@ def take_orientation(block: bytes) -> tuple[int, bytes]:
     kind, _, _, at = directory.tags[ORIENTATION]
     one = struct.pack(directory.order + INTEGERS[kind], 1)
     return orientation, block[:at] + one + block[at + len(one) :]
+
+
+def without(block: bytes, tag: int) -> bytes:
+    """The block without a tag of its first directory; nothing else moves, as maker notes need.
+
+    Raises:
+        LookupError, struct.error: it is damaged.
+    """
+    order = {b"II": "<", b"MM": ">"}[block[:2]]
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
+    end = start + 2 + 12 * count + 4
+    for at in range(start + 2, end - 4, 12):
+        if struct.unpack_from(order + "H", block, at)[0] == tag:
+            fewer = struct.pack(order + "H", count - 1)
+            rest = block[start + 2 : at] + block[at + 12 : end]
+            return block[:start] + fewer + rest + bytes(12) + block[end:]
+    return block

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from fractions import Fraction
 
 Array: TypeAlias = npt.NDArray[Any]
 UNDECODED: Array = np.empty(0)  # for `pixels` until `Image.put` brings them
@@ -21,6 +25,7 @@ class Image:
     `pixels` is H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright: orientation is
     applied. `alpha` is H W of the same type, or None. `exif` is a TIFF block without the `Exif`
     marker. `extras` are pieces (PNG chunks, JPEG segments) that only the same format can hold.
+    A frame of an animation is the whole picture as it is shown, composed.
     """
 
     pixels: Array
@@ -33,7 +38,8 @@ class Image:
     lossless: bool = False  # a WebP that was coded without loss, to be written so again
     premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
     extras: tuple[tuple[bytes, bytes], ...] = ()
-    more: str = ""  # what the file holds beside this picture, and what becomes of it
+    duration: Fraction | None = None  # seconds that a frame of an animation is shown
+    plays: int = 0  # how often the animation runs, which its first frame says; 0: for ever
     notes: list[str] = field(default_factory=list)
 
     def put(self, samples: Array, colours: int) -> None:
@@ -48,6 +54,25 @@ class Image:
         """Pixels and alpha as one contiguous array, H W S."""
         planes = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
         return np.ascontiguousarray(planes)
+
+
+@dataclass
+class Pictures:
+    """All pictures of a file, in their order; each is decoded when it is asked for, not before.
+
+    What their headers say is checked already. `unit` is what they are to each other: pages, which
+    may differ in size and type, or frames of an animation, which do not. `format` is the file's.
+    """
+
+    images: Iterator[Image]
+    format: str
+    count: int = 1
+    unit: str = "page"
+
+    @classmethod
+    def one(cls, image: Image) -> Pictures:
+        """A file of one picture."""
+        return cls(iter([image]), image.format)
 
 
 def to_float(pixels: Array) -> npt.NDArray[np.float32]:

@@ -52,7 +52,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
     check_size(width, height, max_pixels)
     layout = _LAYOUTS[colour_type]
     image = Image(UNDECODED, format="png")
-    chunks = _split(data, image.notes)
+    chunks = split(data, image.notes)
     single = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if colour_type == _PALETTE else set())
     # libpng would find this out, too, and say so on stderr.
@@ -67,7 +67,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
     if colour_type == _PALETTE:
         coding.add(b"tRNS")
-    bare = _join([chunk for chunk in chunks if chunk[0] in coding])
+    bare = join([chunk for chunk in chunks if chunk[0] in coding])
     decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ValueError("the pixels cannot be decoded")
@@ -80,8 +80,6 @@ def decode(data: bytes, max_pixels: int) -> Image:
         transparent = np.array(struct.unpack(f">{layout.colours}H", key)) * scale
         opaque = (samples != transparent).any(axis=2) * np.iinfo(samples.dtype).max
         samples = np.dstack([samples, opaque.astype(samples.dtype)])
-    if b"acTL" in single:
-        image.more = "animated: only the first frame is restored"
     image.put(samples, layout.colours)
     _read_metadata(image, chunks, colour_type != _PALETTE and depth >= 8 and key is None)
     return image
@@ -127,7 +125,7 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     # smaller on photographs once every filter is tried.
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
     native = swapped(stand_in.astype(stand_in.dtype.newbyteorder("=")))
-    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), notes)
+    coded = split(cv2.imencode(".png", native, options)[1].tobytes(), notes)
     header = (width, height, samples.itemsize * 8, _COLOUR_TYPES[count], 0, 0, 0)
     chunks = [(b"IHDR", struct.pack(_IHDR, *header))]
     if image.icc is not None:
@@ -141,10 +139,10 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     if image.xmp is not None:
         chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0" + image.xmp))
     chunks += [chunk for chunk in coded if chunk[0] in (b"IDAT", b"IEND")]
-    return _join(chunks)
+    return join(chunks)
 
 
-def _split(data: bytes, notes: list[str]) -> list[tuple[bytes, bytes]]:
+def split(data: bytes, notes: list[str]) -> list[tuple[bytes, bytes]]:
     """Kinds and bodies of the chunks (5.3), checked before a decoder sees them."""
     chunks: list[tuple[bytes, bytes]] = []
     at = len(SIGNATURE)
@@ -162,7 +160,8 @@ def _split(data: bytes, notes: list[str]) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _join(chunks: list[tuple[bytes, bytes]]) -> bytes:
+def join(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The inverse of `split`."""
     parts = [SIGNATURE]
     for kind, body in chunks:
         checksum = zlib.crc32(body, zlib.crc32(kind))

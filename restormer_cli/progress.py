@@ -14,12 +14,23 @@ EVERY = 30.0
 
 
 class Part(NamedTuple):
-    """How many of an image's strips or tiles are done; the first of a run has the number 0."""
+    """How many strips or tiles of a page are done; the first image of a run has the number 0."""
 
     number: int
     name: str
     done: int
     total: int
+    page: int = 1
+    pages: int = 1
+
+    @property
+    def share(self) -> float:
+        """What is done of the image, all pages taken together."""
+        return (self.page - 1 + self.done / max(self.total, 1)) / self.pages
+
+    def __str__(self) -> str:
+        pages = f"page {self.page}/{self.pages}, " if self.pages > 1 else ""
+        return f"{pages}{self.done}/{self.total}"
 
 
 @dataclass

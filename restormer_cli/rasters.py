@@ -1,4 +1,4 @@
-"""WebP, BMP, and the formats that are only read: what Pillow decodes to arrays."""
+"""WebP, AVIF, BMP, and the formats that are only read: what Pillow decodes to arrays."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import io
 import math
 import re
 import struct
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
+from . import exif
 from .errors import ImageError
-from .pixels import UNDECODED, Image, check_size, swapped
+from .pixels import UNDECODED, Image, Pictures, check_size, swapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 # The photographic ones. Of Pillow's others some are icons or vector graphics, one runs Ghostscript
 # on the file, and some warn, which a thread cannot catch without disturbing the rest.
@@ -31,31 +39,69 @@ _DEEP = {
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
+# Format of animations -> how often one runs; 0: for ever. A GIF says how often it is repeated, and
+# one that says nothing runs once; Pillow does not tell of an AVIF.
+_ANIMATED: dict[str, Callable[[PIL.Image.Image], int]] = {
+    "gif": lambda p: int(p.info["loop"] and p.info["loop"] + 1) if "loop" in p.info else 1,
+    "webp": lambda p: int(p.info.get("loop", 0)),
+    "avif": lambda p: 0,
+}
 _PPM_HEADER = re.compile(rb"P[56](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}\s")
 
 
-def decode(data: bytes, max_pixels: int) -> Image:
-    """Decode the first frame with Pillow."""
-    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-        check_size(picture.width, picture.height, max_pixels)
-        image = Image(UNDECODED, format=(picture.format or "").lower())
-        if image.format == "webp":
-            image.lossless = _webp_is_lossless(data)
-        if (frames := getattr(picture, "n_frames", 1)) > 1:
-            image.more = f"{frames} frames: only the first is restored"
-        image.icc, image.exif, image.xmp = (
-            value if isinstance(value := picture.info.get(key), bytes) and value else None
-            for key in ("icc_profile", "exif", "xmp")
-        )
-        image.dpi = dpi(picture)
-        header = _PPM_HEADER.match(data)
-        if header and int(header[1]) > 255:  # the last number is the highest value
-            colours = len(picture.getbands())
-            deep = np.frombuffer(data, ">u2", math.prod(picture.size) * colours, header.end())
-            deep = np.rint(deep * (65535 / int(header[1]))).astype(np.uint16)
-            image.put(deep.reshape(picture.height, picture.width, colours), colours)
-        else:
-            fill(image, picture)
+def decode(data: bytes, max_pixels: int) -> Pictures:
+    """Decode with Pillow; the frames of an animation are composed, and all alike."""
+    picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+    check_size(picture.width, picture.height, max_pixels)
+    kind = (picture.format or "").lower()
+    count = getattr(picture, "n_frames", 1) if kind in _ANIMATED else 1
+    mode = _frame_mode(picture, count) if count > 1 else None
+    plays = _ANIMATED[kind](picture) if count > 1 else 0
+    notes = []
+    if count == 1 and (others := getattr(picture, "n_frames", 1) - 1) > 0:
+        notes.append(f"{others} more layers or pictures in the file are left out")
+
+    def frames() -> Iterator[Image]:
+        for number in range(count):
+            if count > 1:
+                picture.seek(number)
+            image = _frame(picture, data, mode)
+            yield replace(image, plays=plays, notes=[*notes, *image.notes])
+
+    return Pictures(frames(), kind, count, "frame")
+
+
+def _frame_mode(picture: PIL.Image.Image, count: int) -> str:
+    """RGBA if there is any transparency in an animation, else RGB; each frame of a GIF is asked."""
+    for number in range(count if picture.format == "GIF" else 1):
+        picture.seek(number)
+        picture.load()
+        if picture.has_transparency_data:
+            return "RGBA"
+    return "RGB"
+
+
+def _frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
+    image = Image(UNDECODED, format=(picture.format or "").lower())
+    if image.format == "webp":
+        image.lossless = _webp_is_lossless(data)
+    image.icc, image.exif, image.xmp = (
+        value if isinstance(value := picture.info.get(key), bytes) and value else None
+        for key in ("icc_profile", "exif", "xmp")
+    )
+    image.dpi = dpi(picture)
+    header = _PPM_HEADER.match(data)
+    if header and int(header[1]) > 255:  # the last number is the highest value
+        colours = len(picture.getbands())
+        deep = np.frombuffer(data, ">u2", math.prod(picture.size) * colours, header.end())
+        deep = np.rint(deep * (65535 / int(header[1]))).astype(np.uint16)
+        image.put(deep.reshape(picture.height, picture.width, colours), colours)
+    elif mode is None:
+        fill(image, picture)
+    else:
+        picture.load()
+        image.put(np.asarray(picture.convert(mode)), 3)
+        image.duration = Fraction(picture.info.get("duration", 0)) / 1000
     deep_header = _DEEP.get(image.format)
     if image.pixels.dtype == np.uint8 and deep_header and deep_header.search(data):
         image.notes.append(f"{image.format} of more than 8 bits is read as 8 bits")
@@ -116,22 +162,93 @@ def _webp_is_lossless(data: bytes) -> bool:
         kind, length = struct.unpack_from("<4sI", data, at)
         if kind in (b"VP8 ", b"VP8L"):
             return bool(kind == b"VP8L")
-        at += 8 + length + length % 2
+        # A frame's chunk has its picture's chunks in it, after 16 bytes of its own.
+        at += 8 + (16 if kind == b"ANMF" else length + length % 2)
     return False
+
+
+class _Frames(PIL.Image.Image):
+    """Frames as Pillow's encoders take them: one at a time, each made when it is asked for."""
+
+    def __init__(self, images: Iterable[Image], count: int) -> None:
+        super().__init__()
+        self._images = iter(images)
+        self._at = -1
+        self.n_frames = count
+        self.is_animated = count > 1
+        self.durations: list[int] = []  # milliseconds, of the frames so far
+        self._owed = Fraction(0)
+        self.first = self._take()
+
+    def _take(self) -> Image:
+        image = next(self._images)
+        samples = image.samples()
+        picture = PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
+        self.im, self._mode, self._size = picture.im, picture.mode, picture.size
+        # Rounded are the times at which frames change, so that the whole keeps its length.
+        self._owed += 1000 * (image.duration or 0)
+        self.durations.append(round(self._owed))
+        self._owed -= self.durations[-1]
+        self._at += 1
+        return image
+
+    def tell(self) -> int:
+        return max(self._at, 0)
+
+    def seek(self, frame: int) -> None:
+        if frame >= self.n_frames:
+            raise EOFError
+        while self._at < frame:  # there is no way back, and no encoder that needs one
+            self._take()
 
 
 def encode_webp(image: Image, quality: int, notes: list[str]) -> bytes:
     """Encode RGB or RGBA, without loss at quality 100 or if the source was so coded."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image.samples()).save(
-        buffer,
+    return encode_webp_frames([image], 1, quality)
+
+
+def encode_webp_frames(images: Iterable[Image], count: int, quality: int) -> bytes:
+    """Encode frames likewise, each before the next is asked for."""
+    frames = _Frames(images, count)
+    return _saved(
+        frames,
         "WEBP",
-        lossless=quality == 100 or (image.lossless and image.format == "webp"),
+        lossless=quality == 100 or (frames.first.lossless and frames.first.format == "webp"),
         quality=quality,
         exact=True,  # colour under full transparency too
-        icc_profile=image.icc or b"",
-        exif=image.exif or b"",
-        xmp=image.xmp or b"",
+        loop=frames.first.plays,
+    )
+
+
+def encode_avif(image: Image, quality: int, notes: list[str]) -> bytes:
+    """Encode grey, RGB or RGBA, with its colour at full resolution."""
+    return encode_avif_frames([image], 1, quality)
+
+
+def encode_avif_frames(images: Iterable[Image], count: int, quality: int) -> bytes:
+    """Encode frames likewise, each before the next is asked for."""
+    frames = _Frames(images, count)
+    if frames.first.plays:
+        frames.first.notes.append("avif does not say how often it runs: this is left out")
+    grey = {"subsampling": "4:0:0"} if frames.mode == "L" else {"subsampling": "4:4:4"}
+    return _saved(frames, "AVIF", quality=quality, **grey)
+
+
+def _saved(frames: _Frames, kind: str, **options: Any) -> bytes:
+    buffer, block = io.BytesIO(), frames.first.exif
+    if kind == "AVIF" and block is not None:
+        # Its orientation, which is 1, is kept elsewhere; Pillow would build the block anew.
+        with suppress(*exif.DAMAGE):
+            block = exif.without(block, exif.ORIENTATION)
+    frames.save(
+        buffer,
+        kind,
+        save_all=frames.is_animated,
+        duration=frames.durations,
+        icc_profile=frames.first.icc or b"",
+        exif=block or b"",
+        xmp=frames.first.xmp or b"",
+        **options,
     )
     return buffer.getvalue()
 

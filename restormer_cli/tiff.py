@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,16 +18,18 @@ import PIL.Image
 from . import exif, rasters
 from .errors import ImageError
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
-from .pixels import UNDECODED, Array, Image, check_size
+from .pixels import UNDECODED, Array, Image, Pictures, check_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _FILL_ORDER, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 266, 273, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 317, 322, 323, 324, 325
-_EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 338, 339, 700, 34675, 50706
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 338, 339, 700, 34675
+_REDUCED, _PAGE, _MASK = 1, 2, 4  # what a directory's picture is to the others (section 8, 254)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
 # Compressions that work on bytes, whatever samples these make up: none, LZW, deflate (two
@@ -36,6 +40,7 @@ _HORIZONTAL, _FLOATING = 2, 3  # section 14; Adobe's Technical Note 3 of 2005
 _CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
 _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
 _SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
+_OLD_JPEG = frozenset(range(512, 522))  # its tables are anywhere in the file (section 22)
 # Tags that describe how pixels are stored, which the writer decides; 330 and 37724 (Photoshop's
 # layers) hold other pictures, which would show the photograph as it was before.
 _STORAGE = _CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
@@ -51,14 +56,50 @@ class _Kind(NamedTuple):
     compression: int
 
 
-def decode(data: bytes, max_pixels: int) -> Image:
-    """Decode the first page to 8, 16 or float32 samples."""
-    page = exif.parse(data)
-    check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels)
-    if _DNG_VERSION in page.tags or page.integer(_SUBFILE, 0) & 1:
-        raise ImageError(
-            "a camera's raw file, not a picture yet", "Develop it to a 16-bit TIFF first."
-        )
+def decode(data: bytes, max_pixels: int) -> Pictures:
+    """Decode all pages to 8, 16 or float32 samples, each to its own.
+
+    What shows another page smaller, or masks it, is no page: it would show it unrestored.
+    """
+    starts, others = [], 0
+    for start, page in _directories(data):
+        if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
+            others += 1
+            continue
+        starts.append(start)
+        try:
+            check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels)
+        except ImageError as error:
+            if len(starts) == 1:
+                raise
+            raise ImageError(f"page {len(starts)}: {error.message}", error.hint) from error
+    if not starts:
+        raise ImageError("it holds nothing but small copies of a picture")
+
+    def pages() -> Iterator[Image]:
+        for number, start in enumerate(starts):
+            page = _decode_page(data, exif.parse(data, start))
+            if others and not number:
+                page.notes.append(f"{others} smaller copies or masks of it are left out")
+            yield page
+
+    return Pictures(pages(), "tiff", len(starts))
+
+
+def _directories(data: bytes) -> Iterator[tuple[int | None, Directory]]:
+    """Where each directory is, None for the first, and what is in it."""
+    start: int | None = None
+    seen = set()
+    while start != 0:
+        if start in seen:
+            raise ValueError("its pages go in a circle")
+        seen.add(start)
+        page = exif.parse(data, start)
+        yield start, page
+        start = page.following
+
+
+def _decode_page(data: bytes, page: Directory) -> Image:
     kept = {tag: v for tag, v in page.tags.items() if tag not in _STORAGE and v.kind <= 13}
     image = Image(
         UNDECODED,
@@ -68,8 +109,6 @@ def decode(data: bytes, max_pixels: int) -> Image:
         xmp=page.raw(_XMP),
         dpi=page.dpi(),
     )
-    if page.following:
-        image.more = "several pages: only the first is restored"
     kind = _Kind(
         frozenset(page.integers(_BITS, 1)),
         frozenset(page.integers(_SAMPLE_FORMAT, 1)),
@@ -86,7 +125,7 @@ def decode(data: bytes, max_pixels: int) -> Image:
         _decode_samples(image, data, page, kind)
     elif kind.bits <= {1, 2, 4, 8}:
         # Without the orientation, which Pillow would apply, and what it might warn of.
-        file = exif.build(page.order, _present(page, _CODING), data[8:])
+        file = _alone(data, page.order, _present(page, _CODING))
         with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
             rasters.fill(image, picture)
     else:
@@ -118,6 +157,27 @@ def _present(page: Directory, wanted: AbstractSet[int]) -> dict[int, Tag]:
         elif kind <= 12:
             chosen[tag] = page.tags[tag]
     return chosen
+
+
+def _alone(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
+    """A file of one page that has these tags, and of all the pixels in `data` only its own.
+
+    A page of many is a small part of its file, which would otherwise be copied for each.
+    """
+    page = Directory(order, tags)
+    for offsets, counts in ((_OFFSETS, _COUNTS), (_TILE_OFFSETS, _TILE_COUNTS)):
+        if offsets in tags and counts in tags and not _OLD_JPEG & tags.keys():
+            starts, sizes = page.integers(offsets), page.integers(counts)
+            pieces = [data[at : at + size] for at, size in zip(starts, sizes, strict=False)]
+            if [len(piece) for piece in pieces] == list(sizes) and len(sizes) == len(starts):
+                moved = integer_tag(order, LONG, *_starts(pieces))
+                return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
+    return exif.build(order, tags, data[8:])  # all of it, as where and what they are is not said
+
+
+def _starts(pieces: list[bytes], start: int = 8) -> list[int]:
+    """Where pieces lie that follow each other from the offset `start`."""
+    return list(accumulate(map(len, pieces[:-1]), initial=start))
 
 
 def _decode_samples(image: Image, data: bytes, page: Directory, kind: _Kind) -> None:
@@ -156,7 +216,6 @@ def _read_samples(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
     pixel = count // planes * dtype.itemsize  # bytes of one
     where = (_TILE_OFFSETS, _TILE_COUNTS) if tiled else (_OFFSETS, _COUNTS)
     each = len(page.integers(where[0])) // planes
-    body = data[8:]
     decoded = []
     for plane in range(planes):
         tags = _present(page, {_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_HEIGHT})
@@ -169,7 +228,7 @@ def _read_samples(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
             tags[_TILE_WIDTH] = integer_tag(order, LONG, segment * pixel)
         for tag, value in ((_BITS, 8), (_PHOTOMETRIC, _BLACK_IS_ZERO), (_SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
-        file = exif.build(order, tags, body)
+        file = _alone(data, order, tags)
         with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
             raw = np.asarray(picture).reshape(height, -1, segment, pixel)
         decoded.append(_undo_predictor(raw, predictor, dtype)[:, :width])
@@ -197,14 +256,50 @@ def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
 
 def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     """Encode any samples, deflated in strips of 256 KiB."""
-    old = Directory("<", {})
-    if image.exif is not None:
-        try:
-            old = exif.parse(image.exif)
-        except exif.DAMAGE:
-            notes.append("damaged EXIF cannot be written to a TIFF: it is left out")
-        if old.following:
-            notes.append("the EXIF thumbnail is left out")
+    return encode_all([replace(image, notes=notes)], 1, quality)
+
+
+def encode_all(pages: Iterable[Image], count: int, quality: int) -> bytes:
+    """Encode pages of any sizes and samples, each before the next is asked for."""
+    file, order = bytearray(exif.header("<", 0)), ""
+    link = 4  # where the offset of the next directory belongs
+    for page in pages:
+        old = _old_tags(page, order)
+        if not order:
+            order = old.order
+            file[:8] = exif.header(order, 0)
+        tags, strips = _encode_page(page, old, len(file))
+        if count > 1:
+            tags[_SUBFILE] = integer_tag(order, LONG, _PAGE)
+        file += b"".join(strips)
+        file += bytes(len(file) % 2)  # directories begin on a word boundary
+        at = len(file)
+        file += exif.directory(order, tags, at)
+        struct.pack_into(order + "I", file, link, at)
+        link = at + 2 + 12 * len(tags)
+    return bytes(file)
+
+
+def _old_tags(page: Image, order: str) -> Directory:
+    """What the EXIF block says, to be written in this byte order, if there is one yet."""
+    old = Directory(order or "<", {})
+    if page.exif is None:
+        return old
+    try:
+        found = exif.parse(page.exif)
+    except exif.DAMAGE:
+        page.notes.append("damaged EXIF cannot be written to a TIFF: it is left out")
+        return old
+    if order and found.order != order:
+        page.notes.append("EXIF in another byte order than the first page's is left out")
+        return old
+    if found.following:
+        page.notes.append("the EXIF thumbnail is left out")
+    return found
+
+
+def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
+    """The tags of a page and its strips, which lie at the offset `start`."""
     order = old.order
     samples = image.samples()
     height, width, count = samples.shape
@@ -214,9 +309,7 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
         zlib.compress(_predict(samples[top : top + rows], predictor, order))
         for top in range(0, height, rows)
     ]
-    sizes = [len(strip) for strip in strips]
-    starts = [8 + int(end) - size for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
-    if starts[-1] + sizes[-1] > 2**32 - 2**24:
+    if start + sum(map(len, strips)) > 2**32 - 2**24:
         raise ValueError("over the 4 GB that a TIFF can have")
     photometric = _RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO
     integers: dict[int, tuple[int, list[int]]] = {
@@ -225,10 +318,10 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
         _BITS: (SHORT, [samples.itemsize * 8] * count),
         _COMPRESSION: (SHORT, [_DEFLATE]),
         _PHOTOMETRIC: (SHORT, [photometric]),
-        _OFFSETS: (LONG, starts),
+        _OFFSETS: (LONG, _starts(strips, start)),
         _SAMPLES: (SHORT, [count]),
         _ROWS: (LONG, [rows]),
-        _COUNTS: (LONG, sizes),
+        _COUNTS: (LONG, [len(strip) for strip in strips]),
         _PLANAR: (SHORT, [1]),
         _PREDICTOR: (SHORT, [predictor]),
         _SAMPLE_FORMAT: (SHORT, [form] * count),
@@ -246,7 +339,7 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     for tag, kind, value in ((_ICC, exif.UNDEFINED, image.icc), (_XMP, 1, image.xmp)):
         if value is not None:
             tags[tag] = Tag(kind, len(value), value)
-    return exif.build(order, tags, b"".join(strips))
+    return tags, strips
 
 
 def _predict(samples: Array, predictor: int, order: str) -> bytes:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from restormer_cli import batch, images
@@ -140,19 +139,19 @@ def test_what_is_being_written_at_an_interruption_is_finished_and_told(
     """The image behind it is dropped, at its next tile."""
     for name in ("a.png", "b.png"):
         picture(tmp_path / name)
-    computing, write = threading.Event(), images.write
+    computing, save = threading.Event(), images.save
 
-    def slow(image: images.Image, target: Path, **options: object) -> list[str]:
+    def slow(data: bytes, target: Path, **options: object) -> None:
         signal.raise_signal(signal.SIGINT)  # it comes to the main thread, which waits for this
         computing.wait(10)
-        return write(image, target, **options)  # type: ignore[arg-type]
+        save(data, target, **options)  # type: ignore[arg-type]
 
     def progress(part: Part) -> None:
         if part.number == 1:
             computing.set()
             time.sleep(0.05)
 
-    monkeypatch.setattr(images, "write", slow)
+    monkeypatch.setattr(images, "save", slow)
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
@@ -167,9 +166,9 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
     """Reading runs ahead of computing, but never by more images than there are stages."""
     for i in range(8):
         picture(tmp_path / f"{i}.png")
-    read, seen, decode = [], [], images.read
+    read, seen, decode = [], [], images.pictures
 
-    def reading(*arguments: object, **options: object) -> images.Image:
+    def reading(*arguments: object, **options: object) -> images.Pictures:
         read.append(options["name"])
         return decode(*arguments, **options)  # type: ignore[arg-type]
 
@@ -178,7 +177,7 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
             time.sleep(0.05)  # time enough to read all of them
             seen.append(len(read) - part.number - 1)
 
-    monkeypatch.setattr(images, "read", reading)
+    monkeypatch.setattr(images, "pictures", reading)
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
     events = list(batch.run(jobs, restorer, streams(), progress=progress))
     assert max(seen) in (1, 2)
@@ -225,23 +224,3 @@ def test_larger_images_than_allowed_are_refused(restorer: Restorer, tmp_path: Pa
     (_, event) = batch.run([job], restorer, streams(), max_pixels=100)
     assert isinstance(event, Failed)
     assert "--max-pixels" in event.hint
-
-
-@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.gif"])
-def test_of_several_pages_or_frames_the_first_is_restored_with_a_warning(
-    name: str, restorer: Restorer, tmp_path: Path
-) -> None:
-    """In place, the others would be lost: there it is refused, and the file stays."""
-    path = tmp_path / name
-    pages = [PIL.Image.new("RGB", (16, 9), colour) for colour in ("red", "blue", "green")]
-    pages[0].save(path, save_all=True, append_images=pages[1:])
-    before = path.read_bytes()
-    target = tmp_path / "out" / Path(name).with_suffix(".png")
-    (_, event) = batch.run([Job(path, target)], restorer, streams())
-    assert isinstance(event, Restored)
-    assert "only the first" in event.warnings[0]
-    assert images.read(target).pixels[0, 0].tolist() == [255, 0, 0]
-    (_, event) = batch.run([Job(path, path)], restorer, streams())
-    assert isinstance(event, Failed)
-    assert "only the first" in event.error
-    assert path.read_bytes() == before

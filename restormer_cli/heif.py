@@ -1,0 +1,112 @@
+"""HEIF, which is what phones take (HEIC): read and written by libheif, an optional package."""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from . import exif
+from .errors import ImageError
+from .pixels import UNDECODED, Array, Image, Pictures, check_size
+
+# The brand of a file whose pictures are compressed so that libheif's usual decoder has them, or
+# that leaves this to be seen (ISO/IEC 23008-12, 10 and B.4).
+SIGNATURE = rb"....ftyp(?:he(?:i[cxms]|v[cxms])|mif[12]|msf1)"
+_NCLX = b"nclx"  # colour as four numbers (ISO/IEC 23091-2), where there is no ICC profile
+_NCLX_FIELDS = (
+    *("color_primaries", "transfer_characteristics"),
+    *("matrix_coefficients", "full_range_flag"),
+)
+_RGB_MATRIX = 0  # colour stored as it is: what coding without loss needs
+_DEEP = 10  # bits that an image of more than 8 is written with; few readers take 12
+# Samples of a pixel -> what libheif calls them.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+def writable() -> bool:
+    """Whether the package is there; what it needs to write comes with it."""
+    return find_spec("pillow_heif") is not None
+
+
+def _library() -> Any:
+    try:
+        return import_module("pillow_heif")
+    except ImportError as error:
+        raise ImageError(
+            "HEIF images need a package that is not installed",
+            "pip install 'restormer-cli[heif]'",
+        ) from error
+
+
+def decode(data: bytes, max_pixels: int) -> Pictures:
+    """Decode the main picture to 8 or 16 bits; libheif has turned it upright."""
+    file = _library().open_heif(data, convert_hdr_to_8bit=False)
+    picture = file[file.primary_index]
+    width, height = picture.size
+    check_size(width, height, max_pixels)
+    info = picture.info
+    image = Image(
+        UNDECODED,
+        format="heif",
+        icc=info.get("icc_profile") or None,
+        exif=info["exif"] or None,
+        xmp=info.get("xmp") or None,
+    )
+    if image.exif is not None:
+        # The file's own rotation is what counts, and EXIF's a copy of it (ISO/IEC 23008-12, A.2.1).
+        image.exif = image.exif.removeprefix(b"Exif\0\0")
+        with suppress(*exif.DAMAGE):
+            _, image.exif = exif.take_orientation(image.exif)
+            image.dpi = exif.parse(image.exif).dpi()
+    if "nclx_profile" in info and image.icc is None:
+        numbers = (info["nclx_profile"][name] for name in _NCLX_FIELDS)
+        image.extras = ((_NCLX, struct.pack(">4H", *numbers)),)
+    if (others := len(file) - 1) > 0:
+        image.notes.append(f"{others} more pictures in the file are left out")
+    if info["aux"] or info["depth_images"]:
+        image.notes.append("its gain or depth maps, which fit the picture as it was, are left out")
+    samples = np.asarray(picture)
+    image.premultiplied = picture.premultiplied_alpha
+    image.put(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
+    if (bits := info["bit_depth"]) > 8:
+        image.pixels = _scaled(image.pixels >> (16 - bits), bits, 16)
+        if image.alpha is not None:
+            image.alpha = _scaled(image.alpha >> (16 - bits), bits, 16)
+    return Pictures.one(image)
+
+
+def _scaled(samples: Array, bits: int, wanted: int) -> Array:
+    """Integers of so many bits as others of the same part of their full range, rounded."""
+    return np.rint(samples * (((1 << wanted) - 1) / ((1 << bits) - 1))).astype(np.uint16)
+
+
+def encode(image: Image, quality: int, notes: list[str]) -> bytes:
+    """Encode 8 bits, or 10 of 16, its colour at full resolution; without loss at quality 100."""
+    library = _library()
+    samples = image.samples()
+    if samples.shape[2] == 2:
+        samples = np.ascontiguousarray(samples[..., [0, 0, 0, 1]])
+        notes.append("heif has no grey with alpha: written as RGB")
+    mode = _MODES[samples.shape[2]]
+    if samples.dtype == np.uint16:
+        mode += ";16"
+        samples = _scaled(samples, 16, _DEEP) << (16 - _DEEP)  # of which it takes the upper ones
+        if image.format != "heif":
+            notes.append(f"heif holds {_DEEP} bits: rounded")
+    height, width = samples.shape[:2]
+    file = library.from_bytes(mode, (width, height), samples.tobytes())
+    colour = dict(image.extras).get(_NCLX)
+    options = dict(zip(_NCLX_FIELDS, struct.unpack(">4H", colour), strict=True)) if colour else {}
+    if quality == 100:
+        options["matrix_coefficients"] = _RGB_MATRIX if samples.shape[2] > 2 else 1
+    buffer = io.BytesIO()
+    pieces = {"exif": image.exif, "icc_profile": image.icc, "xmp": image.xmp}
+    pieces = {name: piece for name, piece in pieces.items() if piece is not None}
+    file.save(buffer, quality=-1 if quality == 100 else quality, chroma=444, **options, **pieces)
+    return buffer.getvalue()
