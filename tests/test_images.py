@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -38,6 +39,7 @@ def noise(height, width, samples, dtype="uint8", seed=0):
     return rng.integers(0, top, (height, width, samples), dtype=dtype, endpoint=True)
 
 
+@functools.cache  # it holds the time
 def wide_gamut(colour_space=b"RGB "):
     """An ICC profile that is not sRGB: sRGB's with its red and blue primaries exchanged."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
