@@ -13,6 +13,7 @@ from . import exif
 DAMAGE = (
     *exif.DAMAGE,
     ArithmeticError,
+    AssertionError,  # Pillow's
     EOFError,
     MemoryError,
     OSError,

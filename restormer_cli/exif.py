@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What a block raises that is not what it says.
-DAMAGE = (LookupError, TypeError, ValueError, struct.error)
+DAMAGE = (LookupError, OverflowError, TypeError, ValueError, struct.error)
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
 SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from . import exif
+from . import exif, gif
 from .errors import ImageError
 from .pixels import UNDECODED, Image, Pictures, check_size, swapped
 
@@ -54,6 +54,8 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
     picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     check_size(picture.width, picture.height, max_pixels)
     kind = (picture.format or "").lower()
+    if kind == "gif":
+        gif.check(data, picture.width, picture.height)
     count = getattr(picture, "n_frames", 1) if kind in _ANIMATED else 1
     mode = _frame_mode(picture, count) if count > 1 else None
     plays = _ANIMATED[kind](picture) if count > 1 else 0
@@ -73,8 +75,11 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
 
 def _frame_mode(picture: PIL.Image.Image, count: int) -> str:
     """RGBA if there is any transparency in an animation, else RGB; each frame of a GIF is asked."""
+    size = picture.size
     for number in range(count if picture.format == "GIF" else 1):
         picture.seek(number)
+        if picture.size != size:
+            raise ValueError("a frame lies outside the picture")
         picture.load()
         if picture.has_transparency_data:
             return "RGBA"

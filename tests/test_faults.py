@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import random
 import shutil
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 import pytest
+from camera import dng, mosaic
 from program import PROGRAM, Outcome, picture, python, tree
 
 from restormer_cli import files, images
@@ -25,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("folder", "weights")
 
 KILLS = int(os.environ.get("RESTORMER_TEST_KILLS", "2"))
 """How often the run is killed; each time costs the seconds that torch takes to import."""
+
+WITH_HEIF, WITH_RAW = (importlib.util.find_spec(name) for name in ("pillow_heif", "rawpy"))
 
 DAMAGED = 300
 GOOD = 30
@@ -121,12 +127,20 @@ def test_where_files_cannot_be_locked_temporaries_get_old_first(
 
 def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
     """Names and contents, and whether an image can be made of it all the same."""
-    kinds = ("png", "jpg", "tif", "webp", "bmp")
     whole = {}
-    for kind in kinds:
+    for kind in ("png", "jpg", "tif", "webp", "bmp", "avif", *(["heic"] if WITH_HEIF else [])):
         picture(f"whole.{kind}", (40, 56, 3))
         whole[kind] = Path(f"whole.{kind}").read_bytes()
         Path(f"whole.{kind}").unlink()
+    pages = [images.Image(rng.integers(0, 256, (40, 56, 3), "uint8")) for _ in range(3)]
+    for name, kind in {"pages.tif": "tiff", "frames.png": "png", "frames.webp": "webp"}.items():
+        whole[name], _ = images.encode(pages, kind, count=3)
+    first, *others = (PIL.Image.fromarray(page.pixels) for page in pages)
+    first.save(frames := io.BytesIO(), "GIF", save_all=True, append_images=others)
+    whole["gif"] = frames.getvalue()
+    if WITH_RAW:
+        whole["dng"] = dng(mosaic(rng.random((40, 56, 3))))
+    kinds = list(whole)
     huge = bytearray(whole["bmp"])
     huge[18:26] = (2**30).to_bytes(4, "little") * 2
     profile = images.Image(np.zeros((9, 9, 3), "uint8"), icc=b"\0" * 200, exif=b"II*\0\xff\xff")
@@ -143,7 +157,7 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
         yield (
             (f"{i}.cut.{kind}", cut, False),
             (f"{i}.flipped.{kind}", bytes(flipped), True),  # if nothing says so: no checksum
-            (f"{i}.misnamed.{kinds[i % 5]}", data, True),
+            (f"{i}.misnamed.{kinds[i % len(kinds)]}", data, True),
             (f"{i}.empty.{kind}", b"", False),
             (f"{i}.text.{kind}", b"This is not a picture.\n" * 9, False),
             (f"{i}.huge.{kind}", bytes(huge), False),

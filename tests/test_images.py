@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import stat
@@ -17,6 +18,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+from camera import dng, mosaic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ImageCms
@@ -869,24 +871,32 @@ def fuzzed():
         images.write(images.Image(samples[..., :3], samples[..., 3], "tiff", exif=exif()), buffer)
         yield buffer.getvalue()
     yield encoded(picture, "BMP")
-    yield encoded(picture, "GIF")
+    for kind in ("GIF", "WEBP", "AVIF"):
+        others = [PIL.Image.fromarray(noise(9, 8, 3, seed=seed)) for seed in (1, 2)]
+        yield encoded(picture, kind, save_all=True, append_images=others, duration=70, loop=2)
+    pages = [images.Image(noise(9, 8, 3, seed=seed), exif=exif()) for seed in range(3)]
+    for kind in ("tiff", "png"):
+        yield images.encode(pages, kind, count=3)[0]
+    if images.heif.writable():
+        yield images.encode([images.Image(noise(9, 8, 3), exif=exif())], "heif")[0]
+    if importlib.util.find_spec("rawpy"):
+        yield dng(mosaic(np.full((24, 32, 3), 0.5)))
 
 
 WHOLE = list(fuzzed())
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_only_image_errors_escape(data):
-    """Whatever bits are flipped and wherever it is cut, a file is read or is an ImageError."""
+    """Whatever bits are flipped and wherever it is cut, all is read or is an ImageError."""
     whole = bytearray(data.draw(st.sampled_from(WHOLE)))
     for _ in range(data.draw(st.integers(0, 6))):
         whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
     try:
-        image = images.read(bytes(whole[:cut]), max_pixels=100_000)
+        found = list(images.pictures(bytes(whole[:cut]), max_pixels=100_000).images)
     except ImageError as error:
         assert error.message  # noqa: PT017 - both outcomes are right
     else:
-        assert image.pixels.ndim == 3
-        assert image.pixels.size > 0
+        assert all(image.pixels.ndim == 3 and image.pixels.size > 0 for image in found)
