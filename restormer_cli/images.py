@@ -127,7 +127,8 @@ def _told(name: str) -> Iterator[None]:
     except PIL.UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: not an image, or of a kind that is not supported",
-            "Supported are " + ", ".join(sorted(readable_suffixes())),
+            "Supported are PNG, JPEG, TIFF, WebP, AVIF, HEIF, GIF, BMP, JPEG 2000, PNM, QOI, TGA "
+            "and raw files of cameras.",
         ) from error
     except DAMAGE as error:
         raise ImageError(

@@ -123,7 +123,7 @@ class Restoring:
             least=1,
             most=100,
             metavar="N",
-            help="For JPEG (4:4:4) and WebP (100: lossless).",
+            help="For JPEG, AVIF, HEIF (all 4:4:4) and WebP. 100: WebP and HEIF without loss.",
         ),
     ] = 95
     max_pixels: Annotated[
