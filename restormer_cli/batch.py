@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
@@ -185,24 +185,36 @@ class _Work:
         """Restore it. Several pages are encoded as well: never are all of them in memory."""
         done = read._replace(pages=iter(()))  # which would keep what was read
         if read.total == 1:
-            return _Computed(done, [self._restored(read, 1)], None)
+            return _Computed(done, [self._restored(read, self._next(read, 1))], None)
         pages: list[paging.Page] = []
-
-        def restored() -> Iterator[images.Image]:
-            for number in range(1, read.total + 1):
-                page = self._restored(read, number)
-                pages.append(page._replace(image=replace(page.image, pixels=UNDECODED)))
-                yield page.image
-
-        data, told = images.encode(restored(), read.kind, count=read.total, quality=self.quality)
+        with closing(self._pages(read, pages)) as restored:
+            data, told = images.encode(restored, read.kind, count=read.total, quality=self.quality)
         for page, notes in zip(pages, told, strict=True):
             page.notes.extend(notes)
         return _Computed(done, pages, data)
 
-    def _restored(self, read: _Read, number: int) -> paging.Page:
-        """The next page, restored. Blending is in float: rounded is once, at the end."""
+    def _pages(self, read: _Read, done: list[paging.Page]) -> Generator[images.Image, None, None]:
+        """The pages, each restored while the next is decoded; `done` gets what is said of them."""
+        from . import devices
+
+        stages = partial(self._next, read), partial(self._restored, read)
+        numbers = range(1, read.total + 1)
+        with closing(overlapped(numbers, *stages, initializer=devices.same_threads())) as line:
+            for _, future in line:
+                page = future.result()
+                done.append(page._replace(image=replace(page.image, pixels=UNDECODED)))
+                yield page.image
+
+    def _next(self, read: _Read, number: int) -> tuple[int, images.Image, Array | None]:
         self._go_on()
-        image, right = next(read.pages)
+        return number, *next(read.pages)
+
+    def _restored(
+        self, read: _Read, following: tuple[int, images.Image, Array | None]
+    ) -> paging.Page:
+        """A page restored. Blending is in float: rounded is once, at the end."""
+        self._go_on()
+        number, image, right = following
         before = to_float(image.pixels)
         progress = partial(self._progress, read, number)
         view = None if right is None else to_float(right)

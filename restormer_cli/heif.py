@@ -13,7 +13,7 @@ import numpy as np
 
 from . import exif
 from .errors import ImageError
-from .pixels import UNDECODED, Array, Image, Pictures, check_size
+from .pixels import UNDECODED, Image, Pictures, check_size, rescaled
 
 # The brand of a file whose pictures are compressed so that libheif's usual decoder has them, or
 # that leaves this to be seen (ISO/IEC 23008-12, 10 and B.4).
@@ -72,18 +72,11 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
     if info["aux"] or info["depth_images"]:
         image.notes.append("its gain or depth maps, which fit the picture as it was, are left out")
     samples = np.asarray(picture)
+    if (bits := info["bit_depth"]) > 8:  # which are the upper ones of 16
+        samples = rescaled(samples >> (16 - bits), (1 << bits) - 1, 65535)
     image.premultiplied = picture.premultiplied_alpha
     image.put(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
-    if (bits := info["bit_depth"]) > 8:
-        image.pixels = _scaled(image.pixels >> (16 - bits), bits, 16)
-        if image.alpha is not None:
-            image.alpha = _scaled(image.alpha >> (16 - bits), bits, 16)
     return Pictures.one(image)
-
-
-def _scaled(samples: Array, bits: int, wanted: int) -> Array:
-    """Integers of so many bits as others of the same part of their full range, rounded."""
-    return np.rint(samples * (((1 << wanted) - 1) / ((1 << bits) - 1))).astype(np.uint16)
 
 
 def encode(image: Image, quality: int, notes: list[str]) -> bytes:
@@ -96,7 +89,7 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     mode = _MODES[samples.shape[2]]
     if samples.dtype == np.uint16:
         mode += ";16"
-        samples = _scaled(samples, 16, _DEEP) << (16 - _DEEP)  # of which it takes the upper ones
+        samples = rescaled(samples, 65535, (1 << _DEEP) - 1) << (16 - _DEEP)  # likewise
         if image.format != "heif":
             notes.append(f"heif holds {_DEEP} bits: rounded")
     height, width = samples.shape[:2]

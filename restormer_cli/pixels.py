@@ -95,6 +95,11 @@ def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
     return np.rint(scaled, out=scaled).astype(dtype, copy=False)
 
 
+def rescaled(samples: Array, top: int, new: int) -> Array:
+    """Integers of 0 to `top` as those of 0 to `new` that are the same parts of it, rounded."""
+    return np.rint(samples * (new / top)).astype(np.uint16)
+
+
 def swapped(samples: Array) -> Array:
     """RGB as OpenCV's BGR, or the other way round; alpha stays last, and grey as it is."""
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(samples.shape[2])

@@ -18,7 +18,7 @@ from PIL import ImageCms
 
 from . import exif, gif
 from .errors import ImageError
-from .pixels import UNDECODED, Image, Pictures, check_size, swapped
+from .pixels import UNDECODED, Array, Image, Pictures, check_size, rescaled, swapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,9 +33,10 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # Pillow's mode -> the mode whose samples are ours; any other becomes RGB.
 _MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _INTEGER_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-# Pillow cuts colour of these formats to 8 bits; the patterns match headers that announce more.
+# Pillow cuts colour of these formats to 8 bits; the patterns match headers that announce more. An
+# AVIF says by a bit, 32, of what is matched last that it has 12, not 10.
 _DEEP = {
-    "avif": re.compile(rb"av1C..[\x40-\x7f\xc0-\xff]", re.DOTALL),
+    "avif": re.compile(rb"av1C..([\x40-\x7f\xc0-\xff])", re.DOTALL),
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
@@ -95,12 +96,8 @@ def _frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
         for key in ("icc_profile", "exif", "xmp")
     )
     image.dpi = dpi(picture)
-    header = _PPM_HEADER.match(data)
-    if header and int(header[1]) > 255:  # the last number is the highest value
-        colours = len(picture.getbands())
-        deep = np.frombuffer(data, ">u2", math.prod(picture.size) * colours, header.end())
-        deep = np.rint(deep * (65535 / int(header[1]))).astype(np.uint16)
-        image.put(deep.reshape(picture.height, picture.width, colours), colours)
+    if mode is None and (deep := _deep_samples(picture, data)) is not None:
+        image.put(deep, 1 if deep.shape[2] == 1 else 3)
     elif mode is None:
         fill(image, picture)
     else:
@@ -111,6 +108,23 @@ def _frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
     if image.pixels.dtype == np.uint8 and deep_header and deep_header.search(data):
         image.notes.append(f"{image.format} of more than 8 bits is read as 8 bits")
     return image
+
+
+def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
+    """H W S in the full range of 16 bits, where there are more than 8 that Pillow would cut."""
+    shape = (picture.height, picture.width)
+    header = _PPM_HEADER.match(data)
+    if header and int(header[1]) > 255:  # the last number is the highest value
+        count = math.prod(shape) * len(picture.getbands())
+        found = np.frombuffer(data, ">u2", count, header.end())
+        return rescaled(found, int(header[1]), 65535).reshape(*shape, -1)
+    depth = _DEEP["avif"].search(data) if picture.format == "AVIF" else None
+    if depth is not None:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is not None and decoded.dtype == np.uint16 and decoded.shape[:2] == shape:
+            top = 4095 if depth[1][0] & 32 else 1023
+            return rescaled(swapped(decoded.reshape(*shape, -1)), top, 65535)
+    return None
 
 
 def dpi(picture: PIL.Image.Image) -> tuple[float, float] | None:

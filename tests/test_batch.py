@@ -133,6 +133,21 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
     assert [path.name for path in out.iterdir()] == ["a.png"]
 
 
+def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_path: Path) -> None:
+    """A file with fewer pages than its input is no output."""
+    pages = [images.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
+    images.save(images.encode(pages, "tiff", count=3)[0], tmp_path / "a.tif")
+
+    def interrupt(part: Part) -> None:
+        if part.page == 2:
+            raise KeyboardInterrupt
+
+    jobs = [Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif")]
+    with pytest.raises(KeyboardInterrupt):
+        list(batch.run(jobs, restorer, streams(), progress=interrupt))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_being_written_at_an_interruption_is_finished_and_told(
     restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
@@ -238,3 +239,27 @@ def test_an_avif_is_turned_once_and_keeps_what_is_said_of_it(
         assert tags(image.exif or b"") == tags(block)
         with PIL.Image.open(target) as other:
             assert other.getexif().get(274, 1) == 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("samples", [1, 3, 4])
+def test_a_deep_avif_is_not_cut_to_8_bits(
+    samples: int, bits: int, orientation: int, restormer: Callable[..., Outcome]
+) -> None:
+    """Its full range becomes that of 16 bits; AVIF itself is written with 8, and a note."""
+    given = noise(40, 56, samples, "uint16") >> (16 - bits)
+    stored = given if samples == 1 else given[..., [2, 1, 0, 3][:samples]]
+    options = [cv2.IMWRITE_AVIF_QUALITY, 100, cv2.IMWRITE_AVIF_DEPTH, bits]
+    block = np.frombuffer(exif(orientation, thumbnail=False), np.uint8)
+    data = cv2.imencodeWithMetadata(
+        ".avif", np.ascontiguousarray(stored), [cv2.IMAGE_METADATA_EXIF], [block], options
+    )[1]
+    Path("a.avif").write_bytes(data.tobytes())
+    assert restormer("denoise", "a.avif", "-o", "b.png", *EXACT).status == 0
+    after = images.read(Path("b.png")).samples()
+    assert after.dtype == np.uint16
+    wanted = np.rot90(given, -1) if orientation == 6 else given
+    assert np.array_equal(np.rint(after / 65535 * ((1 << bits) - 1)), wanted)
+    outcome = restormer("denoise", "a.avif", "-o", "b.avif", *EXACT)
+    assert "avif holds no uint16 samples: rounded to uint8" in outcome.stderr
