@@ -23,6 +23,8 @@ LIBRARIES = (
     "numpy",
     "opencv-python-headless",
     "pillow",
+    "pillow-heif",
+    "rawpy",
     "safetensors",
     "huggingface-hub",
     "typer",

@@ -14,7 +14,7 @@ from .pixels import Image, Pictures, check_size
 
 SUFFIXES = frozenset[str]().union(
     (".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos"),
-    (".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
+    (".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf"),
     (".srw", ".x3f"),
 )
 """How the files of the usual cameras end."""
