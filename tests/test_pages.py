@@ -502,3 +502,23 @@ def test_the_size_is_known_before_any_frame_is_decoded(
     outcome = restormer("denoise", "a.img", "--max-pixels", 400)
     assert outcome.status == 1
     assert "24 x 18 pixels, over the limit of 400" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [(1, 60000, "a frame lies outside the picture"), (None, None, "its end is missing")],
+)
+def test_a_gif_that_is_larger_or_shorter_than_it_says_is_damage(
+    place: int | None, value: int | None, said: str, restormer: Callable[..., Outcome]
+) -> None:
+    """Its frames would grow the picture to gigabytes, or some would be lost without a word."""
+    data = bytearray(animation("GIF"))
+    if place is None or value is None:
+        data = data[: len(data) * 2 // 3]
+    else:
+        second = data.index(b"\x2c", data.index(b"\x21\xf9", 200) + 8)  # an image descriptor
+        data[second + place : second + place + 2] = value.to_bytes(2, "little")
+    Path("a.gif").write_bytes(data)
+    outcome = restormer("denoise", "a.gif")
+    assert outcome.status == 1
+    assert f"error: a.gif: damaged or truncated ({said})" in outcome.stderr
