@@ -33,6 +33,16 @@ def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
+def equal_noise(x: Tensor, generator: Generator) -> Tensor:
+    """The same Gaussian noise in all channels, sigma 0..55: that of film, and of grey photos.
+
+    Networks that have only seen channels with noise of their own take this for texture.
+    """
+    sigma = uniform(0, 55, x, generator)
+    noisy = x + normal(x[:, :1], generator) * (sigma / 255)
+    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
+
+
 # --- what a camera does ------------------------------------------------------------------------
 
 # One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
@@ -193,7 +203,7 @@ def unfocused(x: Tensor, generator: Generator) -> Tensor:
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "denoise": mixture((0.5, blind_gaussian_noise), (0.5, camera_noise)),
+    "denoise": mixture((0.4, blind_gaussian_noise), (0.4, camera_noise), (0.2, equal_noise)),
     "derain": mixture((0.1, untouched), (0.9, rainy)),
     "deblur": mixture((0.1, untouched), (0.9, shaken)),
     "defocus": mixture((0.1, untouched), (0.9, unfocused)),

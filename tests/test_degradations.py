@@ -17,6 +17,7 @@ ALL = {
     "blind_gaussian_noise": d.blind_gaussian_noise,
     "sensor_noise": d.sensor_noise,
     "camera_noise": d.camera_noise,
+    "equal_noise": d.equal_noise,
     **d.DEGRADATIONS,
 }
 
@@ -119,6 +120,17 @@ def test_half_of_blind_noise_is_in_8_bits() -> None:
     noisy = d.blind_gaussian_noise(torch.full((400, 3, 8, 8), 0.5), seeded())
     share = sum(is_8_bit(image) for image in noisy) / len(noisy)
     assert 0.42 < share < 0.58
+
+
+def test_equal_noise_leaves_colours_alone() -> None:
+    """Every channel of a pixel gets the same: differences between channels stay."""
+    clean = scene(8)
+    noise = d.equal_noise(clean, seeded()) - clean
+    assert noise.std() > 0.05
+    unrounded = [n for n, x in zip(noise, noise + clean, strict=True) if not is_8_bit(x)]
+    assert unrounded
+    for one in unrounded:
+        torch.testing.assert_close(one, one[:1].expand_as(one), atol=1e-6, rtol=0)
 
 
 def test_blind_levels_are_spread_evenly_up_to_55() -> None:
