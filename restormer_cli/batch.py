@@ -216,6 +216,7 @@ class _Work:
             device=str(self.restorer.device),
             precision=done.precision,
             strategy=done.strategy,
+            orientations=self.restorer.orientations,
             width=width,
             height=height,
             seconds=round(done.seconds, 3),

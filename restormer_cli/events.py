@@ -72,6 +72,7 @@ class Restored(Event):
     device: str
     precision: str
     strategy: str
+    orientations: int  # flips and rotations averaged over: see `ensemble`
     width: int
     height: int
     seconds: float

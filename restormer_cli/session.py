@@ -282,6 +282,7 @@ def _restorer(console: Console, request: Request, options: Restoring) -> Restore
         tile=options.tile_side,
         overlap=options.overlap,
         window=options.window,
+        ensemble=options.ensemble,
         noise=request.noise,
         sigma=request.sigma,
         gray=request.gray,
