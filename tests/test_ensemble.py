@@ -91,7 +91,7 @@ def test_progress_is_that_of_all_orientations() -> None:
     assert set(totals) == {totals[0]}
 
 
-def test_two_views_are_averaged_over_four(tiny: Callable[..., Path]) -> None:
+def test_two_views_are_averaged_over_four(folder: Path, tiny: Callable[..., Path]) -> None:
     """Exchanging the views of a mirrored pair gives the mirrored result: nothing is left or right.
 
     Of the plain network that is not so, which shows that the ensemble makes it so.
