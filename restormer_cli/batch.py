@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from . import change, images, records
+from . import change, images, noise_level, records
 from .errors import ImageError
-from .events import Event, Failed, Planned, Restored, Started, Weights
+from .events import Event, Failed, Noise, Planned, Restored, Started, Weights
 from .inputs import is_special
 from .pipeline import overlapped
 from .pixels import UNDECODED, Array, from_float, to_float
@@ -58,6 +58,7 @@ class _Read(NamedTuple):
     right: Array | None
     left_file: Fingerprint
     right_file: Fingerprint | None
+    noise: Noise | None
 
 
 class _Computed(NamedTuple):
@@ -158,10 +159,11 @@ class _Work:
         image, left_file = self._decoded(job.source, given.data)
         if image.more and job.in_place:
             raise ImageError(image.more, "In place the rest would be lost: write elsewhere.")
+        noise = _noise(self.restorer.task.name, image)
         if job.right is None:
-            return _Read(given.number, job, image, None, left_file, None)
+            return _Read(given.number, job, image, None, left_file, None, noise)
         right, right_file = self._decoded(job.right, None)
-        return _Read(given.number, job, image, right.pixels, left_file, right_file)
+        return _Read(given.number, job, image, right.pixels, left_file, right_file, noise)
 
     def _decoded(self, path: Path | None, data: bytes | None) -> tuple[images.Image, Fingerprint]:
         mtime = None
@@ -188,7 +190,7 @@ class _Work:
                 after = before + np.float32(self.strength) * (after - before)
             pixels = from_float(after, pixels.dtype)
         read = read._replace(image=replace(image, pixels=pixels), right=None)
-        odd = change.warnings(moved, self.strength)
+        odd = change.warnings(moved, self.strength, read.noise)
         return _Computed(read, replace(done, pixels=UNDECODED), moved.times(self.strength), odd)
 
     def _progress(self, read: _Read, done: int, total: int) -> None:
@@ -220,6 +222,7 @@ class _Work:
             width=width,
             height=height,
             seconds=round(done.seconds, 3),
+            noise=read.noise,
             mean_absolute_change=round(moved.mean_absolute, 7),
             colour_drift=round(moved.drift, 7),
             peak_memory=devices.peak_memory(self.restorer.device),
@@ -249,6 +252,11 @@ class _Work:
             image, target, format=read.job.format, quality=self.quality, ready=ready
         )
         return restored, None
+
+
+def _noise(task: str, image: images.Image) -> Noise | None:
+    """What is to be known of an image's noise: of use where noise is what is removed."""
+    return noise_level.estimate(image.pixels) if task == "denoise" else None
 
 
 def _failed(job: Job, task: str, error: ImageError) -> Failed:
@@ -281,4 +289,5 @@ def look(
             strategy=how.strategy if how else None,
             peak_bytes=how.peak_bytes if how else None,
             seconds=round(how.seconds, 3) if how else None,
+            noise=_noise(task, image),
         )

@@ -108,6 +108,8 @@ class Console:
             case Restored():
                 self._finish(event.width * event.height)
                 self.say(_restored(event))
+                if event.noise is not None:
+                    self.detail(f"{printable(event.input)}: {event.noise.words}")
                 for note in event.notes:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
                 for warning in event.warnings:
@@ -185,6 +187,8 @@ def _planned(event: Planned) -> str:
         parts.append(f"{size(event.peak_bytes)} of memory")
     if event.seconds is not None:
         parts.append(f"about {duration(event.seconds)}")
+    if event.noise is not None:
+        parts.append(event.noise.words)
     return f"{printable(event.input)} -> {printable(event.output)}  {', '.join(parts)}"
 
 

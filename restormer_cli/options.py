@@ -266,8 +266,13 @@ class Denoising(Restoring):
         ),
     ] = None
     sigma: Annotated[
-        Literal["blind", "15", "25", "50"] | None,
-        _option(RESTORATION, "--sigma", help="Level of Gaussian noise, if known."),
+        Literal["auto", "blind", "15", "25", "50"] | None,
+        _option(
+            RESTORATION,
+            "--sigma",
+            help="Level of Gaussian noise, which chooses the official weights; auto: estimated for "
+            "each image, and blind where none fits.",
+        ),
     ] = None
     gray: Annotated[
         bool, _flag(RESTORATION, "--gray", help="The network for grey images (Gaussian noise).")

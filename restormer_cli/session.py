@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, outputs, records, skipping, tasks
+from . import batch, files, inputs, levels, outputs, records, skipping, tasks
 from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
@@ -85,7 +85,7 @@ class Request:
         return tasks.official(
             self.task,
             noise=self.noise,
-            sigma=self.sigma,
+            sigma="blind" if self.sigma == levels.AUTO else self.sigma,
             gray=self.gray,
             dual_pixel=self.right is not None,
         )
@@ -125,33 +125,14 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
             console.show(event)
 
     work = [job for job in jobs if not _missing(job)]
-    restorer: Restorer | None = None
+    if request.sigma == levels.AUTO:  # which looks at the image beforehand
+        streams = batch.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
     try:
         show(_problems(found, jobs, request.task))
         if not options.dry_run:
             _clean_up(console, jobs)
-        if options.skip_existing:
-            work, restorer = _unskipped(console, request, options, work, show)
-        if options.dry_run:
-            restorer = restorer or (_at_hand(console, request, options) if work else None)
-            show(batch.look(work, request.task, restorer, streams, options.max_pixels))
-        elif work:
-            _see_room(console, work)
-            show(Planned(*job.names, request.task) for job in work)
-            restorer = restorer or _restorer(console, request, options)
-            console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
-            events = batch.run(
-                work,
-                restorer,
-                streams,
-                quality=options.quality,
-                max_pixels=options.max_pixels,
-                strength=options.strength,
-                recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
-                progress=console.part,
-            )
-            with console.progress(len(work)), closing(events):  # which ends its threads
-                show(events)
+        for part, mine in levels.parted(console, request, options, work, streams.stdin):
+            _work(console, part, options, mine, found, streams, show)
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
         console.warn(
@@ -162,6 +143,41 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         raise
     console.show(tally.summary(interrupted=False))
     return tally
+
+
+def _work(
+    console: Console,
+    request: Request,
+    options: Restoring,
+    work: list[Job],
+    found: inputs.Inputs,
+    streams: batch.Streams,
+    show: Callable[[Iterable[Event]], None],
+) -> None:
+    """Restore with one set of weights, or say how they would be."""
+    restorer: Restorer | None = None
+    if options.skip_existing:
+        work, restorer = _unskipped(console, request, options, work, show)
+    if options.dry_run:
+        restorer = restorer or (_at_hand(console, request, options) if work else None)
+        show(batch.look(work, request.task, restorer, streams, options.max_pixels))
+    elif work:
+        _see_room(console, work)
+        show(Planned(*job.names, request.task) for job in work)
+        restorer = restorer or _restorer(console, request, options)
+        console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
+        events = batch.run(
+            work,
+            restorer,
+            streams,
+            quality=options.quality,
+            max_pixels=options.max_pixels,
+            strength=options.strength,
+            recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
+            progress=console.part,
+        )
+        with console.progress(len(work)), closing(events):  # which ends its threads
+            show(events)
 
 
 def _listed(options: Restoring) -> list[str]:
