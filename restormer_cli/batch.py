@@ -63,6 +63,7 @@ class _Read(NamedTuple):
 
 class _Computed(NamedTuple):
     read: _Read  # with the restored image
+    original: Array  # its pixels as they were read, if they are looked at
     restoration: Restoration  # without its pixels
     change: Change
     odd: list[str]
@@ -78,6 +79,7 @@ def run(
     strength: float = 1.0,
     recipe: records.Recipe | None = None,
     progress: Callable[[Part], None] | None = None,
+    watch: Callable[[Restored, images.Image, images.Image], None] | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -95,10 +97,12 @@ def run(
         strength: how much of the change is applied, 0..1.
         recipe: what the outputs' folders shall record that they were made by; None: no record.
         progress: told of the image that is computed, in a thread of its own.
+        watch: shown each image that is written, as it was and as it is, in a thread of its own;
+            what ImageError it raises is reported.
     """
     from . import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, Flag())
+    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
     stages = work.read, work.compute, work.write
     line = overlapped(_given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
     task = restorer.task.name
@@ -150,6 +154,7 @@ class _Work:
     strength: float
     recipe: records.Recipe | None
     progress: Callable[[Part], None] | None
+    watch: Callable[[Restored, images.Image, images.Image], None] | None
     stop: Flag
 
     def read(self, given: _Given) -> _Read:
@@ -183,7 +188,7 @@ class _Work:
         right = None if read.right is None else to_float(read.right)
         done = self.restorer.restore(before, right, progress=partial(self._progress, read))
         moved = change.measure(before, done.pixels)
-        pixels = image.pixels
+        original = pixels = image.pixels
         if self.strength:  # at 0 it is the very input
             after = done.pixels
             if self.strength < 1:
@@ -191,7 +196,10 @@ class _Work:
             pixels = from_float(after, pixels.dtype)
         read = read._replace(image=replace(image, pixels=pixels), right=None)
         odd = change.warnings(moved, self.strength, read.noise)
-        return _Computed(read, replace(done, pixels=UNDECODED), moved.times(self.strength), odd)
+        if self.watch is None:
+            original = UNDECODED
+        done = replace(done, pixels=UNDECODED)
+        return _Computed(read, original, done, moved.times(self.strength), odd)
 
     def _progress(self, read: _Read, done: int, total: int) -> None:
         self._go_on()
@@ -207,7 +215,7 @@ class _Work:
         from . import devices
 
         self._go_on()
-        read, done, moved, odd = computed
+        read, original, done, moved, odd = computed
         image = read.image
         height, width = image.pixels.shape[:2]
         notes = [*image.notes, *done.notes]
@@ -234,6 +242,7 @@ class _Work:
             # Encoded first: an image that cannot be leaves stdout empty.
             buffer = io.BytesIO()
             notes += images.write(image, buffer, format=read.job.format, quality=self.quality)
+            self._show(restored, original, image)
             return restored, buffer.getvalue()
 
         def ready(data: bytes, stat: os.stat_result) -> None:
@@ -251,7 +260,12 @@ class _Work:
         notes += images.write(
             image, target, format=read.job.format, quality=self.quality, ready=ready
         )
+        self._show(restored, original, image)
         return restored, None
+
+    def _show(self, restored: Restored, original: Array, image: images.Image) -> None:
+        if self.watch is not None:
+            self.watch(restored, replace(image, pixels=original), image)
 
 
 def _noise(task: str, image: images.Image) -> Noise | None:

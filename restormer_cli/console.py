@@ -94,6 +94,18 @@ class Console:
         else:  # above the bar, not through it
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def draw(self, picture: RenderableType, caption: str) -> None:
+        """A picture for the terminal that stderr is, where the bar makes room for it."""
+        from rich.console import Console as Terminal
+
+        if self._bar is not None:
+            self._bar.stop()
+        terminal = Terminal(stderr=True)
+        terminal.print(caption, style="dim", markup=False, highlight=False)
+        terminal.print(picture)
+        if self._bar is not None:
+            self._bar.start()
+
     # --- events ---
 
     def show(self, event: Event) -> None:

@@ -242,6 +242,10 @@ class Restoring:
         ),
     ] = False
 
+    preview: Annotated[
+        bool,
+        _flag(MESSAGES, "--preview", help="Show each image before and after in the terminal."),
+    ] = False
     json: Json = False
     quiet: Quiet = False
     verbose: Verbose = False

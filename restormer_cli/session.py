@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, levels, outputs, records, skipping, tasks
+from . import batch, files, inputs, levels, outputs, preview, records, skipping, tasks
 from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .console import Console
-    from .events import Event
+    from .events import Event, Restored
     from .options import Restoring
     from .outputs import Job
+    from .pixels import Image
     from .restorer import Restorer
 
 CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
@@ -99,6 +100,11 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         CheckpointError: the weights cannot be had or do not fit.
         DeviceError: the device is not there.
     """
+    with preview.opened(console, options.preview and not options.dry_run) as shown:
+        return _run(console, request, options, shown)
+
+
+def _run(console: Console, request: Request, options: Restoring, shown: preview.Preview) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
@@ -123,6 +129,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         for event in events:
             tally.add(event)
             console.show(event)
+            shown.add(event)
 
     work = [job for job in jobs if not _missing(job)]
     if request.sigma == levels.AUTO:  # which looks at the image beforehand
@@ -132,7 +139,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         if not options.dry_run:
             _clean_up(console, jobs)
         for part, mine in levels.parted(console, request, options, work, streams.stdin):
-            _work(console, part, options, mine, found, streams, show)
+            _work(console, part, options, mine, found, streams, show, shown.watch)
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
         console.warn(
@@ -153,6 +160,7 @@ def _work(
     found: inputs.Inputs,
     streams: batch.Streams,
     show: Callable[[Iterable[Event]], None],
+    watch: Callable[[Restored, Image, Image], None] | None,
 ) -> None:
     """Restore with one set of weights, or say how they would be."""
     restorer: Restorer | None = None
@@ -175,6 +183,7 @@ def _work(
             strength=options.strength,
             recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
             progress=console.part,
+            watch=watch,
         )
         with console.progress(len(work)), closing(events):  # which ends its threads
             show(events)
