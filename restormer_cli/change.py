@@ -67,7 +67,7 @@ def warnings(change: Change, strength: float, noise: Noise | None = None) -> lis
     if change.mean_absolute < NOTHING:
         odd.append("practically no change: there was nothing to remove, or nothing of this kind")
     elif noise is not None and noise.clean:
-        odd.append(f"it {noise.words}, as it was: see that no detail was taken for noise")
+        odd.append(f"the input {noise.words}: see that no detail was taken for noise")
     if (drift := change.times(strength).drift) > DRIFT:
         odd.append(
             f"colours drift by {255 * drift:.1f} of 255 on average: compare it with its input"
