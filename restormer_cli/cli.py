@@ -260,8 +260,9 @@ def bench(
 def evaluate(console: Console, given: Evaluating) -> None:
     """Measure PSNR and SSIM on clean images, by the paper's protocol for the task.
 
-    Where a folder is called as a set that the paper measured, its figures stand beside. The exit
-    status is 1 if an image has no counterpart or cannot be measured.
+    Where a folder is called as a set that the paper measured, its figures stand beside.
+
+    The exit status is 1 if an image has no counterpart or cannot be measured.
     """
     console.configure(json=given.json, quiet=given.quiet, verbose=given.verbose)
     measure(console, given)

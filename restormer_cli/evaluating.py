@@ -12,7 +12,6 @@ import typer
 from . import tasks
 from .console import Console, printable
 from .errors import UsageError
-from .files import write_whole
 from .options import (
     Device,
     Ensemble,
@@ -281,6 +280,8 @@ def _line(score: Score, condition: Condition) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Put the table into a file, whole or not at all."""
+    from .files import write_whole
+
     try:
         write_whole(path, text.encode())
     except OSError as error:

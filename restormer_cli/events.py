@@ -42,7 +42,7 @@ class Noise:
     Attributes:
         sigma: standard deviation of what varies from pixel to pixel, of 255.
         coarse: twice that of means of 2 x 2 pixels: the same if noise is white, and more if it is
-            coarser, after demosaicking, scaling or JPEG.
+            coarser, after demosaicking, scaling or JPEG. Texture all over an image counts, too.
     """
 
     sigma: float
@@ -65,7 +65,7 @@ class Noise:
             return f"looks clean, sigma {self.sigma:.1f} of 255"
         if self.white:
             return f"noise of sigma {self.sigma:.1f} of 255"
-        return f"coarse noise, about sigma {self.coarse:.1f} of 255"
+        return f"noise of sigma {self.sigma:.1f} of 255, {self.coarse:.1f} with what is coarser"
 
 
 @dataclass(frozen=True)

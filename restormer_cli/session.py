@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -139,7 +139,9 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
         if not options.dry_run:
             _clean_up(console, jobs)
         for part, mine in levels.parted(console, request, options, work, streams.stdin):
-            _work(console, part, options, mine, found, streams, show, shown.watch)
+            used = _work(console, part, options, mine, found, streams, show, shown.watch)
+            if used is not None and used.weights.source == "lite":
+                options = replace(options, weights="lite")  # the others cannot be had: ask once
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
         console.warn(
@@ -161,8 +163,8 @@ def _work(
     streams: batch.Streams,
     show: Callable[[Iterable[Event]], None],
     watch: Callable[[Restored, Image, Image], None] | None,
-) -> None:
-    """Restore with one set of weights, or say how they would be."""
+) -> Restorer | None:
+    """Restore with one set of weights, or say how it would be; return what was used for it."""
     restorer: Restorer | None = None
     if options.skip_existing:
         work, restorer = _unskipped(console, request, options, work, show)
@@ -187,6 +189,7 @@ def _work(
         )
         with console.progress(len(work)), closing(events):  # which ends its threads
             show(events)
+    return restorer
 
 
 def _listed(options: Restoring) -> list[str]:

@@ -132,10 +132,11 @@ def test_the_option_is_told_and_recorded(
     assert restormer(*command, "-o", "mean", "--skip-existing").events[-1]["restored"] == 1
 
 
-def test_the_plan_counts_the_memory_of_the_mean(identity: Callable[..., Path]) -> None:
-    """Beside one run's: a turned image of three channels, and two results."""
+def test_the_plan_counts_what_a_mean_takes(identity: Callable[..., Path]) -> None:
+    """Beside one run's memory, a turned image of three channels and two results; 8 runs' work."""
     plans = [
         Restorer("denoise", weights=str(identity()), device="cpu", ensemble=whether).plan(64, 96)
         for whether in (False, True)
     ]
     assert plans[1].peak_bytes - plans[0].peak_bytes == 4 * 9 * 64 * 96
+    assert plans[1].pixels == 8 * plans[0].pixels

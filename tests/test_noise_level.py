@@ -137,7 +137,7 @@ def test_denoise_says_what_it_sees(restormer: Callable[..., Outcome]) -> None:
     save("a.png", noisy(15))
     assert "a.png: noise of sigma 15." in restormer("denoise", "a.png", "-v").stderr
     assert "noise of sigma" not in restormer("denoise", "a.png").stderr
-    assert "of memory, noise of sigma 15." in restormer("denoise", "a.png", "--dry-run").stderr
+    assert ", noise of sigma 15." in restormer("denoise", "a.png", "--dry-run").stderr
     events = restormer("denoise", "a.png", "--json").events
     assert [event.get("noise") for event in events[:2]] == [None, None]
     assert events[2]["noise"]["sigma"] == pytest.approx(15, abs=1)
@@ -214,3 +214,12 @@ def test_weights_of_ones_own_are_not_chosen_among(restormer: Callable[..., Outco
     assert "nothing to choose from" in outcome.stderr
     assert np.array_equal(pixels("a.restored.png"), before)
     assert restormer("denoise", "a.png", "--sigma", "auto", "--noise", "real").status == 2
+
+
+def test_what_cannot_be_had_is_asked_for_once(restormer: Callable[..., Outcome]) -> None:
+    """Without a network the bundled weights stand in for all levels, and one warning says so."""
+    for name, sigma in (("f/a.png", 25), ("f/b.png", 15)):
+        save(name, noisy(sigma))
+    outcome = restormer("denoise", "f", "--sigma", "auto", "--device", "cpu")
+    assert outcome.status == 0
+    assert outcome.stderr.count("using the bundled lite weights") == 1
