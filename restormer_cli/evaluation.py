@@ -181,6 +181,7 @@ def _scored(
         progress=partial(progress, pair.name),
         notify=lambda note: restorer.notify(f"{pair.clean}: {note}"),
     )
+    seconds = time.perf_counter() - started
     return Score(
         image=pair.name,
         width=width,
@@ -188,7 +189,7 @@ def _scored(
         channels=clean.shape[2],
         degraded=_scores(AS_IT_IS if condition.sigma is not None else protocol, degraded, clean),
         restored=_scores(protocol, restored, clean),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         precision=restorer.precision,
         strategy=plan.strategy,
     )
