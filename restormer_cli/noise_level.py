@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .events import Noise
-from .pixels import to_float
 
 if TYPE_CHECKING:
     from .pixels import Array
@@ -51,10 +50,12 @@ NEAR = 0.12
 
 def estimate(pixels: Array) -> Noise | None:
     """The noise of H W C pixels of any depth; None where they are too few, or black and white."""
-    image = to_float(pixels)
-    sigma, half = (_over_channels(one) for one in (image, _halved(image)))
+    white = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    planes = [pixels[..., channel] for channel in range(pixels.shape[2])]
+    sigma = _mean([_sigma(plane, white) for plane in planes])
     if sigma is None:
         return None
+    half = _mean([_sigma(_halved(plane), white) for plane in planes])
     coarse = sigma if half is None else 2 * half
     return Noise(round(255 * sigma, 2), round(255 * coarse, 2))
 
@@ -67,30 +68,32 @@ def level_for(noise: Noise | None, levels: tuple[str, ...] = ("15", "25", "50"))
     return next(near, "blind")
 
 
-def _over_channels(image: Array) -> float | None:
-    found = [_sigma(image[..., c]) for c in range(image.shape[2])]
-    variances = [sigma**2 for sigma in found if sigma is not None]
-    return float(np.mean(variances) ** 0.5) if variances else None
+def _mean(sigmas: list[float | None]) -> float | None:
+    """The root mean square of those that are known."""
+    squares = [sigma**2 for sigma in sigmas if sigma is not None]
+    return float(np.mean(squares) ** 0.5) if squares else None
 
 
-def _halved(image: Array) -> Array:
+def _halved(plane: Array) -> Array:
     """Means of 2 x 2 pixels: of white noise they have half its sigma, of coarse noise more."""
-    height, width, channels = image.shape
-    cells = image[: height // 2 * 2, : width // 2 * 2]
-    means: Array = cells.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
-    return means
+    height, width = (side // 2 * 2 for side in plane.shape)
+    sums: Array = plane[:height:2, :width:2].astype(np.float32)
+    for row, column in ((0, 1), (1, 0), (1, 1)):
+        sums += plane[row:height:2, column:width:2]
+    sums /= 4
+    return sums
 
 
-def _sigma(plane: Array) -> float | None:
-    """The standard deviation of the noise in H W."""
+def _sigma(plane: Array, white: float) -> float | None:
+    """The standard deviation of the noise in H W, as a part of `white`."""
     if min(plane.shape) < PATCH:
         return None
     windows = np.lib.stride_tricks.sliding_window_view(plane, (PATCH, PATCH))
     step = 1
     while windows[::step, ::step].shape[0] * windows[::step, ::step].shape[1] > MOST:
         step += 2  # odd, so as to meet every place in the blocks of a JPEG
-    patches = windows[::step, ::step].reshape(-1, PATCH, PATCH).astype(np.float64)
-    patches = patches[((patches == 0) | (patches == 1)).mean((1, 2)) <= CLIPPED]
+    patches = windows[::step, ::step].reshape(-1, PATCH, PATCH).astype(np.float32)
+    patches = patches[((patches == 0) | (patches == white)).mean((1, 2)) <= CLIPPED]
     if len(patches) < LEAST:
         return None
     across = (patches[:, :, 2:] - patches[:, :, :-2]) / 2
@@ -102,7 +105,7 @@ def _sigma(plane: Array) -> float | None:
         if len(plain) < LEAST:
             break
         eigenvalues = _eigenvalues(plain)
-    return float(_of_noise(eigenvalues) ** 0.5)
+    return float(_of_noise(eigenvalues) ** 0.5) / white
 
 
 def _eigenvalues(patches: Array) -> Array:
