@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from . import change, images, paging, records
+from . import change, images, noise_level, paging, records
 from .errors import ImageError
-from .events import Event, Failed, Planned, Restored, Started, Weights
+from .events import Event, Failed, Noise, Planned, Restored, Started, Weights
 from .inputs import is_special
 from .pipeline import overlapped
 from .pixels import UNDECODED, Array, from_float, to_float
@@ -51,11 +51,17 @@ class _Given(NamedTuple):
     data: bytes | None
 
 
+class _Decoded(NamedTuple):
+    image: images.Image
+    right: Array | None  # the right view, if there is one
+    noise: Noise | None
+
+
 class _Read(NamedTuple):
     number: int
     job: Job
     kind: str  # the output's format
-    pages: Iterator[tuple[images.Image, Array | None]]  # with the right view; decoded one by one
+    pages: Iterator[_Decoded]  # one by one
     total: int
     notes: list[str]
     warnings: list[str]
@@ -79,6 +85,7 @@ def run(
     strength: float = 1.0,
     recipe: records.Recipe | None = None,
     progress: Callable[[Part], None] | None = None,
+    watch: Callable[[Restored, images.Image, images.Image], None] | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -96,10 +103,12 @@ def run(
         strength: how much of the change is applied, 0..1.
         recipe: what the outputs' folders shall record that they were made by; None: no record.
         progress: told of the image that is computed, in a thread of its own.
+        watch: shown each image that is written, as it was and as it is, in a thread of its own;
+            what ImageError it raises is reported.
     """
     from . import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, Flag())
+    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
     stages = work.read, work.compute, work.write
     line = overlapped(_given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
     task = restorer.task.name
@@ -151,6 +160,7 @@ class _Work:
     strength: float
     recipe: records.Recipe | None
     progress: Callable[[Part], None] | None
+    watch: Callable[[Restored, images.Image, images.Image], None] | None
     stop: Flag
 
     def read(self, given: _Given) -> _Read:
@@ -168,7 +178,10 @@ class _Work:
                 raise ImageError(f"it has {left.count} {left.unit}s, its right view {right.count}")
             rights = (image.pixels for image in right.images)
         both = zip(islice(left.images, count), rights, strict=False)
-        pages = chain([next(both)], both)
+        decoded = (
+            _Decoded(image, view, _noise(self.restorer.task.name, image)) for image, view in both
+        )
+        pages = chain([next(decoded)], decoded)
         return _Read(given.number, job, kind, pages, count, notes, warnings, left_file, right_file)
 
     def _opened(self, path: Path | None, data: bytes | None) -> tuple[Pictures, Fingerprint]:
@@ -202,19 +215,18 @@ class _Work:
         with closing(overlapped(numbers, *stages, initializer=devices.same_threads())) as line:
             for _, future in line:
                 page = future.result()
-                done.append(page._replace(image=replace(page.image, pixels=UNDECODED)))
+                seen = self.watch is not None and not done  # the first one alone
+                done.append(page if seen else page.without_pixels())
                 yield page.image
 
-    def _next(self, read: _Read, number: int) -> tuple[int, images.Image, Array | None]:
+    def _next(self, read: _Read, number: int) -> tuple[int, _Decoded]:
         self._go_on()
-        return number, *next(read.pages)
+        return number, next(read.pages)
 
-    def _restored(
-        self, read: _Read, following: tuple[int, images.Image, Array | None]
-    ) -> paging.Page:
+    def _restored(self, read: _Read, following: tuple[int, _Decoded]) -> paging.Page:
         """A page restored. Blending is in float: rounded is once, at the end."""
         self._go_on()
-        number, image, right = following
+        number, (image, right, noise) = following
         before = to_float(image.pixels)
         progress = partial(self._progress, read, number)
         view = None if right is None else to_float(right)
@@ -225,7 +237,7 @@ class _Work:
                 raise
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
         moved = change.measure(before, done.pixels)
-        pixels = image.pixels
+        original = pixels = image.pixels
         if self.strength:  # at 0 it is the very input
             after = done.pixels
             if self.strength < 1:
@@ -233,12 +245,14 @@ class _Work:
             pixels = from_float(after, pixels.dtype)
         return paging.Page(
             replace(image, pixels=pixels),
+            original if self.watch is not None and number == 1 else UNDECODED,
             pixels.shape[0],
             pixels.shape[1],
             replace(done, pixels=UNDECODED),
+            noise,
             moved.times(self.strength),
             [*image.notes, *done.notes],
-            change.warnings(moved, self.strength),
+            change.warnings(moved, self.strength, noise),
         )
 
     def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
@@ -269,11 +283,13 @@ class _Work:
             device=str(self.restorer.device),
             precision=pages[-1].restoration.precision,
             strategy=", ".join(dict.fromkeys(page.restoration.strategy for page in pages)),
+            orientations=self.restorer.orientations,
             width=first.width,
             height=first.height,
             pages=len(pages),
             pixels=sum(page.pixels for page in pages),
             seconds=round(sum(page.restoration.seconds for page in pages), 3),
+            noise=first.noise,
             mean_absolute_change=round(moved.mean_absolute, 7),
             colour_drift=round(moved.drift, 7),
             peak_memory=devices.peak_memory(self.restorer.device),
@@ -283,6 +299,7 @@ class _Work:
         target = read.job.target
         if target is None:
             # Encoded first: an image that cannot be leaves stdout empty.
+            self._show(restored, first)
             return restored, data
 
         def ready(data: bytes, stat: os.stat_result) -> None:
@@ -298,7 +315,17 @@ class _Work:
                 f"{target.parent}: cannot be made ({error.strerror})", "Name another folder."
             ) from error
         images.save(data, target, ready=ready)
+        self._show(restored, first)
         return restored, None
+
+    def _show(self, restored: Restored, first: paging.Page) -> None:
+        if self.watch is not None:
+            self.watch(restored, replace(first.image, pixels=first.original), first.image)
+
+
+def _noise(task: str, image: images.Image) -> Noise | None:
+    """What is to be known of an image's noise: of use where noise is what is removed."""
+    return noise_level.estimate(image.pixels) if task == "denoise" else None
 
 
 def _failed(job: Job, task: str, error: ImageError) -> Failed:
@@ -320,9 +347,10 @@ def look(
             found = images.pictures(data, max_pixels=max_pixels, name=job.names[0])
             kind, _ = images.format_for(job.target, job.format, found.format)
             count, _ = paging.held(found, kind, in_place=job.in_place)
-            sizes, plans = [], []
+            sizes, plans, noises = [], [], []
             for image in islice(found.images, count):
                 sizes.append(image.pixels.shape[:2])
+                noises += [_noise(task, image)]
                 plans += [restorer.forecast(image.pixels)] if restorer else []
         except ImageError as error:
             yield _failed(job, task, error)
@@ -336,4 +364,5 @@ def look(
             strategy=", ".join(dict.fromkeys(plan.strategy for plan in plans)) or None,
             peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
             seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
+            noise=noises[0],
         )

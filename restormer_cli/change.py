@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .pixels import Array
+
+if TYPE_CHECKING:
+    from .events import Noise
 
 CELL = 32
 """The least side, in pixels, of the cells whose mean colours are compared."""
@@ -55,11 +58,16 @@ def _starts(side: int) -> list[int]:
     return [side * i // count for i in range(count)]
 
 
-def warnings(change: Change, strength: float) -> list[str]:
-    """What is odd about a result that differs so from its input, at full strength."""
+def warnings(change: Change, strength: float, noise: Noise | None = None) -> list[str]:
+    """What is odd about a result that differs so from its input, at full strength.
+
+    `noise` is what the input looked like before it was removed.
+    """
     odd = []
     if change.mean_absolute < NOTHING:
         odd.append("practically no change: there was nothing to remove, or nothing of this kind")
+    elif noise is not None and noise.clean:
+        odd.append(f"the input {noise.words}: see that no detail was taken for noise")
     if (drift := change.times(strength).drift) > DRIFT:
         odd.append(
             f"colours drift by {255 * drift:.1f} of 255 on average: compare it with its input"

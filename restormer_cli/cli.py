@@ -11,6 +11,8 @@ import typer
 from . import __version__
 from .console import Console, columns
 from .errors import RestormerError, UsageError
+from .evaluating import Evaluating
+from .evaluating import run as measure
 from .inventory import doctor, network, weights
 from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
 
@@ -243,6 +245,27 @@ def bench(
             console.object(measurement.as_dict())
     if not json:
         console.render(measuring.table(done, devices.choose(device)))
+
+
+@app.command(
+    "eval",
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer eval denoise --clean McMaster/", "the paper's noise: 15,25,50"),
+        ("restormer eval derain --clean target/ --degraded input/", "pairs of the same name"),
+        ("restormer eval deblur --clean photos/ --degrade motion:heavy", "degraded here"),
+    ),
+)
+@takes(Evaluating)
+def evaluate(console: Console, given: Evaluating) -> None:
+    """Measure PSNR and SSIM on clean images, by the paper's protocol for the task.
+
+    Where a folder is called as a set that the paper measured, its figures stand beside.
+
+    The exit status is 1 if an image has no counterpart or cannot be measured.
+    """
+    console.configure(json=given.json, quiet=given.quiet, verbose=given.verbose)
+    measure(console, given)
 
 
 @app.command(

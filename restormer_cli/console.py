@@ -94,6 +94,18 @@ class Console:
         else:  # above the bar, not through it
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def draw(self, picture: RenderableType, caption: str) -> None:
+        """A picture for the terminal that stderr is, where the bar makes room for it."""
+        from rich.console import Console as Terminal
+
+        if self._bar is not None:
+            self._bar.stop()
+        terminal = Terminal(stderr=True)
+        terminal.print(caption, style="dim", markup=False, highlight=False)
+        terminal.print(picture)
+        if self._bar is not None:
+            self._bar.start()
+
     # --- events ---
 
     def show(self, event: Event) -> None:
@@ -108,6 +120,8 @@ class Console:
             case Restored():
                 self._finish(event.pixels)
                 self.say(_restored(event))
+                if event.noise is not None:
+                    self.detail(f"{printable(event.input)}: {event.noise.words}")
                 for note in event.notes:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
                 for warning in event.warnings:
@@ -184,6 +198,8 @@ def _planned(event: Planned) -> str:
         parts.append(f"{size(event.peak_bytes)} of memory")
     if event.seconds is not None:
         parts.append(f"about {duration(event.seconds)}")
+    if event.noise is not None:
+        parts.append(event.noise.words)
     return f"{printable(event.input)} -> {printable(event.output)}  {', '.join(parts)}"
 
 

@@ -36,6 +36,39 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """What an image's noise looks like; see `noise_level`.
+
+    Attributes:
+        sigma: standard deviation of what varies from pixel to pixel, of 255.
+        coarse: twice that of means of 2 x 2 pixels: the same if noise is white, and more if it is
+            coarser, after demosaicking, scaling or JPEG. Texture all over an image counts, too.
+    """
+
+    sigma: float
+    coarse: float
+
+    @property
+    def white(self) -> bool:
+        """Whether neighbouring pixels know nothing of each other's noise."""
+        return self.coarse < 1.3 * self.sigma
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is so little that it cannot be seen."""
+        return max(self.sigma, self.coarse) < 1
+
+    @property
+    def words(self) -> str:
+        """What is seen, in a few words."""
+        if self.clean:
+            return f"looks clean, sigma {self.sigma:.1f} of 255"
+        if self.white:
+            return f"noise of sigma {self.sigma:.1f} of 255"
+        return f"noise of sigma {self.sigma:.1f} of 255, {self.coarse:.1f} with what is coarser"
+
+
+@dataclass(frozen=True)
 class Planned(Event):
     """An image is to be restored; with `--dry-run` it has been looked at, and will not be."""
 
@@ -49,6 +82,7 @@ class Planned(Event):
     strategy: str | None = None
     peak_bytes: int | None = None  # as `peak_memory` of Restored
     seconds: float | None = None
+    noise: Noise | None = None  # of denoise, once the image has been looked at
 
 
 @dataclass(frozen=True)
@@ -73,11 +107,13 @@ class Restored(Event):
     device: str
     precision: str
     strategy: str
+    orientations: int  # flips and rotations averaged over: see `ensemble`
     width: int  # of the first page
     height: int
     pages: int  # or frames, that were restored
     pixels: int  # of all of them
     seconds: float
+    noise: Noise | None  # of the input, for denoise
     mean_absolute_change: float  # of all samples, as a part of their range
     colour_drift: float  # likewise; see change.Change
     peak_memory: int  # bytes, the most so far: of the GPU by our tensors, or of the process

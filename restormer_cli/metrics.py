@@ -16,6 +16,13 @@ from torch import Tensor
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
+PSNR_IS = "10 log10(1 / MSE), over all pixels and channels of an image together"
+SSIM_IS = (
+    "Wang et al. 2004: 11 x 11 Gaussian window of sigma 1.5, population covariances, valid region, "
+    "mean over channels"
+)
+"""The definitions below in a line: of several that are about, which disagree in the third digit."""
+
 # MATLAB's rgb2ycbcr for R, G, B in 0..1 (ITU-R BT.601, studio range), in units of an 8-bit step.
 _LUMA = (65.481, 128.553, 24.966)
 _BLACK = 16.0

@@ -71,6 +71,46 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     _option(MACHINE, "--precision", help="auto: the fastest within 50 dB (PSNR) of fp32."),
 ]
+Tile = Annotated[
+    str,
+    _option(
+        RESTORATION,
+        "--tile",
+        metavar="auto|0|N",
+        help="Restore in tiles of N pixels a side. 0: the image whole, which is exact; "
+        "auto: whole, unless memory cannot hold it.",
+    ),
+]
+Overlap = Annotated[
+    int,
+    _option(
+        RESTORATION,
+        "--overlap",
+        least=0,
+        metavar="PIXELS",
+        help="How far neighbouring tiles overlap and are blended.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    _option(
+        RESTORATION,
+        "--window",
+        least=8,
+        metavar="PIXELS",
+        help="Measure attention over windows of this size instead of the whole image (TLC). "
+        "For deblur, 384 is recommended.",
+    ),
+]
+Ensemble = Annotated[
+    bool,
+    _flag(
+        RESTORATION,
+        "--ensemble",
+        help="Restore in all 8 flips and rotations and take the mean: a little better, in 8 times "
+        "the time. (With --right: in the 4 that a dual-pixel sensor can see.)",
+    ),
+]
 Json = Annotated[
     bool, _flag(MESSAGES, "--json", help="JSON on stdout, one object a line or report.")
 ]
@@ -83,6 +123,19 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="Checkpoints, or tasks for their usual ones."),
 ]
+
+
+def tile_side(tile: str) -> int | Literal["auto"]:
+    """`--tile` as the Restorer takes it.
+
+    Raises:
+        UsageError: it is neither auto nor a number.
+    """
+    if tile == "auto":
+        return "auto"
+    if not tile.isdecimal():
+        raise UsageError(f"--tile is {tile!r}", "It takes auto, 0 for the image whole, or pixels.")
+    return int(tile)
 
 
 # --- what the restoring commands take -----------------------------------------------------------
@@ -131,37 +184,10 @@ class Restoring:
         _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
     ] = 300_000_000
 
-    tile: Annotated[
-        str,
-        _option(
-            RESTORATION,
-            "--tile",
-            metavar="auto|0|N",
-            help="Restore in tiles of N pixels a side. 0: the image whole, which is exact; "
-            "auto: whole, unless memory cannot hold it.",
-        ),
-    ] = "auto"
-    overlap: Annotated[
-        int,
-        _option(
-            RESTORATION,
-            "--overlap",
-            least=0,
-            metavar="PIXELS",
-            help="How far neighbouring tiles overlap and are blended.",
-        ),
-    ] = 32
-    window: Annotated[
-        int | None,
-        _option(
-            RESTORATION,
-            "--window",
-            least=8,
-            metavar="PIXELS",
-            help="Measure attention over windows of this size instead of the whole image (TLC). "
-            "For deblur, 384 is recommended.",
-        ),
-    ] = None
+    tile: Tile = "auto"
+    overlap: Overlap = 32
+    window: Window = None
+    ensemble: Ensemble = False
 
     strength: Annotated[
         float,
@@ -216,24 +242,18 @@ class Restoring:
         ),
     ] = False
 
+    preview: Annotated[
+        bool,
+        _flag(MESSAGES, "--preview", help="Show each image before and after in the terminal."),
+    ] = False
     json: Json = False
     quiet: Quiet = False
     verbose: Verbose = False
 
     @property
     def tile_side(self) -> int | Literal["auto"]:
-        """`--tile` as the Restorer takes it.
-
-        Raises:
-            UsageError: it is neither auto nor a number.
-        """
-        if self.tile == "auto":
-            return "auto"
-        if not self.tile.isdecimal():
-            raise UsageError(
-                f"--tile is {self.tile!r}", "It takes auto, 0 for the image whole, or pixels."
-            )
-        return int(self.tile)
+        """`--tile` as the Restorer takes it; see `tile_side`."""
+        return tile_side(self.tile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +270,13 @@ class Denoising(Restoring):
         ),
     ] = None
     sigma: Annotated[
-        Literal["blind", "15", "25", "50"] | None,
-        _option(RESTORATION, "--sigma", help="Level of Gaussian noise, if known."),
+        Literal["auto", "blind", "15", "25", "50"] | None,
+        _option(
+            RESTORATION,
+            "--sigma",
+            help="Level of Gaussian noise, which chooses the official weights; auto: estimated for "
+            "each image, and blind where none fits.",
+        ),
     ] = None
     gray: Annotated[
         bool, _flag(RESTORATION, "--gray", help="The network for grey images (Gaussian noise).")

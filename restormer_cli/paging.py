@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .change import Change
 from .containers import FORMATS
 from .errors import ImageError
-from .pixels import Image
+from .pixels import UNDECODED, Array, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .events import Noise
     from .pixels import Pictures
     from .restorer import Restoration
 
@@ -21,9 +23,11 @@ class Page(NamedTuple):
     """A restored page, and what there is to say of it."""
 
     image: Image
+    original: Array  # its pixels as they were read, if they are looked at
     height: int
     width: int
     restoration: Restoration  # without its pixels
+    noise: Noise | None
     change: Change
     notes: list[str]
     warnings: list[str]
@@ -32,6 +36,11 @@ class Page(NamedTuple):
     def pixels(self) -> int:
         """How many it has."""
         return self.height * self.width
+
+    def without_pixels(self) -> Page:
+        """What there is to say of it, alone."""
+        image = replace(self.image, pixels=UNDECODED)
+        return self._replace(image=image, original=UNDECODED)
 
 
 def held(found: Pictures, kind: str, *, in_place: bool = False) -> tuple[int, list[str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import streaming
 from .cutting import Cut
 from .devices import PRECISIONS, free_memory
+from .ensemble import Run, ensembled, orientations
 from .errors import ImageError, UsageError
 from .metrics import psnr
 from .network import MULTIPLE, Architecture, Restormer
@@ -114,6 +115,7 @@ def restore(
     overlap: int = 32,
     precision: str = "fp32",
     window: int | None = None,
+    ensemble: bool = False,
     grain: Cut | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
@@ -129,6 +131,8 @@ def restore(
         precision: "fp32", "bf16" or "fp16", of everything but the final addition to the image.
         window: side in pixels (rounded up to a multiple of 8) of the windows over which attention
             is measured: test-time local conversion, see `windows`; None: everywhere.
+        ensemble: whether to average over flips and rotations, of each tile or of the whole: see
+            `ensemble`; it takes as many times as long.
         grain: how finely the strips are cut (see `cutting`); None: as the device likes best.
         progress: called with the strips or tiles done and their number.
         notify: told in a sentence what did not go as asked.
@@ -145,12 +149,15 @@ def restore(
     image = padded(x)
 
     def run(precision: str) -> Tensor:
-        def forward(part: Tensor, progress: Progress | None = None) -> Tensor:
+        def once(part: Tensor, progress: Progress | None = None, /) -> Tensor:
             dtype = PRECISIONS[precision]
             return streaming.forward(
                 network, part, dtype, window=window, grain=grain, progress=progress
             )
 
+        forward: Run = once
+        if ensemble:
+            forward = ensembled(once, orientations(network.architecture))
         if tile:
             side = tile_size(tile, overlap)
             batch = tiles_at_once(network, side, PRECISIONS[precision])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoints, devices, restoration, tasks
+from . import checkpoints, devices, ensemble, restoration, tasks
 from .cutting import finer, grain_for
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
@@ -36,7 +36,8 @@ class Plan:
     """How an image of some size would be restored, and what that takes.
 
     `tile` is 0 for the whole image; `peak_bytes` are on the device and beside the network;
-    `pixels` go through it, which are more than the image has where tiles overlap.
+    `pixels` go through it, which are more than the image has where tiles overlap, or where the
+    result is the mean of several `orientations`.
     """
 
     tile: int
@@ -44,12 +45,14 @@ class Plan:
     peak_bytes: int
     pixels: int
     precision: str
+    orientations: int = 1
 
     @property
     def strategy(self) -> str:
         """The plan in words."""
         whole = "whole, in fine strips" if self.fine else "whole"
-        return f"tiles of {self.tile}" if self.tile else whole
+        how = f"tiles of {self.tile}" if self.tile else whole
+        return how if self.orientations == 1 else f"{how}, mean of {self.orientations}"
 
 
 class Forecast(NamedTuple):
@@ -84,6 +87,8 @@ class Restorer:
             memory can hold it.
         overlap: pixels that neighbouring tiles share.
         window: side of the windows over which attention is measured; None: the whole image.
+        ensemble: average over flips and rotations (see `ensemble`): 8 times the work, or 4 with
+            `dual_pixel`.
         noise, sigma, gray: which official denoising checkpoint (see `tasks.official`).
         dual_pixel: defocus from two views.
         notify: told in a sentence what did not go as asked (weights that fell back, ...).
@@ -104,6 +109,7 @@ class Restorer:
         tile: int | str = "auto",
         overlap: int = 32,
         window: int | None = None,
+        ensemble: bool = False,
         noise: str | None = None,
         sigma: str | None = None,
         gray: bool = False,
@@ -118,6 +124,7 @@ class Restorer:
         self.tiles = tuple(side and restoration.tile_size(side, overlap) for side in sides)
         self.overlap = overlap
         self.window = window
+        self.ensemble = ensemble
         self.notify = notify or (lambda _: None)
         self.device = devices.choose(device)
         self.precision = devices.precision(precision, self.device)
@@ -138,6 +145,11 @@ class Restorer:
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """The restored image alone; see `restore`."""
         return self.restore(image, right).pixels
+
+    @property
+    def orientations(self) -> int:
+        """In how many an image is restored: one without the ensemble."""
+        return len(ensemble.orientations(self.network.architecture)) if self.ensemble else 1
 
     def plan(self, height: int, width: int) -> Plan:
         """How an image of this size would be restored, by the memory that is free now."""
@@ -175,15 +187,17 @@ class Restorer:
         """What to try, in this order: what should fit into memory, and last what needs least."""
         plans = []
         for tile in self.tiles:
+            a = self.network.architecture
             peak = restoration.peak_bytes(
-                self.network.architecture,
-                (height, width),
-                tile,
-                devices.PRECISIONS[self.precision],
-                self.device,
+                a, (height, width), tile, devices.PRECISIONS[self.precision], self.device
             )
+            if self.ensemble:
+                peak += ensemble.extra_bytes(
+                    a, min(tile or height, height), min(tile or width, width)
+                )
             pixels = restoration.pixels_through(height, width, tile, self.overlap)
-            plans.append(Plan(tile, False, peak, pixels, self.precision))
+            pixels *= self.orientations
+            plans.append(Plan(tile, False, peak, pixels, self.precision, self.orientations))
             if not tile:
                 plans.append(replace(plans[0], fine=True))
         spare = SPARE * devices.free_memory(self.device)
@@ -233,9 +247,7 @@ class Restorer:
             raise ImageError("the image holds NaN or infinite values", "Repair or mask them first.")
         # A copy only of what needs one: of a large photo it would be as large as a feature map.
         inside = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
-        run = partial(self._network_on, inside, self._right(right, image), progress, notes.append)
-        height, width = image.shape[:2]
-        restored, plan = self._within_memory(run, height, width, notes.append)
+        restored, plan = self.forward(inside, right, progress=progress, notify=notes.append)
         if not np.array_equal(x, inside):
             restored = np.where(x == inside, restored, x + (restored - inside))
             result = restored.astype(np.float32)
@@ -245,6 +257,33 @@ class Restorer:
         return Restoration(
             pixels, plan.strategy, self.precision, time.perf_counter() - started, notes
         )
+
+    def forward(
+        self,
+        colours: np.ndarray,
+        right: np.ndarray | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        notify: Callable[[str], None],
+    ) -> tuple[np.ndarray, Plan]:
+        """Colours, and nothing but them, through the network, as they are and within memory.
+
+        Args:
+            colours: H W C, C 1 (grey) or 3 (RGB), finite float32; what lies beyond 0..1 reaches the
+                network, as noise that is not clipped does in the published protocols.
+            right: as in `restore`.
+            progress: as in `restore`.
+            notify: told in a sentence what did not go as planned.
+
+        Returns:
+            H W C float32 in 0..1, and the plan that was followed.
+
+        Raises:
+            ImageError: memory does not suffice, or the network gave no usable result.
+        """
+        run = partial(self._network_on, colours, self._right(right, colours), progress, notify)
+        height, width = colours.shape[:2]
+        return self._within_memory(run, height, width, notify)
 
     def _within_memory(
         self,
@@ -330,6 +369,7 @@ class Restorer:
             overlap=self.overlap,
             precision=plan.precision,
             window=self.window,
+            ensemble=self.ensemble,
             grain=finer(cut) if plan.fine else cut,
             progress=progress,
             notify=notify,

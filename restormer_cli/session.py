@@ -7,11 +7,11 @@ import math
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, outputs, records, skipping, tasks
+from . import batch, files, inputs, levels, outputs, preview, records, skipping, tasks
 from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .console import Console
-    from .events import Event
+    from .events import Event, Restored
     from .options import Restoring
     from .outputs import Job
+    from .pixels import Image
     from .restorer import Restorer
 
 CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
@@ -85,7 +86,7 @@ class Request:
         return tasks.official(
             self.task,
             noise=self.noise,
-            sigma=self.sigma,
+            sigma="blind" if self.sigma == levels.AUTO else self.sigma,
             gray=self.gray,
             dual_pixel=self.right is not None,
         )
@@ -99,6 +100,11 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         CheckpointError: the weights cannot be had or do not fit.
         DeviceError: the device is not there.
     """
+    with preview.opened(console, options.preview and not options.dry_run) as shown:
+        return _run(console, request, options, shown)
+
+
+def _run(console: Console, request: Request, options: Restoring, shown: preview.Preview) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
@@ -123,35 +129,19 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         for event in events:
             tally.add(event)
             console.show(event)
+            shown.add(event)
 
     work = [job for job in jobs if not _missing(job)]
-    restorer: Restorer | None = None
+    if request.sigma == levels.AUTO:  # which looks at the image beforehand
+        streams = batch.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
     try:
         show(_problems(found, jobs, request.task))
         if not options.dry_run:
             _clean_up(console, jobs)
-        if options.skip_existing:
-            work, restorer = _unskipped(console, request, options, work, show)
-        if options.dry_run:
-            restorer = restorer or (_at_hand(console, request, options) if work else None)
-            show(batch.look(work, request.task, restorer, streams, options.max_pixels))
-        elif work:
-            _see_room(console, work)
-            show(Planned(*job.names, request.task) for job in work)
-            restorer = restorer or _restorer(console, request, options)
-            console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
-            events = batch.run(
-                work,
-                restorer,
-                streams,
-                quality=options.quality,
-                max_pixels=options.max_pixels,
-                strength=options.strength,
-                recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
-                progress=console.part,
-            )
-            with console.progress(len(work)), closing(events):  # which ends its threads
-                show(events)
+        for part, mine in levels.parted(console, request, options, work, streams.stdin):
+            used = _work(console, part, options, mine, found, streams, show, shown.watch)
+            if used is not None and used.weights.source == "lite":
+                options = replace(options, weights="lite")  # the others cannot be had: ask once
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
         console.warn(
@@ -162,6 +152,44 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         raise
     console.show(tally.summary(interrupted=False))
     return tally
+
+
+def _work(
+    console: Console,
+    request: Request,
+    options: Restoring,
+    work: list[Job],
+    found: inputs.Inputs,
+    streams: batch.Streams,
+    show: Callable[[Iterable[Event]], None],
+    watch: Callable[[Restored, Image, Image], None] | None,
+) -> Restorer | None:
+    """Restore with one set of weights, or say how it would be; return what was used for it."""
+    restorer: Restorer | None = None
+    if options.skip_existing:
+        work, restorer = _unskipped(console, request, options, work, show)
+    if options.dry_run:
+        restorer = restorer or (_at_hand(console, request, options) if work else None)
+        show(batch.look(work, request.task, restorer, streams, options.max_pixels))
+    elif work:
+        _see_room(console, work)
+        show(Planned(*job.names, request.task) for job in work)
+        restorer = restorer or _restorer(console, request, options)
+        console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
+        events = batch.run(
+            work,
+            restorer,
+            streams,
+            quality=options.quality,
+            max_pixels=options.max_pixels,
+            strength=options.strength,
+            recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
+            progress=console.part,
+            watch=watch,
+        )
+        with console.progress(len(work)), closing(events):  # which ends its threads
+            show(events)
+    return restorer
 
 
 def _listed(options: Restoring) -> list[str]:
@@ -282,6 +310,7 @@ def _restorer(console: Console, request: Request, options: Restoring) -> Restore
         tile=options.tile_side,
         overlap=options.overlap,
         window=options.window,
+        ensemble=options.ensemble,
         noise=request.noise,
         sigma=request.sigma,
         gray=request.gray,

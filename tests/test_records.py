@@ -70,6 +70,7 @@ def test_a_record_tells_how_each_output_was_made(go_on: Callable[..., Again]) ->
         "tile": "auto",
         "overlap": 32,
         "window": None,
+        "ensemble": False,
         "strength": 1.0,
         "precision": line["precision"],
     }
