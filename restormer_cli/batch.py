@@ -79,6 +79,7 @@ def run(
     strength: float = 1.0,
     recipe: records.Recipe | None = None,
     progress: Callable[[Part], None] | None = None,
+    watch: Callable[[Restored, images.Image, images.Image], None] | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -96,10 +97,12 @@ def run(
         strength: how much of the change is applied, 0..1.
         recipe: what the outputs' folders shall record that they were made by; None: no record.
         progress: told of the image that is computed, in a thread of its own.
+        watch: shown each image that is written, or its first page, as it was and as it is, in a
+            thread of its own; what ImageError it raises is reported.
     """
     from . import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, Flag())
+    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
     stages = work.read, work.compute, work.write
     line = overlapped(_given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
     task = restorer.task.name
@@ -151,6 +154,7 @@ class _Work:
     strength: float
     recipe: records.Recipe | None
     progress: Callable[[Part], None] | None
+    watch: Callable[[Restored, images.Image, images.Image], None] | None
     stop: Flag
 
     def read(self, given: _Given) -> _Read:
@@ -202,7 +206,9 @@ class _Work:
         with closing(overlapped(numbers, *stages, initializer=devices.same_threads())) as line:
             for _, future in line:
                 page = future.result()
-                done.append(page._replace(image=replace(page.image, pixels=UNDECODED)))
+                shown = self.watch is not None and not done
+                image = page.image if shown else replace(page.image, pixels=UNDECODED)
+                done.append(page._replace(image=image))
                 yield page.image
 
     def _next(self, read: _Read, number: int) -> tuple[int, images.Image, Array | None]:
@@ -225,7 +231,7 @@ class _Work:
                 raise
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
         moved = change.measure(before, done.pixels)
-        pixels = image.pixels
+        original = pixels = image.pixels
         if self.strength:  # at 0 it is the very input
             after = done.pixels
             if self.strength < 1:
@@ -239,6 +245,7 @@ class _Work:
             moved.times(self.strength),
             [*image.notes, *done.notes],
             change.warnings(moved, self.strength),
+            original if self.watch is not None and number == 1 else UNDECODED,
         )
 
     def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
@@ -283,6 +290,7 @@ class _Work:
         target = read.job.target
         if target is None:
             # Encoded first: an image that cannot be leaves stdout empty.
+            self._show(restored, first)
             return restored, data
 
         def ready(data: bytes, stat: os.stat_result) -> None:
@@ -298,7 +306,12 @@ class _Work:
                 f"{target.parent}: cannot be made ({error.strerror})", "Name another folder."
             ) from error
         images.save(data, target, ready=ready)
+        self._show(restored, first)
         return restored, None
+
+    def _show(self, restored: Restored, page: paging.Page) -> None:
+        if self.watch is not None:
+            self.watch(restored, replace(page.image, pixels=page.original), page.image)
 
 
 def _failed(job: Job, task: str, error: ImageError) -> Failed:

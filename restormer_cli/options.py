@@ -14,6 +14,7 @@ FILES = "Input and output"
 RESTORATION = "Restoration"
 MACHINE = "Weights and device"
 BATCH = "Batch"
+LOOKS = "Looking at results"
 MESSAGES = "Messages"
 
 Options = TypeVar("Options")
@@ -76,6 +77,16 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, _flag(MESSAGES, "--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, _flag(MESSAGES, "--verbose", "-v", help="Say more.")]
+Crops = Annotated[
+    list[str] | None,
+    _option(
+        LOOKS,
+        "--crop",
+        metavar="X,Y,W,H",
+        help="Enlarge this part in the comparison; may be repeated. Left out: where the change is "
+        "largest.",
+    ),
+]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its usual one.")
 ]
@@ -215,6 +226,29 @@ class Restoring:
             help="Say what would be done (files, size, strategy, memory, time) and do nothing.",
         ),
     ] = False
+
+    compare: Annotated[
+        str | None,
+        _option(
+            LOOKS,
+            "--compare",
+            metavar="PATH",
+            help="Write a picture of each image before and after, side by side, with enlarged "
+            "parts and the difference: a file (.png, .jpg, .webp) for one image, a folder for "
+            "several.",
+        ),
+    ] = None
+    crop: Crops = None
+    report: Annotated[
+        str | None,
+        _option(
+            LOOKS,
+            "--report",
+            metavar="FILE",
+            help="Write a page (.html) with all that was restored, before and after, and what "
+            "failed.",
+        ),
+    ] = None
 
     json: Json = False
     quiet: Quiet = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .change import Change
 from .containers import FORMATS
 from .errors import ImageError
-from .pixels import Image
+from .pixels import Array, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,7 @@ class Page(NamedTuple):
     change: Change
     notes: list[str]
     warnings: list[str]
+    original: Array  # its pixels as they were read, if it is looked at
 
     @property
     def pixels(self) -> int:

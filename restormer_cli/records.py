@@ -33,6 +33,7 @@ NEUTRAL = frozenset(
         # What is read and where to, how much of it, and what is said about it.
         *("inputs", "output", "right", "recursive", "files_from", "null", "max_pixels"),
         *("skip_existing", "in_place", "dry_run", "json", "quiet", "verbose"),
+        *("compare", "crop", "report"),
         # What chooses the weights, for which their hash stands, and where they run.
         *("weights", "noise", "sigma", "gray", "device"),
     ]

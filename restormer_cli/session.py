@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, outputs, records, skipping, tasks
+from . import batch, files, inputs, looks, outputs, records, skipping, tasks
 from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
@@ -107,7 +107,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         options.inputs or (),
         listed=_listed(options),
         recursive=options.recursive,
-        output=Path(options.output) if options.output not in (None, "-") else None,
+        outputs=looks.written(options),
     )
     jobs = outputs.plan(
         found.found,
@@ -116,6 +116,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         in_place=options.in_place,
         right=request.right,
     )
+    shown = looks.plan(request.task, options, jobs)
     streams = _streams(jobs, options)
     tally = Tally(request.task)
 
@@ -123,6 +124,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         for event in events:
             tally.add(event)
             console.show(event)
+            shown.add(event)
 
     work = [job for job in jobs if not _missing(job)]
     restorer: Restorer | None = None
@@ -149,6 +151,7 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
                 strength=options.strength,
                 recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
                 progress=console.part,
+                watch=shown.watch,
             )
             with console.progress(len(work)), closing(events):  # which ends its threads
                 show(events)
@@ -158,9 +161,11 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
             f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
             "The same command with --skip-existing goes on from here"
         )
-        console.show(tally.summary(interrupted=True))
+        console.show(summary := tally.summary(interrupted=True))
+        shown.finish(summary, console.say)
         raise
-    console.show(tally.summary(interrupted=False))
+    console.show(summary := tally.summary(interrupted=False))
+    shown.finish(summary, console.say)
     return tally
 
 
