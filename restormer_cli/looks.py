@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .previews import Previews
 
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+_DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
 _UNSAID = frozenset(["inputs", "json", "quiet", "verbose", "report"])
 """Options that a report does not repeat: they change neither results nor their place."""
 
@@ -50,8 +51,8 @@ class Watch:
         """
         if event.input in self.sheets:
             panels = (
-                sheets.Panel(before, "Before", event.input, _about(before)),
-                sheets.Panel(after, "After", event.output, _about(after)),
+                sheets.Panel(before, "Before", event.input, about(before)),
+                sheets.Panel(after, "After", event.output, about(after)),
             )
             check_parts(self.parts, before, event.input)
             sheet = sheets.draw(panels[0], panels[1:], self.parts, _how(event))
@@ -60,9 +61,10 @@ class Watch:
             self.previews.write(event.output, before, after)
 
 
-def _about(image: Image) -> str:
+def about(image: Image) -> str:
+    """Its size and its samples."""
     width, height = size_of(image)
-    return f"{width} x {height}, {image.pixels.dtype}"
+    return f"{width} x {height}, {_DEPTHS[image.pixels.dtype.name]}"
 
 
 def _how(event: Restored) -> str:

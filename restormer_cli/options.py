@@ -77,6 +77,10 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, _flag(MESSAGES, "--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, _flag(MESSAGES, "--verbose", "-v", help="Say more.")]
+MaxPixels = Annotated[
+    int,
+    _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
+]
 Crops = Annotated[
     list[str] | None,
     _option(
@@ -137,10 +141,7 @@ class Restoring:
             help="For JPEG, AVIF, HEIF (all 4:4:4) and WebP. 100: WebP and HEIF without loss.",
         ),
     ] = 95
-    max_pixels: Annotated[
-        int,
-        _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
-    ] = 300_000_000
+    max_pixels: MaxPixels = 300_000_000
 
     tile: Annotated[
         str,

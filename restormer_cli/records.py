@@ -132,6 +132,11 @@ class Records:
             self._folders[folder] = self._read(folder / NAME)
         return self._folders[folder].get(target.name, [])
 
+    def of(self, folder: Path) -> list[tuple[Path, list[Line]]]:
+        """The outputs that a folder's record tells of, each with its lines, the newest first."""
+        self.about(folder / NAME)  # which reads it
+        return [(folder / name, lines) for name, lines in self._folders[folder].items()]
+
     def _read(self, path: Path) -> dict[str, list[Line]]:
         lines: dict[str, list[Line]] = defaultdict(list)
         damaged = 0

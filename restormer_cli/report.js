@@ -121,6 +121,11 @@ function say(text) {
   get("live").textContent = text;
 }
 
+/** Buttons that can do nothing stay where they are, so that whoever is on one is not lost. */
+function enable(button, enabled) {
+  button.setAttribute("aria-disabled", !enabled);
+}
+
 function open(index) {
   show(index);
   if (!get("viewer").open) get("viewer").showModal();
@@ -137,8 +142,8 @@ function show(index) {
     ...image.warnings.map((text) => make("li", { class: "warned" }, text)),
     ...image.notes.map((text) => make("li", {}, text)));
   get("position").textContent = `${index + 1} of ${chosen.length}`;
-  get("previous").disabled = index === 0;
-  get("next").disabled = index === chosen.length - 1;
+  enable(get("previous"), index > 0);
+  enable(get("next"), index < chosen.length - 1);
   for (const side of ["before", "after"]) {
     const link = get(`open-${side}`);
     link.hidden = !image.links[side];
@@ -155,7 +160,7 @@ function pictures() {
   const image = chosen[current];
   const detailed = Boolean(image["detail-after"]);
   const detail = look.detail && detailed;
-  get("detail").disabled = !detailed;
+  enable(get("detail"), detailed);
   get("detail").setAttribute("aria-pressed", detail);
   for (const [side, picture] of Object.entries(sides)) {
     const source = image[detail ? `detail-${side}` : side];
@@ -170,15 +175,19 @@ function pictures() {
 }
 
 function setView(view, spoken = true) {
+  if (spoken && !chosen[current].before) return;
   stage.dataset.view = view;
   for (const button of document.querySelectorAll(".tools [data-view]")) {
     button.setAttribute("aria-pressed", button.dataset.view === view);
-    button.disabled = !chosen[current].before;
+    enable(button, chosen[current].before);
   }
   if (!spoken) return;
   look.view = view;
   draw();
-  say({ slider: "Slider", sides: "Side by side", difference: "Difference, 8 times brighter" }[view]);
+  // Where the slider goes, whoever was on it goes on from the pictures.
+  if (document.activeElement === get("slider")) stage.focus();
+  else if (view === "slider" && document.activeElement === stage) get("slider").focus();
+  say({ slider: "Slider", sides: "Side by side", difference: "Difference, 4 times brighter" }[view]);
 }
 
 /** Where the pictures are in their panes: the scale, and the upper left corner. */
@@ -217,8 +226,8 @@ function draw() {
   get("slider").setAttribute("aria-valuenow", split);
   get("slider").setAttribute("aria-valuetext", `${split} % before, ${100 - split} % after`);
   get("zoom").textContent = look.zoom === 1 ? "Fit" : `${Math.round(look.zoom * 100)} %`;
-  get("in").disabled = look.zoom >= MOST;
-  get("out").disabled = get("zoom").disabled = look.zoom <= 1;
+  enable(get("in"), look.zoom < MOST);
+  for (const name of ["out", "zoom"]) enable(get(name), look.zoom > 1);
 }
 
 /** Zoom by a factor about a point of a pane, which stays where it is. */
@@ -269,7 +278,7 @@ function step(by) {
 }
 
 function toggleDetail() {
-  if (get("detail").disabled) return;
+  if (!chosen[current]["detail-after"]) return;
   look.detail = !look.detail;
   Object.assign(look, { zoom: 1, x: 0.5, y: 0.5 });
   pictures();
@@ -296,12 +305,11 @@ const KEYS = {
 };
 const PANS = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 
-get("viewer").addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+document.addEventListener("keydown", (event) => {
+  if (!get("viewer").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const view = "123".includes(key) && !chosen[current].before;
   if (event.shiftKey && PANS[key]) pan(...PANS[key]);
-  else if (KEYS[key] && !view) KEYS[key]();
+  else if (KEYS[key]) KEYS[key]();
   else return;
   event.preventDefault();
 });

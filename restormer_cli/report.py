@@ -80,17 +80,15 @@ class Report:
         self._skipped: list[tuple[str, str]] = []
         self._used: dict[str, dict[str, None]] = {}  # what ran, each once, in its order
 
-    def add(self, event: Event) -> None:
-        """Take in what happened to an image."""
+    def add(self, event: Event, links: dict[str, str] | None = None) -> None:
+        """Take in what happened to an image; `links` are files that are not where it says."""
         match event:
             case Restored():
-                weights = event.weights
-                self._uses(
-                    "Weights", f"{weights.name} ({weights.source}), SHA-256 {weights.sha256}"
-                )
-                self._uses("Device", event.device)
-                self._uses("Precision", event.precision)
-                self._uses("Strategy", event.strategy)
+                ran = event.weights
+                self.uses("Weights", f"{ran.name} ({ran.source}), SHA-256 {ran.sha256}")
+                self.uses("Device", event.device)
+                self.uses("Precision", event.precision)
+                self.uses("Strategy", event.strategy)
                 self.image(
                     event.output,
                     name=event.input,
@@ -101,14 +99,15 @@ class Report:
                     change=event.mean_absolute_change,
                     warnings=event.warnings,
                     notes=event.notes,
-                    links={"before": event.input, "after": event.output},
+                    links=links or {"before": event.input, "after": event.output},
                 )
             case Failed():
                 self._failed.append((event.input or "", event.error, event.hint))
             case Skipped():
                 self._skipped.append((event.input, event.reason))
 
-    def _uses(self, what: str, value: str) -> None:
+    def uses(self, what: str, value: str) -> None:
+        """Take in a setting that some image was made with."""
         self._used.setdefault(what, {})[value] = None
 
     def image(
