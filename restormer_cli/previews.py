@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import PIL.Image
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageOps
 
 from . import differences
 from .errors import ImageError
@@ -29,6 +29,7 @@ DETAIL = 640
 """Pixels a side of the detail, which is not scaled: it is where the change is largest."""
 
 THUMBNAIL = 360, 270
+"""Width and height of a thumbnail; what does not fit in is cut off."""
 
 KINDS = "thumbnail", "before", "after", "detail-before", "detail-after"
 
@@ -101,12 +102,12 @@ def _pictures(before: Image | None, after: Image) -> Iterator[tuple[str, PIL.Ima
 
 def _thumbnail(before: PIL.Image.Image, after: PIL.Image.Image) -> PIL.Image.Image:
     """The left half as it was, the right half as it is."""
-    shown = fitted(*after.size, *THUMBNAIL)
-    picture, left = (image.resize(shown, PIL.Image.Resampling.BOX) for image in (after, before))
-    middle = shown[0] // 2
-    picture.paste(left.crop((0, 0, middle, shown[1])), (0, 0))
+    how = PIL.Image.Resampling.BOX
+    picture, left = (ImageOps.fit(image, THUMBNAIL, how) for image in (after, before))
+    middle, high = THUMBNAIL[0] // 2, THUMBNAIL[1]
+    picture.paste(left.crop((0, 0, middle, high)), (0, 0))
     if before is not after:
-        ImageDraw.Draw(picture).line((middle, 0, middle, shown[1]), "#ffffff", 1)
+        ImageDraw.Draw(picture).line((middle, 0, middle, high), "#ffffff", 1)
     return picture
 
 

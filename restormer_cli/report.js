@@ -58,7 +58,8 @@ function card(image, index) {
     picture.append(make("img", { src: image.thumbnail, alt: "", loading: "lazy", decoding: "async" }));
   }
   const text = make("span", { class: "text" },
-    make("bdi", { title: image.name }, image.name), make("small", {}, image.facts[0]));
+    make("bdi", { title: image.name }, image.name.split("/").pop()),
+    make("small", {}, image.facts[0]));
   for (const warning of image.warnings) text.append(make("small", { class: "warned" }, warning));
   const button = make("button", { class: "card", type: "button", tabindex: index ? -1 : 0 }, picture, text);
   button.addEventListener("click", () => open(index));
