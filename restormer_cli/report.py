@@ -26,7 +26,7 @@ SUFFIXES = (".html", ".htm")
 EMBEDDED = 20_000_000
 """Bytes of pictures that a page holds itself; where there are more, all are in a folder beside it.
 
-An image takes about half a kilobyte besides, so that a page of 50,000 has 25 megabytes.
+An image takes about a quarter of a kilobyte besides: a page of 50,000 has 12 megabytes.
 """
 
 TITLES = {
@@ -220,6 +220,6 @@ def figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
     return [
         *counted,
         ("megapixels", f"{summary.megapixels:,.3g}"),
-        ("time", duration(summary.seconds)),
+        ("time", duration(summary.seconds) if summary.seconds > 90 else f"{summary.seconds:.0f} s"),
         ("megapixels a second", f"{speed:.2g}"),
     ]
