@@ -58,7 +58,7 @@ function card(image, index) {
     picture.append(make("img", { src: image.thumbnail, alt: "", loading: "lazy", decoding: "async" }));
   }
   const text = make("span", { class: "text" },
-    make("bdi", { title: image.name }, image.name.split("/").pop()),
+    make("bdi", { title: image.name }, image.name.split(/[\\/]/).pop()),
     make("small", {}, image.facts[0]));
   for (const warning of image.warnings) text.append(make("small", { class: "warned" }, warning));
   const button = make("button", { class: "card", type: "button", tabindex: index ? -1 : 0 }, picture, text);
@@ -333,13 +333,16 @@ new ResizeObserver(draw).observe(stage);
 const pointers = new Map();
 let sliding = false;
 
-/** A point of the page as one of the pane it is over. */
+/** Where the mouse or a finger is in the pane it is over, or in that where it was put down. */
 function inPane(event) {
-  const box = stage.getBoundingClientRect();
-  const across = get("pane-after").clientWidth;
-  const x = event.clientX - box.left;
-  const second = stage.dataset.view === "sides" && x > box.width / 2;
-  return { x: second ? x - (box.width - across) : x, y: event.clientY - box.top };
+  const over = (pane) => {
+    const box = pane.getBoundingClientRect();
+    return event.clientX < box.right && event.clientY < box.bottom;
+  };
+  const panes = stage.dataset.view === "sides" ? [get("pane-before")] : [];
+  const pane = pointers.get(event.pointerId)?.pane ?? panes.find(over) ?? get("pane-after");
+  const box = pane.getBoundingClientRect();
+  return { pane, x: event.clientX - box.left, y: event.clientY - box.top };
 }
 
 stage.addEventListener("pointerdown", (event) => {
