@@ -277,7 +277,7 @@ def test_the_policy_stops_what_gets_in(holiday: str, browser: Any) -> None:
                 `<img src="${address}" onerror="document.title = 'hit'">`);
               document.body.append(Object.assign(document.createElement("script"),
                 { textContent: "document.title = 'hit'" }));
-              return fetch(address).catch(() => 0);
+              fetch(address).catch(() => 0);
             }""",
             address,
         )
