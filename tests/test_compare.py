@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL.Image
 import pytest
 from PIL import ImageCms
 from program import Outcome, picture, pixels, tree
@@ -219,6 +220,20 @@ def test_one_image_gets_a_sheet_by_name(
     assert shows("sheet.png", before, 9)
     assert shows("sheet.png", pixels("a.png"), 9)
     assert not np.array_equal(before, pixels("a.png"))
+
+
+def test_of_several_pages_the_first_is_shown(
+    tiny: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
+    """As it was and as it is written."""
+    pages = [picture(f"{seed}.png", (48, 64, 3), seed=seed) for seed in range(3)]
+    first, *others = map(PIL.Image.fromarray, pages)
+    first.save("a.tif", save_all=True, append_images=others)
+    command = ("denoise", "a.tif", "-o", "b.tif", "--compare", "sheet.png", "--weights", tiny())
+    assert restormer(*command).status == 0
+    assert shows("sheet.png", pages[0], 9)
+    assert shows("sheet.png", pixels("b.tif"), 9)
+    assert not shows("sheet.png", pages[1], 9)
 
 
 def test_several_images_get_a_folder_of_sheets(restormer: Callable[..., Outcome]) -> None:
