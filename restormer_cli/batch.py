@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .pixels import Pictures
     from .restorer import Restorer
 
+    Watching = Callable[[Restored, images.Image, images.Image], None]
+    """Shown an image: what came of it, as it was, and as it is."""
+
 
 @dataclass(frozen=True)
 class Streams:
@@ -85,7 +88,7 @@ def run(
     strength: float = 1.0,
     recipe: records.Recipe | None = None,
     progress: Callable[[Part], None] | None = None,
-    watch: Callable[[Restored, images.Image, images.Image], None] | None = None,
+    watch: Watching | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -103,8 +106,8 @@ def run(
         strength: how much of the change is applied, 0..1.
         recipe: what the outputs' folders shall record that they were made by; None: no record.
         progress: told of the image that is computed, in a thread of its own.
-        watch: shown each image that is written, as it was and as it is, in a thread of its own;
-            what ImageError it raises is reported.
+        watch: shown each image that is written, or its first page, as it was and as it is, in a
+            thread of its own; what ImageError it raises is reported.
     """
     from . import devices  # torch takes seconds to import; who has a restorer has it
 
@@ -160,7 +163,7 @@ class _Work:
     strength: float
     recipe: records.Recipe | None
     progress: Callable[[Part], None] | None
-    watch: Callable[[Restored, images.Image, images.Image], None] | None
+    watch: Watching | None
     stop: Flag
 
     def read(self, given: _Given) -> _Read:
@@ -215,8 +218,8 @@ class _Work:
         with closing(overlapped(numbers, *stages, initializer=devices.same_threads())) as line:
             for _, future in line:
                 page = future.result()
-                seen = self.watch is not None and not done  # the first one alone
-                done.append(page if seen else page.without_pixels())
+                shown = self.watch is not None and not done  # the first one alone
+                done.append(page if shown else page.without_pixels())
                 yield page.image
 
     def _next(self, read: _Read, number: int) -> tuple[int, _Decoded]:
@@ -245,7 +248,6 @@ class _Work:
             pixels = from_float(after, pixels.dtype)
         return paging.Page(
             replace(image, pixels=pixels),
-            original if self.watch is not None and number == 1 else UNDECODED,
             pixels.shape[0],
             pixels.shape[1],
             replace(done, pixels=UNDECODED),
@@ -253,6 +255,7 @@ class _Work:
             moved.times(self.strength),
             [*image.notes, *done.notes],
             change.warnings(moved, self.strength, noise),
+            original if self.watch is not None and number == 1 else UNDECODED,
         )
 
     def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
@@ -318,9 +321,9 @@ class _Work:
         self._show(restored, first)
         return restored, None
 
-    def _show(self, restored: Restored, first: paging.Page) -> None:
+    def _show(self, restored: Restored, page: paging.Page) -> None:
         if self.watch is not None:
-            self.watch(restored, replace(first.image, pixels=first.original), first.image)
+            self.watch(restored, replace(page.image, pixels=page.original), page.image)
 
 
 def _noise(task: str, image: images.Image) -> Noise | None:

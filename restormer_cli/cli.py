@@ -15,9 +15,11 @@ from .evaluating import Evaluating
 from .evaluating import run as measure
 from .inventory import doctor, network, weights
 from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
+from .viewing import compare, report
 
 INTERRUPTED = 130
-RESTORE, KNOW, TRAIN = "Restore", "Weights and machine", "Train"
+RESTORE, LOOK = "Restore", "Look at results"
+KNOW, TRAIN = "Weights and machine", "Train"
 
 app = typer.Typer(
     name="restormer",
@@ -161,6 +163,25 @@ def _restore(
     request = Request(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
     if run(console, request, options).failed:
         raise typer.Exit(1)
+
+
+# --- what came of it ----------------------------------------------------------------------------
+
+app.command(
+    rich_help_panel=LOOK,
+    epilog=_examples(
+        ("restormer compare in.jpg out.jpg -o sheet.png", "a picture"),
+        ("restormer compare in.jpg a.png b.png -o page.html", "two results, on a page"),
+        ("restormer compare in.jpg out.jpg -o s.png --crop 100,80,200,150", "this part enlarged"),
+    ),
+)(compare)
+app.command(
+    rich_help_panel=LOOK,
+    epilog=_examples(
+        ("restormer report holiday-restored", "writes holiday-restored-report.html"),
+        ("restormer report clean -o clean.html", "to this file"),
+    ),
+)(report)
 
 
 # --- what there is ------------------------------------------------------------------------------

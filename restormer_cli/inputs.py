@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from . import images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 MARK = ".restored"
 """What our own outputs have before their suffix, when they are written beside the input."""
 
 FOLDER_MARK = "-restored"
 """What a folder of our own outputs ends in."""
+
+PAGE_MARK = "_files"
+"""What the folder beside a page ends in, which holds the page's pictures."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def find(
     *,
     listed: Iterable[str] = (),
     recursive: bool = False,
-    output: Path | None = None,
+    outputs: Collection[Path] = (),
 ) -> Inputs:
     """The images that `names` mean, in their order; in a folder or pattern, 2.png before 10.png.
 
@@ -76,7 +79,7 @@ def find(
             the pattern.
         listed: files and folders by their exact names, never patterns.
         recursive: descend into folders' subfolders.
-        output: a folder that is written to, and so not searched.
+        outputs: folders that are written to, and so not searched.
     """
     result = Inputs([], [], [])
     for name in names:
@@ -87,13 +90,13 @@ def find(
         elif not os.path.lexists(name) and glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True), key=natural)  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
             for match in matches:
-                _add(Path(match), recursive, output, result)
+                _add(Path(match), recursive, outputs, result)
             if not matches:
                 result.problems.append(Problem(name, "no file matches this pattern"))
         else:
-            _add(Path(name), recursive, output, result)
+            _add(Path(name), recursive, outputs, result)
     for name in listed:
-        _add(Path(name), recursive, output, result)
+        _add(Path(name), recursive, outputs, result)
     return _without_own_outputs(_without_doubles(result))
 
 
@@ -118,13 +121,13 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], s
     return pieces, text
 
 
-def _add(path: Path, recursive: bool, output: Path | None, result: Inputs) -> None:
+def _add(path: Path, recursive: bool, outputs: Collection[Path], result: Inputs) -> None:
     if not is_folder(path):
         # Whether it is there and an image is seen when its turn comes: it may fail, not the run.
         result.found.append(Input(path))
         return
     count = len(result.problems)
-    files = _images_in(path, recursive, output, result.problems)
+    files = _images_in(path, recursive, outputs, result.problems)
     result.found += [Input(file, path) for file in files]
     if not files and len(result.problems) == count:
         hint = "" if recursive else "-r looks into its subfolders, too."
@@ -132,7 +135,7 @@ def _add(path: Path, recursive: bool, output: Path | None, result: Inputs) -> No
 
 
 def _images_in(
-    folder: Path, recursive: bool, output: Path | None, problems: list[Problem]
+    folder: Path, recursive: bool, outputs: Collection[Path], problems: list[Problem]
 ) -> list[Path]:
     """The images in a folder that are neither hidden nor written by us, in natural order."""
 
@@ -140,7 +143,7 @@ def _images_in(
         problems.append(Problem(str(error.filename), f"cannot be searched ({error.strerror})"))
 
     suffixes = images.readable_suffixes()
-    left_out = None if output is None else output.resolve()
+    left_out = {output.resolve() for output in outputs}
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
     for name, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
@@ -164,8 +167,11 @@ def _images_in(
     return sorted(found, key=lambda path: [natural(part) for part in path.parts])
 
 
-def _left_out(folder: Path, output: Path | None) -> bool:
-    if folder.name.startswith(".") or folder.resolve() == output:
+def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
+    if folder.name.startswith(".") or folder.resolve() in outputs:
+        return True
+    page = folder.name.removesuffix(PAGE_MARK)
+    if page != folder.name and is_there(folder.with_name(f"{page}.html")):
         return True
     original = folder.name.removesuffix(FOLDER_MARK)
     return original != folder.name and is_folder(folder.with_name(original))

@@ -14,6 +14,7 @@ FILES = "Input and output"
 RESTORATION = "Restoration"
 MACHINE = "Weights and device"
 BATCH = "Batch"
+LOOKS = "Looking at results"
 MESSAGES = "Messages"
 
 Options = TypeVar("Options")
@@ -116,6 +117,20 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, _flag(MESSAGES, "--quiet", "-q", help="Only warnings and errors.")]
 Verbose = Annotated[bool, _flag(MESSAGES, "--verbose", "-v", help="Say more.")]
+MaxPixels = Annotated[
+    int,
+    _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
+]
+Crops = Annotated[
+    list[str] | None,
+    _option(
+        LOOKS,
+        "--crop",
+        metavar="X,Y,W,H",
+        help="Enlarge this part in the comparison; may be repeated. Left out: where the change is "
+        "largest.",
+    ),
+]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its usual one.")
 ]
@@ -179,10 +194,7 @@ class Restoring:
             help="For JPEG, AVIF, HEIF (all 4:4:4) and WebP. 100: WebP and HEIF without loss.",
         ),
     ] = 95
-    max_pixels: Annotated[
-        int,
-        _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
-    ] = 300_000_000
+    max_pixels: MaxPixels = 300_000_000
 
     tile: Tile = "auto"
     overlap: Overlap = 32
@@ -246,6 +258,29 @@ class Restoring:
         bool,
         _flag(MESSAGES, "--preview", help="Show each image before and after in the terminal."),
     ] = False
+    compare: Annotated[
+        str | None,
+        _option(
+            LOOKS,
+            "--compare",
+            metavar="PATH",
+            help="Write a picture of each image before and after, side by side, with enlarged "
+            "parts and the difference: a file (.png, .jpg, .webp) for one image, a folder for "
+            "several.",
+        ),
+    ] = None
+    crop: Crops = None
+    report: Annotated[
+        str | None,
+        _option(
+            LOOKS,
+            "--report",
+            metavar="FILE",
+            help="Write a page (.html) with all that was restored, before and after, and what "
+            "failed.",
+        ),
+    ] = None
+
     json: Json = False
     quiet: Quiet = False
     verbose: Verbose = False

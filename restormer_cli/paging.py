@@ -23,7 +23,6 @@ class Page(NamedTuple):
     """A restored page, and what there is to say of it."""
 
     image: Image
-    original: Array  # its pixels as they were read, if they are looked at
     height: int
     width: int
     restoration: Restoration  # without its pixels
@@ -31,6 +30,7 @@ class Page(NamedTuple):
     change: Change
     notes: list[str]
     warnings: list[str]
+    original: Array  # its pixels as they were read, if it is looked at
 
     @property
     def pixels(self) -> int:

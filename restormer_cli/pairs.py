@@ -77,7 +77,7 @@ def matched(
 def _images(folder: Path) -> list[Path]:
     if not inputs.is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    found = inputs.find((str(folder),), listed=(), recursive=False, output=None)
+    found = inputs.find([str(folder)])
     for problem in found.problems:
         raise UsageError(f"{problem.name}: {problem.error}", "Name the folder that holds them.")
     return [one.path for one in found.found if one.path is not None]

@@ -33,7 +33,7 @@ NEUTRAL = frozenset(
         # What is read and where to, how much of it, and what is said about it.
         *("inputs", "output", "right", "recursive", "files_from", "null", "max_pixels"),
         *("skip_existing", "in_place", "dry_run", "json", "quiet", "verbose"),
-        "preview",
+        *("preview", "compare", "crop", "report"),
         # What chooses the weights, for which their hash stands, and where they run.
         *("weights", "noise", "sigma", "gray", "device"),
     ]
@@ -131,6 +131,11 @@ class Records:
         if folder not in self._folders:
             self._folders[folder] = self._read(folder / NAME)
         return self._folders[folder].get(target.name, [])
+
+    def of(self, folder: Path) -> list[tuple[Path, list[Line]]]:
+        """The outputs that a folder's record tells of, each with its lines, the newest first."""
+        self.about(folder / NAME)  # which reads it
+        return [(folder / name, lines) for name, lines in self._folders[folder].items()]
 
     def _read(self, path: Path) -> dict[str, list[Line]]:
         lines: dict[str, list[Line]] = defaultdict(list)

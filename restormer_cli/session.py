@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, levels, outputs, preview, records, skipping, tasks
+from . import batch, files, inputs, levels, looks, outputs, preview, records, skipping, tasks
 from .console import printable
 from .errors import UsageError
 from .events import Failed, Planned, Skipped, Tally
@@ -19,6 +19,7 @@ from .events import Failed, Planned, Skipped, Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .batch import Watching
     from .console import Console
     from .events import Event, Restored
     from .options import Restoring
@@ -100,11 +101,11 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         CheckpointError: the weights cannot be had or do not fit.
         DeviceError: the device is not there.
     """
-    with preview.opened(console, options.preview and not options.dry_run) as shown:
-        return _run(console, request, options, shown)
+    with preview.opened(console, options.preview and not options.dry_run) as seen:
+        return _run(console, request, options, seen)
 
 
-def _run(console: Console, request: Request, options: Restoring, shown: preview.Preview) -> Tally:
+def _run(console: Console, request: Request, options: Restoring, seen: preview.Preview) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
@@ -113,7 +114,7 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
         options.inputs or (),
         listed=_listed(options),
         recursive=options.recursive,
-        output=Path(options.output) if options.output not in (None, "-") else None,
+        outputs=looks.written(options),
     )
     jobs = outputs.plan(
         found.found,
@@ -122,6 +123,8 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
         in_place=options.in_place,
         right=request.right,
     )
+    shown = looks.plan(request.task, options, jobs)
+    watch = _together(seen.watch, shown.watch)
     streams = _streams(jobs, options)
     tally = Tally(request.task)
 
@@ -129,6 +132,7 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
         for event in events:
             tally.add(event)
             console.show(event)
+            seen.add(event)
             shown.add(event)
 
     work = [job for job in jobs if not _missing(job)]
@@ -139,7 +143,7 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
         if not options.dry_run:
             _clean_up(console, jobs)
         for part, mine in levels.parted(console, request, options, work, streams.stdin):
-            used = _work(console, part, options, mine, found, streams, show, shown.watch)
+            used = _work(console, part, options, mine, found, streams, show, watch)
             if used is not None and used.weights.source == "lite":
                 options = replace(options, weights="lite")  # the others cannot be had: ask once
     except KeyboardInterrupt:
@@ -148,10 +152,27 @@ def _run(console: Console, request: Request, options: Restoring, shown: preview.
             f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
             "The same command with --skip-existing goes on from here"
         )
-        console.show(tally.summary(interrupted=True))
+        console.show(summary := tally.summary(interrupted=True))
+        shown.finish(summary, console.say)
         raise
-    console.show(tally.summary(interrupted=False))
+    console.show(summary := tally.summary(interrupted=False))
+    shown.finish(summary, console.say)
     return tally
+
+
+@dataclass(frozen=True)
+class _Together:
+    watches: tuple[Watching, ...]
+
+    def __call__(self, event: Restored, before: Image, after: Image) -> None:
+        for watch in self.watches:
+            watch(event, before, after)
+
+
+def _together(*watches: Watching | None) -> Watching | None:
+    """All that want to see each image as one, which another process can be given, too."""
+    given = tuple(watch for watch in watches if watch is not None)
+    return _Together(given) if given else None
 
 
 def _work(
@@ -162,7 +183,7 @@ def _work(
     found: inputs.Inputs,
     streams: batch.Streams,
     show: Callable[[Iterable[Event]], None],
-    watch: Callable[[Restored, Image, Image], None] | None,
+    watch: Watching | None,
 ) -> Restorer | None:
     """Restore with one set of weights, or say how it would be; return what was used for it."""
     restorer: Restorer | None = None

@@ -26,7 +26,7 @@ def touch(*names: str) -> None:
 
 
 def names(*arguments: str, recursive: bool = False, output: str | None = None) -> list[str]:
-    found = find(arguments, recursive=recursive, output=Path(output) if output else None).found
+    found = find(arguments, recursive=recursive, outputs=[Path(output)] if output else []).found
     return [str(one) for one in found]
 
 

@@ -1,0 +1,73 @@
+"""Make the README's picture of a report: `python docs/screenshot.py FOLDER PHOTO...`.
+
+The photos are given the noise of a high-ISO exposure, restored with the lite weights below FOLDER,
+and the report of that is opened in Chromium: as it opens, and one image before and after. Those of
+the README are aitzgorri, friends, life and Wine from Debian's lomiri-wallpapers-16.04, scaled to
+1100 pixels a side; they were among the photos that the lite weights were trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from pictures import noisy_photo
+from playwright.sync_api import sync_playwright
+
+from restormer_cli import cli, images
+from restormer_cli.images import Image
+
+DOCS = Path(__file__).parent.absolute()
+WIDTH, HEIGHTS, GAP = 1100, (590, 650), 12
+SHOWN = 0  # which image is opened
+
+
+def degrade(photos: list[Path]) -> None:
+    """Write the photos with noise, as JPEG, named without their authors."""
+    Path("holiday").mkdir(exist_ok=True)
+    for photo in photos:
+        clean = torch.from_numpy(images.to_float(images.read(photo).pixels))
+        noisy = noisy_photo(clean.permute(2, 0, 1).unsqueeze(0))[0]
+        pixels = images.from_float(noisy.permute(1, 2, 0).numpy(), np.uint8)
+        name = photo.name.lower().partition("_by_")[0]
+        images.write(Image(pixels), Path("holiday", f"{name}.jpg"), quality=95)
+
+
+def photograph() -> None:
+    """The report as it opens and, below, one of its images."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[0]})
+        tab.goto(Path("report.html").absolute().as_uri())
+        tab.wait_for_timeout(500)
+        tab.screenshot(path="page.png")
+        tab.set_viewport_size({"width": WIDTH, "height": HEIGHTS[1]})
+        tab.locator(".card").nth(SHOWN).click()
+        tab.wait_for_timeout(500)
+        tab.screenshot(path="viewer.png")
+        browser.close()
+    page, viewer = (images.read(Path(name)).pixels for name in ("page.png", "viewer.png"))
+    gap = np.full((GAP, WIDTH, 3), 128, np.uint8)
+    images.write(Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74)
+
+
+def main() -> None:
+    """Degrade, restore, photograph."""
+    photos = [Path(photo).absolute() for photo in sys.argv[2:]]
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    os.chdir(sys.argv[1])
+    degrade(photos)
+    try:
+        cli.main(["denoise", "holiday", "--weights", "lite", "--report", "report.html"])
+    except SystemExit as left:
+        if left.code:
+            raise
+    photograph()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Where two images differ: a map of the change, and the places where it is largest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .pixels import Array, to_float
+from .views import Box
+
+SHOWN = 0.995
+"""The part of a difference map that its amplification must not overdrive."""
+
+_FACTORS = (1, 2, 4, 8, 16, 32, 64, 128)
+_STEPS = 4
+"""Cells along the shorter side of a place that is looked for."""
+
+_NONE = 1e-9
+"""A sum of differences below this is rounding."""
+
+# From no difference to a large one, evenly brighter: sRGB, as in matplotlib's "inferno".
+_COLOURS = np.array(
+    [
+        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
+        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
+    ],
+    np.float32,
+)
+
+
+def cells(before: Array, after: Array, side: int) -> Array:
+    """The mean absolute difference in cells of `side` pixels: H/side W/side, parts of 0..1.
+
+    Args:
+        before: H W C of any depth.
+        after: the same size; its depth may differ, and grey goes with RGB.
+        side: of a cell; those at right and bottom may be smaller.
+    """
+    height, width = before.shape[:2]
+    columns = np.arange(0, width, side)
+    widths = np.diff([*columns, width])
+    rows = []
+    # A row of cells at a time: the difference of two whole images would be a third one.
+    for top in range(0, height, side):
+        band = to_float(after[top : top + side]) - to_float(before[top : top + side])
+        means = np.abs(band).mean(axis=(0, 2), dtype=np.float64)
+        rows.append(np.add.reduceat(means, columns) / widths)
+    return np.array(rows, np.float32)
+
+
+def amplification(differences: Array) -> int:
+    """The power of two that shows a map of differences best; 0 if there are none."""
+    if not differences.any():
+        return 0
+    high = max(float(np.quantile(differences, SHOWN)), 1e-9)
+    return max((f for f in _FACTORS if f * high <= 1), default=1)
+
+
+def coloured(differences: Array, factor: int) -> Array:
+    """A map H W as H W 3 uint8: black where nothing differs, pale yellow at 1 / `factor`."""
+    at = (differences * factor).clip(0, 1) * (len(_COLOURS) - 1)
+    points = np.arange(len(_COLOURS))
+    channels = [np.interp(at, points, _COLOURS[:, channel]) for channel in range(3)]
+    samples: Array = np.stack(channels, axis=-1).round().astype(np.uint8)
+    return samples
+
+
+def places(before: Array, after: Array, width: int, height: int, count: int) -> list[Box]:
+    """The `count` boxes of this size that differ most, apart from each other, largest first.
+
+    There are fewer where no more have room, and none where nothing differs.
+    """
+    side = max(1, min(width, height) // _STEPS)
+    changes = cells(before, after, side).astype(np.float64)
+    sums = np.pad(changes.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    wide, high = -(-width // side), -(-height // side)
+    total_height, total_width = before.shape[:2]
+    if sums.shape[0] <= high or sums.shape[1] <= wide:
+        return []
+    windows = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    found: list[Box] = []
+    while len(found) < count:
+        row, column = np.unravel_index(windows.argmax(), windows.shape)
+        if windows[row, column] < _NONE:
+            break
+        x = min(int(column) * side, total_width - width)
+        y = min(int(row) * side, total_height - height)
+        found.append(Box(x, y, width, height))
+        windows[max(0, row - high) : row + high + 1, max(0, column - wide) : column + wide + 1] = 0
+    return found
