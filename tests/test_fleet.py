@@ -262,19 +262,19 @@ def test_an_interruption_leaves_whole_files_and_tells_them(
     host: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is being written is finished; the rest is dropped, and all workers end."""
-    writing, write = threading.Event(), images.write
+    writing, save = threading.Event(), images.save
 
-    def slow(*arguments: object, **options: object) -> list[str]:
+    def slow(*arguments: object, **options: object) -> None:
         writing.set()
         time.sleep(0.2)
-        return write(*arguments, **options)  # type: ignore[arg-type]
+        save(*arguments, **options)  # type: ignore[arg-type]
 
     def interrupt(part: Part) -> None:
         if writing.is_set():
             raise KeyboardInterrupt
 
     work = jobs(*"abcdefgh")
-    monkeypatch.setattr(images, "write", slow)
+    monkeypatch.setattr(images, "save", slow)
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         events.extend(Run(host, interrupt)(work))
