@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, repeat
 from threading import Event as Flag
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -42,11 +42,21 @@ class Streams:
     stdout: BinaryIO
 
 
+class Settings(TypedDict):
+    """What images are restored with beside the restorer: see `run`."""
+
+    quality: int
+    max_pixels: int
+    strength: float
+    recipe: records.Recipe | None
+    watch: Watching | None
+
+
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
     """The run was interrupted, and this image dropped."""
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """An image before it is read; `data` are its bytes if they come in a stream."""
 
     number: int
@@ -76,6 +86,13 @@ class _Computed(NamedTuple):
     read: _Read
     pages: list[paging.Page]  # if it is one, with its pixels; if there are several,
     data: bytes | None  # all are in this file
+
+
+class Written(NamedTuple):
+    """The end of an image; `data` are the bytes of one that has no file, and is to be sent."""
+
+    event: Restored
+    data: bytes | None
 
 
 def run(
@@ -111,28 +128,28 @@ def run(
     """
     from . import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = _Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
+    work = Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
     stages = work.read, work.compute, work.write
-    line = overlapped(_given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
+    line = overlapped(given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
     task = restorer.task.name
     try:
         for (_, job, _), future in line:
             yield Started(*job.names, task)
             try:
-                yield _sent(future.result(), streams.stdout)
+                yield sent(future.result(), streams.stdout)
             except ImageError as error:
-                yield _failed(job, task, error)
+                yield failed(job, task, error)
             except KeyboardInterrupt:
                 work.stop.set()
                 with suppress(Stopped, CancelledError, ImageError):
-                    yield _sent(future.result(), streams.stdout)
+                    yield sent(future.result(), streams.stdout)
                 raise
     finally:
         work.stop.set()
         line.close()
 
 
-def _given(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[_Given]:
+def given(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[Given]:
     """The jobs with what comes in a stream: read here, where an interruption ends the waiting."""
     for number, job in enumerate(jobs):
         data = None
@@ -141,10 +158,10 @@ def _given(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[_Given]:
         elif is_special(job.source):
             with suppress(OSError):  # the one who reads it will say so
                 data = job.source.read_bytes()
-        yield _Given(number, job, data)
+        yield Given(number, job, data)
 
 
-def _sent(written: tuple[Restored, bytes | None], stdout: BinaryIO) -> Restored:
+def sent(written: Written, stdout: BinaryIO) -> Restored:
     """The event, after the image that has no file has gone to stdout: here, for the same reason."""
     event, data = written
     if data is not None:
@@ -154,7 +171,7 @@ def _sent(written: tuple[Restored, bytes | None], stdout: BinaryIO) -> Restored:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What is done to an image, in three stages, each in a thread of its own."""
 
     restorer: Restorer
@@ -166,7 +183,7 @@ class _Work:
     watch: Watching | None
     stop: Flag
 
-    def read(self, given: _Given) -> _Read:
+    def read(self, given: Given) -> _Read:
         """Decode the image, or the first of its pages, and the right view if there is one."""
         self._go_on()
         job = given.job
@@ -268,7 +285,7 @@ class _Work:
         if self.stop.is_set():
             raise Stopped
 
-    def write(self, computed: _Computed) -> tuple[Restored, bytes | None]:
+    def write(self, computed: _Computed) -> Written:
         """Encode it, if that is not done; into its file, or else to be sent."""
         from . import devices
 
@@ -303,7 +320,7 @@ class _Work:
         if target is None:
             # Encoded first: an image that cannot be leaves stdout empty.
             self._show(restored, first)
-            return restored, data
+            return Written(restored, data)
 
         def ready(data: bytes, stat: os.stat_result) -> None:
             if self.recipe is not None:
@@ -319,7 +336,7 @@ class _Work:
             ) from error
         images.save(data, target, ready=ready)
         self._show(restored, first)
-        return restored, None
+        return Written(restored, None)
 
     def _show(self, restored: Restored, page: paging.Page) -> None:
         if self.watch is not None:
@@ -331,7 +348,7 @@ def _noise(task: str, image: images.Image) -> Noise | None:
     return noise_level.estimate(image.pixels) if task == "denoise" else None
 
 
-def _failed(job: Job, task: str, error: ImageError) -> Failed:
+def failed(job: Job, task: str, error: ImageError) -> Failed:
     """The event for what went wrong with one image, whose name is not said twice."""
     return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
 
@@ -356,7 +373,7 @@ def look(
                 noises += [_noise(task, image)]
                 plans += [restorer.forecast(image.pixels)] if restorer else []
         except ImageError as error:
-            yield _failed(job, task, error)
+            yield failed(job, task, error)
             continue
         yield Planned(
             *job.names,

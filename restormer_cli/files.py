@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .urls import Url, status
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -43,12 +45,17 @@ def write_whole(
     Raises:
         OSError: it cannot be written; then the target is as it was, and the temporary gone.
     """
+    # A name has at most 255 bytes; 32 are for what is added here.
+    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
+    if isinstance(target, Url):
+        if ready is not None:
+            ready(status(len(data), None))
+        target.put(data, _beside(stem))
+        return
     target = Path(os.path.realpath(target))  # a link stays a link
     if target.exists() and not target.is_file() and not target.is_dir():
         target.write_bytes(data)  # a device or a pipe is written to, never replaced
         return
-    # A name has at most 255 bytes; 32 are for what is added here.
-    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
     temporary, descriptor = _temporary(target, stem)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -68,10 +75,14 @@ def write_whole(
         raise
 
 
+def _beside(stem: str) -> str:
+    return f".{stem}.{secrets.token_hex(4)}{TEMPORARY}"
+
+
 def _temporary(target: Path, stem: str) -> tuple[Path, int]:
     """A new file that is locked as long as it is open, so that `sweep` leaves it alone."""
     while True:
-        path = target.with_name(f".{stem}.{secrets.token_hex(4)}{TEMPORARY}")
+        path = target.with_name(_beside(stem))
         # 0o666 less the umask, as for any file; tempfile would make it private.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags, 0o666)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import images
+from . import images, urls
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 MARK = ".restored"
 """What our own outputs have before their suffix, when they are written beside the input."""
@@ -44,7 +44,8 @@ class Input:
         """Its place in the folder that was named, or else its own name."""
         if self.path is None:
             return Path("-")
-        return self.path.relative_to(self.folder) if self.folder else Path(self.path.name)
+        named = self.folder or self.path.parent
+        return Path(*self.path.relative_to(named).parts)  # no Url any more
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,30 @@ def find(
         elif name == "-":
             result.found.append(Input(None))
         elif not os.path.lexists(name) and glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True), key=natural)  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
+            count = len(result.problems)
+            matches = sorted(_matches(name, result.problems), key=natural)
             for match in matches:
-                _add(Path(match), recursive, outputs, result)
-            if not matches:
+                _add(match, recursive, outputs, result)
+            if not matches and len(result.problems) == count:
                 result.problems.append(Problem(name, "no file matches this pattern"))
         else:
-            _add(Path(name), recursive, outputs, result)
+            _add(urls.path(name), recursive, outputs, result)
     for name in listed:
-        _add(Path(name), recursive, outputs, result)
+        _add(urls.path(name), recursive, outputs, result)
     return _without_own_outputs(_without_doubles(result))
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder, as far as one may look."""
+    if isinstance(path, urls.Url):
+        return path.is_dir()
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below a folder that is closed
 
 
 def is_there(path: Path) -> bool:
     """Whether there is something, as far as one may look; a broken link is nothing."""
+    if isinstance(path, urls.Url):
+        return path.exists()
     return os.path.exists(path)  # noqa: PTH110 - likewise, and where the name is too long
 
 
@@ -119,6 +125,17 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], s
         for piece in re.split(r"(\d+)", text)
     ]
     return pieces, text
+
+
+def _matches(pattern: str, problems: list[Problem]) -> Iterable[Path]:
+    where = urls.path(pattern)
+    if isinstance(where, urls.Url):
+        try:
+            return where.matches()
+        except OSError as error:
+            problems.append(Problem(pattern, f"cannot be searched ({error.strerror or error})"))
+            return []
+    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
 
 
 def _add(path: Path, recursive: bool, outputs: Collection[Path], result: Inputs) -> None:
@@ -143,6 +160,17 @@ def _images_in(
         problems.append(Problem(str(error.filename), f"cannot be searched ({error.strerror})"))
 
     suffixes = images.readable_suffixes()
+
+    def is_one(file: Path) -> bool:
+        named = not file.name.startswith(".") and file.suffix.lower() in suffixes
+        return named and not file.stem.endswith(MARK) and not is_special(file)
+
+    if isinstance(folder, urls.Url):
+        try:
+            return _in_store(folder, recursive, outputs, is_one)
+        except OSError as error:
+            problems.append(Problem(str(folder), f"cannot be searched ({error.strerror or error})"))
+            return []
     left_out = {output.resolve() for output in outputs}
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
@@ -156,15 +184,27 @@ def _images_in(
         folders[:] = sorted(
             (f for f in folders if recursive and not _left_out(parent / f, left_out)), key=natural
         )
-        found += (
-            parent / file
-            for file in files
-            if not file.startswith(".")
-            and Path(file).suffix.lower() in suffixes
-            and not Path(file).stem.endswith(MARK)
-            and not is_special(parent / file)
-        )
-    return sorted(found, key=lambda path: [natural(part) for part in path.parts])
+        found += filter(is_one, (parent / file for file in files))
+    return _in_order(found)
+
+
+def _in_store(
+    folder: urls.Url, recursive: bool, outputs: Collection[Path], is_one: Callable[[Path], bool]
+) -> list[Path]:
+    """Likewise, where one asks for all the files below a folder at once."""
+
+    def hidden(file: Path) -> bool:
+        return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+    def written(file: Path) -> bool:
+        return any(output != folder and output in file.parents for output in outputs)
+
+    files = folder.files(recursive=recursive)
+    return _in_order(f for f in files if is_one(f) and not hidden(f) and not written(f))
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: [natural(part) for part in path.parts])
 
 
 def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
@@ -179,7 +219,7 @@ def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
 
 def is_special(path: Path) -> bool:
     """Whether it is a pipe or a device, which may block; a broken link is not: it shall fail."""
-    return is_there(path) and not path.is_file()
+    return not isinstance(path, urls.Url) and is_there(path) and not path.is_file()
 
 
 def _without_doubles(inputs: Inputs) -> Inputs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import __version__, images, sheets
+from . import __version__, images, sheets, urls
 from .console import SOURCES, printable, size
 from .errors import ImageError, UsageError
 from .inputs import is_folder
@@ -148,7 +148,9 @@ class Looks:
 
 def written(options: Restoring) -> list[Path]:
     """The folders, or files, that a run writes to, and so takes no inputs from."""
-    return [Path(path) for path in (options.output, options.compare) if path not in (None, "-")]
+    return [
+        urls.path(path) for path in (options.output, options.compare) if path not in (None, "-")
+    ]
 
 
 def plan(task: str, options: Restoring, jobs: list[Job]) -> Looks:

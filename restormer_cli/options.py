@@ -214,7 +214,26 @@ class Restoring:
     ] = 1.0
 
     weights: Weights = "auto"
-    device: Device = "auto"
+    device: Annotated[
+        str,
+        _option(
+            MACHINE,
+            "--device",
+            metavar="auto|cpu|cuda[:N]|mps",
+            help="auto: cuda, then mps, then cpu. Several (cuda:0,cuda:1) share the images, one "
+            "process each; cpu,cpu: two that share the cores.",
+        ),
+    ] = "auto"
+    ray: Annotated[
+        str | None,
+        _option(
+            MACHINE,
+            "--ray",
+            metavar="ADDRESS",
+            help="Share the images among the GPUs, or processors, of a Ray cluster; local: of "
+            "this machine.",
+        ),
+    ] = None
     precision: Precision = "auto"
 
     recursive: Annotated[

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import images
+from . import images, urls
 from .errors import UsageError
 from .inputs import FOLDER_MARK, MARK, Input, is_folder, is_there
 
@@ -89,7 +89,7 @@ def _targets(
     if output is None:
         return [_beside(one, kind, in_place) for one in inputs]
 
-    folder = Path(output)
+    folder = urls.path(output)
     several = len(inputs) > 1 or any(one.folder for one in inputs)
     if output.endswith(("/", os.sep)) or is_folder(folder):
         several = True
@@ -120,6 +120,11 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
         return path
     if one.folder is None:
         return path.with_name(f"{path.stem}{MARK}{path.suffix}")
+    if isinstance(one.folder, urls.Url):
+        if one.folder.is_root:
+            raise UsageError(f"{one.folder} has no folder beside it", "Name a folder with -o.")
+        beside: Path = one.folder.with_name(f"{one.folder.name}{FOLDER_MARK}")
+        return beside / with_format(one.relative, kind)
     folder = Path(os.path.abspath(one.folder))  # noqa: PTH100 - a linked folder keeps its name
     if not folder.name:
         raise UsageError(f"{folder} has no folder beside it", "Name a folder with -o.")
@@ -129,7 +134,7 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
 
 
 def _file(output: str, kind: str | None) -> Path:
-    path = Path(output)
+    path = urls.path(output)
     suffix = path.suffix.lower()
     writable = {s: name for name, held in images.FORMATS.items() for s in held.suffixes}
     if suffix and suffix not in writable and not is_there(path):
@@ -155,13 +160,15 @@ def with_format(path: Path, kind: str | None) -> Path:
         return path
     new = images.FORMATS[kind].suffixes[0]
     # A suffix that means no picture (`scan.2024`) is a part of the name.
-    return path.with_suffix(new) if suffix in images.readable_suffixes() else Path(f"{path}{new}")
+    if suffix in images.readable_suffixes():
+        return path.with_suffix(new)
+    return path.with_name(f"{path.name}{new}")
 
 
 def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
     if right is None:
         return [None] * len(inputs)
-    path = Path(right)
+    path = urls.path(right)
     if is_folder(path):
         return [path / one.relative for one in inputs]
     if len(inputs) > 1 or any(one.folder for one in inputs):
@@ -203,6 +210,8 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
     for folder in dict.fromkeys(target.parent for target in targets):
+        if isinstance(folder, urls.Url):  # writing will tell
+            continue
         there = next(f for f in (folder, *folder.absolute().parents) if os.path.lexists(f))
         if not is_folder(there):
             yield f"{folder} cannot be made: {there} is not a folder"
@@ -219,6 +228,8 @@ def room(jobs: list[Job]) -> tuple[list[str], list[str]]:
     wanted: dict[int, int] = defaultdict(int)
     free: dict[int, tuple[int, Path]] = {}
     for folder, sharing in _by_folder(jobs).items():
+        if isinstance(folder, urls.Url):
+            continue
         there = next(f for f in (folder, *folder.absolute().parents) if is_folder(f))
         device = there.stat().st_dev
         free.setdefault(device, (shutil.disk_usage(there).free, folder))

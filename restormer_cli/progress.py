@@ -14,9 +14,9 @@ EVERY = 30.0
 
 
 class Part(NamedTuple):
-    """How many strips or tiles of a page are done; the first image of a run has the number 0."""
+    """How many strips or tiles of a page are done, and how many images were done before it."""
 
-    number: int
+    number: float
     name: str
     done: int
     total: int

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import __version__
-from .files import sha256_of
+from .files import sha256_of, write_whole
+from .urls import Url
 
 if TYPE_CHECKING:
     from .events import Restored
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME = ".restormer.jsonl"
 """The record, in the folder of the outputs; hidden, and so no input."""
+
+FOLDER = ".restormer"
+"""Where the record is files, one for each output: stores of objects append nothing."""
 
 Line = dict[str, Any]
 
@@ -35,7 +39,7 @@ NEUTRAL = frozenset(
         *("skip_existing", "in_place", "dry_run", "json", "quiet", "verbose"),
         *("preview", "compare", "crop", "report"),
         # What chooses the weights, for which their hash stands, and where they run.
-        *("weights", "noise", "sigma", "gray", "device"),
+        *("weights", "noise", "sigma", "gray", "device", "ray"),
     ]
 )
 """Options by which no result differs; a recipe holds all the others."""
@@ -69,7 +73,7 @@ class Fingerprint(NamedTuple):
             stat = path.stat()
             if stat.st_size != self.size:
                 return False
-            if stat.st_mtime_ns == self.mtime_ns:
+            if self.mtime_ns is not None and stat.st_mtime_ns == self.mtime_ns:
                 return True
             return sha256_of(path) == self.sha256
         except OSError:
@@ -104,6 +108,10 @@ def write(target: Path, line: Line) -> list[str]:
     text = json.dumps({**line, "time": now}).encode() + b"\n"
     path = target.parent / NAME
     try:
+        if isinstance(target, Url):
+            path = target.parent / FOLDER / f"{target.name}.json"
+            write_whole(path, text)
+            return []
         with path.open("a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -111,7 +119,8 @@ def write(target: Path, line: Line) -> list[str]:
             file.write(text)
             os.fsync(file.fileno())
     except OSError as error:
-        return [f"{path} cannot be written ({error.strerror}): --skip-existing will not know it"]
+        cause = error.strerror or error
+        return [f"{path} cannot be written ({cause}): --skip-existing will not know it"]
     return []
 
 
@@ -141,11 +150,11 @@ class Records:
         lines: dict[str, list[Line]] = defaultdict(list)
         damaged = 0
         try:
-            pieces = path.read_bytes().split(b"\n")
+            pieces = _pieces(path)
         except FileNotFoundError:
             return {}
         except OSError as error:
-            self.notes.append(f"{path} cannot be read ({error.strerror}) and is ignored")
+            self.notes.append(f"{path} cannot be read ({error.strerror or error}) and is ignored")
             return {}
         for piece in filter(None, reversed(pieces)):
             line = _parsed(piece)
@@ -156,6 +165,13 @@ class Records:
         if damaged:
             self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")
         return lines
+
+
+def _pieces(path: Path) -> list[bytes]:
+    """What ought to be lines of a record."""
+    if isinstance(path, Url):
+        return [each.read_bytes().strip() for each in (path.parent / FOLDER).files(recursive=False)]
+    return path.read_bytes().split(b"\n")
 
 
 def fingerprint(line: Line, of: str) -> Fingerprint:

@@ -17,6 +17,7 @@ from . import checkpoints, devices, ensemble, restoration, tasks
 from .cutting import finer, grain_for
 from .errors import ImageError, UsageError
 from .images import from_float, to_float
+from .sources import Found
 
 DTYPES = ("uint8", "uint16", "float32")
 
@@ -79,7 +80,8 @@ class Restorer:
 
     Args:
         task: "denoise", "derain", "deblur" or "defocus".
-        weights: "auto", "official", "lite", a path, or "hf:ORG/REPO/FILE[@REV]".
+        weights: "auto", "official", "lite", a path, or "hf:ORG/REPO/FILE[@REV]"; or what one of
+            these was found to be.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16"; "auto" is the fastest that is native to the
             device and, on the middle of the first image, 50 dB PSNR or more from fp32.
@@ -91,6 +93,7 @@ class Restorer:
             `dual_pixel`.
         noise, sigma, gray: which official denoising checkpoint (see `tasks.official`).
         dual_pixel: defocus from two views.
+        sharing: how many restorers share the device, and so its memory.
         notify: told in a sentence what did not go as asked (weights that fell back, ...).
 
     Raises:
@@ -103,7 +106,7 @@ class Restorer:
         self,
         task: str = "denoise",
         *,
-        weights: str = "auto",
+        weights: str | Found = "auto",
         device: str = "auto",
         precision: str = "auto",
         tile: int | str = "auto",
@@ -114,6 +117,7 @@ class Restorer:
         sigma: str | None = None,
         gray: bool = False,
         dual_pixel: bool = False,
+        sharing: int = 1,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         if task not in tasks.TASKS:
@@ -127,12 +131,15 @@ class Restorer:
         self.ensemble = ensemble
         self.notify = notify or (lambda _: None)
         self.device = devices.choose(device)
+        self.spare = SPARE / sharing
         self.precision = devices.precision(precision, self.device)
         self._unproven = precision == "auto" and self.precision != "fp32"
         checkpoint = tasks.official(
             task, noise=noise, sigma=sigma, gray=gray, dual_pixel=dual_pixel
         )
-        self.weights = checkpoints.resolve(weights, checkpoint, self.task, notify=self.notify)
+        if isinstance(weights, str):
+            weights = checkpoints.resolve(weights, checkpoint, self.task, notify=self.notify)
+        self.weights = weights
         self.network = checkpoints.load_network(self.weights).to(self.device)
         channels = self.network.architecture.in_channels
         if dual_pixel != (channels == 6):
@@ -200,7 +207,7 @@ class Restorer:
             plans.append(Plan(tile, False, peak, pixels, self.precision, self.orientations))
             if not tile:
                 plans.append(replace(plans[0], fine=True))
-        spare = SPARE * devices.free_memory(self.device)
+        spare = self.spare * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
 
     def restore(

@@ -11,21 +11,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import batch, files, inputs, levels, looks, outputs, preview, records, skipping, tasks
+from . import (
+    batch,
+    files,
+    inputs,
+    levels,
+    looks,
+    outputs,
+    places,
+    preview,
+    records,
+    skipping,
+    tasks,
+    urls,
+)
 from .console import printable
 from .errors import UsageError
-from .events import Failed, Planned, Skipped, Tally
+from .events import Failed, Planned, Restored, Skipped, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .batch import Watching
     from .console import Console
-    from .events import Event, Restored
+    from .events import Event
     from .options import Restoring
     from .outputs import Job
     from .pixels import Image
-    from .restorer import Restorer
+    from .places import Place
 
 CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
     (
@@ -62,6 +75,13 @@ CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
         lambda given: given.in_place and given.output == "-",
         "--in-place and -o - say two different outputs",
         "Leave out one of them.",
+    ),
+    (
+        lambda given: (
+            given.ray is not None and bool(given.preview or given.report or given.compare)
+        ),
+        "--preview, --report and --compare show what is restored here, and --ray may go elsewhere",
+        "Leave it out; `restormer report FOLDER` shows what is there at the end.",
     ),
 )
 """Options that make no sense together: when, what is wrong, and what to do."""
@@ -127,6 +147,7 @@ def _run(console: Console, request: Request, options: Restoring, seen: preview.P
     watch = _together(seen.watch, shown.watch)
     streams = _streams(jobs, options)
     tally = Tally(request.task)
+    sources = set()  # of the weights that were used
 
     def show(events: Iterable[Event]) -> None:
         for event in events:
@@ -134,17 +155,21 @@ def _run(console: Console, request: Request, options: Restoring, seen: preview.P
             console.show(event)
             seen.add(event)
             shown.add(event)
+            if isinstance(event, Restored):
+                sources.add(event.weights.source)
 
     work = [job for job in jobs if not _missing(job)]
     if request.sigma == levels.AUTO:  # which looks at the image beforehand
         streams = batch.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
+    recorded = _recorded(found, options)
     try:
         show(_problems(found, jobs, request.task))
         if not options.dry_run:
             _clean_up(console, jobs)
         for part, mine in levels.parted(console, request, options, work, streams.stdin):
-            used = _work(console, part, options, mine, found, streams, show, watch)
-            if used is not None and used.weights.source == "lite":
+            with closing(places.choose(console, part, options, recorded, watch)) as place:
+                _work(console, part.task, options, place, mine, streams, show)
+            if "lite" in sources:
                 options = replace(options, weights="lite")  # the others cannot be had: ask once
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
@@ -177,40 +202,25 @@ def _together(*watches: Watching | None) -> Watching | None:
 
 def _work(
     console: Console,
-    request: Request,
+    task: str,
     options: Restoring,
+    place: Place,
     work: list[Job],
-    found: inputs.Inputs,
     streams: batch.Streams,
     show: Callable[[Iterable[Event]], None],
-    watch: Watching | None,
-) -> Restorer | None:
-    """Restore with one set of weights, or say how it would be; return what was used for it."""
-    restorer: Restorer | None = None
+) -> None:
+    """Restore with one set of weights, or say how it would be."""
     if options.skip_existing:
-        work, restorer = _unskipped(console, request, options, work, show)
-    if options.dry_run:
-        restorer = restorer or (_at_hand(console, request, options) if work else None)
-        show(batch.look(work, request.task, restorer, streams, options.max_pixels))
+        work = _unskipped(console, task, place, work, show)
+    if work and options.dry_run:
+        show(place.run(work, streams))
     elif work:
         _see_room(console, work)
-        show(Planned(*job.names, request.task) for job in work)
-        restorer = restorer or _restorer(console, request, options)
-        console.detail(f"{restorer.weights.path} on {restorer.device}, {restorer.precision}")
-        events = batch.run(
-            work,
-            restorer,
-            streams,
-            quality=options.quality,
-            max_pixels=options.max_pixels,
-            strength=options.strength,
-            recipe=records.recipe(restorer, options) if _recorded(found, options) else None,
-            progress=console.part,
-            watch=watch,
-        )
+        show(Planned(*job.names, task) for job in work)
+        place.prepare(len(work))
+        events = place.run(work, streams)
         with console.progress(len(work)), closing(events):  # which ends its threads
             show(events)
-    return restorer
 
 
 def _listed(options: Restoring) -> list[str]:
@@ -285,12 +295,12 @@ def _problems(found: inputs.Inputs, jobs: list[Job], task: str) -> Iterator[Even
 
 def _unskipped(
     console: Console,
-    request: Request,
-    options: Restoring,
+    task: str,
+    place: Place,
     jobs: list[Job],
     show: Callable[[Iterable[Event]], None],
-) -> tuple[list[Job], Restorer | None]:
-    """The jobs that --skip-existing leaves, and the restorer if it took one to know."""
+) -> list[Job]:
+    """The jobs that --skip-existing leaves."""
     past = records.Records()
     reasons: dict[Job, str | None] = {}
     lines = {}
@@ -300,54 +310,17 @@ def _unskipped(
             lines[job] = line
     for note in past.notes:
         console.warn(note)
-    restorer = None
     if lines:
-        get = _at_hand if options.dry_run else _restorer
-        restorer = get(console, request, options)
-    if restorer is not None:
-        recipe = records.recipe(restorer, options)
-        done = (job for job, line in lines.items() if skipping.made_by(line, recipe))
+        recipes = place.prepare(len(jobs))
+        done = (j for j, line in lines.items() if any(skipping.made_by(line, r) for r in recipes))
         reasons.update(dict.fromkeys(done, skipping.DONE))
-    show(Skipped(*job.names, request.task, why) for job, why in reasons.items() if why)
-    return [job for job, why in reasons.items() if why is None], restorer
+    show(Skipped(*job.names, task, why) for job, why in reasons.items() if why)
+    return [job for job, why in reasons.items() if why is None]
 
 
 def _recorded(found: inputs.Inputs, options: Restoring) -> bool:
     """Whether the folders of the outputs get a record: not for a single file of one's own."""
-    if options.skip_existing or len(found.found) > 1 or found.found[0].folder is not None:
+    if options.skip_existing or len(found.found) > 1 or any(one.folder for one in found.found):
         return True
     output = options.output or ""
-    return output.endswith(("/", os.sep)) or inputs.is_folder(Path(output or "-"))
-
-
-def _restorer(console: Console, request: Request, options: Restoring) -> Restorer:
-    from .restorer import Restorer  # torch takes seconds to import
-
-    return Restorer(
-        request.task,
-        weights=options.weights,
-        device=options.device,
-        precision=options.precision,
-        tile=options.tile_side,
-        overlap=options.overlap,
-        window=options.window,
-        ensemble=options.ensemble,
-        noise=request.noise,
-        sigma=request.sigma,
-        gray=request.gray,
-        dual_pixel=request.right is not None,
-        notify=console.warn,
-    )
-
-
-def _at_hand(console: Console, request: Request, options: Restoring) -> Restorer | None:
-    """The restorer, unless its weights would have to be downloaded: a dry run does not."""
-    from . import downloads
-
-    wanted = tasks.CHECKPOINTS.get(options.weights, request.checkpoint)
-    official = options.weights in ("auto", "official", *tasks.CHECKPOINTS)
-    if options.weights.startswith("hf:") or (official and downloads.cached(wanted) is None):
-        name = wanted.name if official else options.weights
-        console.say(f"The weights {name} would be downloaded first; memory is known after that.")
-        return None
-    return _restorer(console, request, options)
+    return output.endswith(("/", os.sep)) or inputs.is_folder(urls.path(output or "-"))

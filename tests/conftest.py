@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hub import Hub
 from huggingface_hub import constants, file_download
-from program import Outcome
+from program import PROGRAM, Outcome
 
 from restormer_cli import cli, sources, tasks
 from restormer_cli.network import Architecture, Restormer
@@ -167,3 +168,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
     return folder
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start the program, in a group of processes as a shell does; wait until it has restored."""
+    started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, *PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout
+        while b'"restored"' not in process.stdout.readline():
+            assert process.poll() is None
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

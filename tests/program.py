@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from restormer_cli import images, records
 
@@ -60,3 +61,8 @@ def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) ->
     stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether they have all ended, as they should within seconds."""
+    return not psutil.wait_procs(processes, timeout=20)[1]
