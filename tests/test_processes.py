@@ -116,3 +116,11 @@ def test_a_dry_run_starts_no_processes(restormer: Callable[..., Outcome]) -> Non
     picture("f/a.png")
     outcome = restormer(*COMMAND, "--dry-run")
     assert outcome.events[0]["strategy"] == "whole"
+
+
+def test_a_preview_of_what_others_restore_is_refused(restormer: Callable[..., Outcome]) -> None:
+    """Only what this process restores can be shown."""
+    picture("f/a.png")
+    outcome = restormer(*COMMAND, "--preview")
+    assert outcome.status == 2
+    assert "name one device" in outcome.stderr
