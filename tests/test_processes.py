@@ -116,3 +116,26 @@ def test_a_dry_run_starts_no_processes(restormer: Callable[..., Outcome]) -> Non
     picture("f/a.png")
     outcome = restormer(*COMMAND, "--dry-run")
     assert outcome.events[0]["strategy"] == "whole"
+
+
+def test_a_report_shows_what_all_of_them_restored(restormer: Callable[..., Outcome]) -> None:
+    """The workers make the previews of their images, and comparison sheets."""
+    for seed in range(4):
+        picture(f"f/{seed}.png", (40, 60, 3), seed=seed)
+    outcome = restormer(*COMMAND, "--report", "page.html", "--compare", "sheets")
+    assert outcome.status == 0
+    page = Path("page.html").read_text("utf-8")
+    assert all(f"{seed}.png" in page for seed in range(4))
+    assert page.count("data:image/") >= 4 or len(list(Path("page_files").iterdir())) >= 4
+    assert len(list(Path("sheets").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("option", [("--preview",), ("--report", "a.html"), ("--compare", "b")])
+def test_what_other_machines_restore_cannot_be_shown(
+    option: tuple[str, ...], restormer: Callable[..., Outcome]
+) -> None:
+    """A cluster may have machines that write to disks of their own."""
+    picture("f/a.png")
+    outcome = restormer("derain", "f", "-o", "out", "--ray", "local", *option)
+    assert outcome.status == 2
+    assert "--ray may go elsewhere" in outcome.stderr
