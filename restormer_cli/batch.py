@@ -339,8 +339,12 @@ class Work:
         return Written(restored, None)
 
     def _show(self, restored: Restored, page: paging.Page) -> None:
-        if self.watch is not None:
+        if self.watch is None:
+            return
+        try:
             self.watch(restored, replace(page.image, pixels=page.original), page.image)
+        except ImageError as error:  # whoever repeats it should know
+            raise ImageError(f"restored, but {error}", error.hint) from error
 
 
 def _noise(task: str, image: images.Image) -> Noise | None:

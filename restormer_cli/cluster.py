@@ -83,7 +83,9 @@ class Cluster:
         """An actor; where its worker has to wait for resources, so does the run."""
         device = self.places[place]
         takes = {"num_cpus": 1, "num_gpus": 1} if device == "cuda" else {"num_cpus": self._share}
-        return _Actor(self.orders(device, self.places.count(device)), takes, tell)
+        # Ray gives a GPU to one alone; of a machine's memory each has its part.
+        together = min(self.places.count("cpu"), max(self._processors()) // self._share)
+        return _Actor(self.orders(device, 1 if device == "cuda" else together), takes, tell)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from . import __version__, change, images, looks, sheets
 from .errors import ImageError, UsageError
+from .inputs import PAGES
 from .pixels import Image, to_float
-from .report import SUFFIXES, Report
+from .report import Report
 from .report import check as check_report
 from .views import scaled, size
 
@@ -30,10 +31,10 @@ def check(output: Path, inputs: Sequence[Path]) -> None:
     Raises:
         UsageError: it is neither a picture's name nor a page's, or an input's.
     """
-    if output.suffix.lower() in SUFFIXES:
+    if output.suffix.lower() in PAGES:
         check_report(output)
     elif output.suffix.lower() not in looks.SHEETS:
-        known = ", ".join([*looks.SHEETS, SUFFIXES[0]])
+        known = ", ".join([*looks.SHEETS, PAGES[0]])
         raise UsageError(f"{output}: no comparison can be called so", f"It takes {known}.")
     if output.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{output} is to be compared, and would be replaced", "Name another file.")
@@ -76,7 +77,7 @@ def write(panels: Sequence[Panel], output: Path, parts: Sequence[Box] | None) ->
         ImageError: it cannot be written, or a part lies outside the images.
     """
     looks.check_parts(parts, panels[0].image, panels[0].name)
-    if output.suffix.lower() not in SUFFIXES:
+    if output.suffix.lower() not in PAGES:
         looks.write_sheet(sheets.draw(panels[0], panels[1:], parts), output)
         return
     before = panels[0]

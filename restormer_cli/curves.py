@@ -15,10 +15,12 @@ def check(path: Path) -> None:
     """Find out before a training begins whether it can be drawn.
 
     Raises:
-        UsageError: matplotlib is not installed, or does not write such files.
+        UsageError: matplotlib is not installed, or does not write such files, or not there.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} is no picture of a curve", f"Name one of {', '.join(FORMATS)}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder", "Make it, or name another.")
     if find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed",

@@ -93,13 +93,21 @@ def free_memory(device: torch.device) -> int:
 def _left_in_cgroup() -> list[int]:
     """What a container's limit leaves, where there is one (cgroup v2 or v1)."""
     left = []
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for folder, limit, used, cache in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        (
+            "/sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
     ):
         with suppress(OSError, ValueError):  # no such file, or "max"
-            folder = Path("/sys/fs/cgroup")
-            left.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+            most, now = (int(Path(folder, name).read_text()) for name in (limit, used))
+            lines = Path(folder, "memory.stat").read_text().splitlines()
+            # Files that were read stay in memory until it is wanted: they do not take it away.
+            kept = dict(line.split() for line in lines).get(cache, 0)
+            left.append(most - now + int(kept))
     return [max(0, n) for n in left]
 
 

@@ -158,6 +158,8 @@ def run(console: Console, given: Evaluating) -> None:
     for applies, message, hint in CONTRADICTIONS:
         if applies(given):
             raise UsageError(message, hint)
+    if given.csv is not None and not given.csv.absolute().parent.is_dir():
+        raise UsageError(f"{given.csv}: there is no such folder", "Make it, or name another.")
     tile_side(given.tile)
     from . import evaluation, metrics, pairs, published  # torch takes seconds to import
     from .scoresheet import Sheet
@@ -194,12 +196,12 @@ def run(console: Console, given: Evaluating) -> None:
         known=published.known_set(given.clean),
         unpaired=unpaired,
     )
-    if given.csv is not None:
-        _write(given.csv, sheet.as_csv())
     if given.json:
         console.object(sheet.as_dict())
     else:
         console.render(sheet.render())
+    if given.csv is not None:
+        _write(given.csv, sheet.as_csv())
     if unpaired or sheet.failed:
         raise typer.Exit(1)
 

@@ -48,9 +48,10 @@ def write_whole(
     # A name has at most 255 bytes; 32 are for what is added here.
     stem = os.fsencode(target.name)[:220].decode(errors="ignore")
     if isinstance(target, Url):
+        # Were it not written, a record of it would keep the next run from doing so.
+        target.put(data, _beside(stem))
         if ready is not None:
             ready(status(len(data), None))
-        target.put(data, _beside(stem))
         return
     target = Path(os.path.realpath(target))  # a link stays a link
     if target.exists() and not target.is_file() and not target.is_dir():

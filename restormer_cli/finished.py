@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import images, records
+from . import images, records, urls
 from .errors import ImageError, UsageError
 from .events import Restored, Weights
 from .inputs import is_folder, is_there, natural
@@ -52,7 +53,10 @@ class Output:
         """
         name, made_of = self.line["input"]["name"], fingerprint(self.line, "input")
         above = (folder / name for folder in self.path.absolute().parents)
-        return next((path for path in (Path(name), *above) if _is(made_of, path)), None)
+        named = []
+        with suppress(UsageError):  # a URL, of a kind that cannot be reached from here
+            named.append(urls.path(name))
+        return next((path for path in (*named, *above) if _is(made_of, path)), None)
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
         """Its input, if that can be shown beside it, and itself, with what is odd about them.

@@ -94,6 +94,7 @@ class Fleet:
     _heard: SimpleQueue[tuple[_Member, object]] = field(default_factory=SimpleQueue)
     _noted: set[str] = field(default_factory=set)
     _trials: deque[Given] = field(default_factory=deque)
+    _weights: object = None  # that all of them restore with
     _left: int = 0  # images that nobody has been given
     _ended: int = 0
 
@@ -115,13 +116,7 @@ class Fleet:
                         f"({message.cause})",
                         "Memory may be too little for so many: name fewer devices.",
                     )
-        recipes = [member.ready.recipe for member in self._members if member.ready]
-        if len({recipe["weights"] for recipe in recipes}) > 1:
-            raise DeviceError(
-                "the workers have found different weights",
-                "Name those that all of them have: --weights official, lite, or a file.",
-            )
-        return recipes
+        return [member.ready.recipe for member in self._members if member.ready]
 
     def run(self, jobs: Sequence[Job], streams: Streams) -> Generator[Event, None, None]:
         """Restore and write images: as `batch.run`, but told in the order in which they end.
@@ -203,9 +198,19 @@ class Fleet:
         if member not in self._members:  # the last words of a dead one
             return
         match message:
-            case Ready():
+            case Ready(recipe, about):
+                if self._weights not in (None, recipe["weights"]):
+                    yield (
+                        member,
+                        DeviceError(
+                            "the workers have found different weights",
+                            "Name some that all of them have: --weights lite, or a file.",
+                        ),
+                    )
+                    return
+                self._weights = recipe["weights"]
                 member.ready = message
-                self.detail(message.about)
+                self.detail(about)
             case Note(text):
                 if text not in self._noted:  # all of them would say it
                     self._noted.add(text)
@@ -244,9 +249,14 @@ class Fleet:
             self._ended += 1
             yield self._dead(member.held.popleft(), f"a second worker died with it ({cause})")
         elif member.held:
-            names = ", ".join(str(item.job.names[0]) for item in member.held)
+            again = [item for item in member.held if not item.job.in_place]
+            for item in member.held:
+                if item.job.in_place:  # perhaps it is done, and must not be done twice
+                    self._ended += 1
+                    yield failed(item.job, self.task, _unknown(cause))
+            names = ", ".join(str(item.job.names[0]) for item in again) or "nothing"
             self.notify(f"the worker on {name} died ({cause}); to be tried again: {names}")
-            self._trials += member.held
+            self._trials += again
         if self._left or self._trials:
             self._hire(member.place)
 
@@ -273,3 +283,10 @@ class Fleet:
                     if member.worker is not None:
                         member.worker.kill()
                     self._members.remove(member)
+
+
+def _unknown(cause: str) -> ImageError:
+    return ImageError(
+        f"a worker died with it ({cause}), and in place it may be restored already",
+        "The same command with --skip-existing knows, and restores it if it is not.",
+    )

@@ -301,5 +301,6 @@ def _turn_upright(image: Image) -> None:
     turn = _UPRIGHT[orientation]
     image.pixels = np.ascontiguousarray(turn(image.pixels))
     image.alpha = None if image.alpha is None else np.ascontiguousarray(turn(image.alpha))
-    if orientation != 1 and image.xmp is not None:
+    # HEIF and raw files were turned by their readers, by what they say themselves.
+    if image.xmp is not None and (orientation != 1 or image.format in ("heif", "raw")):
         image.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", image.xmp)

@@ -23,6 +23,9 @@ FOLDER_MARK = "-restored"
 PAGE_MARK = "_files"
 """What the folder beside a page ends in, which holds the page's pictures."""
 
+PAGES = (".html", ".htm")
+"""What pages end in."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -88,7 +91,7 @@ def find(
             result.problems.append(Problem("''", "an empty name is no file"))
         elif name == "-":
             result.found.append(Input(None))
-        elif not os.path.lexists(name) and glob.has_magic(name):
+        elif glob.has_magic(name) and not _has_this_very_name(name):
             count = len(result.problems)
             matches = sorted(_matches(name, result.problems), key=natural)
             for match in matches:
@@ -125,6 +128,11 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], s
         for piece in re.split(r"(\d+)", text)
     ]
     return pieces, text
+
+
+def _has_this_very_name(name: str) -> bool:
+    where = urls.path(name)
+    return where.is_file() if isinstance(where, urls.Url) else os.path.lexists(name)
 
 
 def _matches(pattern: str, problems: list[Problem]) -> Iterable[Path]:
@@ -196,10 +204,18 @@ def _in_store(
     def hidden(file: Path) -> bool:
         return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
-    def written(file: Path) -> bool:
-        return any(output != folder and output in file.parents for output in outputs)
-
     files = folder.files(recursive=recursive)
+    there = {above for file in files for above in (file, *file.parents)}
+
+    def made(above: Path) -> bool:
+        original, page = (above.name.removesuffix(mark) for mark in (FOLDER_MARK, PAGE_MARK))
+        siblings = [page + suffix for suffix in PAGES] if page != above.name else []
+        siblings += [original] if original != above.name else []
+        return above in outputs or any(above.with_name(name) in there for name in siblings)
+
+    def written(file: Path) -> bool:
+        return any(made(above) for above in file.parents if folder in above.parents)
+
     return _in_order(f for f in files if is_one(f) and not hidden(f) and not written(f))
 
 
@@ -211,7 +227,7 @@ def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
     if folder.name.startswith(".") or folder.resolve() in outputs:
         return True
     page = folder.name.removesuffix(PAGE_MARK)
-    if page != folder.name and is_there(folder.with_name(f"{page}.html")):
+    if page != folder.name and any(is_there(folder.with_name(page + s)) for s in PAGES):
         return True
     original = folder.name.removesuffix(FOLDER_MARK)
     return original != folder.name and is_folder(folder.with_name(original))

@@ -14,9 +14,9 @@ import numpy as np
 from . import __version__, images, sheets, urls
 from .console import SOURCES, printable, size
 from .errors import ImageError, UsageError
-from .inputs import is_folder
+from .inputs import PAGES, is_folder
 from .pixels import Image
-from .report import SUFFIXES, TITLES, Report, Terms, check, figures
+from .report import TITLES, Report, Terms, check, figures
 from .views import Box
 from .views import size as size_of
 
@@ -162,6 +162,9 @@ def plan(task: str, options: Restoring, jobs: list[Job]) -> Looks:
     parts = tuple(map(parse_part, options.crop or ())) or None
     if parts and options.compare is None:
         raise UsageError("--crop is for a comparison, and there is none", "Add --compare PATH.")
+    for where in (options.report, options.compare):
+        if where is not None and isinstance(urls.path(where), urls.Url):
+            raise UsageError(f"{where}: reports and comparisons are local files", "Name one.")
     compared = {} if options.compare is None else _sheets(options.compare, jobs)
     page = None
     if options.report is not None:
@@ -180,7 +183,7 @@ def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:
     a.jpg and a.png become stay two.
     """
     path = Path(where)
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in PAGES:
         raise UsageError(f"{where}: --compare makes pictures", "--report makes a page.")
     if path.suffix.lower() in SHEETS and not is_folder(path):
         if len(jobs) > 1:
@@ -190,6 +193,8 @@ def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:
             )
         sheets = [path] * len(jobs)
     else:
+        if path.resolve() in {job.source.parent.resolve() for job in jobs if job.source}:
+            raise UsageError(f"{where} has the inputs in it", "Name a folder for the sheets.")
         sheets = [path / f"{place}.png" for place in _places(jobs)]
     taken = {path.resolve() for job in jobs for path in (job.source, job.target) if path}
     for sheet in sheets:

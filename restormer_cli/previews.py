@@ -55,7 +55,7 @@ class Previews:
                 write_whole(self._path(name, kind), _encoded(picture))
         except OSError as error:
             raise ImageError(
-                f"restored, but {self.folder}: its previews cannot be written ({error.strerror})",
+                f"{self.folder}: its previews cannot be written ({error.strerror})",
                 "Make room, or name another place with --report.",
             ) from error
 

@@ -153,7 +153,7 @@ def fill(image: Image, picture: PIL.Image.Image) -> None:
             picture = _through_profile(picture, image.icc, image.notes)
             image.icc = None
     elif picture.has_transparency_data:
-        mode = {"L": "LA"}.get(mode, "RGBA")
+        mode = "LA" if mode.startswith("L") else "RGBA"
     samples = np.asarray(picture.convert(mode))
     image.put(samples.reshape(*samples.shape[:2], -1), 1 if mode.startswith("L") else 3)
 

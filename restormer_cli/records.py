@@ -110,6 +110,7 @@ def write(target: Path, line: Line) -> list[str]:
     try:
         if isinstance(target, Url):
             path = target.parent / FOLDER / f"{target.name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, text)
             return []
         with path.open("a+b", buffering=0) as file:

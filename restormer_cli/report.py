@@ -11,18 +11,17 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from . import __version__
+from . import __version__, urls
 from .errors import ImageError, UsageError
 from .events import Event, Failed, Restored, Skipped, Summary
 from .files import write_whole
-from .inputs import PAGE_MARK, is_there
+from .inputs import PAGE_MARK, PAGES, is_there
 from .previews import Previews
 from .progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SUFFIXES = (".html", ".htm")
 EMBEDDED = 20_000_000
 """Bytes of pictures that a page holds itself; where there are more, all are in a folder beside it.
 
@@ -47,7 +46,7 @@ def check(path: Path) -> None:
     Raises:
         UsageError: it is no page's name, its folder is closed, or another's file is there.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in PAGES:
         raise UsageError(f"{path}: a report is a page", "Name a file that ends in .html.")
     there = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -99,7 +98,7 @@ class Report:
                     change=event.mean_absolute_change,
                     warnings=event.warnings,
                     notes=event.notes,
-                    links=links or {"before": event.input, "after": event.output},
+                    links=links or _links(event),
                 )
             case Failed():
                 self._failed.append((event.input or "", event.error, event.hint))
@@ -223,3 +222,11 @@ def figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
         ("time", duration(summary.seconds) if summary.seconds > 90 else f"{summary.seconds:.0f} s"),
         ("megapixels a second", f"{speed:.2g}"),
     ]
+
+
+def _links(event: Restored) -> dict[str, str]:
+    """The files to open beside an image's previews: of URLs none, nor what was before in place."""
+    files = {"before": event.input, "after": event.output}
+    if event.input == event.output:
+        del files["before"]
+    return {side: name for side, name in files.items() if not isinstance(urls.path(name), urls.Url)}

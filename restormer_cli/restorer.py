@@ -165,7 +165,8 @@ class Restorer:
     def forecast(self, image: np.ndarray) -> Forecast:
         """What restoring this image would take, all in all."""
         plan = self.plan(*image.shape[:2])
-        seconds = plan.pixels / self.pixels_per_second
+        images = 1 if self.network.architecture.in_channels > 1 else np.atleast_3d(image).shape[2]
+        seconds = images * plan.pixels / self.pixels_per_second
         on_host = image.nbytes if self.device.type == "cpu" else 0
         return Forecast(plan.strategy, self._held + on_host + plan.peak_bytes, seconds)
 
@@ -288,7 +289,10 @@ class Restorer:
         Raises:
             ImageError: memory does not suffice, or the network gave no usable result.
         """
-        run = partial(self._network_on, colours, self._right(right, colours), progress, notify)
+        x = self._input(colours, self._right(right, colours))
+        if self._unproven:  # now, since plans depend on it
+            self._prove_precision(x)
+        run = partial(self._network_on, x, colours.shape[2] == 1, progress, notify)
         height, width = colours.shape[:2]
         return self._within_memory(run, height, width, notify)
 
@@ -333,7 +337,10 @@ class Restorer:
                 f"the right one {right.shape[1]} x {right.shape[0]}",
                 "The two views of a dual-pixel image have the same size.",
             )
-        return to_float(np.atleast_3d(right)).clip(0, 1)
+        if right.dtype.name not in DTYPES:
+            raise ImageError(f"the right view is of type {right.dtype}", "Give that of the left.")
+        colours = np.atleast_3d(right)[..., : left.shape[2]]  # and no alpha
+        return to_float(colours).clip(0, 1)
 
     def _prove_precision(self, x: Tensor) -> None:
         """Go back to fp32 for good if half precision is too far from it with these weights."""
@@ -345,45 +352,51 @@ class Restorer:
             )
             self.precision = "fp32"
 
-    def _network_on(
-        self,
-        colours: np.ndarray,
-        right: np.ndarray | None,
-        progress: Callable[[int, int], None] | None,
-        notify: Callable[[str], None],
-        plan: Plan,
-    ) -> np.ndarray:
-        """H W C float in 0..1 through the network, whatever number of channels that takes."""
+    def _input(self, colours: np.ndarray, right: np.ndarray | None) -> Tensor:
+        """What the network takes: B C H W, of one image, or of each channel for a grey network."""
 
         def rgb(view: np.ndarray) -> Tensor:
             # A grey view becomes three equal channels; PyTorch takes no read-only arrays.
             view = np.require(np.broadcast_to(view, (*view.shape[:2], 3)), requirements=["C", "W"])
             return torch.from_numpy(view).permute(2, 0, 1).unsqueeze(0)  # 1 3 H W
 
-        grey_network = self.network.architecture.in_channels == 1
-        if grey_network:
-            x = torch.from_numpy(np.array(colours)).permute(2, 0, 1).unsqueeze(1)
-        else:
-            x = rgb(colours) if right is None else torch.cat([rgb(colours), rgb(right)], dim=1)
-        if self._unproven:
-            self._prove_precision(x)
-            plan = replace(plan, precision=self.precision)
-        cut = grain_for(self.device, devices.PRECISIONS[self.precision])
-        y = restoration.restore(
-            self.network,
-            x,
-            tile=plan.tile,
-            overlap=self.overlap,
-            precision=plan.precision,
-            window=self.window,
-            ensemble=self.ensemble,
-            grain=finer(cut) if plan.fine else cut,
-            progress=progress,
-            notify=notify,
-        )
-        y = y.transpose(0, 1) if grey_network else y  # 1 C H W
-        if colours.shape[2] == 1 and not grey_network:
+        if self.network.architecture.in_channels == 1:
+            return torch.from_numpy(np.array(colours)).permute(2, 0, 1).unsqueeze(1)
+        return rgb(colours) if right is None else torch.cat([rgb(colours), rgb(right)], dim=1)
+
+    def _network_on(
+        self,
+        x: Tensor,
+        grey: bool,
+        progress: Callable[[int, int], None] | None,
+        notify: Callable[[str], None],
+        plan: Plan,
+    ) -> np.ndarray:
+        """H W C in 0..1: what the network makes of each image of `x`, one after the other."""
+        cut = grain_for(self.device, devices.PRECISIONS[plan.precision])
+
+        def restored(number: int, image: Tensor) -> Tensor:
+            def part(done: int, total: int) -> None:
+                if progress is not None:
+                    progress(number * total + done, len(x) * total)
+
+            return restoration.restore(
+                self.network,
+                image,
+                tile=plan.tile,
+                overlap=self.overlap,
+                precision=plan.precision,
+                window=self.window,
+                ensemble=self.ensemble,
+                grain=finer(cut) if plan.fine else cut,
+                progress=part,
+                notify=notify,
+            )
+
+        # The channels that a grey network is given are images of their own, in the memory of one.
+        y = torch.cat([restored(*numbered) for numbered in enumerate(x.split(1))], dim=1)
+        if grey and x.shape[1] == 3:
             # Not the mean, but the image plus the mean change: exact where nothing changes.
-            grey = x[:, :1]
-            y = (grey + (y - grey).mean(dim=1, keepdim=True)).clamp(0, 1)
+            before = x[:, :1]
+            y = (before + (y - before).mean(dim=1, keepdim=True)).clamp(0, 1)
         return y[0].permute(1, 2, 0).contiguous().numpy()

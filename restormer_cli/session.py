@@ -26,7 +26,7 @@ from . import (
     urls,
 )
 from .console import printable
-from .errors import UsageError
+from .errors import RestormerError, UsageError
 from .events import Failed, Planned, Restored, Skipped, Tally
 
 if TYPE_CHECKING:
@@ -179,6 +179,11 @@ def _run(console: Console, request: Request, options: Restoring, seen: preview.P
         )
         console.show(summary := tally.summary(interrupted=True))
         shown.finish(summary, console.say)
+        raise
+    except RestormerError:
+        if tally.restored:  # it could not go on: what is done is told all the same
+            console.show(summary := tally.summary(interrupted=True))
+            shown.finish(summary, console.say)
         raise
     console.show(summary := tally.summary(interrupted=False))
     shown.finish(summary, console.say)

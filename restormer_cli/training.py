@@ -204,11 +204,13 @@ def train(
     else:
         known = ", ".join(DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
-    if start is not None and output.exists() and output.samefile(start):
+    if start is not None and start.exists() and output.exists() and output.samefile(start):
         raise UsageError(f"{output} would replace what it starts from", "Name another output.")
     check_writable(output)
     resume = output.with_name(output.name + ".resume")
     run = _begin_or_go_on(task, architecture, start, resume, settings.seed, device)
+    if run.step and start is not None:
+        notify(f"{resume}: going on from step {run.step}, and so not from {start}")
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import sys
-import urllib.parse
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path, PosixPath, WindowsPath
@@ -44,7 +44,10 @@ def path(name: str) -> Path:
         return Path(name)
     kind = scheme[1].lower()
     if kind in ("file", "local"):
-        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(name).path))
+        host, slash, rest = name[scheme.end() :].partition("/")
+        if host not in ("", "localhost"):
+            raise UsageError(f"{name}: {host} is another host", "A file here has three slashes.")
+        return Path(urllib.request.url2pathname(slash + rest))
     from fsspec.registry import get_filesystem_class
 
     try:
@@ -59,7 +62,7 @@ def path(name: str) -> Path:
             f"{name} cannot be reached: {error}",
             "Install what is missing; for s3 and gs: pip install 'restormer-cli[remote]'",
         ) from error
-    found: Path = Url(name)
+    found: Path = Url(kind + name[len(kind) :])
     return found
 
 
@@ -89,10 +92,10 @@ class Url(_Path):  # type: ignore[misc] # which of two, is known when it runs
         from fsspec.core import url_to_fs
 
         kinds = [(sys.modules.get(module), name) for module, name in _FAILURES]
-        failures = tuple(getattr(module, name) for module, name in kinds if module)
+        failures = [getattr(module, name) for module, name in kinds if module]
         try:
             yield url_to_fs(str(self))
-        except failures as error:
+        except (NotImplementedError, *failures) as error:  # the former where one can only read
             raise OSError(errno.EIO, str(error).strip() or type(error).__name__) from error
 
     def exists(self, **_: Any) -> bool:
@@ -148,8 +151,11 @@ class Url(_Path):  # type: ignore[misc] # which of two, is known when it runs
 
     def matches(self) -> list[Url]:
         """What is there, if it is a pattern."""
+        plain = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))
+        root = type(self)(*self.parts[:plain])
         with self._there() as (fs, name):
-            return [Url(f"{self.scheme}://{match.lstrip('/')}") for match in fs.glob(name)]
+            above = fs._strip_protocol(str(root)).rstrip("/")  # which may leave out the host
+            return [root / match.removeprefix(above).lstrip("/") for match in fs.glob(name)]
 
     def put(self, data: bytes, temporary: str) -> None:
         """Write the file, which appears whole or not at all; `temporary` is a name beside it."""
@@ -162,7 +168,7 @@ class Url(_Path):  # type: ignore[misc] # which of two, is known when it runs
                 fs.pipe_file(first, data)
                 fs.mv(first, name)
             except BaseException:
-                with suppress(OSError):
+                with suppress(OSError, NotImplementedError):
                     fs.rm_file(first)
                 raise
 

@@ -139,7 +139,7 @@ def _figures(events: list[Event]) -> list[tuple[str, str] | tuple[str, str, str]
             restored=len(restored),
             skipped=0,
             failed=len(events) - len(restored),
-            megapixels=round(sum(event.width * event.height for event in restored) / 1e6, 3),
+            megapixels=round(sum(event.pixels for event in restored) / 1e6, 3),
             seconds=sum(event.seconds for event in restored),
             interrupted=False,
         )

@@ -177,6 +177,19 @@ def test_the_images_of_a_dead_worker_are_tried_again(host: Threads) -> None:
     assert "died (killed by a test); to be tried again: " in note
 
 
+def test_what_was_restored_in_place_is_not_restored_twice(host: Threads) -> None:
+    """A dead worker may have replaced it already: it has failed, and the record knows more."""
+    work = [Job(job.source, job.source) for job in jobs(*"abcdefghijkl")]
+    run = Run(host)
+    host.deadly["e"] = 1
+    events = list(run(work))
+    lost = ends(events, Failed)
+    assert "e" in lost
+    assert len(lost) <= fleet.AHEAD
+    assert sorted([*lost, *ends(events, Restored)]) == list("abcdefghijkl")
+    assert all("--skip-existing" in event.hint for event in events if isinstance(event, Failed))
+
+
 def test_an_image_that_two_workers_die_with_has_failed(host: Threads) -> None:
     """That one alone: those that were held with it are restored."""
     work = jobs("a", "b", "poison", *"cdefghijkl")

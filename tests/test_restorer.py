@@ -250,3 +250,44 @@ def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
     asked = Restorer("denoise", weights=wild, device="cpu", precision="bf16", notify=said.append)
     assert asked.restore(image).precision == "bf16"
     assert len(said) == 1
+
+
+def test_a_grey_network_takes_colours_one_after_the_other(tiny, monkeypatch):
+    """In the memory of one of them, which is what was planned; progress is of all three."""
+    path = tiny(in_channels=1, out_channels=1)
+    restorer = Restorer("denoise", weights=str(path), device="cpu", precision="fp32")
+    image = np.random.default_rng(0).random((24, 32, 3), dtype=np.float32)
+    sizes, parts = [], []
+    real = restoration.restore
+
+    def restore(network, x, **settings):
+        sizes.append(len(x))
+        return real(network, x, **settings)
+
+    monkeypatch.setattr(restoration, "restore", restore)
+    whole = restorer.restore(image, progress=lambda *part: parts.append(part)).pixels
+    assert sizes == [1, 1, 1]
+    assert parts[-1][0] == parts[-1][1]
+    assert [done for done, _ in parts] == sorted(done for done, _ in parts)
+    for channel in range(3):
+        alone = restorer.restore(image[..., channel]).pixels
+        assert np.array_equal(whole[..., channel], alone)
+
+
+def test_what_is_planned_is_planned_in_the_precision_that_runs(tiny, monkeypatch):
+    """Where half precision is too far from fp32, memory is planned for fp32, and so is a retry."""
+    monkeypatch.setattr(devices, "native_bf16", lambda _: True)
+    monkeypatch.setattr(restoration, "deviation", lambda *_: 20.0)
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    used = []
+
+    def restore(network, x, *, precision, **settings):
+        used.append(precision)
+        if len(used) == 1:
+            raise MemoryError
+        return x
+
+    monkeypatch.setattr(restoration, "restore", restore)
+    done = restorer.restore(np.zeros((24, 32, 3), np.uint8))
+    assert used == ["fp32", "fp32"]
+    assert done.precision == "fp32"

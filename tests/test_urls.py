@@ -225,3 +225,40 @@ def test_a_url_is_a_path_that_keeps_its_kind() -> None:
     assert pickle.loads(pickle.dumps(url)) == url  # noqa: S301 - our own
     assert isinstance(pickle.loads(pickle.dumps(url)), urls.Url)  # noqa: S301
     assert not isinstance(urls.path("C:/a.png"), urls.Url)
+
+
+def test_an_upload_that_fails_leaves_the_record_as_it_was(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take the output of before for somebody else's, and skip it."""
+    picture("a.png", seed=1)
+    line = ("derain", "a.png", "-o", "memory://kept/out/", "--skip-existing", "--precision", "fp32")
+    assert restormer(*line).status == 0
+    picture("a.png", seed=2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(urls.Url, "put", full)
+        assert restormer(*line).status == 1
+    assert "-> memory://kept/out/a.png" in restormer(*line).stderr
+    assert "skipped" in restormer(*line).stderr
+
+
+def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
+    """Of another one it is refused, not taken for a path of this one."""
+    picture("a #1.png")
+    assert urls.path(f"file://{Path.cwd()}/a #1.png") == Path.cwd() / "a #1.png"
+    outcome = restormer("derain", "file://elsewhere/a.png")
+    assert outcome.status == 2
+    assert "elsewhere is another host" in outcome.stderr
+
+
+@pytest.mark.parametrize("option", ["--report", "--compare"])
+def test_reports_and_comparisons_are_local(option: str, restormer: Callable[..., Outcome]) -> None:
+    """A URL would become a local folder with a strange name."""
+    picture("a.png")
+    outcome = restormer("derain", "a.png", option, "memory://b/page.html")
+    assert outcome.status == 2
+    assert "local files" in outcome.stderr
