@@ -48,8 +48,8 @@ def deconvolved(x: np.ndarray, radius: float) -> np.ndarray:
 
 
 METHODS: dict[str, tuple[tuple[str, Method, tuple[float, ...]], ...]] = {
-    "sigma": (("non-local means", non_local_means, (5, 10, 15, 20)),),
-    "noise": (("non-local means", non_local_means, (5, 10, 15, 20)),),
+    "sigma": (("non-local means", non_local_means, (5, 10, 20, 30, 40)),),
+    "noise": (("non-local means", non_local_means, (5, 10, 20, 30, 40)),),
     "rain": (("median", median, (3, 5)), ("non-local means", non_local_means, (5, 10))),
     "motion": (
         ("unsharp mask", unsharp, (1, 2, 4)),

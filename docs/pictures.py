@@ -1,7 +1,7 @@
 """Make the pictures of the README: `python docs/pictures.py PHOTO`.
 
 PHOTO is Bridge_by_Sander_Klootwijk.jpg from Debian's lomiri-wallpapers-16.04, scaled to 1100 pixels
-a side. It is not among the photos that the lite weights were trained on.
+a side. It was held out from the first training run of the lite weights, and not from the second.
 """
 
 from __future__ import annotations

@@ -74,9 +74,10 @@ def deviation(network: Restormer, x: Tensor, precision: str) -> float:
 def peak_bytes(
     a: Architecture, size: tuple[int, int], tile: int, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """Bytes that `restore` takes at its peak on the network's device, beside the network.
+    """Bytes that a restoration takes at its peak on the network's device, beside the network.
 
-    Of tiles the image and the canvas stay on the host: they count where that is the device.
+    Of tiles the image and the canvas stay on the host: they count where that is the device, with
+    the copies that are made of the result on its way to samples.
     """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
     if not tile:
@@ -87,7 +88,7 @@ def peak_bytes(
     one = streaming.peak_bytes(a, min(tile, height), min(tile, width), dtype, device)
     if device.type != "cpu":
         return one
-    return one + (a.in_channels + a.out_channels + 1) * 4 * height * width
+    return one + (a.in_channels + 4 * a.out_channels + 1) * 4 * height * width
 
 
 def pixels_through(height: int, width: int, tile: int, overlap: int) -> int:

@@ -332,7 +332,7 @@ def test_a_dry_run_touches_nothing(restormer: Callable[..., Outcome]) -> None:
 @pytest.mark.parametrize("tile", ["0", "512"])
 def test_the_memory_foretold_is_the_memory_taken(tile: str) -> None:
     """The dry run's peak is within a fifth of the peak of the process that restores the image."""
-    picture("large.png", (1501, 2001, 3))
+    picture("large.png", (1201, 1601, 3))
     options = ["large.png", "-o", "out.png", "--weights", "lite", "--device", "cpu"]
     line = [*PROGRAM, "denoise", *options, "--tile", tile, "--precision", "fp32", "--json"]
     told, done = (
