@@ -328,12 +328,7 @@ class Work:
                 line = records.line(restored, self.recipe, read.left_file, read.right_file, written)
                 notes.extend(records.write(target, line))
 
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(
-                f"{target.parent}: cannot be made ({error.strerror})", "Name another folder."
-            ) from error
+        images.make_folder(target.parent)
         images.save(data, target, ready=ready)
         self._show(restored, first)
         return Written(restored, None)

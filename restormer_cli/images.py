@@ -241,6 +241,20 @@ def save(
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder that outputs go to, and those above it.
+
+    Raises:
+        ImageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: cannot be made ({error.strerror})", "Name another folder."
+        ) from error
+
+
 # Files
 
 

@@ -96,12 +96,7 @@ def write_sheet(sheet: object, path: Path) -> None:
     Raises:
         ImageError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(
-            f"{path.parent}: cannot be made ({error.strerror})", "Name another folder."
-        ) from error
+    images.make_folder(path.parent)
     images.write(Image(np.asarray(sheet)), path, quality=92)
 
 
