@@ -70,14 +70,15 @@ def load_photos(
     others = {} if degraded is None else {_stem(path, degraded): path for path in _images(degraded)}
     found: dict[str, Photo] = {}
     for path in paths:
+        partner = others.get(_stem(path, folder))
+        if degraded is not None and partner is None:
+            notify(f"left out: {path}: there is none of its name in {degraded}")
+            continue
+        both = [path] if partner is None else [path, partner]
         try:
-            both = [path] if degraded is None else [path, others[_stem(path, folder)]]
             photo = _decode(both, memory // len(paths) // (3 * len(both)))
         except ImageError as error:  # no reason to give up all the others
             notify(f"left out: {error.message}")
-            continue
-        except KeyError:
-            notify(f"left out: {path}: there is none of its name in {degraded}")
             continue
         if photo.digest in found:
             notify(f"left out: {path}: the copy of another photo")
