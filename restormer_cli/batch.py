@@ -135,15 +135,17 @@ def run(
     try:
         for (_, job, _), future in line:
             yield Started(*job.names, task)
+            told: Event
             try:
-                yield sent(future.result(), streams.stdout)
+                told = sent(future.result(), streams.stdout)
             except ImageError as error:
-                yield failed(job, task, error)
+                told = failed(job, task, error)
             except KeyboardInterrupt:
                 work.stop.set()
                 with suppress(Stopped, CancelledError, ImageError):
                     yield sent(future.result(), streams.stdout)
                 raise
+            yield told  # here, where an interruption of whoever listens is not one of the writing
     finally:
         work.stop.set()
         line.close()

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -30,7 +30,7 @@ from .errors import RestormerError, UsageError
 from .events import Failed, Planned, Restored, Skipped, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from .batch import Watching
     from .console import Console
@@ -225,7 +225,18 @@ def _work(
         place.prepare(len(work))
         events = place.run(work, streams)
         with console.progress(len(work)), closing(events):  # which ends its threads
-            show(events)
+            try:
+                show(events)
+            except KeyboardInterrupt:
+                show(_rest(events))
+                raise
+
+
+def _rest(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """What a run has still to tell if it was interrupted while an event of its was shown."""
+    with suppress(KeyboardInterrupt, StopIteration):
+        yield events.throw(KeyboardInterrupt())
+        yield from events
 
 
 def _listed(options: Restoring) -> list[str]:
