@@ -338,6 +338,10 @@ def train(
             help="In place of --photos: two folders of photographs with the same names and sizes.",
         ),
     ] = None,
+    right: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Right dual-pixel views; DEGRADED are the left ones."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
     start: Annotated[
@@ -360,7 +364,8 @@ def train(
 
     The weights that are best on photographs held out are kept. A run that was interrupted goes on
     when the same command is given again. With --start, an official checkpoint or your own learns
-    on. Started by torchrun, it trains on several devices at once.
+    on, be it of colour or grey images or of dual-pixel views. Started by torchrun, it trains on
+    several devices at once.
     """
     console: Console = context.obj
     console.configure(json=json, quiet=quiet)
@@ -393,6 +398,7 @@ def train(
             start=start,
             device=own,
             degraded=degraded,
+            right=right,
             team=team,
             notify=console.warn if team.leads else lambda _: None,
         )

@@ -203,12 +203,18 @@ def unfocused(x: Tensor, generator: Generator) -> Tensor:
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "denoise": mixture((0.4, blind_gaussian_noise), (0.4, camera_noise), (0.2, equal_noise)),
+    "denoise": mixture(
+        (0.1, untouched), (0.45, blind_gaussian_noise), (0.35, camera_noise), (0.1, equal_noise)
+    ),
     "derain": mixture((0.1, untouched), (0.9, rainy)),
-    "deblur": mixture((0.1, untouched), (0.9, shaken)),
-    "defocus": mixture((0.1, untouched), (0.9, unfocused)),
+    "deblur": mixture((0.2, untouched), (0.8, shaken)),
+    "defocus": mixture((0.2, untouched), (0.8, unfocused)),
 }
 """What each task's training undoes."""
 
 REACH = {"deblur": 16, "defocus": 16}
 """How far, in pixels, the tasks' blur looks beyond a patch; it would see a mirror there."""
+
+AMONG = {"denoise": 2, "derain": 2, "deblur": 4, "defocus": 4}
+"""Of so many places that are drawn the sharpest is learned from. There is little to learn where
+nothing is; and what is out of focus in a clean photograph teaches that blur is to be left alone."""

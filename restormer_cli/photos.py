@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ _HINT = "Give --photos a folder of clean, sharp photographs, or --pairs two fold
 class Photo:
     """A photograph, or the part of it that is kept: uint8, and its file's digest.
 
-    H W 3; of a pair H W 6: the clean one, then the degraded one, so that they are cut alike.
+    H W C, C 1 or 3; of a pair H W 2C, so that both are cut alike: the clean one, then the degraded
+    one; of dual-pixel pairs H W 3C, with the left view and then the right one.
     """
 
     pixels: Array
@@ -54,29 +56,33 @@ def load_photos(
     memory: int,
     notify: Callable[[str], None],
     least: int = MULTIPLE,
-    degraded: Path | None = None,
+    partners: Sequence[Path] = (),
+    grey: bool = False,
 ) -> list[Photo]:
     """Decode all photographs in and below `folder`, in the order of their names.
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
     its own. Damaged files, copies of other files and pictures with a side of less than `least`
-    pixels are told to `notify`. With a folder of `degraded` photos, the one of the same name there
-    (whatever its suffix) goes with each; what has none is told, too.
+    pixels are told to `notify`. With each photo goes that of the same name (whatever its suffix)
+    from each folder of `partners`; what has none is told, too. All are made `grey` if so asked.
 
     Raises:
         UsageError: fewer than two photos can be used: one to learn from, one to validate with.
     """
     paths = _images(folder)
-    others = {} if degraded is None else {_stem(path, degraded): path for path in _images(degraded)}
+    others = [_by_name(partner, notify) for partner in partners]
+    convert = _to_grey if grey else _to_rgb
+    channels = (1 if grey else 3) * (1 + len(partners))
     found: dict[str, Photo] = {}
     for path in paths:
-        partner = others.get(_stem(path, folder))
-        if degraded is not None and partner is None:
-            notify(f"left out: {path}: there is none of its name in {degraded}")
+        stem = _stem(path, folder)
+        lacking = [p for p, named in zip(partners, others, strict=True) if stem not in named]
+        if lacking:
+            notify(f"left out: {path}: there is none of its name in {lacking[0]}")
             continue
-        both = [path] if partner is None else [path, partner]
+        together = [path, *(named[stem] for named in others)]
         try:
-            photo = _decode(both, memory // len(paths) // (3 * len(both)))
+            photo = _decode(together, memory // len(paths) // channels, convert)
         except ImageError as error:  # no reason to give up all the others
             notify(f"left out: {error.message}")
             continue
@@ -98,13 +104,23 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
+def _by_name(folder: Path, notify: Callable[[str], None]) -> dict[Path, Path]:
+    """The images of a folder by what pairs are called; of several of a name the first."""
+    named: dict[Path, Path] = {}
+    for path in _images(folder):
+        first = named.setdefault(_stem(path, folder), path)
+        if first is not path:
+            notify(f"left out: {path}: {first} has its name, too")
+    return named
+
+
 def _stem(path: Path, folder: Path) -> Path:
     """What the two photos of a pair are called alike."""
     return path.relative_to(folder).with_suffix("")
 
 
-def _decode(paths: Sequence[Path], share: int) -> Photo:
-    """A photograph, or the two of a pair, of which at most `share` pixels are kept."""
+def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]) -> Photo:
+    """Photographs of one scene, converted, of which at most `share` pixels are kept."""
     views = [images.read(path).pixels for path in paths]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
     height, width = views[0].shape[:2]
@@ -114,14 +130,25 @@ def _decode(paths: Sequence[Path], share: int) -> Photo:
     h, w = max(1, int(height * scale)), max(1, int(width * scale))
     rng = np.random.default_rng(int(digest, 16))
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    kept = np.empty((h, w, 3 * len(views)), np.uint8)  # a view would keep all of the photo
-    for n, view in enumerate(views):
-        colours = 3 if view.shape[2] > 2 else 1  # and no alpha
-        pixels = view[top : top + h, left : left + w, :colours]
-        if pixels.dtype != np.uint8:
-            pixels = images.from_float(images.to_float(pixels), np.uint8)
-        kept[..., 3 * n : 3 * n + 3] = pixels
-    return Photo(kept, digest)
+    # Whole arrays of their own: views would keep all of the photos.
+    kept = [convert(_to_8_bit(view[top : top + h, left : left + w])) for view in views]
+    return Photo(np.concatenate(kept, axis=2), digest)
+
+
+def _to_8_bit(pixels: Array) -> Array:
+    if pixels.dtype == np.uint8:
+        return pixels
+    return images.from_float(images.to_float(pixels), np.uint8)
+
+
+def _to_rgb(pixels: Array) -> Array:
+    """H W 3 of H W C, C 1 or 3."""
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _to_grey(pixels: Array) -> Array:
+    """H W 1 of H W C, C 1 or 3."""
+    return pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
 
 
 def hold_out(
@@ -163,17 +190,47 @@ def to_tensor(patches: Sequence[Array], device: torch.device | str = "cpu") -> T
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
 
+Orient = Callable[[Array, np.random.Generator], Array]
+"""Turns a patch, S S C, as the world could have been turned."""
+
+
+def any_way(patch: Array, rng: np.random.Generator) -> Array:
+    """One of eight: a number of quarter turns, and the mirror image or not."""
+    turned = np.rot90(patch, int(rng.integers(4)))
+    return turned[:, ::-1] if rng.integers(2) else turned
+
+
+def side_by_side(patch: Array, rng: np.random.Generator) -> Array:
+    """One of the four that leave the views of a dual-pixel sensor (see `Photo`) side by side.
+
+    Where left and right are exchanged, the aperture's halves are: so are the views (see
+    `ensemble`).
+    """
+    patch = patch[::-1] if rng.integers(2) else patch
+    return patch[:, ::-1][..., [0, 1, 2, 6, 7, 8, 3, 4, 5]] if rng.integers(2) else patch
+
+
+def detail(patch: Array) -> float:
+    """How fine and strong the detail of a patch is: of a pair, that of the clean photo.
+
+    The mean absolute Laplacian of the first channel.
+    """
+    return float(np.abs(cv2.Laplacian(np.ascontiguousarray(patch[..., 0]), cv2.CV_16S)).mean())
+
+
 def patches(
     photos: Sequence[Photo],
     side: int,
     count: int,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
+    orient: Orient = any_way,
+    among: int = 1,
 ) -> Tensor:
-    """`count` patches at random places, flipped and turned at random: B C side side, 0..1.
+    """`count` patches at random places, each turned by `orient`: B C side side, 0..1.
 
     Photos are drawn by their area, so that every pixel is as likely as any other; photos smaller
-    than a patch are not drawn.
+    than a patch are not drawn. Of `among` places the one with the most `detail` becomes a patch.
 
     Raises:
         UsageError: all photos are smaller than a patch.
@@ -184,18 +241,24 @@ def patches(
             f"no photo is {side} pixels high and wide", "Give larger photos or smaller patches."
         )
     area = np.array([p.shape[0] * p.shape[1] for p in usable], dtype=np.float64)
-    drawn = []
-    for index in rng.choice(len(usable), size=count, p=area / area.sum()):
+
+    def place(index: int) -> Array:
         photo = usable[index]
         top = rng.integers(photo.shape[0] - side + 1)
         left = rng.integers(photo.shape[1] - side + 1)
-        patch = np.rot90(photo[top : top + side, left : left + side], int(rng.integers(4)))
-        drawn.append(patch[:, ::-1] if rng.integers(2) else patch)
-    return to_tensor(drawn, device)
+        return photo[top : top + side, left : left + side]
+
+    places = rng.choice(len(usable), size=(count, among), p=area / area.sum())
+    return to_tensor([orient(max(map(place, row), key=detail), rng) for row in places], device)
 
 
-def middle(photo: Photo, side: int) -> Tensor:
-    """The middle of a photo, `side` pixels or as many as it has: 1 C S S, 0..1."""
+def sharpest(photo: Photo, side: int) -> Tensor:
+    """Where a photo has the most `detail`, `side` pixels or as many as it has: 1 C S S, 0..1."""
     side = min(side, photo.side) // MULTIPLE * MULTIPLE
-    top, left = ((length - side) // 2 for length in photo.pixels.shape[:2])
-    return to_tensor([photo.pixels[top : top + side, left : left + side]])
+    height, width = photo.pixels.shape[:2]
+    views = [
+        photo.pixels[top : top + side, left : left + side]
+        for top in range(0, height - side + 1, MULTIPLE)
+        for left in range(0, width - side + 1, MULTIPLE)
+    ]
+    return to_tensor([max(views, key=detail)])

@@ -29,19 +29,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import __version__, checkpoints, devices, metrics
-from .degradations import DEGRADATIONS, REACH, Degradation
+from .degradations import AMONG, DEGRADATIONS, REACH, Degradation
 from .downloads import Notify
 from .errors import CheckpointError, RestormerError, UsageError
 from .network import Architecture, Restormer
+from .pairing import Pair, Pairing, degrading, photographed
 from .photos import (
     MULTIPLE,
     Photo,
+    any_way,
     fingerprint,
     hold_out,
     largest_side,
     load_photos,
-    middle,
     patches,
+    sharpest,
+    side_by_side,
 )
 from .resume import Run, check_writable, fresh
 from .schedule import Settings
@@ -85,11 +88,6 @@ class Report(NamedTuple):
 # --- batches and validation ---------------------------------------------------------------------
 
 Device: TypeAlias = "torch.device | str"
-Pair = tuple[Tensor, Tensor]
-"""Degraded and clean images, B 3 H W each."""
-
-Pairing = Callable[[Tensor, torch.Generator], Pair]
-"""Makes pairs of what photos hold (see `Photo`), cut to B C H W."""
 
 
 def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pair, None, None]:
@@ -107,27 +105,11 @@ def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pa
         pool.shutdown(cancel_futures=True)
 
 
-def degrading(degrade: Degradation, reach: int = 0) -> Pairing:
-    """Pairs of clean images and these degraded, cut by how far that looks beyond a border."""
-
-    def pair(clean: Tensor, generator: torch.Generator) -> Pair:
-        inside = (..., slice(reach, clean.shape[2] - reach), slice(reach, clean.shape[3] - reach))
-        return degrade(clean, generator)[inside], clean[inside]
-
-    return pair
-
-
-def given(both: Tensor, _: torch.Generator) -> Pair:
-    """Pairs as they were photographed: B 6 H W, the clean images first."""
-    clean, degraded = both.chunk(2, dim=1)
-    return degraded, clean
-
-
 def validation_set(held_out: Sequence[Photo], pairing: Pairing, reach: int = 0) -> list[Pair]:
-    """The middle of each held-out photo, degraded the same way in every run."""
+    """The sharpest part of each held-out photo, degraded the same way in every run."""
     return [
         pairing(
-            middle(photo, VALIDATION_SIDE + 2 * reach),
+            sharpest(photo, VALIDATION_SIDE + 2 * reach),
             torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED),
         )
         for photo in held_out
@@ -158,6 +140,7 @@ def train(
     start: Path | None = None,
     device: Device = "cpu",
     degraded: Path | None = None,
+    right: Path | None = None,
     degrade: Degradation | None = None,
     validation_photos: int = 24,
     team: Team = ALONE,
@@ -175,46 +158,51 @@ def train(
         photos: a folder of clean photographs, searched through its subfolders.
         output: the `.safetensors` file to write; its folder is made.
         settings: how long and how.
-        architecture: the network to train; RGB in and out.
+        architecture: the network to train; of RGB images or grey ones, or of dual-pixel views.
         start: a checkpoint to start from (fine-tuning); its architecture is used.
         device: where to train.
         degraded: a folder with the degraded counterpart of each photo, under the same name; then
             nothing is degraded here.
+        right: a folder with the right dual-pixel views, where `degraded` has the left ones.
         degrade: in place of the task's own degradation.
         validation_photos: how many photos to hold out; at most a twentieth of them, at least one.
         team: the processes that train together; all but its leader yield nothing.
         notify: told what a person should know: photos left out, smaller patches, lost updates.
 
     Raises:
-        UsageError: an unknown task, too few or too small photos, a network not of RGB images, or
-            `start` is `output`.
+        UsageError: an unknown task, too few or too small photos, not the views that the network
+            takes, or `start` is `output`.
         CheckpointError: `output` cannot be written, or `<output>.resume` is damaged or of a run
             of another task or architecture.
         RestormerError: the loss was not finite so many times in a row that there is no hope.
     """
     device = torch.device(device)
-    reach = 0
-    if degraded is not None:
-        pairing: Pairing = given
-    elif degrade is not None:
-        pairing = degrading(degrade)
-    elif task in DEGRADATIONS:
-        reach = REACH.get(task, 0)
-        pairing = degrading(DEGRADATIONS[task], reach)
-    else:
-        known = ", ".join(DEGRADATIONS)
-        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     if start is not None and start.exists() and output.exists() and output.samefile(start):
         raise UsageError(f"{output} would replace what it starts from", "Name another output.")
     check_writable(output)
     resume = output.with_name(output.name + ".resume")
     run = _begin_or_go_on(task, architecture, start, resume, settings.seed, device)
+    a = run.network.architecture
+    _check_views(a, degraded, right)
+    reach, among = 0, 1
+    if degraded is not None:
+        pairing = photographed(a.out_channels)
+    elif degrade is not None:
+        pairing = degrading(degrade)
+    elif task in DEGRADATIONS:
+        reach, among = REACH.get(task, 0), AMONG.get(task, 1)
+        pairing = degrading(DEGRADATIONS[task], reach)
+    else:
+        known = ", ".join(DEGRADATIONS)
+        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     if run.step and start is not None:
         notify(f"{resume}: going on from step {run.step}, and so not from {start}")
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 
-    pack = load_photos(photos, settings.memory, notify, MULTIPLE + 2 * reach, degraded)
+    partners = [folder for folder in (degraded, right) if folder is not None]
+    least = MULTIPLE + 2 * reach
+    pack = load_photos(photos, settings.memory, notify, least, partners, grey=a.out_channels == 1)
     training, held_out = hold_out(pack, validation_photos, run.held_out)
     if not training or not held_out:
         raise UsageError(f"{photos}: not the photos of {resume}", "Remove that to start anew.")
@@ -233,14 +221,17 @@ def train(
         "processes": team.size,
         "photo_megapixels": round(sum(p.pixels[..., 0].size for p in training) / 1e6, 1),
         "held_out": len(held_out),
-        "validation": f"PSNR, RGB, not rounded; the middle {VALIDATION_SIDE} pixels of each",
-        "validation_psnr_degraded": round(mean_psnr(lambda bad: bad, validation), 3),
+        "validation": f"PSNR, not rounded; the sharpest {VALIDATION_SIDE} pixels of each",
+        "validation_psnr_degraded": round(
+            mean_psnr(lambda bad: bad[:, : a.out_channels], validation), 3
+        ),
         "device": _model(device),
         "torch": torch.__version__,
         "settings": asdict(settings),
     }
 
     generator = torch.Generator(device)
+    orient = side_by_side if a.dual_pixel else any_way
     bf16 = devices.native_bf16(device)
     began = time.monotonic() - run.seconds
 
@@ -250,7 +241,7 @@ def train(
     def draw(step: int) -> Pair:
         rng = np.random.default_rng((settings.seed, step, team.rank))
         side, size = settings.stage(progress(step))
-        drawn = patches(training, side + 2 * reach, size, rng, device)
+        drawn = patches(training, side + 2 * reach, size, rng, device, orient, among)
         return pairing(drawn, generator.manual_seed(int(rng.integers(2**63))))
 
     forward = team.shared(run.network)
@@ -357,12 +348,6 @@ def _begin_or_go_on(
     """The run that `resume` holds, or a new one."""
     if not resume.exists():
         network = fresh(architecture, seed) if start is None else checkpoints.load_network(start)
-        a = network.architecture
-        if (a.in_channels, a.out_channels) != (3, 3):
-            raise UsageError(
-                f"a network from {a.in_channels} channels to {a.out_channels} was asked for",
-                "Only networks for RGB images can be trained.",
-            )
         return Run.begin(task, network, device)
     run = Run.load(resume, device)
     if run.task != task:
@@ -375,6 +360,25 @@ def _begin_or_go_on(
             "Remove it to start anew, or give the architecture that it has.",
         )
     return run
+
+
+def _check_views(a: Architecture, degraded: Path | None, right: Path | None) -> None:
+    """Raise UsageError where there is not what a network of this architecture takes."""
+    channels = (a.in_channels, a.out_channels)
+    if channels not in [(1, 1), (3, 3), (6, 3)]:
+        raise UsageError(
+            f"a network from {channels[0]} channels to {channels[1]} was asked for",
+            "It can be one of RGB images or grey ones, or of two RGB views.",
+        )
+    if right is not None and (degraded is None or not a.dual_pixel):
+        raise UsageError(
+            "--right was given, but not left views and a network that takes both",
+            "Give --pairs LEFT CLEAN, and --start with a checkpoint for dual-pixel images.",
+        )
+    if a.dual_pixel and right is None:
+        raise UsageError(
+            "a dual-pixel network learns from two views", "Give --pairs LEFT CLEAN --right RIGHT."
+        )
 
 
 def _model(device: torch.device) -> str:

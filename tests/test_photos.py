@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +19,9 @@ from restormer_cli.photos import (
     hold_out,
     largest_side,
     load_photos,
-    middle,
     patches,
+    sharpest,
+    side_by_side,
 )
 
 
@@ -170,6 +172,19 @@ def test_all_places_and_all_eight_positions_are_drawn() -> None:
     assert len(positions) == 8
 
 
+def test_two_views_stay_side_by_side_in_all_four_positions() -> None:
+    """A patch's left view is the scene shifted left, its right one right, whichever way it lies."""
+    wide = coordinates(20, 22).pixels
+    photo = Photo(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
+    cut = patches([photo], 16, 100, np.random.default_rng(0), "cpu", side_by_side)
+    clean, left, right = cut.unflatten(1, (3, 3)).unbind(1)
+    assert torch.equal(left[..., :-1], clean[..., 1:])
+    assert torch.equal(right[..., 1:], clean[..., :-1])
+    corners = (cut[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
+    positions = {tuple((c - c.amin(1, keepdim=True)).flatten().tolist()) for c in corners}
+    assert len(positions) == 4
+
+
 def test_photos_are_drawn_by_area() -> None:
     """A photo four times as large is drawn four times as often; one too small never is."""
     photos = [coordinates(16, 16), coordinates(32, 32), coordinates(64, 64)]
@@ -194,9 +209,18 @@ def test_half_of_the_photos_can_give_the_largest_patch() -> None:
     assert largest_side([coordinates(n, 200) for n in (20, 35, 250)]) == 32
 
 
-def test_the_middle_is_in_the_middle() -> None:
-    """The middle has the side asked for, or the largest multiple of 16 that there is."""
-    photo = coordinates(60, 101)
-    assert middle(photo, 192).shape == (1, 3, 48, 48)
-    corner = (middle(photo, 32)[0, :2, 0, 0] * 255).round().tolist()
-    assert corner == [14, 34]
+def test_the_sharpest_part_is_found() -> None:
+    """It has the side asked for, or the largest multiple of 16 that there is."""
+    photo = coordinates(49, 100)
+    photo.pixels[16:48, 64:96] = noise(32, 32)
+    part = sharpest(photo, 32)[0] * 255
+    assert np.array_equal(part.permute(1, 2, 0).round().numpy(), photo.pixels[16:48, 64:96])
+    assert sharpest(photo, 192).shape == (1, 3, 48, 48)
+
+
+def test_of_several_places_the_sharpest_becomes_a_patch() -> None:
+    """Of two, a detailed photo gives three patches out of four, not two, next to a blurred one."""
+    photos = [Photo(np.full((64, 64, 3), 9, np.uint8), "0"), Photo(noise(64, 64), "1")]
+    for among, share in ((1, 1 / 2), (2, 3 / 4)):
+        cut = patches(photos, 16, 400, np.random.default_rng(0), among=among)
+        assert float((cut.std((1, 2, 3)) > 0).float().mean()) == pytest.approx(share, abs=0.05)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,17 @@ from hypothesis import strategies as st
 from program import PROGRAM, Outcome, python
 from torch import Generator, Tensor
 
-from restormer_cli import checkpoints, curves, training
+from restormer_cli import checkpoints, curves, images, training
 from restormer_cli.degradations import blind_gaussian_noise, gaussian_noise
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
 from restormer_cli.light import reflected
-from restormer_cli.photos import Photo, load_photos, patches
+from restormer_cli.pairing import degrading, photographed
+from restormer_cli.photos import Photo, load_photos, patches, to_tensor
 from restormer_cli.resume import Run
 from restormer_cli.training import Report, Settings
 
+TWO_VIEWS = replace(TINY, in_channels=6, dual_pixel=True)
+GREY = replace(TINY, in_channels=1, out_channels=1)
 SMALL: tuple[tuple[float, int, int], ...] = ((0.0, 32, 2),)
 SIX = Settings(steps=6, validate_every=3, stages=SMALL)
 
@@ -188,12 +192,56 @@ def test_it_learns_from_pairs(
     assert checkpoints.load_network(output).architecture == tiny_network(3).architecture
 
 
+@pytest.mark.slow
+def test_a_grey_network_learns_from_colour_photos(photos: Path, tmp_path: Path) -> None:
+    """They are made grey before they are degraded, and it beats the noisy ones."""
+    output = tmp_path / "grey.safetensors"
+    settings = Settings(steps=60, validate_every=30, stages=SMALL, learning_rate=3e-3)
+    run(photos, output, settings, architecture=GREY, degrade=noise_25)
+    said = record(output)
+    # Made grey after it, the photos would have lost a third of their noise: 23.7 dB.
+    assert said["validation_psnr_degraded"] == pytest.approx(20.17, abs=0.3)
+    assert said["validation_psnr"] > said["validation_psnr_degraded"] + 1
+    assert checkpoints.load_network(output).architecture == GREY
+
+
+@pytest.mark.slow
+def test_a_dual_pixel_network_learns_from_two_views(
+    photos: Path,
+    noisy: Path,
+    tmp_path: Path,
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+) -> None:
+    """`--pairs LEFT CLEAN --right RIGHT` tunes one, and photos without both views are named."""
+    start = tiny("dual.pth", seed=3, in_channels=6, dual_pixel=True)
+    right = tmp_path / "right"
+    shutil.copytree(noisy, right)
+    (right / "1.jpg").unlink()
+    output = tmp_path / "tuned.safetensors"
+    words = ("--start", start, "--steps", 60, "--validate-every", 30, "--learning-rate", 3e-3)
+    views = ("--pairs", noisy, photos, "--right", right)
+    done = restormer("train", "defocus", *views, "-o", output, *words)
+    assert done.status == 0
+    assert f"1.png: there is none of its name in {right}" in done.stderr
+    network = checkpoints.load_network(output)
+    assert network.architecture == TWO_VIEWS
+    left, clean = (
+        to_tensor([images.read(path).pixels]) for path in (noisy / "0.jpg", photos / "0.png")
+    )
+    before, after = (
+        (checkpoints.load_network(path)(left.repeat(1, 2, 1, 1)) - clean).square().mean()
+        for path in (start, output)
+    )
+    assert after < before / 2
+
+
 def test_the_two_of_a_pair_are_cut_and_turned_alike(photos: Path, tmp_path: Path) -> None:
     """Where the degraded photos are the clean ones, every pair is two equal images."""
-    pairs = load_photos(photos, 5 * 50 * 50 * 6, lambda _: None, 16, photos)
+    pairs = load_photos(photos, 5 * 50 * 50 * 6, lambda _: None, 16, [photos])
     assert {photo.pixels.shape for photo in pairs} == {(50, 50, 6)}
     drawn = patches(pairs, 32, 8, np.random.default_rng(0))
-    degraded, clean = training.given(drawn, Generator())
+    degraded, clean = photographed(3)(drawn, Generator())
     assert torch.equal(degraded, clean)
     assert degraded.shape == (8, 3, 32, 32)
 
@@ -203,9 +251,18 @@ def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_pa
     data = cv2.imencode(".jpg", np.zeros((80, 96, 3), np.uint8))[1]
     (noisy / "1.jpg").write_bytes(data.tobytes())
     said: list[str] = []
-    assert len(load_photos(photos, 1 << 20, said.append, 16, noisy)) == 4
+    assert len(load_photos(photos, 1 << 20, said.append, 16, [noisy])) == 4
     (line,) = said
     assert "1.png: not as large as" in line
+
+
+def test_of_two_with_the_name_of_one_the_first_is_used(photos: Path, noisy: Path) -> None:
+    """The other is named: which of them is the photo's partner cannot be known."""
+    (noisy / "1.png").write_bytes((photos / "2.png").read_bytes())
+    said: list[str] = []
+    assert len(load_photos(photos, 1 << 20, said.append, 16, [noisy])) == 5
+    (line,) = said
+    assert line == f"left out: {noisy / '1.png'}: {noisy / '1.jpg'} has its name, too"
 
 
 @pytest.mark.parametrize("words", [(), ("--photos", "a", "--pairs", "a", "b")])
@@ -466,13 +523,15 @@ def test_an_output_that_cannot_be_written_is_found_at_the_start(
     ("task", "changes", "complaint"),
     [
         ("dehaze", {}, "dehaze cannot be trained"),
-        ("denoise", {"architecture": replace(TINY, in_channels=1, out_channels=1)}, "1 channels"),
+        ("denoise", {"architecture": replace(TINY, in_channels=4)}, "4 channels to 3"),
+        ("defocus", {"architecture": TWO_VIEWS}, "learns from two views"),
+        ("defocus", {"right": Path("right")}, "--right was given"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
     task: str, changes: dict[str, Any], complaint: str, photos: Path, tmp_path: Path
 ) -> None:
-    """A task without a degradation and a network that is not of RGB images are usage errors."""
+    """A task without a degradation and a network without the images it takes are usage errors."""
     options = {"architecture": TINY, **changes}
     with pytest.raises(UsageError, match=complaint):
         next(training.train(task, photos, tmp_path / "a.safetensors", SIX, **options))
@@ -577,7 +636,7 @@ def test_validation_is_the_same_in_every_run_and_different_for_each_photo() -> N
     """What a held-out photo becomes depends on that photo alone."""
     pixels = np.full((64, 64, 3), 128, np.uint8)
     one, two = (Photo(pixels, digest) for digest in ("1" * 16, "f" * 16))
-    noisy = training.degrading(blind_gaussian_noise)
+    noisy = degrading(blind_gaussian_noise)
     pairs = training.validation_set([one, two], noisy)
     ((again, _),) = training.validation_set([two], noisy)
     assert torch.equal(pairs[1][0], again)
@@ -591,10 +650,10 @@ def test_a_patch_is_blurred_with_what_lies_beyond_it() -> None:
         return torch.nn.functional.avg_pool2d(reflected(x, 3), 7, stride=1)
 
     ramp = torch.linspace(0, 1, 48).expand(1, 3, 48, 48)
-    blurred, clean = training.degrading(box, reach=4)(ramp, Generator())
+    blurred, clean = degrading(box, reach=4)(ramp, Generator())
     assert blurred.shape == clean.shape == (1, 3, 40, 40)
     torch.testing.assert_close(blurred, clean)
-    mirrored, whole = training.degrading(box)(ramp, Generator())
+    mirrored, whole = degrading(box)(ramp, Generator())
     assert (mirrored - whole).abs().max() > 0.02
 
 
