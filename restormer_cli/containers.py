@@ -20,15 +20,19 @@ class Container:
     depths: tuple[str, ...]  # sample types, the deepest last
     alpha: bool
     grey: bool
-    carries: frozenset[str]  # of icc, exif, xmp
+    carries: frozenset[str]  # of icc, cicp, exif, xmp
     max_side: int
     several: str = ""  # "page" or "frame": what it holds more than one of
 
 
 _ALL = frozenset({"icc", "exif", "xmp"})
+_ALL_AND_CICP = _ALL | {"cicp"}
+_LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that all take for granted
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 FORMATS = {
-    "png": Container((".png", ".apng"), ("uint8", "uint16"), True, True, _ALL, 2**31 - 1, "frame"),
+    "png": Container(
+        *((".png", ".apng"), ("uint8", "uint16"), True, True, _ALL_AND_CICP, 2**31 - 1, "frame")
+    ),
     "jpeg": Container(_JPEG, ("uint8",), False, True, _ALL, 65500),
     "tiff": Container(
         (".tif", ".tiff"), ("uint8", "uint16", "float32"), True, True, _ALL, 2**31, "page"
@@ -40,7 +44,7 @@ if features.check("avif"):  # as in all of Pillow's own builds
     FORMATS["avif"] = Container((".avif",), ("uint8",), True, True, _ALL, 65536, "frame")
 if heif.writable():
     FORMATS["heif"] = Container(
-        (".heic", ".heif", ".hif"), ("uint8", "uint16"), True, True, _ALL, 16384
+        (".heic", ".heif", ".hif"), ("uint8", "uint16"), True, True, _ALL_AND_CICP, 16384
     )
 # Pictures that we read and, having no encoder for them, write as PNG. What takes a package that is
 # not installed is among them, so that it is found and its error says what to do.
@@ -86,6 +90,14 @@ def fit(image: Image, kind: str, notes: list[str]) -> Image:
         if kept[piece] is not None:
             notes.append(f"{kind} has no {piece.upper()}: it is left out")
             kept[piece] = None
+    cicp = image.cicp
+    if cicp is not None and "cicp" not in held.carries:
+        if any(number not in usual for number, usual in zip(cicp, _LIKE_SRGB, strict=False)):
+            notes.append(
+                f"{kind} cannot say what its colours are (CICP {cicp[0]}/{cicp[1]}, wide gamut or "
+                "HDR): they will look wrong; PNG can"
+            )
+        cicp = None
     if pixels.shape[2] == 1 and not held.grey:
         pixels = np.repeat(pixels, 3, axis=2)
         notes.append(f"{kind} has no grey: written as RGB")
@@ -97,6 +109,7 @@ def fit(image: Image, kind: str, notes: list[str]) -> Image:
         pixels=pixels,
         alpha=alpha,
         icc=kept["icc"],
+        cicp=cicp,
         exif=kept["exif"],
         xmp=kept["xmp"],
         extras=image.extras if kind == image.format else (),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,11 +17,11 @@ from .pixels import UNDECODED, Image, Pictures, check_size, rescaled
 # The brand of a file whose pictures are compressed so that libheif's usual decoder has them, or
 # that leaves this to be seen (ISO/IEC 23008-12, 10 and B.4).
 SIGNATURE = rb"....ftyp(?:he(?:i[cxms]|v[cxms])|mif[12]|msf1)"
-_NCLX = b"nclx"  # colour as four numbers (ISO/IEC 23091-2), where there is no ICC profile
 _NCLX_FIELDS = (
     *("color_primaries", "transfer_characteristics"),
     *("matrix_coefficients", "full_range_flag"),
 )
+_MATRICES = {9: 9}  # primaries -> matrix, of BT.2020 both; all else is coded as BT.709 is
 _RGB_MATRIX = 0  # colour stored as it is: what coding without loss needs
 _DEEP = 10  # bits that an image of more than 8 is written with; few readers take 12
 # Samples of a pixel -> what libheif calls them.
@@ -65,8 +64,8 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             _, image.exif = exif.take_orientation(image.exif)
             image.dpi = exif.parse(image.exif).dpi()
     if "nclx_profile" in info and image.icc is None:
-        numbers = (info["nclx_profile"][name] for name in _NCLX_FIELDS)
-        image.extras = ((_NCLX, struct.pack(">4H", *numbers)),)
+        primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX_FIELDS)
+        image.cicp = (primaries, transfer, matrix, full)
     if (others := len(file) - 1) > 0:
         image.notes.append(f"{others} more pictures in the file are left out")
     if info["aux"] or info["depth_images"]:
@@ -94,8 +93,9 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
             notes.append(f"heif holds {_DEEP} bits: rounded")
     height, width = samples.shape[:2]
     file = library.from_bytes(mode, (width, height), samples.tobytes())
-    colour = dict(image.extras).get(_NCLX)
-    options = dict(zip(_NCLX_FIELDS, struct.unpack(">4H", colour), strict=True)) if colour else {}
+    options = dict(zip(_NCLX_FIELDS, image.cicp, strict=True)) if image.cicp else {}
+    if image.cicp and image.format != "heif":
+        options["matrix_coefficients"] = _MATRICES.get(image.cicp[0], 1)
     if quality == 100:
         options["matrix_coefficients"] = _RGB_MATRIX if samples.shape[2] > 2 else 1
     buffer = io.BytesIO()

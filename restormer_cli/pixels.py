@@ -24,7 +24,9 @@ class Image:
 
     `pixels` is H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright: orientation is
     applied. `alpha` is H W of the same type, or None. `exif` is a TIFF block without the `Exif`
-    marker. `extras` are pieces (PNG chunks, JPEG segments) that only the same format can hold.
+    marker. `cicp` is a colour space as four numbers (ISO/IEC 23091-2): primaries, transfer, matrix
+    and whether the range is full. `extras` are pieces (PNG chunks, JPEG segments) that only the
+    same format can hold.
     A frame of an animation is the whole picture as it is shown, composed.
     """
 
@@ -32,6 +34,7 @@ class Image:
     alpha: Array | None = None
     format: str = "png"
     icc: bytes | None = None
+    cicp: tuple[int, int, int, int] | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None

@@ -37,7 +37,7 @@ _PALETTE = 3
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of samples, grey or RGB, with or without alpha
 _IHDR = ">IIBBBBB"
 # Chunks that a lower-case last letter does not mark as safe to copy (5.4), and yet are.
-_KEPT = frozenset([b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"sPLT", b"tIME"])
+_KEPT = frozenset([b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"sPLT", b"tIME"])
 _PER_LAYOUT = frozenset([b"bKGD", b"sBIT"])  # their form depends on depth and colour type
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _INCH = 0.0254  # in metres, which pHYs counts in
@@ -97,6 +97,9 @@ def _read_metadata(image: Image, chunks: list[tuple[bytes, bytes]], same_layout:
                 image.icc = zlib.decompressobj().decompress(packed, 2**26)
             except (ValueError, zlib.error):
                 image.notes.append("the ICC profile is damaged: it is left out")
+        elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
+            primaries, transfer, matrix, full = body
+            image.cicp = (primaries, transfer, matrix, full)
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
             # Keyword, whether compressed, method, language, translated keyword, text (11.3.3).
             head, text = body[len(_XMP_KEYWORD) :][:2], body[len(_XMP_KEYWORD) + 2 :]
@@ -130,6 +133,10 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     chunks = [(b"IHDR", struct.pack(_IHDR, *header))]
     if image.icc is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(image.icc)))
+    if image.cicp is not None:
+        # Of another format, matrix and range are those of its coding; what is decoded is full RGB.
+        how = image.cicp[2:] if image.format == "png" else (0, 1)
+        chunks.append((b"cICP", bytes((*image.cicp[:2], *how))))
     chunks += image.extras
     if image.dpi is not None and b"pHYs" not in dict(image.extras):
         x, y = (round(dots / _INCH) for dots in image.dpi)

@@ -40,6 +40,8 @@ _DEEP = {
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
+# The colour of an AVIF as four numbers (ISO/IEC 14496-12, 12.1.5), which Pillow does not tell.
+_NCLX = re.compile(rb"colrnclx(.{7})", re.DOTALL)
 # Format of animations -> how often one runs; 0: for ever. A GIF says how often it is repeated, and
 # one that says nothing runs once; Pillow does not tell of an AVIF.
 _ANIMATED: dict[str, Callable[[PIL.Image.Image], int]] = {
@@ -96,6 +98,9 @@ def _frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
         for key in ("icc_profile", "exif", "xmp")
     )
     image.dpi = dpi(picture)
+    if image.format == "avif" and image.icc is None and (colour := _NCLX.search(data)):
+        primaries, transfer, matrix, full = struct.unpack(">3HB", colour[1])
+        image.cicp = (primaries, transfer, matrix, full >> 7)
     if mode is None and (deep := _deep_samples(picture, data)) is not None:
         image.put(deep, 1 if deep.shape[2] == 1 else 3)
     elif mode is None:

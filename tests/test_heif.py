@@ -142,6 +142,21 @@ def test_colour_without_a_profile_stays_what_it_is(
     assert {name: told[name] for name in numbers} == numbers
 
 
+def test_colour_without_a_profile_crosses_formats(
+    heif: Any, restormer: Callable[..., Outcome]
+) -> None:
+    """HEIF and PNG hold it, high dynamic range too; JPEG cannot, and that is said."""
+    numbers = {"color_primaries": 9, "transfer_characteristics": 16, "full_range_flag": 0}
+    Path("a.heic").write_bytes(heic(heif, noise(40, 56, 3, "uint16"), **numbers))
+    assert restormer("denoise", "a.heic", "-o", "b.png", *EXACT).status == 0
+    assert images.read(Path("b.png")).cicp == (9, 16, 0, 1)
+    assert restormer("denoise", "b.png", "-o", "c.heic", *EXACT).status == 0
+    told = heif.open_heif("c.heic").info["nclx_profile"]
+    assert (told["color_primaries"], told["transfer_characteristics"]) == (9, 16)
+    outcome = restormer("denoise", "a.heic", "-o", "d.jpg", *EXACT)
+    assert "jpeg cannot say what its colours are (CICP 9/16, wide gamut or HDR)" in outcome.stderr
+
+
 def test_of_several_pictures_the_main_one_is_restored(
     heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
@@ -239,6 +254,18 @@ def test_an_avif_is_turned_once_and_keeps_what_is_said_of_it(
         assert tags(image.exif or b"") == tags(block)
         with PIL.Image.open(target) as other:
             assert other.getexif().get(274, 1) == 1
+
+
+def test_the_colour_of_an_avif_goes_into_a_png(restormer: Callable[..., Outcome]) -> None:
+    """Its numbers are found; an AVIF of ours would not have them, which is said."""
+    PIL.Image.fromarray(images.from_float(smooth(), "uint8")).save("a.avif", quality=100)
+    data = Path("a.avif").read_bytes()
+    at = data.index(b"colrnclx") + 8
+    Path("a.avif").write_bytes(data[:at] + struct.pack(">HH", 9, 16) + data[at + 4 :])
+    assert restormer("denoise", "a.avif", "-o", "b.png", *EXACT).status == 0
+    assert images.read(Path("b.png")).cicp == (9, 16, 0, 1)
+    outcome = restormer("denoise", "a.avif", "-o", "b.avif", *EXACT)
+    assert "avif cannot say what its colours are (CICP 9/16" in outcome.stderr
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

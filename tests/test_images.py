@@ -538,11 +538,10 @@ def test_orientation_is_applied_once(tmp_path, kind, orientation, order):
 
 
 def test_png_chunks_survive(tmp_path):
-    """Gamma, chromaticities, cICP, density, text and time survive; chunks tied to old data go."""
+    """Gamma, chromaticities, density, text and time survive; chunks tied to old data go."""
     kept = [
         (b"gAMA", struct.pack(">I", 45455)),
         (b"cHRM", bytes(32)),
-        (b"cICP", bytes([9, 16, 0, 1])),
         (b"sBIT", bytes([5, 6, 5])),
         (b"pHYs", struct.pack(">IIB", 11811, 11811, 1)),
         (b"tEXt", b"Author\0Jane"),
@@ -553,6 +552,17 @@ def test_png_chunks_survive(tmp_path):
     assert image.extras == tuple(kept)
     assert image.dpi == pytest.approx((300, 300), rel=1e-4)
     same(image, again(image, tmp_path / "a.png"))
+
+
+def test_wide_gamut_and_hdr_are_kept_or_their_loss_is_said(tmp_path):
+    """Without a profile, by numbers: PNG holds them, and in JPEG the colours would look wrong."""
+    image = images.read(png(noise(5, 4, 3), 2, 8, chunk(b"cICP", bytes([9, 16, 0, 1]))))
+    assert image.cicp == (9, 16, 0, 1)
+    assert images.write(image, tmp_path / "a.png") == []
+    assert images.read(tmp_path / "a.png").cicp == image.cicp
+    (note,) = images.write(image, tmp_path / "a.jpg")
+    assert "jpeg cannot say what its colours are (CICP 9/16" in note
+    assert images.write(replace(image, cicp=(1, 13, 0, 1)), tmp_path / "a.jpg") == []
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp"])
