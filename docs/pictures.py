@@ -1,47 +1,94 @@
-"""Make the pictures of the README: `python docs/pictures.py PHOTO`.
+"""Make the pictures of README and model card: `python docs/pictures.py FOLDER`.
 
-PHOTO is Bridge_by_Sander_Klootwijk.jpg from Debian's lomiri-wallpapers-16.04, scaled to 1100 pixels
-a side. It was held out from the first training run of the lite weights, and not from the second.
+FOLDER has the photos named below, scaled to 1100 pixels a side or 750 (the mosque: 550, the crowd:
+634). All were held out from training:
+
+- dragonfly-on-lavender.jpg, CC0, from Budgie's wallpapers (budgie-backgrounds)
+- windmill.jpg by Alvaro Araoz, Unsplash licence, unsplash.com/photos/WfU0Iy0IUzc
+- mosque.jpg, "Great Mosque of Djenné" by JM on Flickr, CC BY 2.0, from OpenStax World History
+- crowd.jpg by Pete Souza, public domain, from OpenStax Introduction to Intellectual Property
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from restormer_cli import Restorer, images
+from restormer_cli import Restorer, images, severities
 from restormer_cli.degradations import jpeg, to_8_bit, to_linear, to_srgb
 from restormer_cli.images import Image
+from restormer_cli.pixels import Array
 
 DOCS = Path(__file__).parent
-TOP, LEFT, HEIGHT, WIDTH = 150, 330, 400, 600
+SIDE = 300
+GAP = 6
+SAMPLE = (slice(120, 520), slice(380, 980))
+"""What `docs/sample.jpg` shows of the dragonfly."""
 
 
-def noisy_photo(clean: torch.Tensor) -> torch.Tensor:
+class Picture(NamedTuple):
+    """A photo, what happens to it (see `severities`), and the corner of what is shown of it."""
+
+    photo: str
+    condition: str
+    top: int
+    left: int
+
+
+PICTURES = {
+    "denoise": Picture("dragonfly-on-lavender.jpg", "", 30, 200),  # of the sample
+    "derain": Picture("windmill.jpg", "rain:medium", 350, 400),
+    "deblur": Picture("mosque.jpg", "motion:medium", 60, 120),
+    "defocus": Picture("crowd.jpg", "defocus:medium", 60, 200),
+}
+
+
+def noisy(clean: Array) -> Array:
     """A high-ISO exposure: shot and read noise in linear light, developed, and saved as JPEG."""
     generator = torch.Generator().manual_seed(2)
-    light = to_linear(clean)
+    light = to_linear(torch.from_numpy(images.to_float(clean)).permute(2, 0, 1).unsqueeze(0))
     noise = torch.randn(light.shape, generator=generator) * (0.012 * light + 0.0004).sqrt()
     one = torch.ones(1, 1, 1, 1)
-    return jpeg(to_8_bit(to_srgb(light + noise)), 92 * one, one == 0)
+    coded = jpeg(to_8_bit(to_srgb(light + noise)), 92 * one, one == 0)
+    return images.from_float(coded[0].permute(1, 2, 0).numpy(), np.uint8)
+
+
+def write(rows: list[list[Array]], name: str) -> None:
+    """Tiles of one size, with gaps between them, as `docs/NAME`."""
+    across = np.full((SIDE, GAP, 3), 255, np.uint8)
+    lines = []
+    for row in rows:
+        line = np.concatenate([tile for each in row for tile in (across, each)][1:], axis=1)
+        lines += [np.full((GAP, line.shape[1], 3), 255, np.uint8), line]
+    images.write(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
 
 
 def main() -> None:
-    """Write the noisy sample, and the sample beside its restoration."""
-    photo = images.read(Path(sys.argv[1])).pixels[TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
-    clean = torch.from_numpy(images.to_float(photo)).permute(2, 0, 1).unsqueeze(0)
-    noisy = noisy_photo(clean)[0].permute(1, 2, 0).numpy()
-    sample = images.from_float(noisy, np.dtype(np.uint8))
-    images.write(Image(sample, format="jpeg"), DOCS / "sample.jpg", quality=92)
-    sample = images.read(DOCS / "sample.jpg").pixels
-
-    restored = Restorer("denoise", weights="lite")(sample)
-    gap = np.full((HEIGHT, 8, 3), 255, np.uint8)
-    pair = np.concatenate([sample, gap, restored], axis=1)
-    images.write(Image(pair, format="jpeg"), DOCS / "before-after.jpg", quality=92)
+    """Write the sample, the README's picture, and one of each task for the model card."""
+    folder = Path(sys.argv[1])
+    shown: dict[str, list[Array]] = {}  # task -> degraded, restored, clean
+    for task, picture in PICTURES.items():
+        clean = images.read(folder / picture.photo).pixels
+        if task == "denoise":
+            clean = clean[SAMPLE]
+            degraded = noisy(clean)
+            images.write(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
+            degraded = images.read(DOCS / "sample.jpg").pixels
+        else:
+            condition = severities.named(picture.condition)
+            degraded = images.from_float(condition.apply(images.to_float(clean)), np.uint8)
+        restored = Restorer(task, weights="lite")(degraded)
+        part = (
+            slice(picture.top, picture.top + SIDE),
+            slice(picture.left, picture.left + SIDE),
+        )
+        shown[task] = [view[part] for view in (degraded, restored, clean)]
+        write([shown[task]], f"lite-{task}.jpg")
+    write([[shown[task][n] for task in PICTURES] for n in (0, 1)], "before-after.jpg")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Generator, Tensor
 
 from .degradations import Degradation
 
-__all__ = ["Pair", "Pairing", "degrading", "photographed"]
+__all__ = ["Lesson", "Pair", "Pairing", "degrading", "photographed"]
 
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean images, B C H W each; two views of a scene lie one after the other in C."""
 
 Pairing = Callable[[Tensor, Generator], Pair]
 """Makes pairs of what photos hold (see `Photo`), cut to B C H W."""
+
+
+class Lesson(NamedTuple):
+    """How pairs are made, of patches that are `reach` pixels larger on every side than these.
+
+    A patch is the sharpest of `among` places.
+    """
+
+    pairing: Pairing
+    reach: int = 0
+    among: int = 1
 
 
 def degrading(degrade: Degradation, reach: int = 0) -> Pairing:

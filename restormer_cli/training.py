@@ -21,7 +21,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .degradations import AMONG, DEGRADATIONS, REACH, Degradation
 from .downloads import Notify
 from .errors import CheckpointError, RestormerError, UsageError
 from .network import Architecture, Restormer
-from .pairing import Pair, Pairing, degrading, photographed
+from .pairing import Lesson, Pair, degrading, photographed
 from .photos import (
     MULTIPLE,
     Photo,
@@ -105,11 +105,11 @@ def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pa
         pool.shutdown(cancel_futures=True)
 
 
-def validation_set(held_out: Sequence[Photo], pairing: Pairing, reach: int = 0) -> list[Pair]:
+def validation_set(held_out: Sequence[Photo], lesson: Lesson) -> list[Pair]:
     """The sharpest part of each held-out photo, degraded the same way in every run."""
     return [
-        pairing(
-            sharpest(photo, VALIDATION_SIDE + 2 * reach),
+        lesson.pairing(
+            sharpest(photo, VALIDATION_SIDE + 2 * lesson.reach),
             torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED),
         )
         for photo in held_out
@@ -184,24 +184,19 @@ def train(
     run = _begin_or_go_on(task, architecture, start, resume, settings.seed, device)
     a = run.network.architecture
     _check_views(a, degraded, right)
-    reach, among = 0, 1
     if degraded is not None:
-        pairing = photographed(a.out_channels)
+        lesson = Lesson(photographed(a.out_channels))
     elif degrade is not None:
-        pairing = degrading(degrade)
-    elif task in DEGRADATIONS:
-        reach, among = REACH.get(task, 0), AMONG.get(task, 1)
-        pairing = degrading(DEGRADATIONS[task], reach)
+        lesson = Lesson(degrading(degrade))
     else:
-        known = ", ".join(DEGRADATIONS)
-        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
+        lesson = _lesson(task)
     if run.step and start is not None:
         notify(f"{resume}: going on from step {run.step}, and so not from {start}")
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 
     partners = [folder for folder in (degraded, right) if folder is not None]
-    least = MULTIPLE + 2 * reach
+    least = MULTIPLE + 2 * lesson.reach
     pack = load_photos(photos, settings.memory, notify, least, partners, grey=a.out_channels == 1)
     training, held_out = hold_out(pack, validation_photos, run.held_out)
     if not training or not held_out:
@@ -210,8 +205,8 @@ def train(
         notify("the photos have changed since the run was interrupted: it goes on with these")
     run.photos = fingerprint(pack)
     run.held_out = run.held_out or [photo.digest for photo in held_out]
-    settings = settings.within(largest_side(training) - 2 * reach, notify)
-    validation = validation_set(held_out, pairing, reach)
+    settings = settings.within(largest_side(training) - 2 * lesson.reach, notify)
+    validation = validation_set(held_out, lesson)
     record = {
         "task": task,
         "restormer": __version__,
@@ -241,26 +236,24 @@ def train(
     def draw(step: int) -> Pair:
         rng = np.random.default_rng((settings.seed, step, team.rank))
         side, size = settings.stage(progress(step))
-        drawn = patches(training, side + 2 * reach, size, rng, device, orient, among)
-        return pairing(drawn, generator.manual_seed(int(rng.integers(2**63))))
+        side += 2 * lesson.reach
+        drawn = patches(training, side, size, rng, device, orient, lesson.among)
+        return lesson.pairing(drawn, generator.manual_seed(int(rng.integers(2**63))))
 
     forward = team.shared(run.network)
-    streak = 0
+    recent: deque[float] = deque(maxlen=PATIENCE)
+    over = 0.0
     with closing(batches(draw, run.step, AHEAD.get(device.type, 0))) as drawn:
-        while True:
-            losses, pixels, skipped, since = [], run.pixels, run.skipped, time.monotonic()
-            while (now := team.agreed(progress(run.step), device)) < 1.0:
+        while over < 1.0:
+            losses, pixels, since = [], run.pixels, time.monotonic()
+            while (over := team.agreed(progress(run.step), device)) < 1.0:
                 bad, clean = next(drawn)
-                loss = update(run, bad, clean, settings.rate(now), forward=forward, bf16=bf16)
+                loss = update(run, bad, clean, settings.rate(over), forward=forward, bf16=bf16)
                 run.step += 1
                 run.pixels += clean[:, 0].numel() * team.size
-                if math.isfinite(loss):
-                    losses.append(loss)
-                    streak = 0
-                else:
-                    run.skipped += 1
-                    streak += 1
-                if streak == PATIENCE:
+                losses.append(loss)
+                recent.append(loss)
+                if len(recent) == PATIENCE and all(map(math.isnan, recent)):
                     raise RestormerError(
                         f"the loss is not finite, {PATIENCE} times in a row up to step {run.step}",
                         f"Try a lower learning rate. {output} has the best weights, if any.",
@@ -268,39 +261,23 @@ def train(
                 if run.step % settings.validate_every == 0:
                     break
             speed = (run.pixels - pixels) / (time.monotonic() - since) / 1e6
-            if run.skipped > skipped:
-                notify(
-                    f"step {run.step}: {run.skipped - skipped} updates were not finite: left out"
-                )
-            run.loss = sum(losses) / len(losses) if losses else run.loss
+            finite = [loss for loss in losses if not math.isnan(loss)]
+            if lost := len(losses) - len(finite):
+                run.skipped += lost
+                notify(f"step {run.step}: {lost} updates were not finite: left out")
+            run.loss = sum(finite) / len(finite) if finite else run.loss
             if team.leads:
                 psnr = mean_psnr(run.average, validation, device)
                 run.seconds = time.monotonic() - began
                 run.history[run.step] = (run.loss, psnr)
                 if psnr > run.best:
                     run.best = psnr
-                    record |= {
-                        "steps": run.step,
-                        "skipped_steps": run.skipped,
-                        "megapixels": round(run.pixels / 1e6, 1),
-                        "hours": round(run.seconds / 3600, 2),
-                        "validation_psnr": round(psnr, 3),
-                        "date": datetime.now(timezone.utc).date().isoformat(),
-                    }
-                    checkpoints.save(
-                        run.average.state_dict(),
-                        run.average.architecture,
-                        output,
-                        record=record,
-                        dtype=torch.float16,
-                    )
+                    _save_average(run, output, record)
                 # After the weights: a run that goes on must not think that it has saved them.
                 run.save(resume)
             over = team.agreed(progress(run.step), device)
             if team.leads:
                 yield Report(run.step, over, run.loss, psnr, run.best, speed, run.history)
-            if over >= 1.0:
-                return
 
 
 def update(
@@ -360,6 +337,35 @@ def _begin_or_go_on(
             "Remove it to start anew, or give the architecture that it has.",
         )
     return run
+
+
+def _lesson(task: str) -> Lesson:
+    """What is learned where nothing else is given: to undo what is done to photographs here."""
+    if task not in DEGRADATIONS:
+        known = ", ".join(DEGRADATIONS)
+        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
+    reach = REACH.get(task, 0)
+    return Lesson(degrading(DEGRADATIONS[task], reach), reach, AMONG[task])
+
+
+def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
+    """Write the averaged weights, and how they came to be."""
+    progress = {
+        "steps": run.step,
+        "skipped_steps": run.skipped,
+        "megapixels": round(run.pixels / 1e6, 1),
+        "hours": round(run.seconds / 3600, 2),
+        "validation_psnr": round(run.best, 3),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    average = run.average
+    checkpoints.save(
+        average.state_dict(),
+        average.architecture,
+        output,
+        record=record | progress,
+        dtype=torch.float16,
+    )
 
 
 def _check_views(a: Architecture, degraded: Path | None, right: Path | None) -> None:

@@ -26,7 +26,7 @@ from restormer_cli import checkpoints, curves, images, training
 from restormer_cli.degradations import blind_gaussian_noise, gaussian_noise
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
 from restormer_cli.light import reflected
-from restormer_cli.pairing import degrading, photographed
+from restormer_cli.pairing import Lesson, degrading, photographed
 from restormer_cli.photos import Photo, load_photos, patches, to_tensor
 from restormer_cli.resume import Run
 from restormer_cli.training import Report, Settings
@@ -636,7 +636,7 @@ def test_validation_is_the_same_in_every_run_and_different_for_each_photo() -> N
     """What a held-out photo becomes depends on that photo alone."""
     pixels = np.full((64, 64, 3), 128, np.uint8)
     one, two = (Photo(pixels, digest) for digest in ("1" * 16, "f" * 16))
-    noisy = degrading(blind_gaussian_noise)
+    noisy = Lesson(degrading(blind_gaussian_noise))
     pairs = training.validation_set([one, two], noisy)
     ((again, _),) = training.validation_set([two], noisy)
     assert torch.equal(pairs[1][0], again)
