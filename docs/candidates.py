@@ -3,8 +3,9 @@
     python docs/candidates.py PHOTOS CLEAN MINUTES [NAME ...]
 
 Each learns to denoise from nothing, on one thread, for as many steps as take it so many minutes of
-the processor; then the clean images are given Gaussian noise and restored. PSNR over RGB, in dB;
-seconds for a megapixel by the engine, fp32, on one thread.
+the processor (less what it takes to draw and degrade batches, the same for all). Then the clean
+images are given Gaussian noise and restored. PSNR over RGB, in dB; seconds for a megapixel by the
+engine, fp32, on one thread.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from restormer_cli import images, load_network, restore, training
+from restormer_cli import devices, images, load_network, restore, training
 from restormer_cli.evaluation import with_noise
 from restormer_cli.metrics import psnr, round8
 from restormer_cli.network import Architecture
@@ -43,12 +44,13 @@ CANDIDATES = {
 
 def seconds_per_step(architecture: Architecture) -> float:
     """Of the processor, for a batch; the best of four, after one to warm up."""
-    run = Run.begin("denoise", fresh(architecture, 0), torch.device("cpu"))
+    device = torch.device("cpu")
+    run, bf16 = Run.begin("denoise", fresh(architecture, 0), device), devices.native_bf16(device)
     clean = torch.rand(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(5):
         began = time.process_time()
-        training.update(run, clean, clean, 1e-4, bf16=True)
+        training.update(run, clean, clean, 1e-4, bf16=bf16)
         times.append(time.process_time() - began)
     return min(times[1:])
 
@@ -57,11 +59,11 @@ def main() -> None:
     """Print a line for each candidate."""
     photos, clean, minutes, *names = sys.argv[1:]
     torch.set_num_threads(1)
+    degrade = with_noise(SIGMA).degrade
+    assert degrade is not None  # noqa: S101 - it degrades
     pairs = []
     for path in sorted(Path(clean).iterdir()):
         image = images.to_float(images.read(path).pixels)
-        degrade = with_noise(SIGMA).degrade
-        assert degrade is not None  # noqa: S101 - it degrades
         pairs.append([torch.from_numpy(x).permute(2, 0, 1)[None] for x in (degrade(image), image)])
     for name in names or CANDIDATES:
         architecture = CANDIDATES[name]

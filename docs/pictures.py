@@ -3,7 +3,7 @@
 FOLDER has the photos named below, scaled to 1100 pixels a side or 750 (the mosque: 550, the crowd:
 634). All were held out from training:
 
-- dragonfly-on-lavender.jpg, CC0, from Budgie's wallpapers (budgie-backgrounds)
+- dragonfly.jpg, CC0, from Budgie's wallpapers (dragonfly-on-lavender in budgie-backgrounds)
 - windmill.jpg by Alvaro Araoz, Unsplash licence, unsplash.com/photos/WfU0Iy0IUzc
 - mosque.jpg, "Great Mosque of Djenné" by JM on Flickr, CC BY 2.0, from OpenStax World History
 - crowd.jpg by Pete Souza, public domain, from OpenStax Introduction to Intellectual Property
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from restormer_cli import Restorer, images, severities
-from restormer_cli.degradations import jpeg, to_8_bit, to_linear, to_srgb
+from restormer_cli.degradations import jpeg
 from restormer_cli.images import Image
+from restormer_cli.light import to_8_bit, to_linear, to_srgb
 from restormer_cli.pixels import Array
 
 DOCS = Path(__file__).parent
@@ -40,7 +41,7 @@ class Picture(NamedTuple):
 
 
 PICTURES = {
-    "denoise": Picture("dragonfly-on-lavender.jpg", "", 30, 200),  # of the sample
+    "denoise": Picture("dragonfly.jpg", "", 30, 200),  # of the sample
     "derain": Picture("windmill.jpg", "rain:medium", 350, 400),
     "deblur": Picture("mosque.jpg", "motion:medium", 60, 120),
     "defocus": Picture("crowd.jpg", "defocus:medium", 60, 200),

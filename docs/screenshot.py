@@ -2,8 +2,8 @@
 
 The photos are given the noise of a high-ISO exposure, restored with the lite weights below FOLDER,
 and the report of that is opened in Chromium: as it opens, and one image before and after. Those of
-the README are aitzgorri, friends, life and Wine from Debian's lomiri-wallpapers-16.04, scaled to
-1100 pixels a side; they were among the photos that the lite weights were trained on.
+the README are dragonfly and wren (CC0, from budgie-backgrounds) and windmill and lake (Unsplash,
+from elementary's wallpapers), scaled to 1100 pixels a side and held out from training.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from pictures import noisy_photo
+from pictures import noisy
 from playwright.sync_api import sync_playwright
 
 from restormer_cli import cli, images
@@ -27,14 +26,11 @@ SHOWN = 0  # which image is opened
 
 
 def degrade(photos: list[Path]) -> None:
-    """Write the photos with noise, as JPEG, named without their authors."""
+    """Write the photos with noise, as JPEG."""
     Path("holiday").mkdir(exist_ok=True)
     for photo in photos:
-        clean = torch.from_numpy(images.to_float(images.read(photo).pixels))
-        noisy = noisy_photo(clean.permute(2, 0, 1).unsqueeze(0))[0]
-        pixels = images.from_float(noisy.permute(1, 2, 0).numpy(), np.uint8)
-        name = photo.name.lower().partition("_by_")[0]
-        images.write(Image(pixels), Path("holiday", f"{name}.jpg"), quality=95)
+        image = Image(noisy(images.read(photo).pixels))
+        images.write(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
 
 
 def photograph() -> None:

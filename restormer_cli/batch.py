@@ -134,9 +134,9 @@ def run(
     task = restorer.task.name
     try:
         for (_, job, _), future in line:
-            yield Started(*job.names, task)
             told: Event
             try:
+                yield Started(*job.names, task)
                 told = sent(future.result(), streams.stdout)
             except ImageError as error:
                 told = failed(job, task, error)

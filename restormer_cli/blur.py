@@ -97,8 +97,8 @@ def motion_kernels(paths: Tensor, extent: Tensor) -> Tensor:
 
 
 def _extent(x: Tensor, generator: Generator) -> Tensor:
-    """How far things move, 1..24 pixels, half of them less than 9: B 1 1 1."""
-    return 1 + 23 * uniform(0, 1, x, generator) ** 1.5
+    """How far things move, 1..24 pixels, half of them less than 6: B 1 1 1."""
+    return 1 + 23 * uniform(0, 1, x, generator) ** 2.5
 
 
 def camera_shake(x: Tensor, generator: Generator) -> Tensor:

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -34,11 +35,16 @@ app = typer.Typer(
 VARIABLES = "Each option can also be set by a variable: --skip-existing by RESTORMER_SKIP_EXISTING."
 
 
+def _restoring_examples(*lines: tuple[str, str]) -> str:
+    """The end of a restoring command's help text."""
+    return f"{_examples(*lines)}\n\n{VARIABLES}"
+
+
 def _examples(*lines: tuple[str, str]) -> str:
     """The end of a help text: commands, and what each is for."""
     width = max(len(command) for command, _ in lines)
     shown = [f"  [cyan]{command:{width}}[/]  [dim]{purpose}[/]" for command, purpose in lines]
-    return "\n".join(["[bold]Examples[/]", *shown, "", VARIABLES])
+    return "\n".join(["[bold]Examples[/]", *shown])
 
 
 def _version(wanted: bool) -> None:
@@ -89,7 +95,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 @app.command(
     rich_help_panel=RESTORE,
-    epilog=_examples(
+    epilog=_restoring_examples(
         ("restormer denoise photo.jpg", "writes photo.restored.jpg"),
         ("restormer denoise photo.jpg -o clean.png", "to this file"),
         ("restormer denoise holiday/ -r -o clean/", "a folder and all below it"),
@@ -107,7 +113,7 @@ def denoise(console: Console, options: Denoising) -> None:
 
 @app.command(
     rich_help_panel=RESTORE,
-    epilog=_examples(
+    epilog=_restoring_examples(
         ("restormer derain street.jpg -o dry.png", "to this file"),
         ("restormer derain frames/ --device cuda", "a folder, on the first GPU"),
         ("restormer derain frames/ --skip-existing", "go on where a run was stopped"),
@@ -121,7 +127,7 @@ def derain(console: Console, options: Restoring) -> None:
 
 @app.command(
     rich_help_panel=RESTORE,
-    epilog=_examples(
+    epilog=_restoring_examples(
         ("restormer deblur shaken.jpg", "writes shaken.restored.jpg"),
         ("restormer deblur - < in.jpg > out.jpg", "in a pipe"),
         ("restormer deblur shots/ --dry-run", "what it would do, in how much memory"),
@@ -135,7 +141,7 @@ def deblur(console: Console, options: Restoring) -> None:
 
 @app.command(
     rich_help_panel=RESTORE,
-    epilog=_examples(
+    epilog=_restoring_examples(
         ("restormer defocus soft.jpg", "writes soft.restored.jpg"),
         ("restormer defocus l.png --right r.png", "from the two views of a dual-pixel sensor"),
         ("restormer defocus l/ --right r/ -o out/", "folders of them, with the same names"),
@@ -314,7 +320,12 @@ def schema(context: typer.Context) -> None:
 def train(
     context: typer.Context,
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="What to learn: denoise, derain, deblur, defocus.")
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="What to learn: denoise, derain, deblur, defocus; "
+            "of pairs, whatever it is called.",
+        ),
     ],
     output: Annotated[
         Path,
@@ -351,7 +362,7 @@ def train(
     validate_every: Annotated[
         int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
     ] = 250,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw loss and PSNR (.png, .svg, .pdf) as they come."),
@@ -373,11 +384,8 @@ def train(
         raise UsageError(
             "what shall it learn from?", "Give --photos DIR, or --pairs DEGRADED CLEAN."
         )
-    from . import curves, degradations, devices, teams, training
+    from . import curves, devices, teams, training
 
-    if task not in degradations.DEGRADATIONS:
-        known = ", ".join(degradations.DEGRADATIONS)
-        raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     if plot is not None:
         curves.check(plot)
     settings = training.Settings(
@@ -389,7 +397,9 @@ def train(
     )
     degraded, clean = pairs or (None, photos)
     assert clean is not None  # noqa: S101 - one of the two was given
-    with teams.joined(devices.choose(device)) as (team, own), console.progress(100):
+    with teams.joined(devices.choose(device)) as (team, own), ExitStack() as bar:
+        if team.leads:
+            bar.enter_context(console.progress(100))
         reports = training.train(
             task,
             clean,
@@ -413,6 +423,9 @@ def train(
             console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
             console.advance(100 * report.progress, f"{report.best:.2f} dB")
             if plot is not None:
-                curves.draw(report.history, plot)
+                try:
+                    curves.draw(report.history, plot)
+                except OSError as error:  # no reason to lose a training
+                    console.warn(f"{plot}: cannot be written ({error.strerror})")
     if team.leads:
         console.say(f"{output}: {report.best:.2f} dB on photographs held out")

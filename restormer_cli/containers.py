@@ -31,7 +31,13 @@ _LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that all ta
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 FORMATS = {
     "png": Container(
-        *((".png", ".apng"), ("uint8", "uint16"), True, True, _ALL_AND_CICP, 2**31 - 1, "frame")
+        (".png", ".apng"),
+        ("uint8", "uint16"),
+        alpha=True,
+        grey=True,
+        carries=_ALL_AND_CICP,
+        max_side=2**31 - 1,
+        several="frame",
     ),
     "jpeg": Container(_JPEG, ("uint8",), False, True, _ALL, 65500),
     "tiff": Container(
@@ -92,10 +98,11 @@ def fit(image: Image, kind: str, notes: list[str]) -> Image:
             kept[piece] = None
     cicp = image.cicp
     if cicp is not None and "cicp" not in held.carries:
-        if any(number not in usual for number, usual in zip(cicp, _LIKE_SRGB, strict=False)):
+        usual = all(number in those for number, those in zip(cicp, _LIKE_SRGB, strict=False))
+        if not usual and kept["icc"] is None:
             notes.append(
-                f"{kind} cannot say what its colours are (CICP {cicp[0]}/{cicp[1]}, wide gamut or "
-                "HDR): they will look wrong; PNG can"
+                f"{kind} as it is written here does not say what the colours are "
+                f"(CICP {cicp[0]}/{cicp[1]}): they will look wrong; PNG does"
             )
         cicp = None
     if pixels.shape[2] == 1 and not held.grey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ def check(path: Path) -> None:
         raise UsageError(f"{path} is no picture of a curve", f"Name one of {', '.join(FORMATS)}.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no such folder", "Make it, or name another.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written", "Name a file in a folder that is yours.")
     if find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed",

@@ -158,7 +158,7 @@ def describe() -> list[dict[str, Any]]:
     return [
         {
             "device": name,
-            "model": _model(torch.device(name)),
+            "model": model(torch.device(name)),
             "precision": precision("auto", torch.device(name)),
             "free_memory": free_memory(torch.device(name)),
             "threads": torch.get_num_threads() if name == "cpu" else None,
@@ -167,7 +167,8 @@ def describe() -> list[dict[str, Any]]:
     ]
 
 
-def _model(device: torch.device) -> str:
+def model(device: torch.device) -> str:
+    """What a device is called, as far as PyTorch or the system knows."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":

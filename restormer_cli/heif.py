@@ -94,10 +94,12 @@ def encode(image: Image, quality: int, notes: list[str]) -> bytes:
     height, width = samples.shape[:2]
     file = library.from_bytes(mode, (width, height), samples.tobytes())
     options = dict(zip(_NCLX_FIELDS, image.cicp, strict=True)) if image.cicp else {}
-    if image.cicp and image.format != "heif":
+    if image.cicp and image.format != "heif":  # of which these were another coding's
         options["matrix_coefficients"] = _MATRICES.get(image.cicp[0], 1)
+        options["full_range_flag"] = 1
     if quality == 100:
         options["matrix_coefficients"] = _RGB_MATRIX if samples.shape[2] > 2 else 1
+        options["full_range_flag"] = 1
     buffer = io.BytesIO()
     pieces = {"exif": image.exif, "icc_profile": image.icc, "xmp": image.xmp}
     pieces = {name: piece for name, piece in pieces.items() if piece is not None}

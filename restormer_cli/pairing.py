@@ -43,10 +43,11 @@ def degrading(degrade: Degradation, reach: int = 0) -> Pairing:
     return pair
 
 
-def photographed(channels: int) -> Pairing:
-    """Pairs as they were photographed, of which the first `channels` are the clean image's."""
+def photographed(views: int = 1) -> Pairing:
+    """Pairs as they were photographed: the clean image, then so many degraded views of it."""
 
     def pair(together: Tensor, _: Generator) -> Pair:
+        channels = together.shape[1] // (1 + views)
         return together[:, channels:], together[:, :channels]
 
     return pair

@@ -1,8 +1,9 @@
 """The photographs that a network learns from: decoded, kept in memory, cut into patches.
 
-What is drawn from a photograph but must never change (its crop, whether it is held out, how it is
-degraded for validation) depends on its file's bytes alone: not on its name, on the others, or on
-when the run was started. A copy under another name is the same photograph.
+What is drawn from a photograph but must never change (the place of its crop, whether it is held
+out, how it is degraded for validation) depends on its file's bytes alone: not on its name, on the
+others, or on when the run was started. A copy under another name is the same photograph. How large
+a crop may be does depend on how many photographs there are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import images
+from . import images, pairs
 from .errors import ImageError, UsageError
 from .pixels import Array
 
@@ -63,26 +64,27 @@ def load_photos(
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
     its own. Damaged files, copies of other files and pictures with a side of less than `least`
-    pixels are told to `notify`. With each photo goes that of the same name (whatever its suffix)
-    from each folder of `partners`; what has none is told, too. All are made `grey` if so asked.
+    pixels are told to `notify`. With each photo goes its partner in each folder of `partners` (see
+    `pairs.matched`); what has none is told, too. All are made `grey` if so asked.
 
     Raises:
-        UsageError: fewer than two photos can be used: one to learn from, one to validate with.
+        UsageError: a folder of partners is none, or fewer than two photos can be used: one to
+            learn from, one to validate with.
     """
-    paths = _images(folder)
-    others = [_by_name(partner, notify) for partner in partners]
+    if partners:
+        matches, lonely = pairs.matched(folder, *partners, recursive=True)
+        for path in lonely:
+            notify(f"left out: {path}: there is none of its name in the other folder")
+        together = [[p for p in (m.clean, m.degraded, m.right) if p is not None] for m in matches]
+    else:
+        together = [[path] for path in _images(folder)]
     convert = _to_grey if grey else _to_rgb
     channels = (1 if grey else 3) * (1 + len(partners))
     found: dict[str, Photo] = {}
-    for path in paths:
-        stem = _stem(path, folder)
-        lacking = [p for p, named in zip(partners, others, strict=True) if stem not in named]
-        if lacking:
-            notify(f"left out: {path}: there is none of its name in {lacking[0]}")
-            continue
-        together = [path, *(named[stem] for named in others)]
+    for paths in together:
+        path = paths[0]
         try:
-            photo = _decode(together, memory // len(paths) // channels, convert)
+            photo = _decode(paths, memory // len(together) // channels, convert)
         except ImageError as error:  # no reason to give up all the others
             notify(f"left out: {error.message}")
             continue
@@ -94,7 +96,7 @@ def load_photos(
             found[photo.digest] = photo
     if len(found) < 2:
         raise UsageError(
-            f"{folder}: {len(found)} of {len(paths)} photos can be used; training needs 2", _HINT
+            f"{folder}: {len(found)} of {len(together)} photos can be used; training needs 2", _HINT
         )
     return list(found.values())
 
@@ -104,28 +106,14 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
-def _by_name(folder: Path, notify: Callable[[str], None]) -> dict[Path, Path]:
-    """The images of a folder by what pairs are called; of several of a name the first."""
-    named: dict[Path, Path] = {}
-    for path in _images(folder):
-        first = named.setdefault(_stem(path, folder), path)
-        if first is not path:
-            notify(f"left out: {path}: {first} has its name, too")
-    return named
-
-
-def _stem(path: Path, folder: Path) -> Path:
-    """What the two photos of a pair are called alike."""
-    return path.relative_to(folder).with_suffix("")
-
-
 def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]) -> Photo:
     """Photographs of one scene, converted, of which at most `share` pixels are kept."""
     views = [images.read(path).pixels for path in paths]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
     height, width = views[0].shape[:2]
-    if any(view.shape[:2] != (height, width) for view in views):
-        raise ImageError(f"{paths[0]}: not as large as {paths[-1]}")
+    for path, view in zip(paths, views, strict=True):
+        if view.shape[:2] != (height, width):
+            raise ImageError(f"{paths[0]}: not as large as {path}")
     scale = min(1.0, math.sqrt(share / (height * width)))
     h, w = max(1, int(height * scale)), max(1, int(width * scale))
     rng = np.random.default_rng(int(digest, 16))

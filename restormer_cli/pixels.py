@@ -34,12 +34,12 @@ class Image:
     alpha: Array | None = None
     format: str = "png"
     icc: bytes | None = None
-    cicp: tuple[int, int, int, int] | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     lossless: bool = False  # a WebP that was coded without loss, to be written so again
     premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
+    cicp: tuple[int, int, int, int] | None = None
     extras: tuple[tuple[bytes, bytes], ...] = ()
     duration: Fraction | None = None  # seconds that a frame of an animation is shown
     plays: int = 0  # how often the animation runs, which its first frame says; 0: for ever

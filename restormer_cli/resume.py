@@ -12,10 +12,17 @@ from typing import Any
 
 import torch
 
+from . import devices
 from .errors import CheckpointError
 from .network import Architecture, Restormer
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
+
+_DAMAGE = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, pickle.UnpicklingError),
+)
+"""What PyTorch raises for files that are damaged or something else."""
 
 _PARTS = ("network", "average", "optimizer")
 
@@ -29,7 +36,8 @@ class Run:
         network: the weights that are trained.
         average: their moving average, which is what is validated and kept.
         optimizer: AdamW, as in the paper.
-        photos: the fingerprint of the photographs it began with.
+        started_from: the name of the checkpoint whose weights it began with, if any.
+        photos: the fingerprint of the photographs it was last trained on.
         held_out: the digests of those that it must never be trained on.
         step: how many batches were drawn.
         pixels: how many they had.
@@ -44,6 +52,7 @@ class Run:
     network: Restormer
     average: Restormer
     optimizer: torch.optim.Optimizer
+    started_from: str | None = None
     photos: str = ""
     held_out: list[str] = field(default_factory=list)
     step: int = 0
@@ -55,13 +64,15 @@ class Run:
     history: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, task: str, network: Restormer, device: torch.device) -> Run:
+    def begin(
+        cls, task: str, network: Restormer, device: torch.device, started_from: str | None = None
+    ) -> Run:
         """A run that has not made a step; `network` is what it starts from, and stays as it is."""
         network = copy.deepcopy(network).to(device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
         )
-        return cls(task, network, copy.deepcopy(network).eval(), optimizer)
+        return cls(task, network, copy.deepcopy(network).eval(), optimizer, started_from)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Run:
@@ -78,9 +89,9 @@ class Run:
                 getattr(run, name).load_state_dict(state.pop(name))
             for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
                 setattr(run, name, state[name])
-        except (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError) as error:
-            raise _unusable(path, error) from error
-        except (AttributeError, pickle.UnpicklingError) as error:
+        except _DAMAGE as error:
+            if devices.out_of_memory(error):
+                raise
             raise _unusable(path, error) from error
         return run
 
@@ -104,7 +115,7 @@ class Run:
 
 
 def fresh(architecture: Architecture, seed: int) -> Restormer:
-    """A network with the random weights of this seed; the process's own generator stays as it is.
+    """A network with the random weights of this seed; the CPU's own generator stays as it is.
 
     Random numbers are drawn on the CPU, so that they are the same whatever it is trained on.
     """

@@ -54,7 +54,8 @@ class Settings:
         if progress < WARM_UP:
             return self.learning_rate * max(progress / WARM_UP, 0.01)
         cosine = 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
-        return self.final_learning_rate + cosine * (self.learning_rate - self.final_learning_rate)
+        last = min(self.final_learning_rate, self.learning_rate)
+        return last + cosine * (self.learning_rate - last)
 
     def stage(self, progress: float) -> tuple[int, int]:
         """Side of a patch and patches in a batch at this point of the run."""
@@ -67,5 +68,7 @@ class Settings:
             fits = min(side, largest)
             stages.append((start, fits, batch * side**2 // fits**2))
             if fits < side:
-                notify(f"most photos are smaller than {side} pixels: patches of {fits} instead")
+                notify(
+                    f"most photos are too small for patches of {side}: patches of {fits} instead"
+                )
         return replace(self, stages=tuple(stages))

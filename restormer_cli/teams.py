@@ -16,6 +16,9 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from . import devices
+from .errors import DeviceError
+
 
 class Team(NamedTuple):
     """Which of how many processes this one is; the first one validates, saves and speaks."""
@@ -54,8 +57,10 @@ def joined(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield ALONE, device
         return
+    if device.type == "mps":
+        raise DeviceError("several processes cannot train on mps", "Say --device cpu.")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = devices.choose(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

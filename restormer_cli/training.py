@@ -4,9 +4,10 @@ Small patches in large batches first, large patches in small batches later, so t
 the same throughout. L1 loss, AdamW, cosine schedule, gradient clipping, and a moving average of
 the weights, which is what is validated and saved.
 
-What a step draws (patches and their degradation) depends on the seed and on the step's number
-alone. So a run that goes on is the run that was not interrupted, to the bit on a CPU, whether
-batches are prepared ahead or not: there is no generator whose state could be lost.
+What a step draws (patches and their degradation) depends on the seed, on the step's number and on
+the part of the run that is over. So a run of so many steps that goes on is the run that was not
+interrupted, to the bit on a CPU, whether batches are prepared ahead or not: there is no generator
+whose state could be lost. A run of so many hours goes by the clock.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def validation_set(held_out: Sequence[Photo], lesson: Lesson) -> list[Pair]:
 def mean_psnr(
     restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: Device = "cpu"
 ) -> float:
-    """PSNR in dB over RGB, averaged over pairs; the output clamped, not rounded."""
+    """PSNR in dB over all channels, averaged over pairs; the output clamped, not rounded."""
     with torch.inference_mode():
         values = [
             metrics.psnr(restore(bad.to(device)).clamp(0, 1).cpu(), clean) for bad, clean in pairs
@@ -177,25 +178,25 @@ def train(
         RestormerError: the loss was not finite so many times in a row that there is no hope.
     """
     device = torch.device(device)
+    partners = [folder for folder in (degraded, right) if folder is not None]
+    lesson = _lesson(task, len(partners), degrade)
     if start is not None and start.exists() and output.exists() and output.samefile(start):
         raise UsageError(f"{output} would replace what it starts from", "Name another output.")
     check_writable(output)
     resume = output.with_name(output.name + ".resume")
     run = _begin_or_go_on(task, architecture, start, resume, settings.seed, device)
+    if team.agreed(run.step, device) != run.step:
+        raise UsageError(
+            f"{resume} is of step {run.step}, and that of the first process is not",
+            "All processes must see the same files.",
+        )
     a = run.network.architecture
     _check_views(a, degraded, right)
-    if degraded is not None:
-        lesson = Lesson(photographed(a.out_channels))
-    elif degrade is not None:
-        lesson = Lesson(degrading(degrade))
-    else:
-        lesson = _lesson(task)
     if run.step and start is not None:
         notify(f"{resume}: going on from step {run.step}, and so not from {start}")
     if not output.exists():
         run.best = -math.inf  # the best is gone: keep what is best from here on
 
-    partners = [folder for folder in (degraded, right) if folder is not None]
     least = MULTIPLE + 2 * lesson.reach
     pack = load_photos(photos, settings.memory, notify, least, partners, grey=a.out_channels == 1)
     training, held_out = hold_out(pack, validation_photos, run.held_out)
@@ -203,6 +204,7 @@ def train(
         raise UsageError(f"{photos}: not the photos of {resume}", "Remove that to start anew.")
     if run.photos not in ("", fingerprint(pack)):
         notify("the photos have changed since the run was interrupted: it goes on with these")
+        run.best = -math.inf  # which was perhaps of other photos, or of other parts of them
     run.photos = fingerprint(pack)
     run.held_out = run.held_out or [photo.digest for photo in held_out]
     settings = settings.within(largest_side(training) - 2 * lesson.reach, notify)
@@ -210,7 +212,7 @@ def train(
     record = {
         "task": task,
         "restormer": __version__,
-        "started_from": None if start is None else start.name,
+        "started_from": run.started_from,
         "photos": len(training),
         "pairs": degraded is not None,
         "processes": team.size,
@@ -220,7 +222,7 @@ def train(
         "validation_psnr_degraded": round(
             mean_psnr(lambda bad: bad[:, : a.out_channels], validation), 3
         ),
-        "device": _model(device),
+        "device": f"{devices.model(device)}, PyTorch {device.type}",
         "torch": torch.__version__,
         "settings": asdict(settings),
     }
@@ -245,7 +247,7 @@ def train(
     over = 0.0
     with closing(batches(draw, run.step, AHEAD.get(device.type, 0))) as drawn:
         while over < 1.0:
-            losses, pixels, since = [], run.pixels, time.monotonic()
+            losses, pixels, since = [], run.pixels, time.perf_counter()
             while (over := team.agreed(progress(run.step), device)) < 1.0:
                 bad, clean = next(drawn)
                 loss = update(run, bad, clean, settings.rate(over), forward=forward, bf16=bf16)
@@ -260,7 +262,7 @@ def train(
                     )
                 if run.step % settings.validate_every == 0:
                     break
-            speed = (run.pixels - pixels) / (time.monotonic() - since) / 1e6
+            speed = (run.pixels - pixels) / (time.perf_counter() - since) / 1e6
             finite = [loss for loss in losses if not math.isnan(loss)]
             if lost := len(losses) - len(finite):
                 run.skipped += lost
@@ -325,7 +327,7 @@ def _begin_or_go_on(
     """The run that `resume` holds, or a new one."""
     if not resume.exists():
         network = fresh(architecture, seed) if start is None else checkpoints.load_network(start)
-        return Run.begin(task, network, device)
+        return Run.begin(task, network, device, None if start is None else start.name)
     run = Run.load(resume, device)
     if run.task != task:
         raise CheckpointError(
@@ -334,13 +336,17 @@ def _begin_or_go_on(
     if start is None and run.network.architecture != architecture:
         raise CheckpointError(
             f"{resume} was written by a run with another architecture",
-            "Remove it to start anew, or give the architecture that it has.",
+            "Give the --start that it began with, or remove it to start anew.",
         )
     return run
 
 
-def _lesson(task: str) -> Lesson:
-    """What is learned where nothing else is given: to undo what is done to photographs here."""
+def _lesson(task: str, views: int, degrade: Degradation | None) -> Lesson:
+    """What is learned: from degraded `views` of each photo, or to undo what is done to it here."""
+    if views:
+        return Lesson(photographed(views))
+    if degrade is not None:
+        return Lesson(degrading(degrade))
     if task not in DEGRADATIONS:
         known = ", ".join(DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
@@ -385,9 +391,3 @@ def _check_views(a: Architecture, degraded: Path | None, right: Path | None) -> 
         raise UsageError(
             "a dual-pixel network learns from two views", "Give --pairs LEFT CLEAN --right RIGHT."
         )
-
-
-def _model(device: torch.device) -> str:
-    """What a model card calls the device."""
-    known = (d["model"] for d in devices.describe() if d["device"].split(":")[0] == device.type)
-    return f"{next(known, device.type)}, PyTorch {device.type}"

@@ -561,7 +561,9 @@ def test_wide_gamut_and_hdr_are_kept_or_their_loss_is_said(tmp_path):
     assert images.write(image, tmp_path / "a.png") == []
     assert images.read(tmp_path / "a.png").cicp == image.cicp
     (note,) = images.write(image, tmp_path / "a.jpg")
-    assert "jpeg cannot say what its colours are (CICP 9/16" in note
+    assert "does not say what the colours are (CICP 9/16): they will look wrong" in note
+    profiled = replace(image, icc=wide_gamut())
+    assert images.write(profiled, tmp_path / "a.jpg") == []
     assert images.write(replace(image, cicp=(1, 13, 0, 1)), tmp_path / "a.jpg") == []
 
 

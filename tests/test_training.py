@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ def test_a_dual_pixel_network_learns_from_two_views(
     views = ("--pairs", noisy, photos, "--right", right)
     done = restormer("train", "defocus", *views, "-o", output, *words)
     assert done.status == 0
-    assert f"1.png: there is none of its name in {right}" in done.stderr
+    assert "1.png: there is none of its name in the other folder" in done.stderr
     network = checkpoints.load_network(output)
     assert network.architecture == TWO_VIEWS
     left, clean = (
@@ -241,7 +241,7 @@ def test_the_two_of_a_pair_are_cut_and_turned_alike(photos: Path, tmp_path: Path
     pairs = load_photos(photos, 5 * 50 * 50 * 6, lambda _: None, 16, [photos])
     assert {photo.pixels.shape for photo in pairs} == {(50, 50, 6)}
     drawn = patches(pairs, 32, 8, np.random.default_rng(0))
-    degraded, clean = photographed(3)(drawn, Generator())
+    degraded, clean = photographed()(drawn, Generator())
     assert torch.equal(degraded, clean)
     assert degraded.shape == (8, 3, 32, 32)
 
@@ -256,13 +256,24 @@ def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_pa
     assert "1.png: not as large as" in line
 
 
-def test_of_two_with_the_name_of_one_the_first_is_used(photos: Path, noisy: Path) -> None:
-    """The other is named: which of them is the photo's partner cannot be known."""
-    (noisy / "1.png").write_bytes((photos / "2.png").read_bytes())
+def test_of_two_with_the_name_of_one_the_same_name_wins(photos: Path, tmp_path: Path) -> None:
+    """1.png belongs to 1.png, in subfolders too; the other has no partner, which is told."""
+    clean, degraded = tmp_path / "clean" / "a", tmp_path / "degraded" / "a"
+    shutil.copytree(photos, clean)
+    shutil.copytree(photos, degraded)
+    (degraded / "1.jpg").write_bytes((photos / "2.png").read_bytes())
     said: list[str] = []
-    assert len(load_photos(photos, 1 << 20, said.append, 16, [noisy])) == 5
+    pairs = load_photos(clean.parent, 1 << 20, said.append, 16, [degraded.parent])
+    assert len(pairs) == 5
+    assert all(np.array_equal(p.pixels[..., :3], p.pixels[..., 3:]) for p in pairs)
     (line,) = said
-    assert line == f"left out: {noisy / '1.png'}: {noisy / '1.jpg'} has its name, too"
+    assert line == f"left out: {degraded / '1.jpg'}: there is none of its name in the other folder"
+
+
+def test_partners_must_be_in_a_folder(photos: Path, tmp_path: Path) -> None:
+    """A mistyped one is told as such, not photo by photo."""
+    with pytest.raises(UsageError, match="no such folder"):
+        load_photos(photos, 1 << 20, lambda _: None, 16, [tmp_path / "nosiy"])
 
 
 @pytest.mark.parametrize("words", [(), ("--photos", "a", "--pairs", "a", "b")])
@@ -277,17 +288,24 @@ def test_it_learns_from_one_thing(
 
 @pytest.mark.parametrize("name", ["a.png", "a.svg"])
 def test_the_course_is_drawn(
-    name: str, photos: Path, tmp_path: Path, restormer: Callable[..., Outcome]
+    name: str,
+    photos: Path,
+    tmp_path: Path,
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`--plot` draws loss and PSNR of all validations, those before an interruption included."""
     pytest.importorskip("matplotlib")
-    options = ("-o", tmp_path / "a.safetensors", "--steps", 2, "--validate-every", 1)
-    done = restormer(
-        "train", "denoise", "--photos", photos, *options, "--plot", tmp_path / name, "-q"
-    )
-    assert done.status == 0, done.stderr
+    drawn: list[list[int]] = []
+    draw = curves.draw
+    monkeypatch.setattr(curves, "draw", lambda h, p: (drawn.append(sorted(h)), draw(h, p)))
+    options = ("-o", tmp_path / "a.safetensors", "--validate-every", 1)
+    for steps in (1, 2):
+        words = (*options, "--steps", steps, "--plot", tmp_path / name, "-q")
+        done = restormer("train", "denoise", "--photos", photos, *words)
+        assert done.status == 0, done.stderr
+    assert drawn == [[1], [1, 2]]
     assert (tmp_path / name).stat().st_size > 5000
-    assert sorted(state(tmp_path / "a.safetensors")["history"]) == [1, 2]
 
 
 def test_what_cannot_be_drawn_is_refused(
@@ -463,7 +481,7 @@ def test_hours_are_those_of_all_sittings(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_folder_is_said_and_nothing_held_out_is_trained_on(
-    photos: Path, tmp_path: Path
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Photos may come and go between sittings; what was held out stays so, and it is told."""
     output = tmp_path / "a.safetensors"
@@ -473,10 +491,20 @@ def test_a_changed_folder_is_said_and_nothing_held_out_is_trained_on(
         pixels = pixels[::-1] // 2
         (photos / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     before, said = state(output)["held_out"], []
-    run(photos, output, replace(SIX, steps=8), notify=said.append)
+    learned_from: set[str] = set()
+
+    def watched(photos: Sequence[Photo], *rest: Any) -> Tensor:
+        learned_from.update(photo.digest for photo in photos)
+        return patches(photos, *rest)
+
+    monkeypatch.setattr(training, "patches", watched)
+    (last,) = run(photos, output, replace(SIX, steps=8, validate_every=8), notify=said.append)
     assert len(said) == 1
     assert "photos have changed" in said[0]
     assert state(output)["held_out"] == before
+    assert len(learned_from) == 6
+    assert learned_from.isdisjoint(before)
+    assert last.best == last.psnr  # what was best of other photos does not stand in the way
 
 
 def test_a_resume_file_of_something_else_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -554,7 +582,7 @@ def test_photos_left_out_and_smaller_patches_are_said(photos: Path, tmp_path: Pa
     run(photos, output, Settings(steps=2, stages=stages), notify=said.append)
     assert len(said) == 2
     assert "broken.png" in said[0]
-    assert "smaller than 128 pixels: patches of 96" in said[1]
+    assert "too small for patches of 128: patches of 96" in said[1]
     assert record(output)["settings"]["stages"] == [[0.0, 32, 2], [0.5, 96, 1]]
 
 
