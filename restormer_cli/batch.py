@@ -167,8 +167,7 @@ def sent(written: Written, stdout: BinaryIO) -> Restored:
     """The event, after the image that has no file has gone to stdout: here, for the same reason."""
     event, data = written
     if data is not None:
-        stdout.write(data)
-        stdout.flush()
+        images.save(data, stdout)
     return event
 
 
@@ -248,7 +247,23 @@ class Work:
     def _restored(self, read: _Read, following: tuple[int, _Decoded]) -> paging.Page:
         """A page restored. Blending is in float: rounded is once, at the end."""
         self._go_on()
-        number, (image, right, noise) = following
+        number, decoded = following
+        try:
+            return self._page(read, number, *decoded)
+        except MemoryError as error:  # beside the network, which makes do with less if it can
+            height, width = decoded.image.pixels.shape[:2]
+            raise ImageError(
+                f"memory does not suffice for {width} x {height} pixels", "Free some of it."
+            ) from error
+
+    def _page(
+        self,
+        read: _Read,
+        number: int,
+        image: images.Image,
+        right: Array | None,
+        noise: Noise | None,
+    ) -> paging.Page:
         before = to_float(image.pixels)
         progress = partial(self._progress, read, number)
         view = None if right is None else to_float(right)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,11 @@ class Container:
 _ALL = frozenset({"icc", "exif", "xmp"})
 _ALL_AND_CICP = _ALL | {"cicp"}
 _LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that all take for granted
+# What PNGs of sRGB say of their colours for older readers (PNG, third edition, 11.3.2.5).
+_SRGB_CHUNKS = {
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+}
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 FORMATS = {
     "png": Container(
@@ -105,6 +111,10 @@ def fit(image: Image, kind: str, notes: list[str]) -> Image:
                 f"(CICP {cicp[0]}/{cicp[1]}): they will look wrong; PNG does"
             )
         cicp = None
+    if kind != image.format and kept["icc"] is None and image.cicp is None:
+        chunks = dict(image.extras)
+        if any(chunks.get(name, usual) != usual for name, usual in _SRGB_CHUNKS.items()):
+            notes.append(f"{kind} cannot tell PNG's gamma or primaries: colours will look wrong")
     if pixels.shape[2] == 1 and not held.grey:
         pixels = np.repeat(pixels, 3, axis=2)
         notes.append(f"{kind} has no grey: written as RGB")

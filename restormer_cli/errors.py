@@ -21,6 +21,10 @@ class ImageError(RestormerError):
     """One image could not be read, restored or written; the others go on."""
 
 
+class DamagedError(ImageError):
+    """An image file is damaged, cut off or empty."""
+
+
 class UsageError(RestormerError):
     """The request makes no sense as it stands; nothing was touched."""
 

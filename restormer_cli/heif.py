@@ -66,16 +66,17 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
     if "nclx_profile" in info and image.icc is None:
         primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX_FIELDS)
         image.cicp = (primaries, transfer, matrix, full)
+    besides = []
     if (others := len(file) - 1) > 0:
-        image.notes.append(f"{others} more pictures in the file are left out")
+        besides.append(f"{others} more pictures")
     if info["aux"] or info["depth_images"]:
-        image.notes.append("its gain or depth maps, which fit the picture as it was, are left out")
+        besides.append("gain or depth maps, which fit the picture as it was")
     samples = np.asarray(picture)
     if (bits := info["bit_depth"]) > 8:  # which are the upper ones of 16
         samples = rescaled(samples >> (16 - bits), (1 << bits) - 1, 65535)
     image.premultiplied = picture.premultiplied_alpha
     image.put(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
-    return Pictures.one(image)
+    return Pictures.one(image, *besides)
 
 
 def encode(image: Image, quality: int, notes: list[str]) -> bytes:

@@ -16,7 +16,7 @@ import PIL.Image
 from . import apng, exif, heif, jpeg, png, rasters, raw, tiff
 from .containers import FORMATS, Container, fit, readable_suffixes
 from .damage import DAMAGE, OWN_CHECKS, cause
-from .errors import ImageError
+from .errors import DamagedError, ImageError
 from .files import write_whole
 from .pixels import Array, Image, Pictures, from_float, to_float
 
@@ -45,7 +45,7 @@ _DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], Pictures]] = {
     re.compile(start, re.DOTALL): decode
     for start, decode in (
         (re.escape(png.SIGNATURE), apng.decode),
-        (re.escape(jpeg.SIGNATURE), lambda *given: Pictures.one(jpeg.decode(*given))),
+        (re.escape(jpeg.SIGNATURE), jpeg.decode),
         (raw.SIGNATURE, raw.decode),
         (b"|".join(map(re.escape, tiff.SIGNATURES)), tiff.decode),
         (heif.SIGNATURE, heif.decode),
@@ -86,11 +86,12 @@ def pictures(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>
     array does not hold.
 
     Raises:
-        ImageError: the file is not an image, is damaged or truncated, is too large by its header,
-            or has NaN or infinite samples; here, or when the picture is asked for.
+        DamagedError: the file is empty, damaged or truncated.
+        ImageError: the file is not an image, is too large by its header, or has NaN or infinite
+            samples. All of them here, or when the picture is asked for.
     """
     if not data:
-        raise ImageError(f"{name}: the file is empty", "Get a complete copy of the file.")
+        raise DamagedError(f"{name}: the file is empty", "Get a complete copy of the file.")
     decoders = (decode for start, decode in _DECODERS.items() if start.match(data))
     decode = next(decoders, rasters.decode)
     if decode is tiff.decode and raw.is_raw(data, Path(name).suffix.lower()):
@@ -123,7 +124,7 @@ def _told(name: str) -> Iterator[None]:
         with OWN_CHECKS:
             yield
     except ImageError as error:
-        raise ImageError(f"{name}: {error.message}", error.hint) from error
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
     except PIL.UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: not an image, or of a kind that is not supported",
@@ -131,7 +132,7 @@ def _told(name: str) -> Iterator[None]:
             "and raw files of cameras.",
         ) from error
     except DAMAGE as error:
-        raise ImageError(
+        raise DamagedError(
             f"{name}: damaged or truncated ({cause(error)})", "Get a complete copy of the file."
         ) from error
 
@@ -234,6 +235,8 @@ def save(
         else:
             target.write(data)
             target.flush()
+    except BrokenPipeError:  # whoever reads has had enough: no fault of the image's
+        raise
     except OSError as error:
         raise ImageError(
             f"{_name_of(target)}: cannot write ({cause(error)})",

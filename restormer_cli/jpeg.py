@@ -10,7 +10,7 @@ from contextlib import suppress
 import PIL.Image
 
 from . import exif, rasters
-from .pixels import UNDECODED, Image, check_size
+from .pixels import UNDECODED, Image, Pictures, check_size
 
 SIGNATURE = b"\xff\xd8\xff"
 _APP0, _APP1, _APP2, _APP13, _COM = b"\xff\xe0", b"\xff\xe1", b"\xff\xe2", b"\xff\xed", b"\xff\xfe"
@@ -22,11 +22,14 @@ _LONGEST = 65533  # bytes that a segment holds
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
 _XMP, _XMP_MORE = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-_PICTURES, _PICTURE_COUNT = b"MPF\0", 45057  # CIPA DC-007, 5.2
+_PICTURES, _PICTURE_ENTRIES, _SMALL_COPY = b"MPF\0", 45058, 1  # CIPA DC-007, 5.2
+# What Google's and Samsung's cameras say of a film that follows the picture.
+_FILM = re.compile(rb"(?:MotionPhoto|MicroVideo)(?:=[\"']|>)1")
+_FILM_AT_THE_END = b"MotionPhoto_Data"
 _KEPT = {_APP0: b"JFIF\0", _APP1: _XMP_MORE, _APP13: b"", _COM: b""}
 
 
-def decode(data: bytes, max_pixels: int) -> Image:
+def decode(data: bytes, max_pixels: int) -> Pictures:
     """Decode grey or RGB; CMYK becomes RGB."""
     segments, scan = _segments(data)
 
@@ -51,10 +54,15 @@ def decode(data: bytes, max_pixels: int) -> Image:
     profile = sorted(bodies(_APP2, _ICC))
     if profile and profile[0][1] == len(profile):
         image.icc = b"".join(piece[2:] for piece in profile)
+    elif profile:
+        image.notes.append("the ICC profile is damaged: it is left out")
+    besides = []
     for index in bodies(_APP2, _PICTURES):
         with suppress(*exif.DAMAGE):
-            if (count := exif.parse(index).integer(_PICTURE_COUNT, 1)) > 1:
-                image.notes.append(f"{count} frames: the first is read")
+            if (others := _others(exif.parse(index))) > 0:
+                besides.append(f"{others} more pictures, or maps of it")
+    if _FILM.search(image.xmp or b"") or _FILM_AT_THE_END in data:
+        besides.append("a film, as of a motion photo")
     # Pillow would look into APP1 and APP2, and warn of what it finds there.
     coding = [pair for pair in segments if pair[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]
@@ -65,7 +73,15 @@ def decode(data: bytes, max_pixels: int) -> Image:
     if image.dpi is None and image.exif is not None:
         with suppress(*exif.DAMAGE):
             image.dpi = exif.parse(image.exif).dpi()
-    return image
+    return Pictures.one(image, *besides)
+
+
+def _others(index: exif.Directory) -> int:
+    """How many pictures an index tells of, less the first and all that are small copies of it."""
+    entries = index.raw(_PICTURE_ENTRIES) or b""
+    # Of 16 bytes each, which begin with flags and the type; class 1 of types is copies (5.2.3.3).
+    kinds: tuple[int, ...] = struct.unpack(f"{index.order}{'I12x' * (len(entries) // 16)}", entries)
+    return sum((kind >> 16) & 0xFF != _SMALL_COPY for kind in kinds) - 1
 
 
 def encode(image: Image, quality: int, notes: list[str]) -> bytes:

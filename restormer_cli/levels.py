@@ -55,7 +55,8 @@ def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
             stdin.seek(0)
         else:
             data = images.load(job.source)[1]
-        noise = noise_level.estimate(images.read(data, max_pixels=max_pixels).pixels)
+        found = images.pictures(data, max_pixels=max_pixels, name=job.names[0])
+        noise = noise_level.estimate(next(found.images).pixels)
     except ImageError:  # which is told when its turn comes
         return "blind"
     level = noise_level.level_for(noise)

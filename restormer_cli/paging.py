@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .restorer import Restoration
 
 
+_WRITE_ELSEWHERE = "In place they would be lost: write elsewhere."
+
+
 class Page(NamedTuple):
     """A restored page, and what there is to say of it."""
 
@@ -47,13 +50,15 @@ def held(found: Pictures, kind: str, *, in_place: bool = False) -> tuple[int, li
     """How many of a file's pages an output of this format holds, and what to say of the others.
 
     Raises:
-        ImageError: with `in_place` the others would be lost.
+        ImageError: with `in_place` the others, or what the file holds besides, would be lost.
     """
+    if in_place and found.besides:
+        raise ImageError(f"it holds {', and '.join(found.besides)}", _WRITE_ELSEWHERE)
     if found.count == 1 or FORMATS[kind].several == found.unit:
         return found.count, []
     text = f"{found.count} {found.unit}s, and {kind} holds one: {found.count - 1} are left out"
     if in_place:
-        raise ImageError(text, "In place they would be lost: write elsewhere.")
+        raise ImageError(text, _WRITE_ELSEWHERE)
     return 1, [text]
 
 

@@ -65,17 +65,20 @@ class Pictures:
 
     What their headers say is checked already. `unit` is what they are to each other: pages, which
     may differ in size and type, or frames of an animation, which do not. `format` is the file's.
+    `besides` names what else it holds and no output will; the notes of the first image tell of it.
     """
 
     images: Iterator[Image]
     format: str
     count: int = 1
     unit: str = "page"
+    besides: tuple[str, ...] = ()
 
     @classmethod
-    def one(cls, image: Image) -> Pictures:
-        """A file of one picture."""
-        return cls(iter([image]), image.format)
+    def one(cls, image: Image, *besides: str) -> Pictures:
+        """A file of one picture, with what it holds besides."""
+        image.notes += [f"{thing}: left out" for thing in besides]
+        return cls(iter([image]), image.format, besides=besides)
 
 
 def to_float(pixels: Array) -> npt.NDArray[np.float32]:

@@ -65,6 +65,8 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             kept = {tag: value for tag, value in said.tags.items() if tag in _KEPT}
             image.exif = exif.build(said.order, kept) if kept else None
             image.xmp = said.raw(_XMP)
+    else:
+        image.notes.append("its EXIF is left out")
     return Pictures.one(image)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import checkpoints, devices, ensemble, restoration, tasks
 from .cutting import finer, grain_for
-from .errors import ImageError, UsageError
+from .errors import CheckpointError, ImageError, UsageError
 from .images import from_float, to_float
 from .sources import Found
 
@@ -141,12 +141,16 @@ class Restorer:
             weights = checkpoints.resolve(weights, checkpoint, self.task, notify=self.notify)
         self.weights = weights
         self.network = checkpoints.load_network(self.weights).to(self.device)
-        channels = self.network.architecture.in_channels
-        if dual_pixel != (channels == 6):
-            takes = "two views (6 channels)" if channels == 6 else f"{channels} channels"
+        channels = self.network.architecture.in_channels, self.network.architecture.out_channels
+        if channels not in [(1, 1), (3, 3), (6, 3)]:
+            raise CheckpointError(
+                f"{self.weights.name} makes {channels[1]} channels of {channels[0]}",
+                "Networks can be of RGB images or grey ones, or of two RGB views.",
+            )
+        if dual_pixel != (channels[0] == 6):
+            takes = "two views (6 channels)" if channels[0] == 6 else f"{channels[0]} channels"
             raise UsageError(
-                f"{self.weights.name} takes {takes}",
-                "Dual-pixel weights and --right go together." if channels in (3, 6) else "",
+                f"{self.weights.name} takes {takes}", "Dual-pixel weights and --right go together."
             )
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:

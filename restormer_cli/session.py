@@ -321,7 +321,7 @@ def _unskipped(
     reasons: dict[Job, str | None] = {}
     lines = {}
     for job in jobs:
-        reasons[job], line = skipping.judged(job, past)
+        reasons[job], line = skipping.judged(job, task, past)
         if line is not None:
             lines[job] = line
     for note in past.notes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import images
-from .errors import ImageError
+from .errors import DamagedError, ImageError
 from .inputs import is_there
 from .records import Fingerprint, fingerprint
 
@@ -21,10 +21,10 @@ FOREIGN = "its output exists, and no record says that it was made from this imag
 EDITED = "its output was changed after it was written: remove it to have it made again"
 
 
-def judged(job: Job, records: Records) -> tuple[str | None, Line | None]:
+def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | None]:
     """Why this image is skipped whatever the weights, or else the line that they are to be held to.
 
-    Both are None if it is to be restored: there is no output, it can no longer be read, or it was
+    Both are None if it is to be restored: there is no output, it is damaged, or it was
     made from another input. What somebody else wrote, or changed, is never written over; but in
     place it is an input, unless it is what we made of one.
     """
@@ -34,13 +34,23 @@ def judged(job: Job, records: Records) -> tuple[str | None, Line | None]:
     written = (line for line in lines if fingerprint(line, "output").fits(target))
     line = next(written, None)
     if job.in_place:
-        return REPLACED if line else None, None
+        return REPLACED if line and task in _made_in_place(line, lines) else None, None
     if not lines:
         return FOREIGN, None
     if line is None:
-        return (EDITED if _readable(target) else None), None
+        return (None if _damaged(target) else EDITED), None
     same = job.source is not None and fingerprint(line, "input").fits(job.source)
     return None, line if same and _same_right(line, job.right) else None
+
+
+def _made_in_place(last: Line, lines: list[Line]) -> list[str]:
+    """The tasks that made a file of what lay in its place, one after the other."""
+    tasks, at = [last["recipe"]["task"]], fingerprint(last, "input").sha256
+    for line in lines:  # the newest first
+        if fingerprint(line, "output").sha256 == at:
+            tasks.append(line["recipe"]["task"])
+            at = fingerprint(line, "input").sha256
+    return tasks
 
 
 def made_by(line: Line, recipe: Recipe) -> bool:
@@ -55,9 +65,12 @@ def _same_right(line: Line, right: Path | None) -> bool:
     return Fingerprint(**recorded).fits(right)
 
 
-def _readable(path: Path) -> bool:
+def _damaged(path: Path) -> bool:
+    """Whether a file is so: what cannot be read for other reasons may be somebody's work."""
     try:
         images.read(path)
+    except DamagedError:
+        return True
     except ImageError:
-        return False
-    return True
+        pass
+    return False

@@ -35,6 +35,8 @@ _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
 _STORAGE = strips.CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
 _STORAGE |= {*range(340, 347), _XMP, _ICC, 37724}
 
+_BESIDES = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
+
 
 class _Kind(NamedTuple):
     """How the samples are to be understood."""
@@ -50,12 +52,13 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
 
     What shows another page smaller, or masks it, is no page: it would show it unrestored.
     """
-    starts, others = [], 0
+    starts, others, besides = [], 0, set()
     for start, page in _directories(data):
         if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
             others += 1
             continue
         starts.append(start)
+        besides |= {name for tag, name in _BESIDES.items() if tag in page.tags}
         try:
             check_size(page.integer(strips.WIDTH), page.integer(strips.HEIGHT), max_pixels)
         except ImageError as error:
@@ -70,9 +73,11 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             page = _decode_page(data, exif.parse(data, start))
             if others and not number:
                 page.notes.append(f"{others} smaller copies or masks of it are left out")
+            if not number:
+                page.notes += [f"{thing}: left out" for thing in sorted(besides)]
             yield page
 
-    return Pictures(pages(), "tiff", len(starts))
+    return Pictures(pages(), "tiff", len(starts), besides=tuple(sorted(besides)))
 
 
 def _directories(data: bytes) -> Iterator[tuple[int | None, Directory]]:

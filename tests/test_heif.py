@@ -168,7 +168,7 @@ def test_of_several_pictures_the_main_one_is_restored(
         file.add_frombytes("RGB", (56, 40), noise(40, 56, 3, seed=seed).tobytes())
     file.save("a.heic", quality=-1, chroma=444, matrix_coefficients=0, primary_index=1)
     outcome = restormer("denoise", "a.heic", "-o", "b.png", *EXACT)
-    assert "note: a.heic: 2 more pictures in the file are left out" in outcome.stderr
+    assert "note: a.heic: 2 more pictures: left out" in outcome.stderr
     assert np.array_equal(images.read(Path("b.png")).pixels, noise(40, 56, 3, seed=2))
 
 

@@ -408,6 +408,16 @@ def test_photoshop_layers_and_storage_tags_do_not_reach_a_written_tiff(tmp_path)
     assert b"layers" not in (tmp_path / "a.tif").read_bytes()
 
 
+def test_a_png_with_a_gamma_of_its_own_says_so_when_it_becomes_another_format(tmp_path):
+    """A linear PNG would be dark as a JPEG; the gamma and primaries of sRGB are everybody's."""
+    linear = images.read(png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 100000))))
+    assert images.write(linear, tmp_path / "a.png") == []
+    (note,) = images.write(linear, tmp_path / "a.jpg")
+    assert "gamma or primaries" in note
+    usual = images.read(png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 45455))))
+    assert images.write(usual, tmp_path / "a.jpg") == []
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_lossless_webp_stays_lossless(tmp_path, alpha):
     """A lossless WebP is written losslessly, colour under full transparency included."""
@@ -597,7 +607,7 @@ def test_of_several_frames_the_first_is_read(kind):
     image = images.read(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels, np.asarray(reference.convert("RGB")))
-    assert ("first" in " ".join(image.notes)) == (kind == "MPO")
+    assert ("1 more pictures" in " ".join(image.notes)) == (kind == "MPO")
     assert image.format == {"MPO": "jpeg"}.get(kind, kind.lower())
 
 

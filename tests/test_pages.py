@@ -160,6 +160,28 @@ def test_in_place_all_pages_are_replaced(restormer: Callable[..., Outcome]) -> N
     assert Path("b.bmp").read_bytes() == animation("GIF")
 
 
+def test_in_place_what_a_file_holds_besides_is_not_lost(restormer: Callable[..., Outcome]) -> None:
+    """A second picture, a motion photo's film, Photoshop's layers: refused; elsewhere, a note."""
+    first, second = (PIL.Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    first.save("a.jpg", "MPO", save_all=True, append_images=[second])
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a GCamera:MotionPhoto="1"/></x:xmpmeta>'
+    first.save("b.jpg", xmp=xmp)
+    with Path("b.jpg").open("ab") as file:
+        file.write(b"\0\0\0\x18ftypmp42")
+    first.save("c.tif", tiffinfo={37724: b"Adobe Photoshop Document Data Block\0"})
+    for name, held in (("a.jpg", "1 more pictures"), ("b.jpg", "a film"), ("c.tif", "layers")):
+        before = Path(name).read_bytes()
+        outcome = restormer("denoise", name, "--in-place")
+        assert outcome.status == 1
+        assert "it holds " in outcome.stderr
+        assert held in outcome.stderr
+        assert Path(name).read_bytes() == before
+        outcome = restormer("denoise", name, *EXACT)
+        assert outcome.status == 0
+        assert f"note: {name}: " in outcome.stderr
+        assert f"{held}" in outcome.stderr
+
+
 def test_a_page_that_is_damaged_fails_the_file_and_is_named(
     restormer: Callable[..., Outcome],
 ) -> None:

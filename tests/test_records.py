@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from program import Outcome, picture, tree
 
-from restormer_cli import records, skipping
+from restormer_cli import images, records, skipping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +212,28 @@ def test_in_place_nothing_is_restored_twice(restormer: Callable[..., Outcome]) -
         ("f/b.jpg", None),
     ]
     assert Path("f/a.jpg").read_bytes() == done
+
+
+def test_in_place_one_task_may_follow_another(restormer: Callable[..., Outcome]) -> None:
+    """Each task is done once, however many come after it."""
+    picture("f/a.png")
+    ends = []
+    for task in ("derain", "deblur", "derain", "deblur"):
+        outcome = restormer(task, "f", "--in-place", "--skip-existing", "--json")
+        ends += [e["event"] for e in outcome.events if e["event"] in ("restored", "skipped")]
+    assert ends == ["restored", "restored", "skipped", "skipped"]
+
+
+def test_what_was_retouched_in_a_way_that_cannot_be_read_stays(
+    go_on: Callable[..., Again],
+) -> None:
+    """Only what is damaged is made again; what has NaN in it, say, is somebody's work."""
+    go_on()
+    strange = images.Image(np.full((8, 8, 3), np.nan, np.float32))
+    images.write(strange, Path("out/a.png"), format="tiff")
+    before = Path("out/a.png").read_bytes()
+    assert go_on()["a.png"] == skipping.EDITED
+    assert Path("out/a.png").read_bytes() == before
 
 
 def test_the_right_view_counts_as_input(

@@ -252,6 +252,13 @@ def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
     assert len(said) == 1
 
 
+def test_a_network_of_other_channels_is_refused(tiny):
+    """One that makes three channels of four, say, fits no image: an error before any."""
+    path = tiny(in_channels=4, dual_pixel=True)
+    with pytest.raises(CheckpointError, match="makes 3 channels of 4"):
+        Restorer("denoise", weights=str(path), device="cpu")
+
+
 def test_a_grey_network_takes_colours_one_after_the_other(tiny, monkeypatch):
     """In the memory of one of them, which is what was planned; progress is of all three."""
     path = tiny(in_channels=1, out_channels=1)
