@@ -100,7 +100,7 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
     """
     if path := cached(checkpoint):
         return path
-    if _offline():
+    if offline():
         raise UnavailableError(
             f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids to download it",
             f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights lite.",
@@ -163,10 +163,10 @@ def from_hub(
         CheckpointError: what came has the wrong SHA-256; it was removed.
     """
     kept = _cached_from_hub(repository, file, revision)
-    if kept and (_offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
+    if kept and (offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
         return kept
     name = f"{repository}/{file}"
-    if _offline():
+    if offline():
         raise UnavailableError(
             f"{name} is not cached, and HF_HUB_OFFLINE forbids to download it",
             "Unset HF_HUB_OFFLINE, or name a file on this machine.",
@@ -197,7 +197,8 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _offline() -> bool:
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids all downloads."""
     return bool(constants.HF_HUB_OFFLINE)
 
 

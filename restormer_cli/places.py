@@ -119,10 +119,13 @@ class _Rehearsal:
         wanted = tasks.CHECKPOINTS.get(self.options.weights, self.request.checkpoint)
         official = self.options.weights in ("auto", "official", *tasks.CHECKPOINTS)
         at_hand = not official or downloads.cached(wanted) is not None
-        if self.options.weights.startswith("hf:") or not at_hand:
+        remote = self.options.weights.startswith("hf:") or not at_hand
+        if remote and not downloads.offline():  # else a run would do without, and so does this
             name = wanted.name if official else self.options.weights
+            instead = ", or the lite ones taken if they cannot be had"
             self.console.say(
-                f"The weights {name} would be downloaded first; memory is known after that."
+                f"The weights {name} would be downloaded first"
+                f"{instead if self.options.weights == 'auto' else ''}; memory is known after that."
             )
             return None
         return self.make(notify=self.console.warn)

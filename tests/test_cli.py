@@ -352,8 +352,20 @@ def test_a_dry_run_downloads_nothing(
     picture("a.png")
     outcome = restormer("derain", "a.png", "--dry-run")
     assert outcome.status == 0
-    assert "deraining would be downloaded" in outcome.stderr
+    assert "deraining would be downloaded first, or the lite ones taken if" in outcome.stderr
     assert not list(hf_home.rglob("*.pth"))
+
+
+def test_a_dry_run_without_a_network_is_that_of_the_run(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where downloads are forbidden, the lite weights are taken, and their memory is foretold."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "--dry-run", "--json")
+    assert outcome.status == 0
+    assert "HF_HUB_OFFLINE" in outcome.stderr
+    assert outcome.events[0]["peak_bytes"] > 0
 
 
 # --- exit statuses ------------------------------------------------------------------------------
