@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import features
 
-from . import heif, raw
+from . import exif, heif, raw
 from .errors import ImageError
 from .pixels import Image, from_float, to_float
 
@@ -115,6 +116,9 @@ def fit(image: Image, kind: str, notes: list[str]) -> Image:
         chunks = dict(image.extras)
         if any(chunks.get(name, usual) != usual for name, usual in _SRGB_CHUNKS.items()):
             notes.append(f"{kind} cannot tell PNG's gamma or primaries: colours will look wrong")
+    if kept["exif"] is not None:
+        with suppress(*exif.DAMAGE):  # its thumbnail shows the picture as it was
+            kept["exif"] = exif.without_thumbnail(kept["exif"])
     if pixels.shape[2] == 1 and not held.grey:
         pixels = np.repeat(pixels, 3, axis=2)
         notes.append(f"{kind} has no grey: written as RGB")

@@ -164,6 +164,19 @@ def take_orientation(block: bytes) -> tuple[int, bytes]:
     return orientation, block[:at] + one + block[at + len(one) :]
 
 
+def without_thumbnail(block: bytes) -> bytes:
+    """The block in which nothing leads to its thumbnail any more; nothing moves.
+
+    Raises:
+        LookupError, struct.error: it is damaged.
+    """
+    order = {b"II": "<", b"MM": ">"}[block[:2]]
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
+    link = start + 2 + 12 * count
+    return block[:link] + bytes(4) + block[link + 4 :]
+
+
 def without(block: bytes, tag: int) -> bytes:
     """The block without a tag of its first directory; nothing else moves, as maker notes need.
 

@@ -191,8 +191,6 @@ def _old_tags(page: Image, order: str) -> Directory:
     if order and found.order != order:
         page.notes.append("EXIF in another byte order than the first page's is left out")
         return old
-    if found.following:
-        page.notes.append("the EXIF thumbnail is left out")
     return found
 
 

@@ -70,7 +70,7 @@ def test_a_phones_picture_comes_back_as_one(
 
 def test_what_is_said_of_a_heic_is_kept(heif: Any, restormer: Callable[..., Outcome]) -> None:
     """ICC profile, EXIF and XMP, in its own format and in others."""
-    block = exif(thumbnail=False)
+    block = exif()
     data = heic(heif, noise(40, 56, 3), icc_profile=wide_gamut(), exif=block, xmp=XMP % 1)
     Path("a.heic").write_bytes(data)
     for target in ("b.heic", "b.png", "b.tif", "b.jpg", "b.webp", "b.avif"):
@@ -238,7 +238,7 @@ def test_an_avif_is_turned_once_and_keeps_what_is_said_of_it(
 ) -> None:
     """ICC profile, EXIF and XMP, in its own format and in others."""
     given = images.from_float(smooth(), "uint8")
-    block = exif(orientation, thumbnail=False)
+    block = exif(orientation)
     PIL.Image.fromarray(given).save(
         "a.avif",
         quality=100,
@@ -280,7 +280,7 @@ def test_a_deep_avif_is_not_cut_to_8_bits(
     given = noise(40, 56, samples, "uint16") >> (16 - bits)
     stored = given if samples == 1 else given[..., [2, 1, 0, 3][:samples]]
     options = [cv2.IMWRITE_AVIF_QUALITY, 100, cv2.IMWRITE_AVIF_DEPTH, bits]
-    block = np.frombuffer(exif(orientation, thumbnail=False), np.uint8)
+    block = np.frombuffer(exif(orientation), np.uint8)
     data = cv2.imencodeWithMetadata(
         ".avif", np.ascontiguousarray(stored), [cv2.IMAGE_METADATA_EXIF], [block], options
     )[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import pytest
@@ -64,8 +65,8 @@ def directory(order, at, entries, following=0):
     return body + struct.pack(order + "I", following) + values
 
 
-def exif(orientation=1, order="<", maker_note=b"\x01\xffmaker\x00note", thumbnail=True):
-    """An EXIF block with a maker note, a GPS position, and a thumbnail's directory."""
+def exif(orientation=1, order="<", maker_note=b"\x01\xffmaker\x00note", thumbnail=False):
+    """An EXIF block with a maker note, a GPS position, and perhaps a thumbnail's directory."""
 
     def pack(form, *numbers):
         return struct.pack(order + form, *numbers)
@@ -211,7 +212,7 @@ def test_lossless_formats_keep_every_sample(tmp_path, kind, dtype, colours, alph
         samples[..., colours] if alpha else None,
         kind,
         wide_gamut(),
-        exif(thumbnail=False),
+        exif(),
         XMP % 1,
     )
     back = again(image, tmp_path / f"a.{kind}")
@@ -284,7 +285,7 @@ def test_tiff_keeps_its_byte_order_out_of_the_pixels(tmp_path, orders):
     samples = noise(7, 9, 3, "uint16")
     both = [
         again(
-            images.Image(samples, format="tiff", exif=exif(order=order, thumbnail=False)),
+            images.Image(samples, format="tiff", exif=exif(order=order)),
             tmp_path / "a.tif",
         )
         for order in orders
@@ -517,7 +518,7 @@ def test_orientation_is_applied_once(tmp_path, kind, orientation, order):
     """The picture comes upright, the tags say so, and every other tag is as it was."""
     samples = noise(6, 9, 3 if kind == "jpeg" else 4)
     alpha = None if kind == "jpeg" else samples[..., 3]
-    block = exif(orientation, order, thumbnail=kind != "tiff")
+    block = exif(orientation, order)
     xmp = XMP % orientation
     lying = images.Image(samples[..., :3], alpha, kind, exif=block, xmp=xmp, lossless=True)
     assert images.write(lying, tmp_path / "a") == []
@@ -545,6 +546,20 @@ def test_orientation_is_applied_once(tmp_path, kind, orientation, order):
     if kind != "jpeg":
         same(image, back)
     assert back.exif == image.exif
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_no_thumbnail_shows_the_picture_as_it_was(tmp_path, kind, order):
+    """Nothing leads to it any more, and all the rest of the EXIF is as it was."""
+    block = exif(1, order, thumbnail=True)
+    image = again(images.Image(noise(5, 4, 3), format=kind, exif=block), tmp_path / "a")
+    parsed = PIL.Image.Exif()
+    parsed.load(b"Exif\0\0" + block)
+    assert parsed.get_ifd(PIL.ExifTags.IFD.IFD1)
+    parsed.load(b"Exif\0\0" + image.exif)
+    assert not parsed.get_ifd(PIL.ExifTags.IFD.IFD1)
+    assert tags(image.exif) == tags(block)
 
 
 def test_png_chunks_survive(tmp_path):

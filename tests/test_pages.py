@@ -110,7 +110,7 @@ def test_pages_keep_their_byte_order(restormer: Callable[..., Outcome]) -> None:
     """The file is in the order in which its first page's tags were."""
     pages = scans()
     for image in pages:
-        image.exif = exif(order=">", thumbnail=False)
+        image.exif = exif(order=">")
     write(pages, "in.tif")
     assert Path("in.tif").read_bytes()[:4] == b"MM\0*"
     restormer("denoise", "in.tif", "-o", "out.tif", *EXACT)
@@ -460,7 +460,7 @@ def test_the_metadata_of_an_animation_are_kept(restormer: Callable[..., Outcome]
     rng = np.random.default_rng(0)
     given = [images.Image(rng.integers(0, 256, (9, 9, 3), "uint8")) for _ in range(3)]
     for image in given:
-        image.icc, image.exif, image.xmp = wide_gamut(), exif(thumbnail=False), b"<x:xmpmeta/>"
+        image.icc, image.exif, image.xmp = wide_gamut(), exif(), b"<x:xmpmeta/>"
         image.duration = Fraction(1, 10)
     write(given, "in.png")
     for target in ("out.png", "out.webp"):
