@@ -351,7 +351,7 @@ def _lesson(task: str, views: int, degrade: Degradation | None) -> Lesson:
         known = ", ".join(DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     reach = REACH.get(task, 0)
-    return Lesson(degrading(DEGRADATIONS[task], reach), reach, AMONG[task])
+    return Lesson(degrading(DEGRADATIONS[task], reach), reach, AMONG)
 
 
 def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
