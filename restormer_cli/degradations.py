@@ -40,9 +40,7 @@ def equal_noise(x: Tensor, generator: Generator) -> Tensor:
     or white noise, take this for texture.
     """
     sigma = uniform(0, 55, x, generator)
-    noise = normal(x[:, :1], generator)
-    radius, strength = uniform(0.4, 1.6, x, generator), uniform(0.4, 1.0, x, generator)
-    noise = torch.where(chosen(0.5, x, generator), coarsened(noise, radius, strength), noise)
+    noise = half_coarsened(normal(x[:, :1], generator), generator)
     noisy = x + noise * (sigma / 255)
     return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
@@ -89,6 +87,12 @@ def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
     return y.view_as(noise) * strength
 
 
+def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
+    """Noise (B C H W), for half of the images with a larger grain."""
+    radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
+    return torch.where(chosen(0.5, noise, generator), coarsened(noise, radius, strength), noise)
+
+
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     """Noise of a camera at high ISO: RGB as developed in the camera.
 
@@ -109,9 +113,7 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     noise = normal(x, generator) * variance.sqrt()
     corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
     noise = torch.where(chosen(0.7, x, generator), demosaicked(noise, corner), noise)
-    radius, strength = uniform(0.4, 1.6, x, generator), uniform(0.4, 1.0, x, generator)
-    noise = torch.where(chosen(0.5, x, generator), coarsened(noise, radius, strength), noise)
-    return to_srgb((light + noise) * gains)
+    return to_srgb((light + half_coarsened(noise, generator)) * gains)
 
 
 # Annex K of ITU-T T.81: the tables that JPEG encoders scale by their quality setting.

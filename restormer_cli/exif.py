@@ -164,15 +164,21 @@ def take_orientation(block: bytes) -> tuple[int, bytes]:
     return orientation, block[:at] + one + block[at + len(one) :]
 
 
+def _first(block: bytes) -> tuple[str, int, int]:
+    """The byte order of a block, where its first directory is, and how many tags that has."""
+    order = {b"II": "<", b"MM": ">"}[block[:2]]
+    (start,) = struct.unpack_from(order + "I", block, 4)
+    (count,) = struct.unpack_from(order + "H", block, start)
+    return order, start, count
+
+
 def without_thumbnail(block: bytes) -> bytes:
     """The block in which nothing leads to its thumbnail any more; nothing moves.
 
     Raises:
         LookupError, struct.error: it is damaged.
     """
-    order = {b"II": "<", b"MM": ">"}[block[:2]]
-    (start,) = struct.unpack_from(order + "I", block, 4)
-    (count,) = struct.unpack_from(order + "H", block, start)
+    _, start, count = _first(block)
     link = start + 2 + 12 * count
     return block[:link] + bytes(4) + block[link + 4 :]
 
@@ -183,9 +189,7 @@ def without(block: bytes, tag: int) -> bytes:
     Raises:
         LookupError, struct.error: it is damaged.
     """
-    order = {b"II": "<", b"MM": ">"}[block[:2]]
-    (start,) = struct.unpack_from(order + "I", block, 4)
-    (count,) = struct.unpack_from(order + "H", block, start)
+    order, start, count = _first(block)
     end = start + 2 + 12 * count + 4
     for at in range(start + 2, end - 4, 12):
         if struct.unpack_from(order + "H", block, at)[0] == tag:

@@ -113,6 +113,8 @@ def _checked(found: Pictures, name: str) -> Iterator[Image]:
                 )
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept as it is")
+            if number == 1:
+                image.notes += [f"{thing}: left out" for thing in found.besides]
             _turn_upright(image)
         yield image
 

@@ -208,10 +208,8 @@ def _in_store(
     there = {above for file in files for above in (file, *file.parents)}
 
     def made(above: Path) -> bool:
-        original, page = (above.name.removesuffix(mark) for mark in (FOLDER_MARK, PAGE_MARK))
-        siblings = [page + suffix for suffix in PAGES] if page != above.name else []
-        siblings += [original] if original != above.name else []
-        return above in outputs or any(above.with_name(name) in there for name in siblings)
+        pages, originals = _made_for(above)
+        return above in outputs or not there.isdisjoint([*pages, *originals])
 
     def written(file: Path) -> bool:
         return any(made(above) for above in file.parents if folder in above.parents)
@@ -226,11 +224,18 @@ def _in_order(paths: Iterable[Path]) -> list[Path]:
 def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
     if folder.name.startswith(".") or folder.resolve() in outputs:
         return True
-    page = folder.name.removesuffix(PAGE_MARK)
-    if page != folder.name and any(is_there(folder.with_name(page + s)) for s in PAGES):
-        return True
-    original = folder.name.removesuffix(FOLDER_MARK)
-    return original != folder.name and is_folder(folder.with_name(original))
+    pages, originals = _made_for(folder)
+    return any(map(is_there, pages)) or any(map(is_folder, originals))
+
+
+def _made_for(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pages, and the folder of inputs, that a folder of this name would be beside if ours."""
+    name = folder.name
+    page, original = name.removesuffix(PAGE_MARK), name.removesuffix(FOLDER_MARK)
+    return (
+        [folder.with_name(page + suffix) for suffix in PAGES if page != name],
+        [folder.with_name(original)] if original not in (name, "") else [],
+    )
 
 
 def is_special(path: Path) -> bool:

@@ -32,6 +32,10 @@ _EPSILON_NORM = 1e-5
 _EPSILON_COSINE = 1e-12
 
 
+CHANNELS = ((1, 1), (3, 3), (6, 3))
+"""In and out: of networks of grey images, of RGB ones, and of two RGB views."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What shapes a Restormer; the defaults are the paper's network (section 4, "Implementation").

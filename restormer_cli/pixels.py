@@ -26,8 +26,7 @@ class Image:
     applied. `alpha` is H W of the same type, or None. `exif` is a TIFF block without the `Exif`
     marker. `cicp` is a colour space as four numbers (ISO/IEC 23091-2): primaries, transfer, matrix
     and whether the range is full. `extras` are pieces (PNG chunks, JPEG segments) that only the
-    same format can hold.
-    A frame of an animation is the whole picture as it is shown, composed.
+    same format can hold. A frame of an animation is the whole picture as it is shown, composed.
     """
 
     pixels: Array
@@ -65,7 +64,7 @@ class Pictures:
 
     What their headers say is checked already. `unit` is what they are to each other: pages, which
     may differ in size and type, or frames of an animation, which do not. `format` is the file's.
-    `besides` names what else it holds and no output will; the notes of the first image tell of it.
+    `besides` names what else it holds and no output will.
     """
 
     images: Iterator[Image]
@@ -77,7 +76,6 @@ class Pictures:
     @classmethod
     def one(cls, image: Image, *besides: str) -> Pictures:
         """A file of one picture, with what it holds besides."""
-        image.notes += [f"{thing}: left out" for thing in besides]
         return cls(iter([image]), image.format, besides=besides)
 
 

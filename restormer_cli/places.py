@@ -122,10 +122,11 @@ class _Rehearsal:
         remote = self.options.weights.startswith("hf:") or not at_hand
         if remote and not downloads.offline():  # else a run would do without, and so does this
             name = wanted.name if official else self.options.weights
-            instead = ", or the lite ones taken if they cannot be had"
+            auto = self.options.weights == "auto"
+            instead = ", or the lite ones taken if they cannot be had" if auto else ""
             self.console.say(
-                f"The weights {name} would be downloaded first"
-                f"{instead if self.options.weights == 'auto' else ''}; memory is known after that."
+                f"The weights {name} would be downloaded first{instead}; memory is known "
+                "after that."
             )
             return None
         return self.make(notify=self.console.warn)

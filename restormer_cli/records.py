@@ -185,7 +185,7 @@ def _parsed(piece: bytes) -> Line | None:
     try:
         line = json.loads(piece)
         fingerprint(line, "input"), fingerprint(line, "output")
-        _ = line["recipe"], line["right"] and Fingerprint(**line["right"])
+        _ = line["recipe"]["task"], line["right"] and Fingerprint(**line["right"])
         _ = line["output"]["name"] + "is text"
     except (ValueError, KeyError, TypeError):
         return None

@@ -17,6 +17,7 @@ from . import checkpoints, devices, ensemble, restoration, tasks
 from .cutting import finer, grain_for
 from .errors import CheckpointError, ImageError, UsageError
 from .images import from_float, to_float
+from .network import CHANNELS
 from .sources import Found
 
 DTYPES = ("uint8", "uint16", "float32")
@@ -142,7 +143,7 @@ class Restorer:
         self.weights = weights
         self.network = checkpoints.load_network(self.weights).to(self.device)
         channels = self.network.architecture.in_channels, self.network.architecture.out_channels
-        if channels not in [(1, 1), (3, 3), (6, 3)]:
+        if channels not in CHANNELS:
             raise CheckpointError(
                 f"{self.weights.name} makes {channels[1]} channels of {channels[0]}",
                 "Networks can be of RGB images or grey ones, or of two RGB views.",

@@ -158,6 +158,10 @@ def _run(console: Console, request: Request, options: Restoring, seen: preview.P
             if isinstance(event, Restored):
                 sources.add(event.weights.source)
 
+    def end(*, interrupted: bool) -> None:
+        console.show(summary := tally.summary(interrupted=interrupted))
+        shown.finish(summary, console.say)
+
     work = [job for job in jobs if not _missing(job)]
     if request.sigma == levels.AUTO:  # which looks at the image beforehand
         streams = batch.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
@@ -177,16 +181,13 @@ def _run(console: Console, request: Request, options: Restoring, seen: preview.P
             f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
             "The same command with --skip-existing goes on from here"
         )
-        console.show(summary := tally.summary(interrupted=True))
-        shown.finish(summary, console.say)
+        end(interrupted=True)
         raise
     except RestormerError:
         if tally.restored:  # it could not go on: what is done is told all the same
-            console.show(summary := tally.summary(interrupted=True))
-            shown.finish(summary, console.say)
+            end(interrupted=True)
         raise
-    console.show(summary := tally.summary(interrupted=False))
-    shown.finish(summary, console.say)
+    end(interrupted=False)
     return tally
 
 

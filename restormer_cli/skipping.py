@@ -24,9 +24,9 @@ EDITED = "its output was changed after it was written: remove it to have it made
 def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | None]:
     """Why this image is skipped whatever the weights, or else the line that they are to be held to.
 
-    Both are None if it is to be restored: there is no output, it is damaged, or it was
-    made from another input. What somebody else wrote, or changed, is never written over; but in
-    place it is an input, unless it is what we made of one.
+    Both are None if it is to be restored: there is no output, it is damaged, or it was made from
+    another input. What somebody else wrote, or changed, is never written over; but in place it is
+    an input, unless it is what this task has made of one.
     """
     if job.target is None or not is_there(job.target):
         return None, None
@@ -34,7 +34,7 @@ def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | No
     written = (line for line in lines if fingerprint(line, "output").fits(target))
     line = next(written, None)
     if job.in_place:
-        return REPLACED if line and task in _made_in_place(line, lines) else None, None
+        return REPLACED if line and task in _tasks(line, lines) else None, None
     if not lines:
         return FOREIGN, None
     if line is None:
@@ -43,12 +43,12 @@ def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | No
     return None, line if same and _same_right(line, job.right) else None
 
 
-def _made_in_place(last: Line, lines: list[Line]) -> list[str]:
-    """The tasks that made a file of what lay in its place, one after the other."""
-    tasks, at = [last["recipe"]["task"]], fingerprint(last, "input").sha256
+def _tasks(last: Line, lines: list[Line]) -> set[str]:
+    """The tasks that one after the other made, in its place, the file that `last` tells of."""
+    tasks, at = set(), fingerprint(last, "output").sha256
     for line in lines:  # the newest first
         if fingerprint(line, "output").sha256 == at:
-            tasks.append(line["recipe"]["task"])
+            tasks.add(line["recipe"]["task"])
             at = fingerprint(line, "input").sha256
     return tasks
 
@@ -69,8 +69,6 @@ def _damaged(path: Path) -> bool:
     """Whether a file is so: what cannot be read for other reasons may be somebody's work."""
     try:
         images.read(path)
-    except DamagedError:
-        return True
-    except ImageError:
-        pass
+    except ImageError as error:
+        return isinstance(error, DamagedError)
     return False

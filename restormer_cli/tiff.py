@@ -73,8 +73,6 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             page = _decode_page(data, exif.parse(data, start))
             if others and not number:
                 page.notes.append(f"{others} smaller copies or masks of it are left out")
-            if not number:
-                page.notes += [f"{thing}: left out" for thing in sorted(besides)]
             yield page
 
     return Pictures(pages(), "tiff", len(starts), besides=tuple(sorted(besides)))

@@ -33,7 +33,7 @@ from . import __version__, checkpoints, devices, metrics
 from .degradations import AMONG, DEGRADATIONS, REACH, Degradation
 from .downloads import Notify
 from .errors import CheckpointError, RestormerError, UsageError
-from .network import Architecture, Restormer
+from .network import CHANNELS, Architecture, Restormer
 from .pairing import Lesson, Pair, degrading, photographed
 from .photos import (
     MULTIPLE,
@@ -377,7 +377,7 @@ def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
 def _check_views(a: Architecture, degraded: Path | None, right: Path | None) -> None:
     """Raise UsageError where there is not what a network of this architecture takes."""
     channels = (a.in_channels, a.out_channels)
-    if channels not in [(1, 1), (3, 3), (6, 3)]:
+    if channels not in CHANNELS:
         raise UsageError(
             f"a network from {channels[0]} channels to {channels[1]} was asked for",
             "It can be one of RGB images or grey ones, or of two RGB views.",
