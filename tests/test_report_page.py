@@ -316,10 +316,8 @@ def test_a_large_image_shows_its_detail(holiday: str, visit: Callable[..., Any])
     tab = visit(holiday)
     tab.get_by_role("button", name="large.jpg").click()
     for pressed, width in (("false", previews.SIDE), ("true", previews.DETAIL)):
-        until(
-            tab,
-            f"['before', 'after'].every((s) => document.getElementById(s).naturalWidth === {width})",
-        )
+        width_of = "document.getElementById(s).naturalWidth"
+        until(tab, f"['before', 'after'].every((s) => {width_of} === {width})")
         assert tab.locator("#detail").get_attribute("aria-pressed") == pressed
         tab.keyboard.press("d")
 
