@@ -14,15 +14,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .checkpoints import load_network
-    from .restoration import restore
-    from .restorer import Restorer
+from ._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from .checkpoints.serialization import load_network
+    from .inference.engine import restore
+    from .inference.restorer import Restorer
+
 __all__ = ["Restorer", "__version__", "load_network", "restore"]
 
-_HOME = {"Restorer": "restorer", "load_network": "checkpoints", "restore": "restoration"}
+_HOME = {
+    "Restorer": "inference.restorer",
+    "load_network": "checkpoints.serialization",
+    "restore": "inference.engine",
+}
 
 
 def __getattr__(name: str) -> Any:

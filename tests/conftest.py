@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import torch
-from hub import Hub
 from huggingface_hub import constants, file_download
-from program import PROGRAM, Outcome
 
-from restormer_cli import cli, sources, tasks
-from restormer_cli.network import Architecture, Restormer
+import restormer_cli
+from restormer_cli.checkpoints import catalog, resolve
+from restormer_cli.cli import app
+from tests.support.hub import Hub
+from tests.support.networks import tiny_network
+from tests.support.program import PROGRAM, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +35,6 @@ hypothesis.settings.load_profile("restormer")
 
 NOWHERE = "http://127.0.0.1:9"
 """Where nothing listens: connections are refused at once."""
-
-TINY = Architecture(dim=8, blocks=(1, 1, 1, 1), refinement=1, heads=(1, 2, 2, 4))
 
 
 def point_to(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,16 +77,16 @@ def hub(hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tasks.Checkpoint]:
+def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., catalog.Checkpoint]:
     """Put content in an official checkpoint's place: on the Hub, in the release, in the table."""
 
-    def publish(name: str, content: bytes, *, known: bool = True) -> tasks.Checkpoint:
+    def publish(name: str, content: bytes, *, known: bool = True) -> catalog.Checkpoint:
         digest = hashlib.sha256(content).hexdigest() if known else None
-        checkpoint = replace(tasks.CHECKPOINTS[name], sha256=digest, bytes=len(content))
-        monkeypatch.setitem(tasks.CHECKPOINTS, name, checkpoint)
+        checkpoint = replace(catalog.CHECKPOINTS[name], sha256=digest, bytes=len(content))
+        monkeypatch.setitem(catalog.CHECKPOINTS, name, checkpoint)
         hub.release[checkpoint.file] = content
         if checkpoint.on_hub:
-            hub.files[f"{tasks.HUB_REPOSITORY}/{checkpoint.file}"] = content
+            hub.files[f"{catalog.HUB_REPOSITORY}/{checkpoint.file}"] = content
         return checkpoint
 
     return publish
@@ -97,15 +97,8 @@ def lite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that takes the place of the bundled lite weights'."""
     folder = tmp_path / "lite"
     folder.mkdir()
-    monkeypatch.setattr(sources, "LITE_FOLDERS", (folder,))
+    monkeypatch.setattr(resolve, "LITE_FOLDERS", (folder,))
     return folder
-
-
-def tiny_network(seed: int = 0, **changes: Any) -> Restormer:
-    """A network that runs in milliseconds, with random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Restormer(replace(TINY, **changes)).eval()
 
 
 @pytest.fixture
@@ -143,7 +136,7 @@ def restormer(
     def restormer(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
+            app.main([str(argument) for argument in arguments])
         stdout, stderr = capsysbinary.readouterr()
         assert isinstance(left.value.code, int)
         return Outcome(left.value.code, stdout, stderr.decode())
@@ -166,7 +159,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(restormer_cli.__file__).parents[1]))
     return folder
 
 

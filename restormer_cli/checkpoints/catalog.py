@@ -1,0 +1,239 @@
+"""What can be restored and with which published checkpoint: tables, and one look-up in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+HUB_REPOSITORY = "deepinv/Restormer"
+HUB_REVISION = "aa2667c79d766b67da2c1489c7ce5f0423bae798"
+"""A commit, not a branch: what it names cannot change, and once cached needs no look-up."""
+
+GITHUB_RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
+"""The author's own release: all 13 files under the same names."""
+
+LICENCE = "MIT"
+"""Of the official checkpoints (since 2025-10-23) and of our own lite weights."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of restoration.
+
+    Attributes:
+        name: the command's name.
+        summary: one line for help texts.
+        official: name of the checkpoint that is meant when nothing more is said.
+        lite: file name of the bundled weights.
+        window: side in pixels of the windows over which attention is best measured (test-time
+            local conversion, Chu et al., ECCV 2022); None: the whole image.
+    """
+
+    name: str
+    summary: str
+    official: str
+    lite: str
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published file.
+
+    Attributes:
+        name: the file's stem, which is what users call it.
+        task: the task it serves.
+        purpose: what it was trained on or for, in a few words.
+        channels: what the network takes: 3 (RGB), 1 (grey) or 6 (two RGB views).
+        bytes: its size, where known.
+        sha256: its hash, where known; the Hub's own is the reference otherwise.
+        on_hub: whether `HUB_REPOSITORY` has it; the GitHub release has all.
+    """
+
+    name: str
+    task: str
+    purpose: str
+    channels: int = 3
+    bytes: int | None = None
+    sha256: str | None = None
+    on_hub: bool = True
+
+    @property
+    def file(self) -> str:
+        """Its name on the Hub and in the release."""
+        return f"{self.name}.pth"
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "denoise",
+            "Remove noise: a camera's, or added Gaussian noise.",
+            official="real_denoising",
+            lite="restormer-lite-denoise.safetensors",
+        ),
+        Task(
+            "derain",
+            "Remove rain streaks.",
+            official="deraining",
+            lite="restormer-lite-derain.safetensors",
+        ),
+        Task(
+            "deblur",
+            "Remove motion blur.",
+            official="motion_deblurring",
+            lite="restormer-lite-deblur.safetensors",
+            window=384,
+        ),
+        Task(
+            "defocus",
+            "Sharpen what is out of focus.",
+            official="single_image_defocus_deblurring",
+            lite="restormer-lite-defocus.safetensors",
+        ),
+    )
+}
+
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        Checkpoint(
+            "real_denoising",
+            "denoise",
+            "camera noise (SIDD)",
+            bytes=104611957,
+            sha256="4cae18bed8a291b9a5deeeab48756bbe6f61fcf7f31a4cca0969b24608601387",
+        ),
+        Checkpoint(
+            "gaussian_color_denoising_blind",
+            "denoise",
+            "Gaussian noise, any sigma up to 50",
+            bytes=104611957,
+            sha256="4e2314dae77bb907184da6e2ac625b921491d6b33de26a52512eff1c6bb37fbd",
+        ),
+        Checkpoint(
+            "gaussian_color_denoising_sigma15",
+            "denoise",
+            "Gaussian noise, sigma 15",
+            bytes=104611957,
+            sha256="5841e0d280379da2526252ffcde9ff60a1d7951bf49688136a77cbea0ad6ff51",
+        ),
+        Checkpoint("gaussian_color_denoising_sigma25", "denoise", "Gaussian noise, sigma 25"),
+        Checkpoint("gaussian_color_denoising_sigma50", "denoise", "Gaussian noise, sigma 50"),
+        Checkpoint(
+            "gaussian_gray_denoising_blind",
+            "denoise",
+            "Gaussian noise on grey images, any sigma up to 50",
+            channels=1,
+        ),
+        Checkpoint(
+            "gaussian_gray_denoising_sigma15",
+            "denoise",
+            "Gaussian noise on grey images, sigma 15",
+            channels=1,
+        ),
+        Checkpoint(
+            "gaussian_gray_denoising_sigma25",
+            "denoise",
+            "Gaussian noise on grey images, sigma 25",
+            bytes=104601589,
+            channels=1,
+        ),
+        Checkpoint(
+            "gaussian_gray_denoising_sigma50",
+            "denoise",
+            "Gaussian noise on grey images, sigma 50",
+            channels=1,
+        ),
+        Checkpoint(
+            "deraining",
+            "derain",
+            "rain streaks (Rain13K)",
+            bytes=104700429,
+            sha256="225ed9acf80b3527d7080e5182918f642a23a78ef8593ad700b7e924bd660681",
+        ),
+        Checkpoint(
+            "motion_deblurring",
+            "deblur",
+            "motion blur (GoPro)",
+            bytes=104700429,
+            sha256="194e38fb5b607c9dc5a5b3e08e65b2e79ee2bf0ef5048e0612f6b2ff2f79da31",
+            on_hub=False,
+        ),
+        Checkpoint(
+            "single_image_defocus_deblurring",
+            "defocus",
+            "defocus blur, one image (DPDD)",
+            bytes=104700429,
+            sha256="7dce451f33f8f5e0faf7c4e3996e5dcc1bd425ecd1ada99b0f9750e490fd4c9e",
+        ),
+        Checkpoint(
+            "dual_pixel_defocus_deblurring",
+            "defocus",
+            "defocus blur, left and right dual-pixel views (DPDD)",
+            bytes=104724374,
+            sha256="ff4063aad93a16c82f9c8f7e2e67d235eb5798bacbb735fb386a3fa62eedda44",
+            channels=6,
+        ),
+    )
+}
+
+NOISES = ("real", "gaussian")
+SIGMAS = ("blind", "15", "25", "50")
+
+
+def official(
+    task: str,
+    *,
+    noise: str | None = None,
+    sigma: str | None = None,
+    gray: bool = False,
+    dual_pixel: bool = False,
+) -> Checkpoint:
+    """Choose the published checkpoint for what was asked.
+
+    Args:
+        task: a key of `TASKS`.
+        noise: one of `NOISES`, for denoise; left out it is "gaussian" where `sigma` or `gray`
+            say so and "real" otherwise.
+        sigma: one of `SIGMAS`, for Gaussian noise; "blind" when left out.
+        gray: the one-channel network, for Gaussian noise.
+        dual_pixel: the two-view network, for defocus.
+
+    Raises:
+        UsageError: no checkpoint was published for that combination.
+    """
+    if task not in TASKS:
+        raise UsageError(f"no task is called {task!r}", f"There are {', '.join(TASKS)}.")
+    gaussian_only = [name for name, given in (("--sigma", sigma), ("--gray", gray)) if given]
+    if task != "denoise" and (noise or gaussian_only):
+        raise UsageError(
+            f"{' and '.join((['--noise'] if noise else []) + gaussian_only)} and {task} do not go "
+            "together",
+            "They belong to `restormer denoise`.",
+        )
+    if dual_pixel and task != "defocus":
+        raise UsageError(
+            f"two views and {task} do not go together", "--right belongs to `restormer defocus`."
+        )
+    if dual_pixel:
+        return CHECKPOINTS["dual_pixel_defocus_deblurring"]
+
+    if noise not in (None, *NOISES):
+        raise UsageError(f"--noise is {noise!r}", f"There are {' and '.join(NOISES)}.")
+    if sigma not in (None, *SIGMAS):
+        raise UsageError(f"--sigma is {sigma!r}", f"There are {', '.join(SIGMAS)}.")
+    if noise == "real" and gaussian_only:
+        raise UsageError(
+            f"--noise real and {' and '.join(gaussian_only)} do not go together: the network for "
+            "camera noise needs no sigma and takes colour",
+            "Leave out one of them, or say --noise gaussian.",
+        )
+    if noise == "gaussian" or gaussian_only:
+        color = "gray" if gray else "color"
+        level = "blind" if sigma in (None, "blind") else f"sigma{sigma}"
+        return CHECKPOINTS[f"gaussian_{color}_denoising_{level}"]
+    return CHECKPOINTS[TASKS[task].official]

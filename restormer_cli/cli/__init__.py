@@ -1,0 +1,5 @@
+"""TODO face."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,435 @@
+"""The command line: what `restormer` can be told, and the way it ends."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from .._version import __version__
+from ..errors import RestormerError, UsageError
+from .console import Console, columns
+from .evaluate import Evaluating
+from .evaluate import run as measure
+from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
+from .report import compare, report
+from .weights import doctor, network, weights
+
+INTERRUPTED = 130
+RESTORE, LOOK = "Restore", "Look at results"
+KNOW, TRAIN = "Weights and machine", "Train"
+
+app = typer.Typer(
+    name="restormer",
+    help="Restore photographs: remove noise, rain, motion blur and defocus blur with the "
+    "Restormer network.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # what we did not foresee shows Python's own traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+VARIABLES = "Each option can also be set by a variable: --skip-existing by RESTORMER_SKIP_EXISTING."
+
+
+def _restoring_examples(*lines: tuple[str, str]) -> str:
+    """The end of a restoring command's help text."""
+    return f"{_examples(*lines)}\n\n{VARIABLES}"
+
+
+def _examples(*lines: tuple[str, str]) -> str:
+    """The end of a help text: commands, and what each is for."""
+    width = max(len(command) for command, _ in lines)
+    shown = [f"  [cyan]{command:{width}}[/]  [dim]{purpose}[/]" for command, purpose in lines]
+    return "\n".join(["[bold]Examples[/]", *shown])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"restormer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    context.ensure_object(Console)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit status.
+
+    0: all done. 1: some inputs failed, the others are done. 2: wrong usage, nothing done. 3: could
+    not start (weights, device). 130: interrupted, nothing half-written.
+    """
+    console = Console()
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    status = 1
+    try:
+        app(arguments, prog_name="restormer", obj=console)
+    except RestormerError as error:
+        console.error(error)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.exit(status)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Let SIGTERM end the program as Ctrl-C does: all that cleans up after that, cleans up."""
+    raise KeyboardInterrupt
+
+
+# --- restoring ----------------------------------------------------------------------------------
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_restoring_examples(
+        ("restormer denoise photo.jpg", "writes photo.restored.jpg"),
+        ("restormer denoise photo.jpg -o clean.png", "to this file"),
+        ("restormer denoise holiday/ -r -o clean/", "a folder and all below it"),
+        ("restormer denoise scan.tif --sigma 25", "Gaussian noise of a known level"),
+        ("restormer denoise '*.jpg' --weights lite", "the bundled weights, no network"),
+    ),
+)
+@takes(Denoising)
+def denoise(console: Console, options: Denoising) -> None:
+    """Remove noise: a camera's at high ISO, or added Gaussian noise."""
+    _restore(
+        console, options, "denoise", noise=options.noise, sigma=options.sigma, gray=options.gray
+    )
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_restoring_examples(
+        ("restormer derain street.jpg -o dry.png", "to this file"),
+        ("restormer derain frames/ --device cuda", "a folder, on the first GPU"),
+        ("restormer derain frames/ --skip-existing", "go on where a run was stopped"),
+    ),
+)
+@takes(Restoring)
+def derain(console: Console, options: Restoring) -> None:
+    """Remove rain streaks."""
+    _restore(console, options, "derain")
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_restoring_examples(
+        ("restormer deblur shaken.jpg", "writes shaken.restored.jpg"),
+        ("restormer deblur - < in.jpg > out.jpg", "in a pipe"),
+        ("restormer deblur shots/ --dry-run", "what it would do, in how much memory"),
+    ),
+)
+@takes(Restoring)
+def deblur(console: Console, options: Restoring) -> None:
+    """Remove motion blur: a moving subject, or a camera that was not held still."""
+    _restore(console, options, "deblur")
+
+
+@app.command(
+    rich_help_panel=RESTORE,
+    epilog=_restoring_examples(
+        ("restormer defocus soft.jpg", "writes soft.restored.jpg"),
+        ("restormer defocus l.png --right r.png", "from the two views of a dual-pixel sensor"),
+        ("restormer defocus l/ --right r/ -o out/", "folders of them, with the same names"),
+    ),
+)
+@takes(Defocusing)
+def defocus(console: Console, options: Defocusing) -> None:
+    """Sharpen what is out of focus, from one image or from the two views of a dual-pixel sensor."""
+    _restore(console, options, "defocus", right=options.right)
+
+
+def _restore(
+    console: Console,
+    options: Restoring,
+    task: str,
+    *,
+    noise: str | None = None,
+    sigma: str | None = None,
+    gray: bool = False,
+    right: str | None = None,
+) -> None:
+    console.configure(json=options.json, quiet=options.quiet, verbose=options.verbose)
+    from .restore import Request, run  # NumPy, OpenCV and Pillow
+
+    request = Request(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
+    if run(console, request, options).failed:
+        raise typer.Exit(1)
+
+
+# --- what came of it ----------------------------------------------------------------------------
+
+app.command(
+    rich_help_panel=LOOK,
+    epilog=_examples(
+        ("restormer compare in.jpg out.jpg -o sheet.png", "a picture"),
+        ("restormer compare in.jpg a.png b.png -o page.html", "two results, on a page"),
+        ("restormer compare in.jpg out.jpg -o s.png --crop 100,80,200,150", "this part enlarged"),
+    ),
+)(compare)
+app.command(
+    rich_help_panel=LOOK,
+    epilog=_examples(
+        ("restormer report holiday-restored", "writes holiday-restored-report.html"),
+        ("restormer report clean -o clean.html", "to this file"),
+    ),
+)(report)
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+app.add_typer(weights, name="weights", rich_help_panel=KNOW)
+app.command(rich_help_panel=KNOW)(doctor)
+
+
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer info", "the published network for denoising"),
+        ("restormer info mine.safetensors", "the network in a file"),
+        ("restormer info derain --width 4000 --height 3000", "its cost for 12 megapixels"),
+    ),
+)
+def info(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
+    ] = "denoise",
+    height: Annotated[int, typer.Option(min=1, help="Of the image whose cost is told.")] = 256,
+    width: Annotated[int, typer.Option(min=1, help="Likewise.")] = 256,
+    json: Json = False,
+) -> None:
+    """Show a network: its levels, parameters, multiply-adds and memory; nothing is downloaded.
+
+    The proof at its end is a random image of 64 x 64 pixels that is sent through.
+    """
+    console: Console = context.obj
+    console.configure(json=json)
+    from ..network import summary
+
+    shown = network(name)
+    described = summary.describe(shown.architecture, height, width)
+    shapes = summary.prove(shown)
+    if json:
+        console.object({**described.as_dict(), "proof": dict(shapes)})
+        return
+    console.render(summary.table(described))
+    passed = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
+    console.result("The shapes of a random 64 x 64 image on its way through:")
+    console.result(columns(*passed, indent=2))
+
+
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer bench", "the published network at 512 x 512"),
+        ("restormer bench mine.safetensors --size 1024", "the network in a file at 1024 x 1024"),
+    ),
+)
+def bench(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
+    ] = "denoise",
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=8, metavar="PIXELS", help="Side of the image; may be repeated. [512]"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of which the fastest counts.")] = 1,
+    plain: Annotated[bool, typer.Option(help="Run the plain forward to compare with.")] = True,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure speed and memory here: the plain forward, the exact strips, and tiles.
+
+    Nothing is downloaded: speed does not depend on the weights' values.
+    """
+    console: Console = context.obj
+    console.configure(json=json)
+    from ..evaluation import benchmark as measuring
+    from ..inference import devices
+
+    shown = network(name).to(devices.choose(device))
+    sizes = [-(-side // 8) * 8 for side in size or [512]]
+    done = []
+    for measurement in measuring.run(shown, sizes, repeat=repeat, with_plain=plain):
+        done.append(measurement)
+        if json:
+            console.object(measurement.as_dict())
+    if not json:
+        console.render(measuring.table(done, devices.choose(device)))
+
+
+@app.command(
+    "eval",
+    rich_help_panel=KNOW,
+    epilog=_examples(
+        ("restormer eval denoise --clean McMaster/", "the paper's noise: 15,25,50"),
+        ("restormer eval derain --clean target/ --degraded input/", "pairs of the same name"),
+        ("restormer eval deblur --clean photos/ --degrade motion:heavy", "degraded here"),
+    ),
+)
+@takes(Evaluating)
+def evaluate(console: Console, given: Evaluating) -> None:
+    """Measure PSNR and SSIM on clean images, by the paper's protocol for the task.
+
+    Where a folder is called as a set that the paper measured, its figures stand beside.
+
+    The exit status is 1 if an image has no counterpart or cannot be measured.
+    """
+    console.configure(json=given.json, quiet=given.quiet, verbose=given.verbose)
+    measure(console, given)
+
+
+@app.command(
+    rich_help_panel=KNOW,
+    epilog=_examples(("restormer schema > events.schema.json", "for a validator")),
+)
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of the events that --json gives, one a line."""
+    console: Console = context.obj
+    console.result(
+        (Path(__file__).parents[1] / "batch" / "events.schema.json").read_text("utf-8").rstrip()
+    )
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog=_examples(
+        ("restormer train denoise --photos DIR -o my.safetensors --hours 3", ""),
+        ("restormer train derain --pairs WET DRY -o my.safetensors --steps 9000", "photographed"),
+        ("torchrun --nproc-per-node 4 -m restormer_cli train ...", "on four GPUs"),
+        ("restormer denoise in.png --weights my.safetensors", "uses what came of it"),
+    ),
+)
+def train(
+    context: typer.Context,
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="What to learn: denoise, derain, deblur, defocus; "
+            "of pairs, whatever it is called.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The weights (.safetensors). FILE.resume, beside it, lets a run go on.",
+        ),
+    ],
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Clean, sharp photographs, also in subfolders; degraded on the fly."
+        ),
+    ] = None,
+    pairs: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="DEGRADED CLEAN",
+            help="In place of --photos: two folders of photographs with the same names and sizes.",
+        ),
+    ] = None,
+    right: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Right dual-pixel views; DEGRADED are the left ones."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Start from these weights (fine-tuning).")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="The highest, after the warm-up.")] = 1e-3,
+    validate_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
+    ] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw loss and PSNR (.png, .svg, .pdf) as they come."),
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small network, or go on with one, on clean photographs or on pairs.
+
+    The weights that are best on photographs held out are kept. A run that was interrupted goes on
+    when the same command is given again. With --start, an official checkpoint or your own learns
+    on, be it of colour or grey images or of dual-pixel views. Started by torchrun, it trains on
+    several devices at once.
+    """
+    console: Console = context.obj
+    console.configure(json=json, quiet=quiet)
+    if (photos is None) == (pairs is None):
+        raise UsageError(
+            "what shall it learn from?", "Give --photos DIR, or --pairs DEGRADED CLEAN."
+        )
+    from ..inference import devices
+    from ..training import distributed, loop
+    from . import train
+
+    if plot is not None:
+        train.check(plot)
+    settings = loop.Settings(
+        steps=steps,
+        hours=hours,
+        learning_rate=learning_rate,
+        validate_every=validate_every,
+        seed=seed,
+    )
+    degraded, clean = pairs or (None, photos)
+    assert clean is not None  # noqa: S101 - one of the two was given
+    with distributed.joined(devices.choose(device)) as (team, own), ExitStack() as bar:
+        if team.leads:
+            bar.enter_context(console.progress(100))
+        reports = loop.train(
+            task,
+            clean,
+            output,
+            settings,
+            start=start,
+            device=own,
+            degraded=degraded,
+            right=right,
+            team=team,
+            notify=console.warn if team.leads else lambda _: None,
+        )
+        for report in reports:
+            if json:
+                told = {k: v for k, v in report._asdict().items() if k != "history"}
+                console.object({"event": "validated", **told})
+            line = (
+                f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
+                f"(best {report.best:.2f})"
+            )
+            console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
+            console.advance(100 * report.progress, f"{report.best:.2f} dB")
+            if plot is not None:
+                try:
+                    train.draw(report.history, plot)
+                except OSError as error:  # no reason to lose a training
+                    console.warn(f"{plot}: cannot be written ({error.strerror})")
+    if team.leads:
+        console.say(f"{output}: {report.best:.2f} dB on photographs held out")

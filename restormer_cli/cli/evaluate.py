@@ -1,0 +1,297 @@
+"""The command `eval`: what it can be told, and the way from there to its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..checkpoints import catalog
+from ..errors import UsageError
+from .console import Console, Part, printable
+from .options import (
+    Device,
+    Ensemble,
+    Json,
+    Overlap,
+    Precision,
+    Quiet,
+    Tile,
+    Verbose,
+    Weights,
+    Window,
+    tile_side,
+)
+
+if TYPE_CHECKING:
+    from ..evaluation.runner import Condition, Outcome, Score
+    from ..files.discovery import Pair
+    from ..inference.restorer import Restorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluating:
+    """What `eval` can be told."""
+
+    task: Annotated[str, typer.Argument(metavar="TASK", help="denoise, derain, deblur or defocus.")]
+    clean: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The clean images.", show_default=False),
+    ]
+    degraded: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Their degraded counterparts.")
+    ] = None
+    right: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Right dual-pixel views; --degraded are the left ones."),
+    ] = None
+    pair: Annotated[
+        Literal["name", "order"],
+        typer.Option(help="Counterparts have the same name, or the same place in the order."),
+    ] = "name"
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVELS",
+            help="Add Gaussian noise of these levels of 255, as the paper does. What denoise does "
+            "if no other degradation is named: 15,25,50.",
+        ),
+    ] = None
+    degrade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:SEVERITY",
+            help="Degrade the clean images: noise, rain, motion or defocus; light, medium or "
+            "heavy. Several with commas between.",
+        ),
+    ] = None
+    noise: Annotated[
+        Literal["real", "gaussian"] | None,
+        typer.Option(
+            help="What noise the official weights are for: Gaussian, but with --degraded a "
+            "camera's (real)."
+        ),
+    ] = None
+    gray: Annotated[
+        bool,
+        typer.Option(
+            "--gray", metavar="", help="Colour is made grey; the official weights for grey."
+        ),
+    ] = False
+    per_sigma: Annotated[
+        bool,
+        typer.Option(
+            "--per-sigma", metavar="", help="The official weights of each level, not the blind."
+        ),
+    ] = False
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as CSV, too.")
+    ] = None
+    tile: Tile = "auto"
+    overlap: Overlap = 32
+    window: Window = None
+    ensemble: Ensemble = False
+    weights: Weights = "auto"
+    device: Device = "auto"
+    precision: Precision = "fp32"
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    @property
+    def levels(self) -> str | None:
+        """The levels of Gaussian noise: those that are published, if nothing else is asked for."""
+        said = (self.sigma, self.degrade, self.degraded)
+        if self.task == "denoise" and all(one is None for one in said):
+            return "15,25,50"
+        return self.sigma
+
+
+CONTRADICTIONS: tuple[tuple[Callable[[Evaluating], bool], str, str], ...] = (
+    (
+        lambda given: given.task not in catalog.TASKS,
+        "there is no such task",
+        f"There are {', '.join(catalog.TASKS)}.",
+    ),
+    (
+        lambda given: sum(x is not None for x in (given.degraded, given.sigma, given.degrade)) > 1,
+        "--degraded, --sigma and --degrade each say what the degraded images are",
+        "Give one of them.",
+    ),
+    (
+        lambda given: given.task != "denoise" and given.sigma is not None,
+        "--sigma is for denoise",
+        "Say what --degrade shall do.",
+    ),
+    (
+        lambda given: all(x is None for x in (given.levels, given.degrade, given.degraded)),
+        "there is nothing to restore",
+        "Give --degraded DIR, or --degrade rain:medium, for example.",
+    ),
+    (
+        lambda given: given.right is not None and given.degraded is None,
+        "--right goes with --degraded, the left views",
+        "Give both.",
+    ),
+    (
+        lambda given: given.per_sigma and given.levels is None,
+        "--per-sigma is for the levels of --sigma",
+        "Leave it out.",
+    ),
+)
+"""Options that make no sense together: when, what is wrong, and what to do."""
+
+
+def run(console: Console, given: Evaluating) -> None:
+    """Measure, and show what was measured.
+
+    Raises:
+        UsageError: the request makes no sense.
+        CheckpointError: the weights cannot be had or do not fit.
+        DeviceError: the device is not there.
+        typer.Exit: with 1, if an image has no partner or could not be measured.
+    """
+    for applies, message, hint in CONTRADICTIONS:
+        if applies(given):
+            raise UsageError(message, hint)
+    if given.csv is not None and not given.csv.absolute().parent.is_dir():
+        raise UsageError(f"{given.csv}: there is no such folder", "Make it, or name another.")
+    tile_side(given.tile)
+    from ..evaluation import (
+        published,  # torch takes seconds to import
+        runner,
+    )
+    from ..evaluation.results import Sheet
+    from ..files import discovery
+    from ..imaging import metrics
+
+    conditions = runner.conditions(given.levels, given.degrade)
+    for condition in conditions:  # what was not published is said at once
+        catalog.official(
+            given.task,
+            noise=_noise(given),
+            sigma=_level(given, condition),
+            gray=given.gray,
+            dual_pixel=given.right is not None,
+        )
+    found, unpaired = discovery.matched(
+        given.clean, given.degraded, given.right, by_order=given.pair == "order"
+    )
+    for path in unpaired:
+        console.warn(f"{printable(str(path))}: no image of this name in the other folder")
+    outcomes = _measured(console, given, conditions, found)
+    channels = {score.channels for outcome in outcomes for score in outcome.scores}
+    sheet = Sheet(
+        task=given.task,
+        folder=given.clean,
+        protocol=metrics.PROTOCOLS[given.task],
+        outcomes=outcomes,
+        published=published.row(
+            given.task,
+            sigma=given.levels is not None,
+            gray=channels == {1},
+            per_sigma=given.per_sigma,
+            two_views=given.right is not None,
+            window=given.window,
+        ),
+        known=published.known_set(given.clean),
+        unpaired=unpaired,
+    )
+    if given.json:
+        console.object(sheet.as_dict())
+    else:
+        console.render(sheet.render())
+    if given.csv is not None:
+        _write(given.csv, sheet.as_csv())
+    if unpaired or sheet.failed:
+        raise typer.Exit(1)
+
+
+def _noise(given: Evaluating) -> Literal["real", "gaussian"] | None:
+    """What noise the official weights are for; what is added here is Gaussian."""
+    if given.task == "denoise" and given.noise is None and given.degraded is None:
+        return "gaussian"
+    return given.noise
+
+
+def _level(given: Evaluating, condition: Condition) -> str | None:
+    return f"{condition.sigma:g}" if given.per_sigma else None
+
+
+def _restorer(console: Console, given: Evaluating, condition: Condition) -> Restorer:
+    from ..inference.restorer import Restorer
+
+    return Restorer(
+        given.task,
+        weights=given.weights,
+        device=given.device,
+        precision=given.precision,
+        tile=tile_side(given.tile),
+        overlap=given.overlap,
+        window=given.window,
+        ensemble=given.ensemble,
+        noise=_noise(given),
+        sigma=_level(given, condition),
+        gray=given.gray,
+        dual_pixel=given.right is not None,
+        notify=console.warn,
+    )
+
+
+def _measured(
+    console: Console, given: Evaluating, conditions: list[Condition], pairs: list[Pair]
+) -> list[Outcome]:
+    """What comes of every condition, while a bar moves."""
+    from ..evaluation import runner
+    from ..imaging import metrics
+
+    outcomes: list[Outcome] = []
+    restorer = _restorer(console, given, conditions[0])
+    number = 0
+
+    def told(name: str, done: int, total: int) -> None:
+        console.part(Part(number, printable(name), done, total))
+
+    with console.progress(len(conditions) * len(pairs)):
+        for condition in conditions:
+            if given.per_sigma and outcomes:
+                restorer = _restorer(console, given, condition)
+            outcome = runner.Outcome(condition, restorer.weights, str(restorer.device))
+            outcomes.append(outcome)
+            for result in runner.run(
+                condition,
+                restorer,
+                pairs,
+                metrics.PROTOCOLS[given.task],
+                gray=given.gray,
+                progress=told,
+            ):
+                number += 1
+                if isinstance(result, runner.Score):
+                    outcome.scores.append(result)
+                    console.detail(_line(result, condition))
+                else:
+                    outcome.failures.append(result)
+                    console.warn(f"{printable(result.error)}: left out")
+    return outcomes
+
+
+def _line(score: Score, condition: Condition) -> str:
+    name = " ".join(filter(None, [printable(score.image), condition.name]))
+    psnr = f"{score.degraded.psnr:.2f} -> {score.restored.psnr:.2f} dB"
+    return f"{name}: {psnr}, {score.seconds:.1f} s"
+
+
+def _write(path: Path, text: str) -> None:
+    """Put the table into a file, whole or not at all."""
+    from ..files.atomic import write_whole
+
+    try:
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror})", "Name another file."
+        ) from error

@@ -1,0 +1,392 @@
+"""One run of a restoring command: from its options, past what could go wrong, to its images."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..batch import manifest, stages
+from ..batch.events import Failed, Planned, Restored, Skipped, Tally
+from ..batch.jobs import plan as plan_jobs
+from ..batch.jobs import room
+from ..checkpoints import catalog
+from ..checkpoints.catalog import SIGMAS
+from ..errors import ImageError, RestormerError, UsageError
+from ..files import atomic, discovery, paths
+from ..files.discovery import is_special
+from ..imaging import io as image_io
+from ..imaging import noise as noise_level
+from ..reports import observers, terminal
+from ..workers import backends
+from .console import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from ..batch.events import Event
+    from ..batch.jobs import Job
+    from ..batch.stages import Watching
+    from ..imaging.image import Image
+    from ..workers.backends import Place
+    from .console import Console
+    from .options import Restoring
+
+
+# --- levels --------------------------------------------------------------------------------------
+
+AUTO = "auto"
+
+
+def parted(
+    console: Console, request: Request, options: Restoring, jobs: list[Job], stdin: BinaryIO
+) -> Iterator[tuple[Request, list[Job]]]:
+    """The jobs that have a level of noise in common, with the request for its weights.
+
+    One network is in memory at a time, and each is loaded once. If the level is not to be found
+    out, or chooses nothing, the request stays as it is. `stdin` is left where it was.
+    """
+    if request.sigma != AUTO:
+        yield request, jobs
+        return
+    if options.weights not in (AUTO, "official"):
+        console.say(f"note: --sigma auto has nothing to choose from with {options.weights} weights")
+        yield replace(request, sigma="blind"), jobs
+        return
+    seen: dict[str, list[Job]] = {}
+    for job in jobs:
+        seen.setdefault(_level(console, job, options.max_pixels, stdin), []).append(job)
+    for level in SIGMAS:
+        if level in seen:
+            yield replace(request, sigma=level), seen[level]
+
+
+def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
+    """The level whose weights fit an image; the blind ones where it cannot be looked at."""
+    if job.source is not None and is_special(job.source):  # it could be read only once
+        return "blind"
+    try:
+        if job.source is None:
+            data = stdin.read()
+            stdin.seek(0)
+        else:
+            data = image_io.load(job.source)[1]
+        found = image_io.pictures(data, max_pixels=max_pixels, name=job.names[0])
+        noise = noise_level.estimate(next(found.images).pixels)
+    except ImageError:  # which is told when its turn comes
+        return "blind"
+    level = noise_level.level_for(noise)
+    said = "nothing can be said of its noise" if noise is None else noise.words
+    network = "blind weights" if level == "blind" else f"weights for sigma {level}"
+    console.say(f"note: {printable(job.names[0])}: {said}; {network}")
+    return level
+
+
+# --- session -------------------------------------------------------------------------------------
+
+CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
+    (
+        lambda given: not given.inputs and given.files_from is None,
+        "there is nothing to restore",
+        "Name images, folders or patterns, or - for an image on stdin.",
+    ),
+    (
+        lambda given: given.output == "",
+        "-o names nothing",
+        "Name a file, a folder, or - for stdout.",
+    ),
+    (
+        lambda given: given.null and given.files_from is None,
+        "--null says how a list is separated, and there is none",
+        "Add --files-from LIST.",
+    ),
+    (
+        lambda given: given.files_from == "-" and "-" in (given.inputs or ()),
+        "stdin cannot be both an image and the list of images",
+        "Put one of them into a file.",
+    ),
+    (
+        lambda given: given.json and given.output == "-",
+        "--json and -o - both want stdout",
+        "Name an output file.",
+    ),
+    (
+        lambda given: math.isnan(given.strength),
+        "--strength is no number",
+        "It takes one from 0 to 1.",
+    ),
+    (
+        lambda given: given.in_place and given.output == "-",
+        "--in-place and -o - say two different outputs",
+        "Leave out one of them.",
+    ),
+    (
+        lambda given: (
+            given.ray is not None and bool(given.preview or given.report or given.compare)
+        ),
+        "--preview, --report and --compare show what is restored here, and --ray may go elsewhere",
+        "Leave it out; `restormer report FOLDER` shows what is there at the end.",
+    ),
+)
+"""Options that make no sense together: when, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A task with the options that only this task has."""
+
+    task: str
+    noise: str | None = None
+    sigma: str | None = None
+    gray: bool = False
+    right: str | None = None
+
+    @property
+    def checkpoint(self) -> catalog.Checkpoint:
+        """The official checkpoint for it.
+
+        Raises:
+            UsageError: none was published for that combination.
+        """
+        return catalog.official(
+            self.task,
+            noise=self.noise,
+            sigma="blind" if self.sigma == AUTO else self.sigma,
+            gray=self.gray,
+            dual_pixel=self.right is not None,
+        )
+
+
+def run(console: Console, request: Request, options: Restoring) -> Tally:
+    """Restore all the inputs of a command, and count what became of them.
+
+    Raises:
+        UsageError: the request makes no sense as a whole; nothing was touched.
+        CheckpointError: the weights cannot be had or do not fit.
+        DeviceError: the device is not there.
+    """
+    with terminal.opened(console, options.preview and not options.dry_run) as seen:
+        return _run(console, request, options, seen)
+
+
+def _run(console: Console, request: Request, options: Restoring, seen: terminal.Preview) -> Tally:
+    for applies, message, hint in CONTRADICTIONS:
+        if applies(options):
+            raise UsageError(message, hint)
+    _ = request.checkpoint, options.tile_side  # said at once, if they are wrong
+    found = discovery.find(
+        options.inputs or (),
+        listed=_listed(options),
+        recursive=options.recursive,
+        outputs=observers.written(options),
+    )
+    jobs = plan_jobs(
+        found.found,
+        output=options.output,
+        format=None if options.format == "keep" else options.format,
+        in_place=options.in_place,
+        right=request.right,
+    )
+    shown = observers.plan(request.task, options, jobs)
+    watch = _together(seen.watch, shown.watch)
+    streams = _streams(jobs, options)
+    tally = Tally(request.task)
+    sources = set()  # of the weights that were used
+
+    def show(events: Iterable[Event]) -> None:
+        for event in events:
+            tally.add(event)
+            console.show(event)
+            seen.add(event)
+            shown.add(event)
+            if isinstance(event, Restored):
+                sources.add(event.weights.source)
+
+    def end(*, interrupted: bool) -> None:
+        console.show(summary := tally.summary(interrupted=interrupted))
+        shown.finish(summary, console.say)
+
+    work = [job for job in jobs if not _missing(job)]
+    if request.sigma == AUTO:  # which looks at the image beforehand
+        streams = stages.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
+    recorded = _recorded(found, options)
+    try:
+        show(_problems(found, jobs, request.task))
+        if not options.dry_run:
+            _clean_up(console, jobs)
+        for part, mine in parted(console, request, options, work, streams.stdin):
+            with closing(backends.choose(console, part, options, recorded, watch)) as place:
+                _work(console, part.task, options, place, mine, streams, show)
+            if "lite" in sources:
+                options = replace(options, weights="lite")  # the others cannot be had: ask once
+    except KeyboardInterrupt:
+        left = len(jobs) - tally.restored - tally.skipped - tally.failed
+        console.warn(
+            f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
+            "The same command with --skip-existing goes on from here"
+        )
+        end(interrupted=True)
+        raise
+    except RestormerError:
+        if tally.restored:  # it could not go on: what is done is told all the same
+            end(interrupted=True)
+        raise
+    end(interrupted=False)
+    return tally
+
+
+@dataclass(frozen=True)
+class _Together:
+    watches: tuple[Watching, ...]
+
+    def __call__(self, event: Restored, before: Image, after: Image) -> None:
+        for watch in self.watches:
+            watch(event, before, after)
+
+
+def _together(*watches: Watching | None) -> Watching | None:
+    """All that want to see each image as one, which another process can be given, too."""
+    given = tuple(watch for watch in watches if watch is not None)
+    return _Together(given) if given else None
+
+
+def _work(
+    console: Console,
+    task: str,
+    options: Restoring,
+    place: Place,
+    work: list[Job],
+    streams: stages.Streams,
+    show: Callable[[Iterable[Event]], None],
+) -> None:
+    """Restore with one set of weights, or say how it would be."""
+    if options.skip_existing:
+        work = _unskipped(console, task, place, work, show)
+    if work and options.dry_run:
+        show(place.run(work, streams))
+    elif work:
+        _see_room(console, work)
+        show(Planned(*job.names, task) for job in work)
+        place.prepare(len(work))
+        events = place.run(work, streams)
+        with console.progress(len(work)), closing(events):  # which ends its threads
+            try:
+                show(events)
+            except KeyboardInterrupt:
+                show(_rest(events))
+                raise
+
+
+def _rest(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """What a run has still to tell if it was interrupted while an event of its was shown."""
+    with suppress(KeyboardInterrupt, StopIteration):
+        yield events.throw(KeyboardInterrupt())
+        yield from events
+
+
+def _listed(options: Restoring) -> list[str]:
+    """The paths in the list that --files-from names."""
+    if options.files_from is None:
+        return []
+    if options.files_from == "-":
+        return discovery.read_list(sys.stdin.buffer.read(), null=options.null)
+    try:
+        data = Path(options.files_from).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{options.files_from}: the list cannot be read ({error.strerror})",
+            "--files-from takes a file with one path a line, or - for stdin.",
+        ) from error
+    return discovery.read_list(data, null=options.null)
+
+
+def _streams(jobs: list[Job], options: Restoring) -> stages.Streams:
+    """Stdin and stdout for the jobs that need them.
+
+    Refused is what would end in a terminal full of bytes, in a mixture, or in waiting for ever.
+    """
+    stdin: BinaryIO = io.BytesIO()
+    stdout: BinaryIO = io.BytesIO()
+    if any(job.source is None for job in jobs):
+        if sys.stdin is None or sys.stdin.isatty():  # None: the program was started without one
+            raise UsageError("there is no image on stdin", "Pipe one into it, or name a file.")
+        stdin = sys.stdin.buffer
+    if any(job.target is None for job in jobs) and not options.dry_run:
+        if options.json:
+            raise UsageError("--json and the image both want stdout", "Name a file with -o.")
+        if sys.stdout is None or sys.stdout.isatty():
+            raise UsageError(
+                "stdout is a terminal, or closed: no place for an image",
+                "Send it to a file (> out.png), or name one with -o.",
+            )
+        stdout = sys.stdout.buffer
+    return stages.Streams(stdin, stdout)
+
+
+def _missing(job: Job) -> bool:
+    return job.source is not None and not discovery.is_there(job.source)
+
+
+def _clean_up(console: Console, jobs: list[Job]) -> None:
+    """Remove from the outputs' folders what runs that were killed have left there."""
+    folders = dict.fromkeys(job.target.parent for job in jobs if job.target is not None)
+    for path in atomic.sweep(folders):
+        console.say(f"note: {printable(str(path))}: left by a run that was killed; removed")
+
+
+def _see_room(console: Console, jobs: list[Job]) -> None:
+    """Refuse what surely has no room, and warn of what perhaps has none."""
+    none, little = room(jobs)
+    if none:
+        raise UsageError("; ".join(none), "Make room, or name another folder with -o.")
+    for text in little:
+        console.warn(printable(text))
+
+
+def _problems(found: discovery.Inputs, jobs: list[Job], task: str) -> Iterator[Event]:
+    """What can be said of inputs before any is looked at."""
+    for problem in found.problems:
+        yield Failed(problem.name, None, task, problem.error, problem.hint)
+    for path in found.own:
+        yield Skipped(str(path), None, task, "an output of an earlier run")
+    for job in jobs:
+        if _missing(job):
+            yield Failed(*job.names, task, "no such file", "Check the path.")
+
+
+def _unskipped(
+    console: Console,
+    task: str,
+    place: Place,
+    jobs: list[Job],
+    show: Callable[[Iterable[Event]], None],
+) -> list[Job]:
+    """The jobs that --skip-existing leaves."""
+    past = manifest.Records()
+    reasons: dict[Job, str | None] = {}
+    lines = {}
+    for job in jobs:
+        reasons[job], line = manifest.judged(job, task, past)
+        if line is not None:
+            lines[job] = line
+    for note in past.notes:
+        console.warn(note)
+    if lines:
+        recipes = place.prepare(len(jobs))
+        done = (j for j, line in lines.items() if any(manifest.made_by(line, r) for r in recipes))
+        reasons.update(dict.fromkeys(done, manifest.DONE))
+    show(Skipped(*job.names, task, why) for job, why in reasons.items() if why)
+    return [job for job, why in reasons.items() if why is None]
+
+
+def _recorded(found: discovery.Inputs, options: Restoring) -> bool:
+    """Whether the folders of the outputs get a record: not for a single file of one's own."""
+    if options.skip_existing or len(found.found) > 1 or any(one.folder for one in found.found):
+        return True
+    output = options.output or ""
+    return output.endswith(("/", os.sep)) or discovery.is_folder(paths.path(output or "-"))

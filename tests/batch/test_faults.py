@@ -1,0 +1,240 @@
+"""What goes wrong in earnest: runs killed at any moment, damaged files, full and closed folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from restormer_cli.files import atomic
+from restormer_cli.imaging import io as image_io
+from tests.support.camera import dng, mosaic
+from tests.support.program import PROGRAM, Outcome, picture, python, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.usefixtures("folder", "weights")
+
+KILLS = int(os.environ.get("RESTORMER_TEST_KILLS", "2"))
+"""How often the run is killed; each time costs the seconds that torch takes to import."""
+
+WITH_HEIF, WITH_RAW = (importlib.util.find_spec(name) for name in ("pillow_heif", "rawpy"))
+
+DAMAGED = 300
+GOOD = 30
+
+
+# --- killed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """At every moment there are whole outputs only, and at the end no temporaries."""
+    rng = random.Random(0)  # noqa: S311 - no secret
+    count = 8 + 3 * KILLS
+    for i in range(count):
+        picture(f"f/{i}.png", (96, 96, 3), seed=i)
+    common = ("derain", "f", "--precision", "fp32", "-q")
+    assert restormer(*common, "-o", "whole").status == 0
+    whole = {path.name: path.read_bytes() for path in Path("whole").glob("*.png")}
+    out = Path("out")
+    for _ in range(KILLS):
+        before = len(list(out.glob("*.png")))
+        process = python(*PROGRAM, *common, "-o", "out", "--skip-existing")
+        while len(list(out.glob("*.png"))) == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.random() / 4)
+        process.kill()
+        _, stderr = process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0)
+        assert b"Traceback" not in stderr
+        for path in out.glob("*.png"):
+            assert path.read_bytes() == whole[path.name]
+    (out / f".9.png.0123abcd{atomic.TEMPORARY}").write_bytes(b"half")  # should there have been none
+    assert restormer(*common, "-o", "out", "--skip-existing").status == 0
+    assert {path.name: path.read_bytes() for path in out.glob("*.png")} == whole
+    assert not [path for path in out.iterdir() if path.name.endswith(atomic.TEMPORARY)]
+
+
+def test_temporaries_of_a_killed_run_are_removed_and_said(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """By the next run into that folder; those of a run that still goes on are not."""
+    picture("f/a.png")
+    Path("out").mkdir()
+    stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
+    stale.write_bytes(b"half")
+    held = {}
+
+    def ready(_: os.stat_result) -> None:
+        assert atomic.sweep([Path("out")]) == [stale]
+        stale.write_bytes(b"half")
+        outcome = restormer("derain", "f", "-o", "out")
+        assert f"note: {stale}: left by a run that was killed; removed" in outcome.stderr
+        held["there"] = [path.name for path in Path("out").iterdir()]
+
+    atomic.write_whole(Path("out/b.png"), b"whole", ready)
+    assert len([name for name in held["there"] if name.endswith(atomic.TEMPORARY)]) == 1
+    assert tree() == ["f/a.png", "out/a.png", "out/b.png"]
+
+
+def test_a_dry_run_leaves_temporaries_alone(restormer: Callable[..., Outcome]) -> None:
+    """It touches nothing."""
+    picture("f/a.png")
+    Path("out").mkdir()
+    stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
+    stale.touch()
+    assert restormer("derain", "f", "-o", "out", "--dry-run").status == 0
+    assert stale.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_where_files_cannot_be_locked_temporaries_get_old_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On such a file system a day must have passed."""
+    import fcntl
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    young, old = (tmp_path / f".{name}{atomic.TEMPORARY}" for name in ("young", "old"))
+    young.touch()
+    old.touch()
+    os.utime(old, (1, 1))
+    assert atomic.sweep([tmp_path, tmp_path / "missing"]) == [old]
+    assert young.exists()
+
+
+# --- damaged ------------------------------------------------------------------------------------
+
+
+def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
+    """Names and contents, and whether an image can be made of it all the same."""
+    whole = {}
+    for kind in ("png", "jpg", "tif", "webp", "bmp", "avif", *(["heic"] if WITH_HEIF else [])):
+        picture(f"whole.{kind}", (40, 56, 3))
+        whole[kind] = Path(f"whole.{kind}").read_bytes()
+        Path(f"whole.{kind}").unlink()
+    pages = [image_io.Image(rng.integers(0, 256, (40, 56, 3), "uint8")) for _ in range(3)]
+    for name, kind in {"pages.tif": "tiff", "frames.png": "png", "frames.webp": "webp"}.items():
+        whole[name], _ = image_io.encode(pages, kind, count=3)
+    first, *others = (PIL.Image.fromarray(page.pixels) for page in pages)
+    first.save(frames := io.BytesIO(), "GIF", save_all=True, append_images=others)
+    whole["gif"] = frames.getvalue()
+    if WITH_RAW:
+        whole["dng"] = dng(mosaic(rng.random((40, 56, 3))))
+    kinds = list(whole)
+    huge = bytearray(whole["bmp"])
+    huge[18:26] = (2**30).to_bytes(4, "little") * 2
+    profile = image_io.Image(np.zeros((9, 9, 3), "uint8"), icc=b"\0" * 200, exif=b"II*\0\xff\xff")
+    image_io.write(profile, Path("profile.png"))
+    bad_profile = Path("profile.png").read_bytes()
+    Path("profile.png").unlink()
+    for i in range(DAMAGED):
+        kind = kinds[i // 7 % len(kinds)]
+        data = whole[kind]
+        # A cut that takes more than padding.
+        cut = data[: int(rng.integers(1, len(data) * 3 // 4))]
+        flipped = bytearray(data)
+        flipped[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        yield (
+            (f"{i}.cut.{kind}", cut, False),
+            (f"{i}.flipped.{kind}", bytes(flipped), True),  # if nothing says so: no checksum
+            (f"{i}.misnamed.{kinds[i % len(kinds)]}", data, True),
+            (f"{i}.empty.{kind}", b"", False),
+            (f"{i}.text.{kind}", b"This is not a picture.\n" * 9, False),
+            (f"{i}.huge.{kind}", bytes(huge), False),
+            (f"{i}.profile.png", bad_profile, True),
+        )[i % 7]
+
+
+@pytest.mark.slow
+def test_damaged_files_cost_nothing_but_themselves(restormer: Callable[..., Outcome]) -> None:
+    """Hundreds of them among good ones: each is reported or restored, with never a traceback."""
+    for i in range(GOOD):
+        picture(f"f/{i * 10}.good.png", (24, 32, 3), seed=i)
+    possible = {}
+    for name, data, can_be in damaged(np.random.default_rng(0)):
+        Path("f", name).write_bytes(data)
+        possible[f"f/{name}"] = can_be
+    outcome = restormer("derain", "f", "-o", "out", "--json", "--precision", "fp32")
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.stderr
+    ends = [event for event in outcome.events if event["event"] in ("restored", "failed")]
+    assert len({event["input"] for event in ends}) == len(ends) == GOOD + DAMAGED
+    for event in ends:
+        restored = event["event"] == "restored"
+        assert Path(event["output"]).exists() == restored
+        assert possible.get(event["input"], True) or not restored
+        assert restored or possible.get(event["input"]) is not None
+        assert restored or (event["error"] and "\n" not in event["error"])
+        if ".good." in event["input"]:
+            before, after = (image_io.read(Path(event[end])).pixels for end in ("input", "output"))
+            assert np.array_equal(before, after)
+    summary = outcome.events[-1]
+    assert summary["restored"] + summary["failed"] == GOOD + DAMAGED
+
+
+# --- no room ------------------------------------------------------------------------------------
+
+
+def in_a_small_file_system(*arguments: str, options: str) -> tuple[int, str, list[str]]:
+    """Run the program with `out` on a file system of its own: exit status, stderr, what is in it.
+
+    The mount is in a namespace of its own, and goes with it.
+    """
+    script = (
+        f"mount -t tmpfs -o {options} tmpfs out || exit 77\n"
+        '"$@"; status=$?; ls -A out; exit $status'
+    )
+    unshare = shutil.which("unshare") or "unshare"
+    command = [unshare, "-rm", "sh", "-c", script, "sh", sys.executable, *PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if "unshare" in done.stderr or done.returncode == 77:
+        pytest.skip("no file system may be mounted here")  # pragma: no cover
+    return done.returncode, done.stderr, done.stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
+def test_a_full_disk_is_told_for_each_image_and_leaves_whole_files() -> None:
+    """What fits is there, what does not is an error of one line, and nothing is half-written."""
+    for i in range(4):
+        picture(f"f/{i}.png", (64, 96, 3), seed=i)  # 18 kB each, of random pixels
+    Path("out").mkdir()
+    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="size=48k")
+    assert status == 1
+    assert [name for name in there if not name.startswith(".")] == ["0.png", "1.png"]
+    assert stderr.count("No space left on device") >= 2
+    assert not [name for name in there if name.endswith(atomic.TEMPORARY)]
+    assert "warning: out: 0.0 MB are free, and about 0.1 MB will be written" in stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
+def test_a_closed_folder_and_too_small_a_disk_are_told_before_anything_is_touched() -> None:
+    """Wrong usage, with the cause."""
+    picture("f/a.png", (256, 256, 3))
+    Path("out").mkdir()
+    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="ro")
+    assert (status, there) == (2, [])
+    assert "out is not writable" in stderr
+    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="size=4k")
+    assert (status, there) == (2, [])
+    assert "MB are free" in stderr

@@ -1,0 +1,178 @@
+"""What outputs are called, and what is refused before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restormer_cli.batch.jobs import Job, plan
+from restormer_cli.errors import UsageError
+from restormer_cli.files.discovery import find
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a few files."""
+    folder = tmp_path / "work"
+    for name in ("a.png", "b.jpeg", "c.gif", "scan.2024", "f/a.png", "f/sub/b.tif", "g/a.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def jobs(*names: str, recursive: bool = True, **options: Any) -> list[Job]:
+    return plan(find(names, recursive=recursive).found, **options)
+
+
+def targets(*names: str, **options: Any) -> list[str]:
+    return [str(job.target) for job in jobs(*names, **options)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("a.png", None, "a.restored.png"),
+        ("b.jpeg", None, "b.restored.jpeg"),
+        ("c.gif", None, "c.restored.png"),
+        ("scan.2024", None, "scan.2024.restored.png"),
+        ("a.png", "jpg", "a.restored.jpg"),
+        ("b.jpeg", "jpg", "b.restored.jpeg"),
+        ("b.jpeg", "tiff", "b.restored.tif"),
+        ("scan.2024", "webp", "scan.2024.restored.webp"),
+        ("f/a.png", None, "f/a.restored.png"),
+    ],
+)
+def test_a_file_goes_beside_itself(name: str, kind: str | None, target: str) -> None:
+    """The suffix is kept, or that of the format; PNG stands for what cannot be written."""
+    assert targets(name, format=kind) == [target]
+
+
+def test_a_folder_is_mirrored_beside_itself() -> None:
+    """`f` becomes `f-restored`, with the names and subfolders it has."""
+    assert targets("f") == ["f-restored/a.png", "f-restored/sub/b.tif"]
+    assert targets("f/") == targets("f")
+
+
+def test_the_current_folder_has_a_name_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.` is mirrored beside the folder that it is."""
+    monkeypatch.chdir(folder / "f")
+    (target, _) = targets(".")
+    assert os.path.realpath(target) == str(folder / "f-restored" / "a.png")
+
+
+@pytest.mark.parametrize("output", ["out/", "f", "."])
+def test_an_output_folder_is_one_that_is_there_or_ends_in_a_slash(output: str) -> None:
+    """Into it, a file goes under its own name."""
+    assert targets("g/a.jpg", output=output) == [str(Path(output, "a.jpg"))]
+
+
+def test_several_inputs_make_the_output_a_folder() -> None:
+    """Two files, or one folder, need a folder to go to."""
+    assert targets("a.png", "b.jpeg", output="out") == ["out/a.png", "out/b.jpeg"]
+    assert targets("f", output="out") == ["out/a.png", "out/sub/b.tif"]
+
+
+def test_a_single_input_goes_to_the_file_that_is_named() -> None:
+    """Its suffix says the format."""
+    assert targets("a.png", output="x/out.jpg") == ["x/out.jpg"]
+    assert targets("a.png", output="out") == ["out"]
+
+
+def test_stdin_goes_to_stdout_unless_a_file_is_named() -> None:
+    """`-` alone is a filter."""
+    assert jobs("-") == [Job(None, None)]
+    assert jobs("-", output="-", format="jpg") == [Job(None, None, format="jpeg")]
+    assert targets("-", output="out.png") == ["out.png"]
+
+
+def test_in_place_means_the_input_itself() -> None:
+    """Without an output, each image replaces its file."""
+    assert targets("a.png", "f/a.png", in_place=True) == ["a.png", "f/a.png"]
+
+
+def test_right_views_are_matched_by_their_place() -> None:
+    """A file for a file; in a folder, the same name relative to the folder that was named."""
+    assert [job.right for job in jobs("a.png", right="r.png")] == [Path("r.png")]
+    Path("right").mkdir()
+    rights = [job.right for job in jobs("f", right="right")]
+    assert rights == [Path("right/a.png"), Path("right/sub/b.tif")]
+
+
+REFUSED = {
+    "one file for two inputs": (["f/a.png", "g/a.jpg"], {"output": "out", "format": "png"}),
+    "an output is its input": (["a.png"], {"output": "."}),
+    "an output is another input": (["a.png", "b.jpeg"], {"output": "b.jpeg"}),
+    "a file for several inputs": (["a.png", "b.jpeg"], {"output": "out.png"}),
+    "a format that is not written": (["a.png"], {"output": "out.gif"}),
+    "two formats": (["a.png"], {"output": "out.png", "format": "jpg"}),
+    "stdout for several inputs": (["a.png", "b.jpeg"], {"output": "-"}),
+    "stdin into a folder": (["-"], {"output": "out/"}),
+    "stdin among others": (["-", "a.png"], {}),
+    "in place with another format": (["a.png"], {"in_place": True, "format": "jpg"}),
+    "in place of what is not written": (["c.gif"], {"in_place": True}),
+    "a folder below a file": (["a.png"], {"output": "b.jpeg/out/"}),
+    "one right view for several": (["f"], {"right": "a.png"}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_makes_no_sense_is_refused(case: str) -> None:
+    """A usage error, with a hint, before anything is touched."""
+    names, options = REFUSED[case]
+    with pytest.raises(UsageError) as caught:
+        jobs(*names, **options)
+    assert caught.value.hint
+
+
+def test_all_that_would_go_wrong_is_told_at_once() -> None:
+    """One list names every collision, replacement and folder that cannot be made."""
+    Path("out").mkdir()
+    Path("out/sub").touch()
+    Path("out/b.jpeg").mkdir()
+    with pytest.raises(UsageError) as caught:
+        jobs("f", "a.png", "b.jpeg", output="out")
+    message = caught.value.message
+    assert message.startswith("3 things would go wrong")
+    assert "f/a.png and a.png would both become out/a.png" in message
+    assert "out/b.jpeg is a folder" in message
+    assert "out/sub is not a folder" in message
+
+
+def test_in_place_allows_an_output_to_replace_its_input_but_no_other() -> None:
+    """What has not been read yet is never replaced."""
+    assert targets("a.png", output=".", in_place=True) == ["a.png"]
+    with pytest.raises(UsageError, match="is an input, too"):
+        jobs("f/a.png", "a.png", output=".", in_place=True)
+
+
+def test_a_link_to_the_input_is_the_input() -> None:
+    """Written to through a link, the file would be replaced all the same."""
+    Path("link.png").symlink_to("a.png")
+    with pytest.raises(UsageError, match="would be replaced"):
+        jobs("a.png", output="link.png")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+def test_a_folder_that_cannot_be_written_is_told() -> None:  # pragma: no cover
+    """Permissions are looked at before the start."""
+    Path("f").chmod(0o500)
+    with pytest.raises(UsageError, match="f is not writable"):
+        jobs("a.png", output="f/out/")
+
+
+def test_a_long_list_of_problems_is_cut() -> None:
+    """Twenty are spelled out, the rest is counted."""
+    names = []
+    for i in range(25):
+        Path(f"n{i}.png").touch()
+        names.append(f"n{i}.png")
+    with pytest.raises(UsageError, match="25 things") as caught:
+        jobs(*names, output=".")
+    assert caught.value.message.endswith("and 5 more")

@@ -1,0 +1,58 @@
+"""The benchmark measures what it says, on a tiny network."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from restormer_cli.cli.app import app
+from restormer_cli.cli.console import Console
+from restormer_cli.evaluation import benchmark
+from tests.support.networks import VARIANTS, assert_close
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_published_formulation_is_the_same_function(variant):
+    """What the engine is measured against gives what the network gives."""
+    network = VARIANTS[variant]
+    image = torch.rand(1, network.architecture.in_channels, 24, 40)
+    with torch.inference_mode():
+        assert_close(benchmark.plain(network, image), network(image))
+
+
+def test_every_way_is_measured_at_every_size():
+    """Plain, strips in each precision and tiles; ratios and differences are against plain."""
+    done = list(benchmark.run(VARIANTS["rgb_bias_free"], [16, 24]))
+    for size in (16, 24):
+        mine = [m for m in done if m.size == size]
+        assert mine[0].way == "plain"
+        assert mine[0].ratio == 1
+        assert {m.way for m in mine[1:]} == {"strips", f"tiles of {benchmark.TILE}"}
+        fp32 = next(m for m in mine if (m.way, m.precision) == ("strips", "fp32"))
+        assert fp32.ratio == pytest.approx(mine[0].seconds / fp32.seconds)
+        assert 0 < fp32.of_peak < 1
+        assert fp32.largest_difference < 1e-5
+        assert fp32.psnr > 100
+
+
+def test_without_the_plain_forward_there_is_nothing_to_compare_with():
+    """Without it, times are told but no ratio and no difference."""
+    done = list(benchmark.run(VARIANTS["grey"], [16], with_plain=False))
+    assert "plain" not in {m.way for m in done}
+    assert {m.ratio for m in done} == {m.psnr for m in done} == {None}
+
+
+def test_the_command_prints_a_table_or_json(tiny):
+    """`restormer bench` shows a table; with --json, one object for each measurement."""
+    words = ["bench", str(tiny()), "--size", "16", "--device", "cpu"]
+    shown = CliRunner().invoke(app, words, obj=Console())
+    assert shown.exit_code == 0
+    assert "16 x 16" in shown.stdout
+    assert "strips" in shown.stdout
+    told = CliRunner().invoke(app, [*words, "--json"], obj=Console())
+    objects = [json.loads(line) for line in told.stdout.splitlines()]
+    assert objects[0]["way"] == "plain"
+    assert all(o["size"] == 16 for o in objects)

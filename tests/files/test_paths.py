@@ -1,0 +1,266 @@
+"""Inputs and outputs behind URLs: what goes there and comes from there, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from restormer_cli.batch import manifest
+from restormer_cli.batch.jobs import plan
+from restormer_cli.errors import UsageError
+from restormer_cli.files import paths
+from restormer_cli.files.discovery import find
+from restormer_cli.imaging import io as image_io
+from tests.support.program import Outcome, picture, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.usefixtures("folder", "weights")
+
+COMMAND = ("derain", "memory://shop/in", "-r", "-o", "memory://shop/out", "--json")
+
+
+class Slow(MemoryFileSystem):
+    """A file system whose files appear before they are whole, as most do; the third write fails."""
+
+    protocol = "slow"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    writes = 0
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        Slow.writes += 1
+        super().pipe_file(path, value[: len(value) // 2])
+        assert all(Path(name).name.startswith(".") for name in self.store)
+        if Slow.writes == 3:
+            raise OSError("the line is down")
+        super().pipe_file(path, value)
+
+
+@pytest.fixture(autouse=True)
+def store() -> Iterator[MemoryFileSystem]:
+    """Where `memory://` leads, empty."""
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def shop(store: MemoryFileSystem) -> dict[str, np.ndarray]:
+    """Two images in folders there, and what is no image, or hidden."""
+    before = {}
+    for seed, name in enumerate(("a.png", "sub/b.png")):
+        before[name] = picture(name, seed=seed)
+        store.pipe_file(f"/shop/in/{name}", Path(name).read_bytes())
+        Path(name).unlink()
+    store.pipe_file("/shop/in/bad.png", b"hello")
+    for name in ("notes.txt", ".hidden/c.png", "sub/.c.png"):
+        store.pipe_file(f"/shop/in/{name}", b"hello")
+    return before
+
+
+def ends(outcome: Outcome) -> dict[str, str | None]:
+    """What became of each image, and why it was skipped."""
+    told = [e for e in outcome.events if e["event"] in ("restored", "skipped", "failed")]
+    return {Path(e["input"]).name: e.get("reason", e["event"]) for e in told}
+
+
+def test_a_folder_is_restored_into_another(
+    shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
+) -> None:
+    """With its tree, under names that are URLs; a bad file costs only itself."""
+    outcome = restormer(*COMMAND)
+    assert outcome.status == 1
+    assert ends(outcome) == {"a.png": "restored", "b.png": "restored", "bad.png": "failed"}
+    assert "error: memory://shop/in/bad.png: not an image" in outcome.stderr
+    for event in outcome.events:
+        assert event["event"] == "summary" or event["input"].startswith("memory://shop/in/")
+    for name, pixels in shop.items():
+        assert np.array_equal(image_io.read(store.cat_file(f"/shop/out/{name}")).pixels, pixels)
+    assert tree() == []
+
+
+def test_a_second_run_goes_on(
+    shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
+) -> None:
+    """By records that are a file for each output; what changed is restored again."""
+    again = (*COMMAND, "--skip-existing")
+    restormer(*again)
+    assert ends(restormer(*again)) == {
+        "a.png": manifest.DONE,
+        "b.png": manifest.DONE,
+        "bad.png": "failed",
+    }
+    line = json.loads(store.cat_file("/shop/out/sub/.restormer/b.png.json"))
+    assert line["input"]["name"] == "memory://shop/in/sub/b.png"
+    store.pipe_file("/shop/in/a.png", store.cat_file("/shop/in/sub/b.png"))
+    store.pipe_file("/shop/out/sub/b.png", store.cat_file("/shop/out/a.png"))
+    assert ends(restormer(*again)) == {
+        "a.png": "restored",
+        "b.png": manifest.EDITED,
+        "bad.png": "failed",
+    }
+
+
+def test_between_here_and_there(
+    shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
+) -> None:
+    """A pattern there to a folder here, and a file here to one there."""
+    assert restormer("derain", "memory://shop/in/a.*", "-o", "here/").status == 0
+    assert restormer("derain", "here/a.png", "-o", "memory://shop/back.tif").status == 0
+    back = image_io.read(store.cat_file("/shop/back.tif"))
+    assert back.format == "tiff"
+    assert np.array_equal(back.pixels, shop["a.png"])
+    assert tree() == ["here/a.png"]
+
+
+def test_a_url_of_a_local_file_is_its_path(restormer: Callable[..., Outcome]) -> None:
+    """With all that holds for one."""
+    picture("two words.png")
+    url = Path("two words.png").absolute().as_uri()
+    assert restormer("derain", url).status == 0
+    assert tree() == ["two words.png", "two words.restored.png"]
+
+
+def test_outputs_are_named_as_those_of_paths_are(shop: dict[str, np.ndarray]) -> None:
+    """Beside the image, or the folder, and never in another bucket."""
+
+    def targets(*names: str, **options: Any) -> list[str]:
+        return [str(job.target) for job in plan(find(names).found, **options)]
+
+    assert targets("memory://shop/in/a.png") == ["memory://shop/in/a.restored.png"]
+    assert targets("memory://shop/in") == [
+        "memory://shop/in-restored/a.png",
+        "memory://shop/in-restored/bad.png",
+    ]
+    assert targets("memory://shop/in/a.png", format="jpg", output="memory://o/") == [
+        "memory://o/a.jpg"
+    ]
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/shop/a.png", b"")
+    with pytest.raises(UsageError, match="no folder beside it"):
+        targets("memory://shop")
+    store.pipe_file("/shop/in/a.gif", b"")
+    with pytest.raises(UsageError, match=r"would both become memory://o/a\.png"):
+        targets("memory://shop/in", output="memory://o/")
+
+
+def test_what_is_written_there_appears_whole_or_not_at_all(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of another name, where files do not appear whole; which goes if it fails."""
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    monkeypatch.setattr(Slow, "writes", 2)
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "-o", "slow://shop/a.png")
+    assert outcome.status == 1
+    assert "slow://shop/a.png: cannot write (the line is down)" in outcome.stderr
+    assert Slow.store == {}
+    assert restormer("derain", "a.png", "-o", "slow://shop/a.png").status == 0
+    assert [Path(name).name for name in Slow.store] == ["a.png"]
+
+
+def test_a_reader_that_is_not_installed_is_named(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong usage, with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    outcome = restormer("derain", "s3://bucket/a.png")
+    assert outcome.status == 2
+    assert "s3fs" in outcome.stderr
+    assert "pip install 'restormer-cli[remote]'" in outcome.stderr
+    outcome = restormer("derain", "nothing://bucket/a.png")
+    assert outcome.status == 2
+    assert "there is no file system called nothing" in outcome.stderr
+
+
+def test_what_is_not_there_fails_as_a_missing_file_does(restormer: Callable[..., Outcome]) -> None:
+    """By its URL."""
+    outcome = restormer("derain", "memory://shop/gone.png")
+    assert outcome.status == 1
+    assert "memory://shop/gone.png: no such file" in outcome.stderr
+
+
+def test_a_store_that_cannot_be_reached_is_told_for_what_is_there(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image, a pattern, a folder, an output; the others are restored."""
+
+    def down(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the line is down")
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    picture("a.png")
+    for name in ("info", "find", "glob", "cat_file", "pipe_file", "exists"):
+        monkeypatch.setattr(Slow, name, down)
+    monkeypatch.setattr(Slow, "isdir", lambda _, path: path.endswith("in"))
+    inputs = ("slow://shop/b.png", "slow://shop/*.png", "slow://shop/in", "a.png")
+    outcome = restormer("derain", *inputs, "-o", "out/")
+    assert outcome.status == 1
+    assert outcome.stderr.count("error: slow://shop/") == 3
+    assert outcome.stderr.count("the line is down") == 3
+    assert tree() == ["a.png", "out/a.png"]
+    outcome = restormer("derain", "a.png", "-o", "slow://shop/b.png")
+    assert outcome.status == 1
+    assert outcome.stderr.count("the line is down") == 1
+
+
+def test_a_url_is_a_path_that_keeps_its_kind() -> None:
+    """Whatever is named from it; even through a pickle."""
+    import pickle
+
+    url = paths.Url("s3://b/f//a.png")
+    assert str(url) == "s3://b/f/a.png"
+    assert str(url.with_suffix(".jpg")) == "s3://b/f/a.jpg"
+    assert str(url.parent / "sub" / "b.png") == "s3://b/f/sub/b.png"
+    assert pickle.loads(pickle.dumps(url)) == url  # noqa: S301 - our own
+    assert isinstance(pickle.loads(pickle.dumps(url)), paths.Url)  # noqa: S301
+    assert not isinstance(paths.path("C:/a.png"), paths.Url)
+
+
+def test_an_upload_that_fails_leaves_the_record_as_it_was(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take the output of before for somebody else's, and skip it."""
+    picture("a.png", seed=1)
+    line = ("derain", "a.png", "-o", "memory://kept/out/", "--skip-existing", "--precision", "fp32")
+    assert restormer(*line).status == 0
+    picture("a.png", seed=2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(paths.Url, "put", full)
+        assert restormer(*line).status == 1
+    assert "-> memory://kept/out/a.png" in restormer(*line).stderr
+    assert "skipped" in restormer(*line).stderr
+
+
+def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
+    """Of another one it is refused, not taken for a path of this one."""
+    picture("a #1.png")
+    assert paths.path(f"file://{Path.cwd()}/a #1.png") == Path.cwd() / "a #1.png"
+    outcome = restormer("derain", "file://elsewhere/a.png")
+    assert outcome.status == 2
+    assert "elsewhere is another host" in outcome.stderr
+
+
+@pytest.mark.parametrize("option", ["--report", "--compare"])
+def test_reports_and_comparisons_are_local(option: str, restormer: Callable[..., Outcome]) -> None:
+    """A URL would become a local folder with a strange name."""
+    picture("a.png")
+    outcome = restormer("derain", "a.png", option, "memory://b/page.html")
+    assert outcome.status == 2
+    assert "local files" in outcome.stderr

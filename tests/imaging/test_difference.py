@@ -1,0 +1,98 @@
+"""How much was changed, what is warned of, and how strongly it is applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from restormer_cli.imaging import difference
+from tests.support.program import Outcome, picture, pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("folder", "weights")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (40, 50, 3), (700, 90, 3), (65, 2, 1)])
+def test_the_change_is_the_mean_of_all_samples(shape: tuple[int, ...]) -> None:
+    """Whatever the size, and cut into whatever cells."""
+    rng = np.random.default_rng(0)
+    before, after = (rng.random(shape, dtype=np.float32) for _ in range(2))
+    measured = difference.measure(before, after)
+    assert measured.mean_absolute == pytest.approx(np.abs(after - before).mean(), rel=1e-5)
+
+
+def test_drift_is_what_is_left_of_a_change_seen_from_afar() -> None:
+    """Another brightness is all drift; noise as strong is next to none."""
+    before = np.full((256, 320, 3), 0.5, np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.1, before.shape).astype(np.float32)
+    assert difference.measure(before, before + np.float32(0.1)).drift == pytest.approx(
+        0.1, rel=1e-5
+    )
+    assert difference.measure(before, before + noise).drift < 0.01
+    half = before.copy()
+    half[:, 160:] += np.float32(0.1)
+    assert difference.measure(before, half).drift == pytest.approx(0.1 / 2**0.5, rel=1e-5)
+
+
+def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome]) -> None:
+    """The warning names the file, and the event says how much was changed: nothing."""
+    picture("a.png")
+    outcome = restormer("denoise", "a.png", "--json")
+    assert "warning: a.png: practically no change" in outcome.stderr
+    (restored,) = (e for e in outcome.events if e["event"] == "restored")
+    assert restored["mean_absolute_change"] == restored["colour_drift"] == 0
+    assert len(restored["warnings"]) == 1
+
+
+def test_colours_that_drift_are_noticed(
+    tiny: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
+    """Random weights shift them; the event measures what was written."""
+    before = picture("a.tif", (64, 64, 3), "float32")
+    outcome = restormer("denoise", "a.tif", "--json", "--weights", tiny())
+    assert "warning: a.tif: colours drift by " in outcome.stderr
+    (restored,) = (e for e in outcome.events if e["event"] == "restored")
+    moved = np.abs(pixels("a.restored.tif") - before).mean()
+    assert restored["mean_absolute_change"] == pytest.approx(moved, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("a.png", "uint8"), ("a.png", "uint16"), ("a.tif", "float32")]
+)
+@pytest.mark.parametrize("shape", [(21, 34, 3), (21, 34, 1)])
+def test_strength_blends_with_the_input(
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+) -> None:
+    """0 is the input bit for bit, 1 the plain result, 0.5 the middle to the last rounding."""
+    before = picture(name, shape, dtype)
+    common = ["--weights", tiny(), "--precision", "fp32", "--tile", 0]
+    after = {}
+    for strength in (0, 0.5, 1, None):
+        output = f"{strength}{Path(name).suffix}"
+        options = [] if strength is None else ["--strength", strength]
+        outcome = restormer("denoise", name, "-o", output, *common, *options)
+        assert outcome.status == 0
+        after[strength] = pixels(output)
+    assert np.array_equal(after[0], before)
+    assert np.array_equal(after[1], after[None])
+    assert not np.array_equal(after[1], before)
+    middle = (before.astype(np.float64) + after[1]) / 2
+    assert np.abs(after[0.5] - middle).max() <= (1e-6 if dtype == "float32" else 1)
+
+
+@pytest.mark.parametrize("strength", ["-0.1", "1.5", "nan", "much"])
+def test_a_strength_that_is_none_is_refused(
+    strength: str, restormer: Callable[..., Outcome]
+) -> None:
+    """It goes from 0 to 1; anything else is wrong usage."""
+    picture("a.png")
+    assert restormer("denoise", "a.png", "--strength", strength).status == 2

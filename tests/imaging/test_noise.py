@@ -1,0 +1,227 @@
+"""How noisy an image looks: the estimate, what is told of it, and the weights that it chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import gamma
+
+from restormer_cli.batch.events import Noise
+from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.noise import PATCH, estimate, level_for
+from tests.support.program import Outcome, picture, pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def scene(height: int = 160, width: int = 200, channels: int = 3) -> np.ndarray:
+    """A picture with shapes, edges, plain parts and a corner of fine texture: float, 0.2..0.8."""
+    y, x = np.mgrid[:height, :width] / 40.0
+    image = 0.5 + 0.15 * np.sin(x[..., None] + y[..., None] * np.arange(1, channels + 1))
+    image[height // 3 :, width // 4 : width // 2] *= 0.6
+    image[: height // 4, : width // 4] += 0.1 * np.sin(x * 90)[: height // 4, : width // 4, None]
+    return image.astype(np.float32)
+
+
+def noisy(sigma: float, image: np.ndarray | None = None) -> np.ndarray:
+    clean = scene() if image is None else image
+    noise = np.random.default_rng(1).normal(0, sigma / 255, clean.shape)
+    return (clean + noise).astype(np.float32)
+
+
+def in_8_bits(image: np.ndarray) -> np.ndarray:
+    return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [2, 5, 15, 25, 50])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_known_noise_is_found(sigma: float, channels: int) -> None:
+    """Within a twelfth, in colour and grey, and at any depth where nothing is cut off."""
+    image = noisy(sigma, scene(channels=channels))
+    found = estimate(image)
+    assert found is not None
+    assert found.sigma == pytest.approx(sigma, rel=1 / 12)
+    assert found.white
+    assert not found.clean
+    if sigma < 50:  # of which 8 bits clip a part
+        deep = np.rint(image.clip(0, 1) * 65535).astype(np.uint16)
+        for stored in (in_8_bits(image), deep):
+            assert estimate(stored).sigma == pytest.approx(found.sigma, rel=0.05)
+
+
+def test_a_clean_image_looks_clean() -> None:
+    """So do those of one colour; a texture is not noise."""
+    for image in (scene(), np.full((40, 40, 3), 0.4, np.float32)):
+        assert estimate(in_8_bits(image)).clean
+
+
+def test_white_corners_do_not_hide_noise() -> None:
+    """Where half of an image is clipped, the other half tells."""
+    image = in_8_bits(noisy(15))
+    image[:, :100] = 255
+    assert estimate(image).sigma == pytest.approx(15, rel=1 / 12)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((1, 1, 3), 0.5, np.float32),
+        np.full((12, 300, 1), 0.5, np.float32)[:, :12],
+        np.zeros((90, 90, 3), np.uint8),
+        np.tile(np.array([0, 255], np.uint8), (90, 45))[..., None],
+    ],
+    ids=["a pixel", "tiny", "black", "black and white"],
+)
+def test_of_too_little_nothing_is_said(image: np.ndarray) -> None:
+    """No guess is better than a wild one."""
+    assert estimate(image) is None
+    assert level_for(None) == "blind"
+
+
+def test_compressed_noise_is_coarse() -> None:
+    """JPEG takes the fine part away: what is left is neither white nor taken for none."""
+    _, data = cv2.imencode(".jpg", in_8_bits(noisy(15)), [cv2.IMWRITE_JPEG_QUALITY, 75])
+    found = estimate(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    assert not found.white
+    assert not found.clean
+    assert level_for(found) == "blind"
+
+
+@pytest.mark.parametrize(
+    ("noise", "level"),
+    [
+        (Noise(15.4, 15.9), "15"),
+        (Noise(22.1, 22.0), "25"),
+        (Noise(19.5, 19.5), "blind"),
+        (Noise(48.0, 40.0), "50"),
+        (Noise(70.0, 70.0), "blind"),
+        (Noise(25.0, 40.0), "blind"),
+        (Noise(0.5, 0.5), "blind"),
+    ],
+)
+def test_weights_are_chosen_where_they_fit(noise: Noise, level: str) -> None:
+    """Those of a level within an eighth, for white noise; the blind ones for all else."""
+    assert level_for(noise) == level
+
+
+def test_the_quantile_is_the_papers() -> None:
+    """Rank and trace of the derivatives' products, and the gamma distribution that they give."""
+    side = PATCH
+    basis = np.eye(side**2).reshape(-1, side, side)
+    across = ((basis[:, :, 2:] - basis[:, :, :-2]) / 2).reshape(side**2, -1)
+    down = ((basis[:, 2:] - basis[:, :-2]) / 2).reshape(side**2, -1)
+    products = across @ across.T + down @ down.T
+    rank, trace = np.linalg.matrix_rank(products), np.trace(products)
+    assert (rank, trace) == (45, pytest.approx(35))
+    quantile = gamma.ppf(1 - 1e-6, rank / 2, scale=2 * trace / rank)
+    assert pytest.approx(quantile, abs=1e-3) == noise.QUANTILE
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+def save(name: str, image: np.ndarray) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    image_io.write(image_io.Image(in_8_bits(image)), Path(name))
+
+
+@pytest.mark.usefixtures("weights")
+def test_denoise_says_what_it_sees(restormer: Callable[..., Outcome]) -> None:
+    """With -v, in a dry run and in both events; other tasks look at no noise."""
+    save("a.png", noisy(15))
+    assert "a.png: noise of sigma 15." in restormer("denoise", "a.png", "-v").stderr
+    assert "noise of sigma" not in restormer("denoise", "a.png").stderr
+    assert ", noise of sigma 15." in restormer("denoise", "a.png", "--dry-run").stderr
+    events = restormer("denoise", "a.png", "--json").events
+    assert [event.get("noise") for event in events[:2]] == [None, None]
+    assert events[2]["noise"]["sigma"] == pytest.approx(15, abs=1)
+    planned = restormer("denoise", "a.png", "--json", "--dry-run").events[0]
+    assert planned["noise"] == events[2]["noise"]
+    assert restormer("derain", "a.png", "--json").events[2]["noise"] is None
+
+
+def test_a_change_to_a_clean_image_is_warned_of(
+    tiny: Callable[..., Path], identity: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
+    """Not where nothing changes, which is warned of by itself, and not of a noisy one."""
+    save("clean.png", scene())
+    save("noisy.png", noisy(15))
+    command = ("denoise", "--device", "cpu", "--weights")
+    assert "looks clean" in restormer(*command, tiny(), "clean.png").stderr
+    assert "looks clean" not in restormer(*command, tiny(), "noisy.png").stderr
+    assert "looks clean" not in restormer(*command, identity(), "clean.png").stderr
+
+
+# --- --sigma auto -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def levels(publish: Callable[..., Any], tiny: Callable[..., Path]) -> None:
+    """Official weights for each level, all different."""
+    for seed, level in enumerate(("blind", "sigma15", "sigma25", "sigma50")):
+        name = f"gaussian_color_denoising_{level}"
+        publish(name, tiny(name, seed=seed).read_bytes())
+
+
+@pytest.mark.usefixtures("levels")
+def test_each_image_gets_the_weights_for_its_noise(restormer: Callable[..., Outcome]) -> None:
+    """What fits no level, or cannot be read, is left to the blind ones; the others go on."""
+    for name, sigma in (("f/a.png", 25), ("f/b.png", 15), ("f/c.png", 8), ("f/d.png", 26)):
+        save(name, noisy(sigma))
+    Path("f/e.png").write_text("hello")
+    fast = ("--device", "cpu", "--precision", "fp32")
+    command = ("denoise", "f", "--sigma", "auto", *fast, "--json")
+    outcome = restormer(*command)
+    assert outcome.status == 1
+    done = {e["input"]: e["weights"]["name"] for e in outcome.events if e["event"] == "restored"}
+    assert done == {
+        "f/a.png": "gaussian_color_denoising_sigma25",
+        "f/b.png": "gaussian_color_denoising_sigma15",
+        "f/c.png": "gaussian_color_denoising_blind",
+        "f/d.png": "gaussian_color_denoising_sigma25",
+    }
+    assert outcome.events[-1]["restored"] == 4
+    assert "note: f/b.png: noise of sigma 15" in outcome.stderr
+    again = restormer(*command, "--skip-existing")
+    assert again.events[-1]["skipped"] == 4
+    assert restormer(*command, "--dry-run").events[-1]["failed"] == 1
+
+
+@pytest.mark.usefixtures("levels")
+def test_stdin_is_looked_at_and_restored(restormer: Callable[..., Outcome]) -> None:
+    """The same comes out as with the level said."""
+    save("a.png", noisy(15))
+    data = Path("a.png").read_bytes()
+    auto = restormer("denoise", "-", "--sigma", "auto", "--device", "cpu", stdin=data)
+    said = restormer("denoise", "-", "--sigma", "15", "--device", "cpu", stdin=data)
+    assert auto.status == said.status == 0
+    assert auto.stdout == said.stdout
+    other = restormer("denoise", "-", "--sigma", "25", "--device", "cpu", stdin=data)
+    assert auto.stdout != other.stdout
+
+
+@pytest.mark.usefixtures("weights")
+def test_weights_of_ones_own_are_not_chosen_among(restormer: Callable[..., Outcome]) -> None:
+    """Then there is nothing to choose from, and a note says so."""
+    before = picture("a.png")
+    outcome = restormer("denoise", "a.png", "--sigma", "auto")
+    assert outcome.status == 0
+    assert "nothing to choose from" in outcome.stderr
+    assert np.array_equal(pixels("a.restored.png"), before)
+    assert restormer("denoise", "a.png", "--sigma", "auto", "--noise", "real").status == 2
+
+
+def test_what_cannot_be_had_is_asked_for_once(restormer: Callable[..., Outcome]) -> None:
+    """Without a network the bundled weights stand in for all levels, and one warning says so."""
+    for name, sigma in (("f/a.png", 25), ("f/b.png", 15)):
+        save(name, noisy(sigma))
+    outcome = restormer("denoise", "f", "--sigma", "auto", "--device", "cpu")
+    assert outcome.status == 0
+    assert outcome.stderr.count("using the bundled lite weights") == 1

@@ -1,0 +1,114 @@
+"""One image through a network: any size, whole or in tiles, and never a broken result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restormer_cli.errors import ImageError, UsageError
+from restormer_cli.inference.engine import padded, restore
+from tests.support.networks import tiny_network
+
+sides = st.integers(1, 70)
+
+
+def identity_network(**changes):
+    network = tiny_network(**changes)
+    torch.nn.init.zeros_(network.output.weight)
+    return network
+
+
+IDENTITY = identity_network()
+
+
+@given(sides, sides)
+def test_padding_reflects(height, width):
+    """Sides grow to multiples of 8, by what numpy calls reflection where there is enough of it."""
+    x = torch.rand(1, 2, height, width)
+    y = padded(x)
+    assert y.shape[2] % 8 == y.shape[3] % 8 == 0
+    assert y.shape[2] - height < 8
+    assert y.shape[3] - width < 8
+    assert torch.equal(y[..., :height, :width], x)
+    if min(height, width) >= 8:
+        missing = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
+        assert np.array_equal(y.numpy(), np.pad(x.numpy(), missing, mode="reflect"))
+
+
+@given(sides, sides)
+def test_whole_images_of_any_size_come_back(height, width):
+    """A network that adds nothing gives images of any size back, bit for bit."""
+    x = torch.rand(1, 3, height, width)
+    assert torch.equal(restore(IDENTITY, x), x)
+
+
+@settings(max_examples=30)
+@given(sides, sides, st.integers(8, 48), st.data())
+def test_tiles_of_any_size_come_back(height, width, tile, data):
+    """In tiles, too, with any tile and overlap, within the rounding of the blend."""
+    overlap = data.draw(st.integers(0, tile - 1))
+    x = torch.rand(1, 3, height, width)
+    assert (restore(IDENTITY, x, tile=tile, overlap=overlap) - x).abs().max() <= 1e-6
+
+
+def test_whole_is_the_networks_own_forward():
+    """A restored image is the plain forward of the padded image, cropped and clamped."""
+    network = tiny_network()
+    x = torch.rand(1, 3, 37, 50)
+    with torch.inference_mode():
+        expected = network(padded(x))[..., :37, :50].clamp(0, 1)
+    assert (restore(network, x) - expected).abs().max() <= 1e-5
+
+
+def test_a_tile_as_large_as_the_image_is_the_whole():
+    """An image that is smaller than a tile is one tile."""
+    network = tiny_network()
+    x = torch.rand(1, 3, 40, 33)
+    assert torch.equal(restore(network, x, tile=64), restore(network, x))
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(4, 0), (-8, 0), (64, 64), (64, -1)])
+def test_tiles_that_make_no_sense_are_refused(tile, overlap):
+    """A tile below 8 and an overlap that is not smaller than the tile are wrong usage."""
+    with pytest.raises(UsageError):
+        restore(IDENTITY, torch.rand(1, 3, 16, 16), tile=tile, overlap=overlap)
+
+
+def overflowing_network(gain: float):
+    """A network whose features pass what fp16 can hold, but not fp32, for a middling gain."""
+    network = tiny_network()
+    with torch.no_grad():
+        network.patch_embed.proj.weight.mul_(gain)
+    return network
+
+
+def test_an_overflow_is_redone_in_fp32():
+    """Where fp16 overflows, the image is restored again in fp32, and that is said."""
+    network = overflowing_network(1e6)
+    x = torch.rand(1, 3, 16, 16)
+    notes: list[str] = []
+    result = restore(network, x, precision="fp16", notify=notes.append)
+    assert torch.equal(result, restore(network, x))
+    assert notes == ["fp16 overflowed; restored again in fp32"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_nan_is_an_error(precision, tile):
+    """What is not finite even in fp32 is an error, never a result."""
+    network = tiny_network()
+    with torch.no_grad():
+        network.output.weight.fill_(float("inf"))
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        restore(network, torch.rand(1, 3, 24, 24), precision=precision, tile=tile, overlap=4)
+
+
+def test_the_result_is_clamped():
+    """Values stay in 0..1 whatever the network adds."""
+    network = tiny_network(bias=True)
+    with torch.no_grad():
+        network.output.bias.fill_(5.0)
+    assert restore(network, torch.rand(1, 3, 16, 16)).max() == 1.0

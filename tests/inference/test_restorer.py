@@ -1,0 +1,301 @@
+"""Arrays of every kind through a network made ready for a task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import restormer_cli
+from restormer_cli.checkpoints import serialization
+from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
+from restormer_cli.inference import devices, engine
+from restormer_cli.inference.restorer import Restorer
+
+
+def picture(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        return rng.random(shape, dtype=np.float32)
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
+@pytest.mark.parametrize("network_channels", [1, 3])
+def test_every_kind_of_array_comes_back(identity, dtype, channels, network_channels):
+    """Grey and colour, with and without alpha, 8, 16 bit and float: shape, type and values stay."""
+    weights = identity(in_channels=network_channels, out_channels=network_channels)
+    restorer = Restorer("denoise", weights=str(weights), device="cpu", precision="fp32")
+    image = picture((19, 26, *channels), dtype)
+    restored = restorer(image)
+    assert restored.dtype == image.dtype
+    assert np.array_equal(restored, image)
+
+
+def test_bf16_loses_nothing_of_the_image(identity):
+    """In half precision the image itself is still added in fp32: 16 bits survive."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="bf16")
+    image = picture((24, 24, 3), "uint16")
+    assert np.array_equal(restorer(image), image)
+
+
+def test_float_values_beyond_the_range_pass(identity):
+    """What a float image holds beyond 0..1, highlights or negative noise, is not cut off."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu")
+    image = picture((16, 16, 3), "float32") * 6 - 2
+    assert np.array_equal(restorer(image), image)
+
+
+def test_a_grey_image_is_restored_as_grey(tiny):
+    """A grey image through an RGB network is the mean of what it makes of three equal channels."""
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", precision="fp32")
+    grey = picture((16, 24), "float32")
+    colour = restorer(np.repeat(grey[..., None], 3, axis=2))
+    assert restorer(grey) == pytest.approx(colour.mean(axis=2), abs=1e-6)
+
+
+def test_alpha_is_not_restored(tiny):
+    """A fourth channel stays as it is, and the others do not see it."""
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    image = picture((16, 24, 4), "uint8")
+    restored = restorer(image)
+    assert np.array_equal(restored[..., 3], image[..., 3])
+    assert np.array_equal(restored[..., :3], restorer(image[..., :3]))
+
+
+def test_two_views(tiny):
+    """A dual-pixel network takes the left and the right view, and needs both."""
+    weights = str(tiny(in_channels=6, dual_pixel=True))
+    restorer = Restorer("defocus", weights=weights, device="cpu", dual_pixel=True)
+    left, right = picture((20, 24, 3), "uint8", 1), picture((20, 24, 3), "uint8", 2)
+    restored = restorer(left, right)
+    assert restored.shape == left.shape
+    assert not np.array_equal(restored, restorer(left, left))
+    with pytest.raises(UsageError):
+        restorer(left)
+    with pytest.raises(ImageError, match="24 x 20"):
+        restorer(left, right[:16])
+
+
+def test_one_view_for_a_network_of_one(tiny):
+    """A right view, and weights for two views, are refused where they do not fit."""
+    restorer = Restorer("defocus", weights=str(tiny()), device="cpu")
+    image = picture((16, 16, 3), "uint8")
+    with pytest.raises(UsageError):
+        restorer(image, image)
+    with pytest.raises(UsageError):
+        Restorer("defocus", weights=str(tiny(in_channels=6, dual_pixel=True)), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((4, 4), np.int32),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+    ids=["five channels", "int32", "one axis", "empty"],
+)
+def test_what_is_no_image_is_refused(identity, image):
+    """Shapes and types that are no image are an error that says what is."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu")
+    with pytest.raises(ImageError, match="is no image"):
+        restorer(image)
+
+
+def test_nan_in_the_image_is_refused(identity):
+    """An image that holds NaN is an error, not a black result."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu")
+    image = np.full((16, 16, 3), np.nan, np.float32)
+    with pytest.raises(ImageError, match="NaN"):
+        restorer(image)
+
+
+def test_what_is_not_there_is_said():
+    """An unknown task, an absent device and unknown weights are named."""
+    with pytest.raises(UsageError, match="dehaze"):
+        Restorer("dehaze")
+    with pytest.raises(DeviceError, match="tpu"):
+        Restorer("denoise", device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="cuda"):
+            Restorer("denoise", device="cuda")
+    with pytest.raises(CheckpointError):
+        Restorer("denoise", weights="no/such/file.pth", device="cpu")
+
+
+def test_the_python_api_is_importable_by_name(tiny):
+    """Restorer, load_network and restore come from the package itself."""
+    network = restormer_cli.load_network(str(tiny()))
+    x = torch.rand(1, 3, 13, 17)
+    assert not network.training
+    assert restormer_cli.restore(network, x).shape == x.shape
+    assert restormer_cli.Restorer is Restorer
+    with pytest.raises(AttributeError):
+        restormer_cli.no_such_name  # noqa: B018
+
+
+def test_the_plan_follows_the_memory(identity, monkeypatch):
+    """What fits is restored whole; what does not, in the largest tiles that do."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    assert restorer.plan(100, 200).strategy == "whole"
+    whole = restorer.plan(3000, 4000).peak_bytes
+    monkeypatch.setattr(devices, "free_memory", lambda _: whole)
+    smaller = restorer.plan(3000, 4000)
+    assert smaller.strategy == "tiles of 2048"
+    assert smaller.peak_bytes < whole
+    monkeypatch.setattr(devices, "free_memory", lambda _: 0)
+    assert restorer.plan(3000, 4000).strategy == "tiles of 256"
+
+
+def test_an_overlap_that_no_tile_could_have_is_refused_at_once(identity):
+    """Not only when memory turns out to be short and tiles are needed."""
+    with pytest.raises(UsageError, match="an overlap of 300 pixels does not fit tiles of 256"):
+        Restorer("denoise", weights=str(identity()), device="cpu", overlap=300)
+
+
+def test_the_forecast_counts_what_tiles_share(identity):
+    """Overlapping tiles send more pixels through the network than the image has."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    whole = restorer.plan(1000, 1000)
+    assert whole.pixels == 1000 * 1000
+    restorer.tiles = (512,)
+    assert restorer.plan(1000, 1000).pixels == (3 * 512) ** 2
+    told = restorer.forecast(np.zeros((1000, 1000, 3), np.uint8))
+    assert told.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)
+
+
+def fails_until(tile, error, monkeypatch):
+    """Let restoration fail with `error` for the whole image and for larger tiles."""
+    real = engine.restore
+
+    def restore(network, x, **settings):
+        if settings["tile"] == 0 or settings["tile"] > tile:
+            raise error
+        return real(network, x, **settings)
+
+    monkeypatch.setattr(engine, "restore", restore)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried ..."),
+    ],
+    ids=["python", "cuda", "cpu allocator"],
+)
+def test_out_of_memory_falls_to_tiles(identity, monkeypatch, error):
+    """When memory runs out on the way, finer strips and then ever smaller tiles are tried."""
+    fails_until(512, error, monkeypatch)
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    image = picture((40, 30, 3), "uint8")
+    done = restorer.restore(image)
+    assert np.array_equal(done.pixels, image)
+    assert done.strategy == "tiles of 512"
+    assert [note.rpartition("with ")[2] for note in done.notes] == [
+        "whole, in fine strips",
+        "tiles of 2048",
+        "tiles of 1024",
+        "tiles of 512",
+    ]
+
+
+def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch):
+    """Where not even the smallest tiles fit, the image fails; `--tile 0` never turns to tiles."""
+    fails_until(0, MemoryError(), monkeypatch)
+    for tile in ("auto", 0, 64):
+        restorer = Restorer(
+            "denoise", weights=str(identity()), device="cpu", precision="fp32", tile=tile
+        )
+        with pytest.raises(ImageError, match="not enough memory"):
+            restorer(picture((40, 30, 3), "uint8"))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(identity, monkeypatch):
+    """A fault of ours comes through as it is, instead of being tried again in tiles."""
+    fails_until(0, RuntimeError("shapes do not match"), monkeypatch)
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    with pytest.raises(RuntimeError, match="shapes"):
+        restorer(picture((40, 30, 3), "uint8"))
+
+
+def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
+    """Unasked, half precision is used only if it stays within 50 dB of fp32 with these weights."""
+    monkeypatch.setattr(devices, "native_bf16", lambda _: True)
+    said: list[str] = []
+    image = picture((40, 48, 3), "uint8")
+
+    good = Restorer("denoise", weights=str(tiny()), device="cpu", notify=said.append)
+    assert good.restore(image).precision == "bf16"
+    assert said == []
+
+    # Large values that nearly cancel: what bf16 is bad at.
+    network = restormer_cli.load_network(str(tiny()))
+    with torch.no_grad():
+        network.output.weight.mul_(300)
+    serialization.save(
+        network.state_dict(), network.architecture, tiny().with_name("wild.safetensors")
+    )
+    wild = str(tiny().with_name("wild.safetensors"))
+    bad = Restorer("denoise", weights=wild, device="cpu", notify=said.append)
+    assert bad.restore(image).precision == "fp32"
+    assert "going on in fp32" in said[0]
+    exact = Restorer("denoise", weights=wild, device="cpu", precision="fp32")
+    assert np.array_equal(bad(image), exact(image))
+    assert len(said) == 1
+
+    asked = Restorer("denoise", weights=wild, device="cpu", precision="bf16", notify=said.append)
+    assert asked.restore(image).precision == "bf16"
+    assert len(said) == 1
+
+
+def test_a_network_of_other_channels_is_refused(tiny):
+    """One that makes three channels of four, say, fits no image: an error before any."""
+    path = tiny(in_channels=4, dual_pixel=True)
+    with pytest.raises(CheckpointError, match="makes 3 channels of 4"):
+        Restorer("denoise", weights=str(path), device="cpu")
+
+
+def test_a_grey_network_takes_colours_one_after_the_other(tiny, monkeypatch):
+    """In the memory of one of them, which is what was planned; progress is of all three."""
+    path = tiny(in_channels=1, out_channels=1)
+    restorer = Restorer("denoise", weights=str(path), device="cpu", precision="fp32")
+    image = np.random.default_rng(0).random((24, 32, 3), dtype=np.float32)
+    sizes, parts = [], []
+    real = engine.restore
+
+    def restore(network, x, **settings):
+        sizes.append(len(x))
+        return real(network, x, **settings)
+
+    monkeypatch.setattr(engine, "restore", restore)
+    whole = restorer.restore(image, progress=lambda *part: parts.append(part)).pixels
+    assert sizes == [1, 1, 1]
+    assert parts[-1][0] == parts[-1][1]
+    assert [done for done, _ in parts] == sorted(done for done, _ in parts)
+    for channel in range(3):
+        alone = restorer.restore(image[..., channel]).pixels
+        assert np.array_equal(whole[..., channel], alone)
+
+
+def test_what_is_planned_is_planned_in_the_precision_that_runs(tiny, monkeypatch):
+    """Where half precision is too far from fp32, memory is planned for fp32, and so is a retry."""
+    monkeypatch.setattr(devices, "native_bf16", lambda _: True)
+    monkeypatch.setattr(engine, "deviation", lambda *_: 20.0)
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    used = []
+
+    def restore(network, x, *, precision, **settings):
+        used.append(precision)
+        if len(used) == 1:
+            raise MemoryError
+        return x
+
+    monkeypatch.setattr(engine, "restore", restore)
+    done = restorer.restore(np.zeros((24, 32, 3), np.uint8))
+    assert used == ["fp32", "fp32"]
+    assert done.precision == "fp32"

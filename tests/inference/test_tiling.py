@@ -1,0 +1,88 @@
+"""Tiles: any image, any tile, no seam."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restormer_cli.inference.tiling import starts, tiled, weights
+
+sides = st.integers(1, 200)
+tiles = st.integers(2, 96)
+
+
+@st.composite
+def tile_and_overlap(draw: st.DrawFn) -> tuple[int, int]:
+    tile = draw(tiles)
+    return tile, draw(st.integers(0, tile - 1))
+
+
+@given(sides, tile_and_overlap())
+def test_tiles_cover_the_axis_evenly(length: int, size: tuple[int, int]) -> None:
+    """Tiles begin at the start, end at the end, and share at least the overlap asked for."""
+    tile, overlap = size
+    begins = starts(length, tile, overlap)
+    assert begins[0] == 0
+    assert begins[-1] + min(tile, length) == length
+    steps = [b - a for a, b in pairwise(begins)]
+    assert all(0 < step <= tile - overlap for step in steps)
+    assert not steps or max(steps) - min(steps) <= 1
+
+
+@given(sides, tile_and_overlap())
+def test_weights_sum_to_one_everywhere(length: int, size: tuple[int, int]) -> None:
+    """At every pixel of an axis the tiles' weights sum to one, and none is negative."""
+    tile, overlap = size
+    total = torch.zeros(length)
+    for begin, row in zip(
+        starts(length, tile, overlap), weights(length, tile, overlap), strict=True
+    ):
+        assert (row >= 0).all()
+        total[begin : begin + len(row)] += row
+    assert torch.allclose(total, torch.ones(length), atol=1e-6)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), tile_and_overlap(), st.integers(1, 5))
+def test_tiles_of_an_identity_give_the_image_back(
+    height: int, width: int, size: tuple[int, int], batch: int
+) -> None:
+    """Whatever the image, tile, overlap and batch, tiles that change nothing change nothing."""
+    x = torch.rand(2, 3, height, width)
+    y = tiled(x, lambda t: t, tile=size[0], overlap=size[1], batch=batch)
+    assert (y - x).abs().max() <= 1e-6
+
+
+def test_blending_is_smooth() -> None:
+    """Where two tiles disagree by one, the result goes over without a jump."""
+    values = iter([0.0, 1.0])
+    x = torch.zeros(1, 1, 64, 112)
+    y = tiled(x, lambda t: torch.full_like(t, next(values)), tile=64, overlap=16)
+    row = y[0, 0, 0]
+    assert row[0] == 0
+    assert row[-1] == 1
+    assert (row[1:] - row[:-1]).max() < 0.1  # a raised cosine over 16 pixels
+
+
+def test_progress_counts_tiles() -> None:
+    """Progress is told after each batch and ends with all tiles done."""
+    seen: list[tuple[int, int]] = []
+    tiled(
+        torch.rand(1, 1, 40, 40),
+        lambda t: t,
+        tile=16,
+        overlap=4,
+        batch=4,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(4, 9), (8, 9), (9, 9)]
+
+
+@pytest.mark.parametrize("overlap", [-1, 16, 20])
+def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
+    """An overlap is at least zero and smaller than the tile."""
+    with pytest.raises(ValueError, match="does not fit"):
+        starts(100, 16, overlap)

@@ -1,0 +1,161 @@
+"""The network against an independent implementation, the published names, and calculus."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from restormer_cli.network.restormer import (
+    Architecture,
+    Restormer,
+    normalised,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
+from tests.support.networks import DATA, OFFICIAL, PARAMETERS, made, read_golden, tiny_network
+
+
+def build_on_meta(architecture: Architecture) -> Restormer:
+    with torch.device("meta"):
+        return Restormer(architecture)
+
+
+@pytest.mark.parametrize("variant", OFFICIAL)
+def test_names_and_shapes_are_the_published_ones(variant):
+    """The state dict has the official names and shapes in the official order."""
+    published = json.loads((DATA / "official_keys.json").read_text())[variant]
+    network = build_on_meta(OFFICIAL[variant])
+    assert [(n, list(p.shape)) for n, p in network.named_parameters()] == list(published.items())
+    assert list(network.state_dict()) == list(published)
+
+
+@pytest.mark.parametrize("variant", OFFICIAL)
+def test_parameter_counts(variant):
+    """The full-size networks have as many parameters as the published ones."""
+    network = build_on_meta(OFFICIAL[variant])
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[variant]
+
+
+@pytest.mark.parametrize("variant", OFFICIAL)
+def test_tiny_golden_output(variant):
+    """A small network gives what an independent implementation gives."""
+    tensors, metadata = read_golden(f"tiny_{variant}")
+    config = json.loads(metadata["config"])
+    network = Restormer(
+        Architecture(
+            in_channels=config.get("inp_channels", 3),
+            out_channels=config.get("out_channels", 3),
+            dim=config["dim"],
+            blocks=tuple(config["num_blocks"]),
+            refinement=config["num_refinement_blocks"],
+            heads=tuple(config["heads"]),
+            expansion=config["ffn_expansion_factor"],
+            layer_norm=config["LayerNorm_type"],
+            dual_pixel=config.get("dual_pixel_task", False),
+        )
+    ).eval()
+    state = {n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")}
+    network.load_state_dict(state)
+    with torch.inference_mode():
+        output = network(tensors["input"])
+    assert (output - tensors["output"]).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["rgb_bias_free", "dual_pixel"])
+def test_full_size_golden_output(variant):
+    """The full-size network gives what an independent implementation gives."""
+    tensors, metadata = read_golden(f"full_{variant}")
+    network = build_on_meta(OFFICIAL[variant]).eval()
+    state = {name: made(name, p.shape) for name, p in network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
+    seed, shape = int(metadata["seed"]), json.loads(metadata["input_shape"])
+    image = np.random.default_rng(seed + 1).random(shape, dtype=np.float32)
+    with torch.inference_mode():
+        output = network(torch.from_numpy(image))
+    assert (output - tensors["output"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_normalisation_is_what_the_paper_says(centred):
+    """Both norms divide by the deviation about the mean; only one takes the mean away."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, 5, 8, generator=generator, requires_grad=True)
+    deviation = x - x.mean(-1, keepdim=True)
+    std = (deviation.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    found, expected = normalised(x, centred), (deviation if centred else x) / std
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=generator)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_normalisation_has_the_gradient_of_its_values(centred):
+    """Numerical differentiation in float64 agrees with the closed form."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 2, 3, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: normalised(x, centred), (x,))
+
+
+def test_pixel_shuffles_are_torchs():
+    """Rearranging channels-last maps is what torch's pixel (un)shuffle does to B C H W."""
+    x = torch.arange(2 * 8 * 4 * 6.0).view(2, 8, 4, 6)
+    last = x.permute(0, 2, 3, 1)
+    assert torch.equal(pixel_shuffle(last).permute(0, 3, 1, 2), F.pixel_shuffle(x, 2))
+    assert torch.equal(pixel_unshuffle(last).permute(0, 3, 1, 2), F.pixel_unshuffle(x, 2))
+
+
+def test_without_output_weights_the_image_comes_back():
+    """The network adds its output to the image: with nothing to add, the image is untouched."""
+    network = tiny_network()
+    torch.nn.init.zeros_(network.output.weight)
+    image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(network(image), image)
+
+
+def test_images_of_a_batch_do_not_mix():
+    """Each image of a batch is restored as if it were alone."""
+    network = tiny_network()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images)[1:], network(images[1:]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "complaint"),
+    [
+        ((1, 3, 20, 16), "multiples of 8"),
+        ((1, 3, 16, 12), "multiples of 8"),
+        ((1, 1, 16, 16), "takes B 3 H W"),
+        ((3, 16, 16), "takes B 3 H W"),
+    ],
+)
+def test_unfit_images_are_refused(shape, complaint):
+    """Sides that cannot be halved thrice and wrong channels are named before anything runs."""
+    with pytest.raises(ValueError, match=complaint):
+        tiny_network()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"layer_norm": "None"}, "layer_norm is 'None'"),
+        ({"dim": 10, "heads": (3, 1, 1, 1)}, "level 1: 3 heads"),
+    ],
+)
+def test_impossible_architectures_are_refused(fields, complaint):
+    """An architecture that cannot be built says why."""
+    with pytest.raises(ValueError, match=complaint):
+        Architecture(**fields)
+
+
+@pytest.mark.parametrize("variant", OFFICIAL)
+def test_architecture_survives_json(variant):
+    """An architecture is the same after it went through JSON."""
+    a = OFFICIAL[variant]
+    assert Architecture.from_dict(json.loads(json.dumps(a.as_dict()))) == a

@@ -1,0 +1,433 @@
+"""A report in a browser: it can be operated, keeps itself to itself, and is fit for everyone."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from restormer_cli.imaging import io as image_io
+from restormer_cli.reports import page as report_page
+from tests.support.program import Outcome, picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+pytestmark = pytest.mark.usefixtures("folder", "weights")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+HOSTILE = "<img src=x onerror=document.title='hit'>.png"
+WHITE, BLACK = 255, 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window; it has a profile of its own, which goes with it."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    # Some systems have a file of this name that only tells how to install one.
+    if found is None or subprocess.run([found, "--version"], capture_output=True).returncode:  # noqa: S603
+        pytest.skip(f"there is no browser ({', '.join(BROWSERS)})")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a page from the disk; nothing may go wrong in it, nor leave it."""
+    wrong: list[str] = []
+    contexts = []
+
+    def visit(page: str, width: int = 1000, height: int = 700, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(10_000)
+        address = Path(page).absolute().as_uri()
+        beside = address.removesuffix(".html") + "_files/"
+        tab.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        tab.on(
+            "request",
+            lambda request: (
+                request.url == address
+                or request.url.startswith(("data:", beside))
+                or wrong.append(f"request: {request.url}")
+            ),
+        )
+        tab.goto(address)
+        return tab
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def until(tab: Any, condition: str) -> None:
+    """Wait for a condition, asking from outside: the page's own policy forbids it to evaluate."""
+    deadline = time.monotonic() + 30
+    while not tab.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        tab.wait_for_timeout(20)
+
+
+def open_first(tab: Any) -> None:
+    tab.locator(".card").first.click()
+    until(tab, "document.getElementById('after').naturalWidth > 0")
+
+
+def brightness(tab: Any, x: float, y: float = 0.3) -> int:
+    """How bright the stage is on the screen, at a point of it in parts of its sides."""
+    box = tab.locator("#stage").bounding_box()
+    tab.screenshot(path="screen.png")
+    screen = image_io.read(Path("screen.png")).pixels
+    row, column = round(box["y"] + y * box["height"]), round(box["x"] + x * box["width"])
+    return int(screen[row, column].mean())
+
+
+@pytest.fixture
+def pair(restormer: Callable[..., Outcome]) -> str:
+    """A page with a black image before and a white one after, and another of the like."""
+    for name, value in (("black.png", BLACK), ("white.png", WHITE), ("grey.png", 128)):
+        image_io.write(image_io.Image(np.full((300, 400, 3), value, np.uint8)), Path(name))
+    command = ("compare", "black.png", "white.png", "grey.png", "-o", "page.html")
+    assert restormer(*command).status == 0
+    return "page.html"
+
+
+def test_the_slider_follows_the_mouse(pair: str, visit: Callable[..., Any]) -> None:
+    """What is left of it is the image before, what is right of it the image after."""
+    tab = visit(pair)
+    open_first(tab)
+    slider = tab.get_by_role("slider", name="Before and after")
+    assert slider.get_attribute("aria-valuenow") == "50"
+    assert (brightness(tab, 0.4), brightness(tab, 0.6)) == (BLACK, WHITE)
+    stage, handle = tab.locator("#stage").bounding_box(), slider.bounding_box()
+    tab.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2)
+    tab.mouse.down()
+    tab.mouse.move(stage["x"] + 0.3 * stage["width"], stage["y"] + 50, steps=4)
+    tab.mouse.up()
+    assert int(slider.get_attribute("aria-valuenow")) < 40
+    assert (brightness(tab, 0.25), brightness(tab, 0.4)) == (BLACK, WHITE)
+
+
+def test_arrow_keys_move_the_slider_and_between_images(
+    pair: str, visit: Callable[..., Any]
+) -> None:
+    """Left and right, to the ends; up and down; what they do is said aloud."""
+    tab = visit(pair)
+    open_first(tab)
+    slider = tab.get_by_role("slider")
+    for key, value in (("ArrowLeft", 48), ("ArrowRight", 50), ("End", 100), ("ArrowRight", 100)):
+        tab.keyboard.press(key)
+        assert slider.get_attribute("aria-valuenow") == str(value)
+    assert slider.get_attribute("aria-valuetext") == "100 % before, 0 % after"
+    assert brightness(tab, 0.7) == BLACK
+    tab.keyboard.press("Home")
+    assert brightness(tab, 0.3) == WHITE
+    tab.keyboard.press("ArrowDown")
+    assert tab.locator("#name").text_content() == "grey.png"
+    assert tab.locator("#live").text_content() == "grey.png, image 2 of 2"
+    tab.wait_for_timeout(100)
+    assert 126 <= brightness(tab, 0.3) <= 130
+    tab.keyboard.press("ArrowDown")  # there is no third
+    tab.keyboard.press("ArrowUp")
+    assert tab.locator("#name").text_content() == "white.png"
+
+
+def places(tab: Any) -> list[list[float]]:
+    """Where both pictures are in their panes: left, top, width, height."""
+    return list(
+        tab.evaluate(
+            """() => ["before", "after"].map((side) => {
+              const picture = document.getElementById(side).getBoundingClientRect();
+              const pane = document.getElementById(`pane-${side}`).getBoundingClientRect();
+              return [picture.x - pane.x, picture.y - pane.y, picture.width, picture.height]
+                .map(Math.round);
+            })"""
+        )
+    )
+
+
+def test_zoom_and_pan_are_in_step(pair: str, visit: Callable[..., Any]) -> None:
+    """By keys, wheel, buttons and mouse, side by side as over each other."""
+    tab = visit(pair)
+    open_first(tab)
+    seen = [places(tab)[0]]
+
+    def moved() -> None:
+        before, after = places(tab)
+        assert before == after
+        assert before != seen[-1]
+        seen.append(before)
+
+    tab.keyboard.press("2")
+    moved()
+    tab.keyboard.press("+")
+    moved()
+    assert tab.locator("#live").text_content() == "Zoom 150 %"
+    box = tab.locator("#pane-after").bounding_box()
+    tab.mouse.move(box["x"] + 20, box["y"] + 200)
+    tab.mouse.wheel(0, -400)
+    tab.wait_for_timeout(50)
+    moved()
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 60, box["y"] + 230)
+    tab.mouse.up()
+    moved()
+    tab.keyboard.press("Shift+ArrowRight")
+    moved()
+    tab.get_by_role("button", name="Zoom out").click()
+    moved()
+    tab.keyboard.press("0")
+    moved()
+    assert seen[-1] == seen[1]
+    tab.keyboard.press("1")
+    moved()
+    assert seen[-1] == seen[0]
+
+
+def test_fingers_zoom(pair: str, visit: Callable[..., Any]) -> None:
+    """Two of them apart enlarge both pictures; one moves the slider."""
+    tab = visit(pair, 390, 800, has_touch=True)
+    open_first(tab)
+    session = tab.context.new_cdp_session(tab)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        named = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": named})
+
+    width = places(tab)[0][2]
+    touch("touchStart", (180, 400), (220, 400))
+    touch("touchMove", (100, 400), (300, 400))
+    touch("touchEnd")
+    before, after = places(tab)
+    assert before == after
+    assert before[2] > 2 * width
+    tab.keyboard.press("0")
+    touch("touchStart", (195, 300))
+    touch("touchMove", (80, 300))
+    touch("touchEnd")
+    assert int(tab.get_by_role("slider").get_attribute("aria-valuenow")) < 30
+
+
+def test_a_difference_shows_what_differs(pair: str, visit: Callable[..., Any]) -> None:
+    """White where black became white; the focus is not lost with the slider."""
+    tab = visit(pair)
+    open_first(tab)
+    tab.keyboard.press("3")
+    assert brightness(tab, 0.5) == WHITE
+    pressed = tab.get_by_role("button", name="Difference").get_attribute("aria-pressed")
+    assert pressed == "true"
+    tab.wait_for_timeout(50)
+    assert tab.evaluate("document.activeElement.id") == "stage"
+    tab.keyboard.press("1")
+    assert tab.evaluate("document.activeElement.id") == "slider"
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, bytes]:
+    """What need be made only once."""
+    return {}
+
+
+@pytest.fixture
+def holiday(
+    kept: dict[str, bytes], tiny: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> str:
+    """A report of four images, one of them called like markup and one large, and a failure."""
+    if not kept:
+        for seed, name in enumerate(("a.png", "b.png", "c.png", HOSTILE)):
+            picture(f"f/{name}", (64, 96, 3), seed=seed)
+        picture("f/large.jpg", (80, report_page.SIDE + 400, 3))
+        Path("f/<b>broken<b>.png").write_text("hello")
+        command = ("denoise", "f", "-o", "out", "--report", "report.html", "--weights", tiny())
+        assert restormer(*command).status == 1
+        kept["report.html"] = Path("report.html").read_bytes()
+    Path("report.html").write_bytes(kept["report.html"])
+    return "report.html"
+
+
+def test_a_hostile_name_is_a_name(holiday: str, visit: Callable[..., Any]) -> None:
+    """It is shown as it is, wherever it is shown, and does nothing."""
+    tab = visit(holiday)
+    tab.get_by_role("button", name=HOSTILE).click()
+    assert tab.locator("#name").text_content() == f"f/{HOSTILE}"
+    tab.wait_for_timeout(200)
+    assert tab.title() == "Noise removed"
+    assert tab.locator("img[src=x], main b, main li img:not([src])").count() == 0
+    assert tab.locator("#failures strong").text_content() == "f/<b>broken<b>.png"
+
+
+def test_the_policy_stops_what_gets_in(holiday: str, browser: Any) -> None:
+    """Even markup that was let in by mistake could run nothing, and reach nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        tab = browser.new_page()
+        tab.goto(Path(holiday).absolute().as_uri())
+        tab.evaluate(
+            """(address) => {
+              document.body.insertAdjacentHTML("beforeend",
+                `<img src="${address}" onerror="document.title = 'hit'">`);
+              document.body.append(Object.assign(document.createElement("script"),
+                { textContent: "document.title = 'hit'" }));
+              fetch(address).catch(() => 0);
+            }""",
+            address,
+        )
+        with pytest.raises(TimeoutError):
+            server.accept()
+        assert tab.title() == "Noise removed"
+        tab.close()
+
+
+def test_pictures_beside_the_page_are_shown(
+    visit: Callable[..., Any],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the disk, and no others than those."""
+    monkeypatch.setattr(report_page, "EMBEDDED", 0)
+    picture("a.png", (64, 96, 3))
+    assert restormer("denoise", "a.png", "--report", "report.html").status == 0
+    tab = visit("report.html")
+    open_first(tab)
+    until(tab, "document.querySelector('.card img').naturalWidth === 360")
+    assert tab.locator("#before").evaluate("(picture) => picture.naturalWidth") == 96
+
+
+def test_a_large_image_shows_its_detail(holiday: str, visit: Callable[..., Any]) -> None:
+    """D puts the part that changed most, not scaled, in place of the whole."""
+    tab = visit(holiday)
+    tab.get_by_role("button", name="large.jpg").click()
+    for pressed, width in (("false", report_page.SIDE), ("true", report_page.DETAIL)):
+        width_of = "document.getElementById(s).naturalWidth"
+        until(tab, f"['before', 'after'].every((s) => {width_of} === {width})")
+        assert tab.locator("#detail").get_attribute("aria-pressed") == pressed
+        tab.keyboard.press("d")
+
+
+def test_the_gallery_is_searched_sorted_and_walked(holiday: str, visit: Callable[..., Any]) -> None:
+    """By name and by change; the arrow keys go from card to card, and back to where one was."""
+    tab = visit(holiday)
+    search = tab.get_by_role("searchbox", name="Name")
+    search.fill("LARGE")
+    assert tab.locator(".card bdi").all_text_contents() == ["large.jpg"]
+    assert tab.get_by_role("status").first.text_content() == "1 of 5"
+    search.fill("")
+    tab.get_by_label("Order").select_option("change")
+    changes = tab.evaluate("chosen.map((image) => image.change)")
+    assert changes == sorted(changes, reverse=True)
+    tab.get_by_label("Order").select_option("name")
+    tab.locator(".card").first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    name = tab.locator("#name").text_content()
+    assert tab.evaluate("document.activeElement.id") == "slider"
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#viewer").is_visible()
+    assert f"f/{tab.evaluate('document.activeElement.textContent')}".startswith(name)
+
+
+def test_many_images_come_as_they_are_looked_at(
+    restormer: Callable[..., Outcome], visit: Callable[..., Any]
+) -> None:
+    """Their cards are made on the way down, sixty at a time."""
+    page = report_page.Report(Path("many.html"), "Many", [])
+    for number in range(500):
+        page.image(str(number), name=f"{number}.png", facts=["none"])
+    page.write("", [])
+    tab = visit("many.html")
+    first = tab.locator(".card").count()
+    assert 60 <= first < 300
+    tab.mouse.wheel(0, 100_000)
+    until(tab, f"document.querySelectorAll('.card').length > {first}")
+    tab.locator(".card").first.focus()
+    tab.keyboard.press("End")
+    assert tab.locator(".card").count() == 500
+    assert tab.evaluate("document.activeElement.textContent").startswith("499.png")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1000])
+def test_it_fits_a_phone(width: int, holiday: str, visit: Callable[..., Any]) -> None:
+    """Nothing sticks out at any side, neither of the page nor of the viewer and its help."""
+    tab = visit(holiday, width, 640)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    open_first(tab)
+    tab.locator(".keys summary").click()
+    for part in tab.locator("#viewer :is(button, summary, .keys > div):visible").all():
+        box = part.bounding_box()
+        assert min(box["x"], box["y"]) >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= 640
+    assert tab.locator("#stage").bounding_box()["height"] > 150
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_light_or_dark_as_the_system_is(
+    scheme: str, holiday: str, visit: Callable[..., Any]
+) -> None:
+    """Text is in clear contrast to what it stands on: 4.5 to 1 or more (WCAG 2.2, 1.4.3)."""
+    tab = visit(holiday, color_scheme=scheme)
+
+    def light(element: str, colour: str) -> float:
+        found = tab.locator(element).first.evaluate(f"(e) => getComputedStyle(e).{colour}")
+        channels = [int(part) / 255 for part in found[found.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    def contrast(text: str, ground: str) -> float:
+        lights = sorted([light(text, "color"), light(ground, "backgroundColor")])
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    assert (light("body", "backgroundColor") < 0.1) == (scheme == "dark")
+    for text, ground in (
+        *(
+            ("h1", "body"),
+            ("#about", "body"),
+            ("#figures dt", "body"),
+            ("#figures .bad dd", "body"),
+        ),
+        *((".card bdi", ".card"), (".card small", ".card"), ("#settings dt", "body")),
+        *(("#failures span", "#failures li"), ("#failures .hint", "#failures li")),
+    ):
+        assert contrast(text, ground) >= 4.5, text
+
+
+def test_it_can_be_heard(holiday: str, visit: Callable[..., Any]) -> None:
+    """Every control of the page and of the viewer has a role and a name."""
+    tab = visit(holiday)
+    assert tab.get_by_role("heading", level=1).text_content() == "Noise removed"
+    assert tab.get_by_role("region", name="Failed").count() == 1
+    assert tab.get_by_role("region", name="Images").get_by_role("button").count() == 5
+    tab.get_by_role("button", name="a.png").click()
+    viewer = tab.get_by_role("dialog", name="f/a.png")
+    assert viewer.get_by_role("img", name="Before: f/a.png").count() == 1
+    for name in ("Close", "Previous image", "Next image", "Slider", "Side by side", "Zoom in"):
+        assert viewer.get_by_role("button", name=name, exact=True).count() == 1
+    for button in viewer.get_by_role("button").all():
+        name = button.get_attribute("aria-label") or button.text_content()
+        assert any(letter.isalpha() for letter in name)
+    # The focus stays in the viewer, wherever it goes.
+    for _ in range(30):
+        tab.keyboard.press("Tab")
+        inside = tab.evaluate("document.activeElement.closest('#viewer, body').id || 'body'")
+        assert inside in ("viewer", "body")
+        assert tab.evaluate("!document.querySelector('main').contains(document.activeElement)")

@@ -1,0 +1,188 @@
+"""`--preview`: before and after in the terminal, by its graphics or by blocks, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from restormer_cli.batch.events import Restored, Weights
+from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.image import Image
+from restormer_cli.reports import terminal
+from tests.support.program import PROGRAM, Outcome, picture, pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("folder", "weights")
+
+needs_library = pytest.mark.skipif(
+    find_spec("textual_image") is None, reason="textual-image (the extra `preview`) is missing"
+)
+
+
+def event(width: int, height: int) -> Restored:
+    """What is told of a restored image of this size."""
+    return Restored(
+        "a.png",
+        "b.png",
+        "denoise",
+        Weights("w", "file", "0" * 64),
+        "cpu",
+        "fp32",
+        "whole",
+        1,
+        width,
+        height,
+        1,
+        width * height,
+        1.0,
+        None,
+        0.0,
+        0.0,
+        0,
+        [],
+        [],
+    )
+
+
+def test_the_part_that_changed_most_is_shown(tmp_path: Path) -> None:
+    """Pixel for pixel, before at the left and after at the right, grey as three channels."""
+    before = np.zeros((200, 300, 1), np.uint16)
+    after = before.copy()
+    after[120:150, 200:240] = 65535
+    watch = terminal.Watch(tmp_path, width=100, height=40)
+    watch(event(300, 200), Image(before), Image(after))
+    shown = image_io.read(watch.path(event(300, 200))).pixels
+    assert shown.shape == (40, 49 * 2 + watch.gap, 3)
+    left, right = shown[:, :49], shown[:, -49:]
+    assert not left.any()
+    assert (right == 255).all(axis=2).sum() == 30 * 40  # all that changed is in the part
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 300, 1), (300, 5, 3), (33, 47, 3)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_images_of_any_size_have_a_picture(
+    tmp_path: Path, shape: tuple[int, int, int], scale: int
+) -> None:
+    """Within its bounds, however small or narrow they are."""
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(2))
+    watch = terminal.Watch(tmp_path, width=60, height=20, scale=scale)
+    told = event(shape[1], shape[0])
+    watch(told, Image(before), Image(after))
+    height, width = image_io.read(watch.path(told)).pixels.shape[:2]
+    assert height == min(20, -(-shape[0] // scale))
+    assert width == 2 * min((60 - watch.gap) // 2, -(-shape[1] // scale)) + watch.gap
+
+
+def test_without_a_terminal_a_note_is_all(restormer: Callable[..., Outcome]) -> None:
+    """The images are restored, and stdout holds what it would."""
+    before = picture("a.png")
+    outcome = restormer("derain", "a.png", "-o", "-", "--preview")
+    assert outcome.status == 0
+    assert "note: --preview shows nothing: stderr is no terminal" in outcome.stderr
+    assert np.array_equal(image_io.read(outcome.stdout).pixels, before)
+
+
+def test_without_the_library_its_name_is_told(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to install it; nothing was touched."""
+    picture("a.png")
+    monkeypatch.setitem(sys.modules, "textual_image", None)
+    monkeypatch.setattr(terminal, "on_a_terminal", lambda: True)
+    outcome = restormer("derain", "a.png", "--preview")
+    assert outcome.status == 2
+    assert "textual-image" in outcome.stderr
+    assert "pip install 'restormer-cli[preview]'" in outcome.stderr
+    assert not Path("a.restored.png").exists()
+
+
+def run_in_terminal(
+    arguments: tuple[str, ...], attributes: bytes, stdin: bytes
+) -> tuple[int, bytes, str]:
+    """Run the program in a terminal of 80 x 24 that says what it can; stdin and stdout are pipes.
+
+    Returns:
+        The exit status, what is on stdout, and what is on the terminal.
+    """
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 800, 480))
+    environment = {**os.environ, "COLORTERM": "truecolor", "TERM": "xterm-256color"}
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, *PROGRAM, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(stdin)
+    process.stdin.close()
+    shown, sent, ends = b"", b"", time.monotonic() + 100
+    streams = {master, process.stdout.fileno()}
+    while streams and time.monotonic() < ends:
+        for stream in select.select(list(streams), [], [], 1)[0]:
+            try:
+                data = os.read(stream, 65536)
+            except OSError:  # Linux has it so when the last one who writes is gone
+                data = b""
+            if not data:
+                streams.discard(stream)
+            elif stream == master:
+                shown += data
+                if b"\x1b[c" in data:  # "what can you do?"
+                    os.write(master, attributes)
+            else:
+                sent += data
+    os.close(master)
+    process.stdout.close()
+    return process.wait(10), sent, shown.decode(errors="replace")
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="takes a pseudo-terminal of Linux")
+@pytest.mark.parametrize(
+    ("attributes", "sign"),
+    [(b"\x1b[?62;4c", "\x1bP"), (b"\x1b[?62;22c", "\u2580")],
+    ids=["sixel", "blocks"],
+)
+def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, sign: str) -> None:
+    """By sixels where the terminal says that it knows them, by half blocks elsewhere."""
+    before = picture("a.png", (60, 90, 3))
+    arguments = ("derain", "-", "-o", "-", "--preview")
+    status, sent, shown = run_in_terminal(arguments, attributes, Path("a.png").read_bytes())
+    assert status == 0
+    assert np.array_equal(image_io.read(sent).pixels, before)
+    assert "before | after" in shown
+    assert sign in shown
+    assert not list(Path("/tmp").glob(f"restormer-preview-*/{'?' * 64}.png"))  # noqa: S108
+
+
+def test_a_preview_changes_no_record(restormer: Callable[..., Outcome]) -> None:
+    """What was restored without one is not restored again with one."""
+    picture("f/a.png")
+    restormer("derain", "f", "-o", "out")
+    outcome = restormer("derain", "f", "-o", "out", "--skip-existing", "--preview", "--json")
+    assert outcome.events[-1]["skipped"] == 1
+    assert np.array_equal(pixels("out/a.png"), pixels("f/a.png"))

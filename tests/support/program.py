@@ -1,0 +1,69 @@
+"""The program as tests run it: how a command ended, and the files around it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from restormer_cli.batch import manifest
+from restormer_cli.imaging import io as image_io
+
+PROGRAM = ("-m", "restormer_cli")
+
+
+@dataclass
+class Outcome:
+    """How a command ended, and what it said."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of `--json`."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+def picture(
+    name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
+) -> np.ndarray:
+    """Write an image of random pixels."""
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        pixels = rng.random(shape, dtype=np.float32)
+    else:
+        pixels = rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_io.write(image_io.Image(pixels), path, quality=100)
+    return image_io.read(path).pixels
+
+
+def pixels(name: str) -> np.ndarray:
+    return image_io.read(Path(name)).pixels
+
+
+def tree() -> list[str]:
+    """Every file below the working folder but the records."""
+    files = (path for path in Path().rglob("*") if path.is_file() and path.name != manifest.NAME)
+    return sorted(path.as_posix() for path in files)
+
+
+def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
+    """Start Python in a process of its own."""
+    stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether they have all ended, as they should within seconds."""
+    return not psutil.wait_procs(processes, timeout=20)[1]

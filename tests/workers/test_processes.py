@@ -1,0 +1,142 @@
+"""Devices that share a run: real processes, killed, interrupted and left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+
+from restormer_cli.batch import manifest
+from restormer_cli.files import atomic
+from tests.support.program import Outcome, gone, picture, pixels
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+pytestmark = [
+    pytest.mark.usefixtures("folder", "weights"),
+    pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"),
+]
+
+COMMAND = ("derain", "f", "-o", "out", "--device", "cpu,cpu", "--precision", "fp32", "--json")
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes that restore."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def outputs() -> list[Path]:
+    assert not list(Path("out").glob(f"*{atomic.TEMPORARY}"))
+    return sorted(Path("out").glob("*.png"))
+
+
+def test_a_killed_worker_costs_nothing(
+    start: Callable[..., Any], restormer: Callable[..., Outcome]
+) -> None:
+    """What it held is restored by others, as by one process, and all of it is recorded."""
+    for seed in range(16):
+        picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
+    Path("f/bad.png").write_text("hello")
+    process = start(*COMMAND)
+    there = workers(process)
+    assert len(there) == 2
+    there[0].kill()
+    stdout, stderr = process.communicate()
+    assert process.returncode == 1  # for the bad one
+    assert b"the worker on cpu died (killed by SIGKILL); to be tried again: f/" in stderr
+    assert b"Traceback" not in stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    assert (summary["restored"], summary["failed"]) == (16, 1)
+    assert gone(there)
+    for path in outputs():
+        assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
+    lines = Path("out", manifest.NAME).read_bytes().splitlines()
+    assert {json.loads(line)["output"]["name"] for line in lines} == {p.name for p in outputs()}
+    Path("f/bad.png").unlink()
+    again = restormer(*COMMAND, "--device", "cpu", "--skip-existing")
+    assert again.events[-1]["skipped"] == 16
+
+
+def test_ctrl_c_ends_all_of_it(start: Callable[..., Any]) -> None:
+    """A terminal sends it to every process: the first alone hears, and ends the others."""
+    for seed in range(60):
+        picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
+    process = start(*COMMAND)
+    there = workers(process)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    assert b"images to go; what is written is whole" in stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    assert summary["interrupted"]
+    assert summary["restored"] == len(outputs())
+    for path in outputs():
+        assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
+    assert len(there) == 2
+    assert gone(there)
+
+
+def test_no_worker_outlives_the_run(start: Callable[..., Any]) -> None:
+    """Even one that is killed, and can tell nobody."""
+    for seed in range(60):
+        picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
+    process = start(*COMMAND)
+    there = workers(process)
+    process.kill()
+    assert gone(there)
+    time.sleep(0.1)
+    assert len(outputs()) < 60
+
+
+def test_a_device_that_is_absent_is_told_before_anything_is_touched(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """One of several, in the words that it has alone."""
+    for seed in range(2):
+        picture(f"f/{seed}.png", seed=seed)
+    outcome = restormer(*COMMAND, "--device", "cpu,cuda:99")
+    assert outcome.status == 3
+    assert "error: cuda:99 was asked for" in outcome.stderr
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_starts_no_processes(restormer: Callable[..., Outcome]) -> None:
+    """It plans with the first device."""
+    picture("f/a.png")
+    outcome = restormer(*COMMAND, "--dry-run")
+    assert outcome.events[0]["strategy"] == "whole"
+
+
+def test_a_report_shows_what_all_of_them_restored(restormer: Callable[..., Outcome]) -> None:
+    """The workers make the previews of their images, and comparison sheets."""
+    for seed in range(4):
+        picture(f"f/{seed}.png", (40, 60, 3), seed=seed)
+    outcome = restormer(*COMMAND, "--report", "page.html", "--compare", "sheets")
+    assert outcome.status == 0
+    page = Path("page.html").read_text("utf-8")
+    assert all(f"{seed}.png" in page for seed in range(4))
+    assert page.count("data:image/") >= 4 or len(list(Path("page_files").iterdir())) >= 4
+    assert len(list(Path("sheets").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("option", [("--preview",), ("--report", "a.html"), ("--compare", "b")])
+def test_what_other_machines_restore_cannot_be_shown(
+    option: tuple[str, ...], restormer: Callable[..., Outcome]
+) -> None:
+    """A cluster may have machines that write to disks of their own."""
+    picture("f/a.png")
+    outcome = restormer("derain", "f", "-o", "out", "--ray", "local", *option)
+    assert outcome.status == 2
+    assert "--ray may go elsewhere" in outcome.stderr

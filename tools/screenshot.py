@@ -1,0 +1,70 @@
+"""Make the README's picture of a report: `python tools/screenshot.py FOLDER PHOTO...`.
+
+The photos are given the noise of a high-ISO exposure, restored with the lite weights below FOLDER,
+and the report of that is opened in Chromium: as it opens, and one image before and after. Those of
+the README are dragonfly and wren (CC0, from budgie-backgrounds) and windmill and lake (Unsplash,
+from elementary's wallpapers), scaled to 1100 pixels a side and held out from training.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from pictures import noisy
+from playwright.sync_api import sync_playwright
+
+from restormer_cli.cli import app
+from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.io import Image
+
+DOCS = Path(__file__).parent.absolute()
+WIDTH, HEIGHTS, GAP = 1100, (590, 650), 12
+SHOWN = 0  # which image is opened
+
+
+def degrade(photos: list[Path]) -> None:
+    """Write the photos with noise, as JPEG."""
+    Path("holiday").mkdir(exist_ok=True)
+    for photo in photos:
+        image = Image(noisy(image_io.read(photo).pixels))
+        image_io.write(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
+
+
+def photograph() -> None:
+    """The report as it opens and, below, one of its images."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[0]})
+        tab.goto(Path("report.html").absolute().as_uri())
+        tab.wait_for_timeout(500)
+        tab.screenshot(path="page.png")
+        tab.set_viewport_size({"width": WIDTH, "height": HEIGHTS[1]})
+        tab.locator(".card").nth(SHOWN).click()
+        tab.wait_for_timeout(500)
+        tab.screenshot(path="viewer.png")
+        browser.close()
+    page, viewer = (image_io.read(Path(name)).pixels for name in ("page.png", "viewer.png"))
+    gap = np.full((GAP, WIDTH, 3), 128, np.uint8)
+    image_io.write(Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74)
+
+
+def main() -> None:
+    """Degrade, restore, photograph."""
+    photos = [Path(photo).absolute() for photo in sys.argv[2:]]
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    os.chdir(sys.argv[1])
+    degrade(photos)
+    try:
+        app.main(["denoise", "holiday", "--weights", "lite", "--report", "report.html"])
+    except SystemExit as left:
+        if left.code:
+            raise
+    photograph()
+
+
+if __name__ == "__main__":
+    main()
