@@ -79,7 +79,7 @@ def main() -> None:
     folder, *conditions = sys.argv[1:]
     suffixes = image_io.readable_suffixes()
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
-    clean = [image_io.to_float(image_io.read(path).pixels) for path in paths]
+    clean = [image_io.to_float(image_io.read_image(path).pixels) for path in paths]
     for condition in conditions:
         kind, _, amount = condition.partition(":")
         degrade = with_noise(float(amount)).degrade if kind == "sigma" else named(condition).apply

@@ -24,7 +24,7 @@ from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.metrics import psnr, round8
 from restormer_cli.inference import devices
 from restormer_cli.network.restormer import Architecture
-from restormer_cli.network.summary import describe
+from restormer_cli.network.summary import summarize
 from restormer_cli.training import loop
 from restormer_cli.training.state import Run, fresh
 
@@ -66,7 +66,7 @@ def main() -> None:
     assert degrade is not None  # noqa: S101 - it degrades
     pairs = []
     for path in sorted(Path(clean).iterdir()):
-        image = image_io.to_float(image_io.read(path).pixels)
+        image = image_io.to_float(image_io.read_image(path).pixels)
         pairs.append([torch.from_numpy(x).permute(2, 0, 1)[None] for x in (degrade(image), image)])
     for name in names or CANDIDATES:
         architecture = CANDIDATES[name]
@@ -85,7 +85,7 @@ def main() -> None:
         restore(network, torch.rand(1, 3, 1024, 1024), precision="fp32")
         seconds = time.process_time() - began
         size = sum(p.numel() for p in network.parameters())
-        work = describe(architecture, 1000, 1000).multiply_adds
+        work = summarize(architecture, 1000, 1000).multiply_adds
         print(  # noqa: T201
             f"| {name} | {size:,} | {work / 1e9:.0f} | {steps:,} | {seconds / 1.048576:.2f} | "
             f"{np.mean(scores):.2f} |",

@@ -67,7 +67,7 @@ def write(rows: list[list[Array]], name: str) -> None:
     for row in rows:
         line = np.concatenate([tile for each in row for tile in (across, each)][1:], axis=1)
         lines += [np.full((GAP, line.shape[1], 3), 255, np.uint8), line]
-    image_io.write(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
+    image_io.write_image(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
 
 
 def main() -> None:
@@ -75,12 +75,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     shown: dict[str, list[Array]] = {}  # task -> degraded, restored, clean
     for task, picture in PICTURES.items():
-        clean = image_io.read(folder / picture.photo).pixels
+        clean = image_io.read_image(folder / picture.photo).pixels
         if task == "denoise":
             clean = clean[SAMPLE]
             degraded = noisy(clean)
-            image_io.write(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
-            degraded = image_io.read(DOCS / "sample.jpg").pixels
+            image_io.write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
+            degraded = image_io.read_image(DOCS / "sample.jpg").pixels
         else:
             condition = presets.named(picture.condition)
             degraded = image_io.from_float(condition.apply(image_io.to_float(clean)), np.uint8)

@@ -30,8 +30,8 @@ def degrade(photos: list[Path]) -> None:
     """Write the photos with noise, as JPEG."""
     Path("holiday").mkdir(exist_ok=True)
     for photo in photos:
-        image = Image(noisy(image_io.read(photo).pixels))
-        image_io.write(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
+        image = Image(noisy(image_io.read_image(photo).pixels))
+        image_io.write_image(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
 
 
 def photograph() -> None:
@@ -47,9 +47,11 @@ def photograph() -> None:
         tab.wait_for_timeout(500)
         tab.screenshot(path="viewer.png")
         browser.close()
-    page, viewer = (image_io.read(Path(name)).pixels for name in ("page.png", "viewer.png"))
+    page, viewer = (image_io.read_image(Path(name)).pixels for name in ("page.png", "viewer.png"))
     gap = np.full((GAP, WIDTH, 3), 128, np.uint8)
-    image_io.write(Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74)
+    image_io.write_image(
+        Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74
+    )
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from ..checkpoints.resolve import Found
+    from ..checkpoints.resolve import ResolvedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weights:
     sha256: str
 
     @classmethod
-    def of(cls, found: Found) -> Weights:
+    def of(cls, found: ResolvedCheckpoint) -> Weights:
         """The part of a found checkpoint that is worth reporting."""
         return cls(found.name, found.source, found.sha256)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import paths
-from ..files.discovery import FOLDER_MARK, MARK, Input, is_folder, is_there
+from ..files.discovery import FOLDER_MARK, RESTORED_MARK, Input, exists, is_folder
 from ..imaging import io as image_io
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Job:
         return _real(self.source) == _real(self.target)
 
 
-def plan(
+def plan_jobs(
     inputs: list[Input],
     *,
     output: str | None = None,
@@ -90,7 +90,7 @@ def _targets(
     if output is None:
         return [_beside(one, kind, in_place) for one in inputs]
 
-    folder = paths.path(output)
+    folder = paths.as_path(output)
     several = len(inputs) > 1 or any(one.folder for one in inputs)
     if output.endswith(("/", os.sep)) or is_folder(folder):
         several = True
@@ -120,8 +120,8 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
             )
         return path
     if one.folder is None:
-        return path.with_name(f"{path.stem}{MARK}{path.suffix}")
-    if isinstance(one.folder, paths.Url):
+        return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
+    if isinstance(one.folder, paths.UrlPath):
         if one.folder.is_root:
             raise UsageError(f"{one.folder} has no folder beside it", "Name a folder with -o.")
         beside: Path = one.folder.with_name(f"{one.folder.name}{FOLDER_MARK}")
@@ -135,10 +135,10 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
 
 
 def _file(output: str, kind: str | None) -> Path:
-    path = paths.path(output)
+    path = paths.as_path(output)
     suffix = path.suffix.lower()
     writable = {s: name for name, held in image_io.FORMATS.items() for s in held.suffixes}
-    if suffix and suffix not in writable and not is_there(path):
+    if suffix and suffix not in writable and not exists(path):
         raise UsageError(
             f"{output}: restormer does not write {suffix} files",
             f"It writes {', '.join(writable)}; a / at the end makes it a folder.",
@@ -169,7 +169,7 @@ def with_format(path: Path, kind: str | None) -> Path:
 def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
     if right is None:
         return [None] * len(inputs)
-    path = paths.path(right)
+    path = paths.as_path(right)
     if is_folder(path):
         return [path / one.relative for one in inputs]
     if len(inputs) > 1 or any(one.folder for one in inputs):
@@ -211,7 +211,7 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
     for folder in dict.fromkeys(target.parent for target in targets):
-        if isinstance(folder, paths.Url):  # writing will tell
+        if isinstance(folder, paths.UrlPath):  # writing will tell
             continue
         there = next(f for f in (folder, *folder.absolute().parents) if os.path.lexists(f))
         if not is_folder(there):
@@ -220,7 +220,7 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
             yield f"{there} is not writable"
 
 
-def room(jobs: list[Job]) -> tuple[list[str], list[str]]:
+def disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     """The file systems that surely have no room for the outputs, and those that perhaps have none.
 
     An output of the same format takes about as much as its input; less than a tenth of it would
@@ -229,7 +229,7 @@ def room(jobs: list[Job]) -> tuple[list[str], list[str]]:
     wanted: dict[int, int] = defaultdict(int)
     free: dict[int, tuple[int, Path]] = {}
     for folder, sharing in _by_folder(jobs).items():
-        if isinstance(folder, paths.Url):
+        if isinstance(folder, paths.UrlPath):
             continue
         there = next(f for f in (folder, *folder.absolute().parents) if is_folder(f))
         device = there.stat().st_dev

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._version import __version__
 from ..errors import DamagedError, ImageError, UsageError
 from ..files import paths
-from ..files.atomic import sha256_of, write_whole
-from ..files.discovery import is_folder, is_there, natural
-from ..files.paths import Url
+from ..files.atomic import sha256_file, write_atomic
+from ..files.discovery import exists, is_folder, natural_key
+from ..files.paths import UrlPath
 from ..imaging import io as image_io
 from .events import Restored, Weights
 
@@ -40,9 +40,9 @@ NAME = ".restormer.jsonl"
 FOLDER = ".restormer"
 """Where the record is files, one for each output: stores of objects append nothing."""
 
-Line = dict[str, Any]
+Entry = dict[str, Any]
 
-Recipe = dict[str, Any]
+SettingsFingerprint = dict[str, Any]
 """What decides on the result beside the input: "task", "weights" (sha256), "options"."""
 
 
@@ -59,7 +59,7 @@ NEUTRAL = frozenset(
 """Options by which no result differs; a recipe holds all the others."""
 
 
-def recipe(restorer: Restorer, options: Restoring) -> Recipe:
+def settings_fingerprint(restorer: Restorer, options: Restoring) -> SettingsFingerprint:
     """What decides on the results of a run."""
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in NEUTRAL}
     return {
@@ -69,7 +69,7 @@ def recipe(restorer: Restorer, options: Restoring) -> Recipe:
     }
 
 
-class Fingerprint(NamedTuple):
+class FileFingerprint(NamedTuple):
     """What tells that a file is still the same."""
 
     size: int
@@ -77,7 +77,7 @@ class Fingerprint(NamedTuple):
     sha256: str
 
     @classmethod
-    def of(cls, data: bytes, mtime_ns: int | None) -> Fingerprint:
+    def of(cls, data: bytes, mtime_ns: int | None) -> FileFingerprint:
         """Of a file with these bytes."""
         return cls(len(data), mtime_ns, hashlib.sha256(data).hexdigest())
 
@@ -89,18 +89,18 @@ class Fingerprint(NamedTuple):
                 return False
             if self.mtime_ns is not None and stat.st_mtime_ns == self.mtime_ns:
                 return True
-            return sha256_of(path) == self.sha256
+            return sha256_file(path) == self.sha256
         except OSError:
             return False
 
 
 def line(
     event: Restored,
-    recipe: Recipe,
-    left: Fingerprint,
-    right: Fingerprint | None,
-    output: Fingerprint,
-) -> Line:
+    recipe: SettingsFingerprint,
+    left: FileFingerprint,
+    right: FileFingerprint | None,
+    output: FileFingerprint,
+) -> Entry:
     """What is recorded of an output: the event, with what tells whether all is still the same."""
     return {
         **event.as_dict(),
@@ -112,7 +112,7 @@ def line(
     }
 
 
-def write(target: Path, line: Line) -> list[str]:
+def write(target: Path, line: Entry) -> list[str]:
     """Add a line about `target` to its folder's record; return why that could not be.
 
     One write at the end of the file, which other processes may be adding to, and onto the disk. A
@@ -122,10 +122,10 @@ def write(target: Path, line: Line) -> list[str]:
     text = json.dumps({**line, "time": now}).encode() + b"\n"
     path = target.parent / NAME
     try:
-        if isinstance(target, Url):
+        if isinstance(target, UrlPath):
             path = target.parent / FOLDER / f"{target.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text)
+            write_atomic(path, text)
             return []
         with path.open("a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END):
@@ -139,30 +139,30 @@ def write(target: Path, line: Line) -> list[str]:
     return []
 
 
-class Records:
+class Manifests:
     """The records of several folders, each read when it is first asked about.
 
     `notes` says which of them are damaged.
     """
 
     def __init__(self) -> None:
-        self._folders: dict[Path, dict[str, list[Line]]] = {}
+        self._folders: dict[Path, dict[str, list[Entry]]] = {}
         self.notes: list[str] = []
 
-    def about(self, target: Path) -> list[Line]:
+    def about(self, target: Path) -> list[Entry]:
         """The lines about this output, the newest first."""
         folder = target.parent
         if folder not in self._folders:
             self._folders[folder] = self._read(folder / NAME)
         return self._folders[folder].get(target.name, [])
 
-    def of(self, folder: Path) -> list[tuple[Path, list[Line]]]:
+    def of(self, folder: Path) -> list[tuple[Path, list[Entry]]]:
         """The outputs that a folder's record tells of, each with its lines, the newest first."""
         self.about(folder / NAME)  # which reads it
         return [(folder / name, lines) for name, lines in self._folders[folder].items()]
 
-    def _read(self, path: Path) -> dict[str, list[Line]]:
-        lines: dict[str, list[Line]] = defaultdict(list)
+    def _read(self, path: Path) -> dict[str, list[Entry]]:
+        lines: dict[str, list[Entry]] = defaultdict(list)
         damaged = 0
         try:
             pieces = _pieces(path)
@@ -184,22 +184,22 @@ class Records:
 
 def _pieces(path: Path) -> list[bytes]:
     """What ought to be lines of a record."""
-    if isinstance(path, Url):
+    if isinstance(path, UrlPath):
         return [each.read_bytes().strip() for each in (path.parent / FOLDER).files(recursive=False)]
     return path.read_bytes().split(b"\n")
 
 
-def fingerprint(line: Line, of: str) -> Fingerprint:
+def fingerprint(line: Entry, of: str) -> FileFingerprint:
     """What a line says about its "input" or "output"."""
-    return Fingerprint(*(line[of][field] for field in Fingerprint._fields))
+    return FileFingerprint(*(line[of][field] for field in FileFingerprint._fields))
 
 
-def _parsed(piece: bytes) -> Line | None:
+def _parsed(piece: bytes) -> Entry | None:
     """A line that has all that is asked of it later."""
     try:
         line = json.loads(piece)
         fingerprint(line, "input"), fingerprint(line, "output")
-        _ = line["recipe"]["task"], line["right"] and Fingerprint(**line["right"])
+        _ = line["recipe"]["task"], line["right"] and FileFingerprint(**line["right"])
         _ = line["output"]["name"] + "is text"
     except (ValueError, KeyError, TypeError):
         return None
@@ -215,14 +215,14 @@ FOREIGN = "its output exists, and no record says that it was made from this imag
 EDITED = "its output was changed after it was written: remove it to have it made again"
 
 
-def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | None]:
+def skip_reason(job: Job, task: str, records: Manifests) -> tuple[str | None, Entry | None]:
     """Why this image is skipped whatever the weights, or else the line that they are to be held to.
 
     Both are None if it is to be restored: there is no output, it is damaged, or it was made from
     another input. What somebody else wrote, or changed, is never written over; but in place it is
     an input, unless it is what this task has made of one.
     """
-    if job.target is None or not is_there(job.target):
+    if job.target is None or not exists(job.target):
         return None, None
     target, lines = job.target, records.about(job.target)
     written = (line for line in lines if fingerprint(line, "output").fits(target))
@@ -237,7 +237,7 @@ def judged(job: Job, task: str, records: Records) -> tuple[str | None, Line | No
     return None, line if same and _same_right(line, job.right) else None
 
 
-def _tasks(last: Line, lines: list[Line]) -> set[str]:
+def _tasks(last: Entry, lines: list[Entry]) -> set[str]:
     """The tasks that one after the other made, in its place, the file that `last` tells of."""
     tasks, at = set(), fingerprint(last, "output").sha256
     for line in lines:  # the newest first
@@ -247,22 +247,22 @@ def _tasks(last: Line, lines: list[Line]) -> set[str]:
     return tasks
 
 
-def made_by(line: Line, recipe: Recipe) -> bool:
+def has_same_settings(line: Entry, recipe: SettingsFingerprint) -> bool:
     """Whether an output was made as one would be now."""
     return bool(line["recipe"] == recipe)
 
 
-def _same_right(line: Line, right: Path | None) -> bool:
+def _same_right(line: Entry, right: Path | None) -> bool:
     recorded = line["right"]
     if right is None or recorded is None:
         return right is recorded
-    return Fingerprint(**recorded).fits(right)
+    return FileFingerprint(**recorded).fits(right)
 
 
 def _damaged(path: Path) -> bool:
     """Whether a file is so: what cannot be read for other reasons may be somebody's work."""
     try:
-        image_io.read(path)
+        image_io.read_image(path)
     except ImageError as error:
         return isinstance(error, DamagedError)
     return False
@@ -276,11 +276,11 @@ CHANGED = "it was changed after it was written"
 
 
 @dataclass(frozen=True)
-class Output:
+class RecordedOutput:
     """An output, and the newest line about it."""
 
     path: Path
-    line: Line
+    line: Entry
 
     def event(self) -> Restored:
         """What was told when it was restored, with the notes of today.
@@ -288,7 +288,7 @@ class Output:
         Raises:
             ImageError: it is gone, or its record has not all of that.
         """
-        if not is_there(self.path):
+        if not exists(self.path):
             raise ImageError("the output is no longer there", "Restore the image again.")
         names = {"input": self.line["input"]["name"], "output": str(self.path)}
         try:
@@ -306,7 +306,7 @@ class Output:
         above = (folder / name for folder in self.path.absolute().parents)
         named = []
         with suppress(UsageError):  # a URL, of a kind that cannot be reached from here
-            named.append(paths.path(name))
+            named.append(paths.as_path(name))
         return next((path for path in (*named, *above) if _is(made_of, path)), None)
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
@@ -316,19 +316,19 @@ class Output:
             ImageError: the output cannot be read.
         """
         odd = [] if _is(fingerprint(self.line, "output"), self.path) else [CHANGED]
-        after = image_io.read(self.path, max_pixels=max_pixels)
+        after = image_io.read_image(self.path, max_pixels=max_pixels)
         if source is None:
             return None, after, [*odd, LOST]
-        before = image_io.read(source, max_pixels=max_pixels)
+        before = image_io.read_image(source, max_pixels=max_pixels)
         alike = before.pixels.shape[:2] == after.pixels.shape[:2]  # else it was edited
         return before if alike else None, after, odd
 
 
-def _is(made_of: Fingerprint, path: Path) -> bool:
-    return is_there(path) and path.is_file() and made_of.fits(path)
+def _is(made_of: FileFingerprint, path: Path) -> bool:
+    return exists(path) and path.is_file() and made_of.fits(path)
 
 
-def outputs(folder: Path, past: Records) -> list[Output]:
+def recorded_outputs(folder: Path, past: Manifests) -> list[RecordedOutput]:
     """All outputs that the records in a folder, and below it, tell of, in natural order.
 
     Raises:
@@ -337,14 +337,16 @@ def outputs(folder: Path, past: Records) -> list[Output]:
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of restored images.")
     found = [
-        Output(path, lines[0]) for below in _recorded(folder) for path, lines in past.of(below)
+        RecordedOutput(path, lines[0])
+        for below in _recorded(folder)
+        for path, lines in past.of(below)
     ]
     if not found:
         raise UsageError(
             f"{folder} has no record ({NAME}) of what was restored",
             "A run over a folder leaves one; of other images, restormer compare makes a page.",
         )
-    return sorted(found, key=lambda output: [natural(part) for part in output.path.parts])
+    return sorted(found, key=lambda output: [natural_key(part) for part in output.path.parts])
 
 
 def _recorded(folder: Path) -> Iterator[Path]:

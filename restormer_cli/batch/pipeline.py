@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def staged(
+def stage_executor(
     *stages: Callable[[Any], Any], initializer: Callable[[], object] | None = None
 ) -> Iterator[Callable[[Any], Future[Any]]]:
     """A function that sends an item through the stages, and returns the future of its end.
@@ -42,7 +42,7 @@ def _after(before: Future[Any], stage: Callable[[Any], Any]) -> Any:
     return stage(before.result())
 
 
-def overlapped(
+def run_overlapped(
     items: Iterable[Item],
     *stages: Callable[[Any], Any],
     initializer: Callable[[], object] | None = None,
@@ -54,7 +54,7 @@ def overlapped(
     waits for the rest.
     """
     under_way: deque[tuple[Item, Future[Any]]] = deque()
-    with staged(*stages, initializer=initializer) as submit:
+    with stage_executor(*stages, initializer=initializer) as submit:
         for item in items:
             under_way.append((item, submit(item)))
             if len(under_way) == len(stages):

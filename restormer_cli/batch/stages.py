@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypedDict
 
 import numpy as np
 
-from ..cli.console import Part
+from ..cli.console import ImageProgress
 from ..errors import ImageError
 from ..files.discovery import is_special
 from ..imaging import difference
@@ -24,20 +24,20 @@ from ..imaging.formats import FORMATS
 from ..imaging.image import UNDECODED, Array, Image, from_float, to_float
 from . import manifest
 from .events import Event, Failed, Noise, Planned, Restored, Started, Weights
-from .manifest import Fingerprint
-from .pipeline import overlapped
+from .manifest import FileFingerprint
+from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from ..imaging.image import Pictures
+    from ..imaging.image import ImageSequence
     from ..inference.restorer import Restoration, Restorer
     from .events import Noise
     from .jobs import Job
 
-    Watching = Callable[[Restored, image_io.Image, image_io.Image], None]
+    Observer = Callable[[Restored, image_io.Image, image_io.Image], None]
     """Shown an image: what came of it, as it was, and as it is."""
 
 
@@ -70,7 +70,7 @@ class Page(NamedTuple):
         return self._replace(image=image, original=UNDECODED)
 
 
-def held(found: Pictures, kind: str, *, in_place: bool = False) -> tuple[int, list[str]]:
+def held(found: ImageSequence, kind: str, *, in_place: bool = False) -> tuple[int, list[str]]:
     """How many of a file's pages an output of this format holds, and what to say of the others.
 
     Raises:
@@ -119,28 +119,28 @@ def _named(numbers: list[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Streams:
+class StandardStreams:
     """Where an image comes from, or goes to, that has no path."""
 
     stdin: BinaryIO
     stdout: BinaryIO
 
 
-class Settings(TypedDict):
+class BatchSettings(TypedDict):
     """What images are restored with beside the restorer: see `run`."""
 
     quality: int
     max_pixels: int
     strength: float
-    recipe: manifest.Recipe | None
-    watch: Watching | None
+    recipe: manifest.SettingsFingerprint | None
+    watch: Observer | None
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
+class Cancelled(Exception):  # noqa: N818 - nothing went wrong
     """The run was interrupted, and this image dropped."""
 
 
-class Given(NamedTuple):
+class QueuedImage(NamedTuple):
     """An image before it is read; `data` are its bytes if they come in a stream."""
 
     number: int
@@ -162,8 +162,8 @@ class _Read(NamedTuple):
     total: int
     notes: list[str]
     warnings: list[str]
-    left_file: Fingerprint
-    right_file: Fingerprint | None
+    left_file: FileFingerprint
+    right_file: FileFingerprint | None
 
 
 class _Computed(NamedTuple):
@@ -172,24 +172,24 @@ class _Computed(NamedTuple):
     data: bytes | None  # all are in this file
 
 
-class Written(NamedTuple):
+class WrittenImage(NamedTuple):
     """The end of an image; `data` are the bytes of one that has no file, and is to be sent."""
 
     event: Restored
     data: bytes | None
 
 
-def run(
+def run_batch(
     jobs: Iterable[Job],
     restorer: Restorer,
-    streams: Streams,
+    streams: StandardStreams,
     *,
     quality: int = 95,
     max_pixels: int = 300_000_000,
     strength: float = 1.0,
-    recipe: manifest.Recipe | None = None,
-    progress: Callable[[Part], None] | None = None,
-    watch: Watching | None = None,
+    recipe: manifest.SettingsFingerprint | None = None,
+    progress: Callable[[ImageProgress], None] | None = None,
+    watch: Observer | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -212,22 +212,24 @@ def run(
     """
     from ..inference import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = Work(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
+    work = ImageStages(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
     stages = work.read, work.compute, work.write
-    line = overlapped(given(jobs, streams.stdin), *stages, initializer=devices.same_threads())
+    line = run_overlapped(
+        queue_images(jobs, streams.stdin), *stages, initializer=devices.inherit_threads()
+    )
     task = restorer.task.name
     try:
         for (_, job, _), future in line:
             told: Event
             try:
                 yield Started(*job.names, task)
-                told = sent(future.result(), streams.stdout)
+                told = send_to_stdout(future.result(), streams.stdout)
             except ImageError as error:
-                told = failed(job, task, error)
+                told = failure_event(job, task, error)
             except KeyboardInterrupt:
                 work.stop.set()
-                with suppress(Stopped, CancelledError, ImageError):
-                    yield sent(future.result(), streams.stdout)
+                with suppress(Cancelled, CancelledError, ImageError):
+                    yield send_to_stdout(future.result(), streams.stdout)
                 raise
             yield told  # here, where an interruption of whoever listens is not one of the writing
     finally:
@@ -235,7 +237,7 @@ def run(
         line.close()
 
 
-def given(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[Given]:
+def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
     """The jobs with what comes in a stream: read here, where an interruption ends the waiting."""
     for number, job in enumerate(jobs):
         data = None
@@ -244,36 +246,36 @@ def given(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[Given]:
         elif is_special(job.source):
             with suppress(OSError):  # the one who reads it will say so
                 data = job.source.read_bytes()
-        yield Given(number, job, data)
+        yield QueuedImage(number, job, data)
 
 
-def sent(written: Written, stdout: BinaryIO) -> Restored:
+def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
     """The event, after the image that has no file has gone to stdout: here, for the same reason."""
     event, data = written
     if data is not None:
-        image_io.save(data, stdout)
+        image_io.write_encoded(data, stdout)
     return event
 
 
 @dataclass(frozen=True)
-class Work:
+class ImageStages:
     """What is done to an image, in three stages, each in a thread of its own."""
 
     restorer: Restorer
     quality: int
     max_pixels: int
     strength: float
-    recipe: manifest.Recipe | None
-    progress: Callable[[Part], None] | None
-    watch: Watching | None
+    recipe: manifest.SettingsFingerprint | None
+    progress: Callable[[ImageProgress], None] | None
+    watch: Observer | None
     stop: Flag
 
-    def read(self, given: Given) -> _Read:
+    def read(self, given: QueuedImage) -> _Read:
         """Decode the image, or the first of its pages, and the right view if there is one."""
         self._go_on()
         job = given.job
         left, left_file = self._opened(job.source, given.data)
-        kind, notes = image_io.format_for(job.target, job.format, left.format)
+        kind, notes = image_io.output_format(job.target, job.format, left.format)
         count, warnings = held(left, kind, in_place=job.in_place)
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
@@ -289,15 +291,17 @@ class Work:
         pages = chain([next(decoded)], decoded)
         return _Read(given.number, job, kind, pages, count, notes, warnings, left_file, right_file)
 
-    def _opened(self, path: Path | None, data: bytes | None) -> tuple[Pictures, Fingerprint]:
+    def _opened(
+        self, path: Path | None, data: bytes | None
+    ) -> tuple[ImageSequence, FileFingerprint]:
         mtime = None
         if path is not None and data is None:
             with suppress(OSError):  # then `load` says it
                 mtime = path.stat().st_mtime_ns  # before it is read, lest a change goes unnoticed
-            _, data = image_io.load(path)
+            _, data = image_io.read_bytes(path)
         assert data is not None  # noqa: S101 - stdin has been read
-        found = image_io.pictures(data, max_pixels=self.max_pixels, name=str(path or "-"))
-        return found, Fingerprint.of(data, mtime)
+        found = image_io.decode(data, max_pixels=self.max_pixels, name=str(path or "-"))
+        return found, FileFingerprint.of(data, mtime)
 
     def compute(self, read: _Read) -> _Computed:
         """Restore it. Several pages are encoded as well: never are all of them in memory."""
@@ -319,7 +323,9 @@ class Work:
 
         stages = partial(self._next, read), partial(self._restored, read)
         numbers = range(1, read.total + 1)
-        with closing(overlapped(numbers, *stages, initializer=devices.same_threads())) as line:
+        with closing(
+            run_overlapped(numbers, *stages, initializer=devices.inherit_threads())
+        ) as line:
             for _, future in line:
                 page = future.result()
                 shown = self.watch is not None and not done  # the first one alone
@@ -359,7 +365,7 @@ class Work:
             if read.total == 1:
                 raise
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
-        moved = difference.measure(before, done.pixels)
+        moved = difference.measure_change(before, done.pixels)
         original = pixels = image.pixels
         if self.strength:  # at 0 it is the very input
             after = done.pixels
@@ -374,7 +380,7 @@ class Work:
             noise,
             moved.times(self.strength),
             [*image.notes, *done.notes],
-            difference.warnings(moved, self.strength, noise),
+            difference.change_warnings(moved, self.strength, noise),
             original if self.watch is not None and number == 1 else UNDECODED,
         )
 
@@ -382,13 +388,13 @@ class Work:
         self._go_on()
         if self.progress is not None:
             name = read.job.names[0]
-            self.progress(Part(read.number, name, done, total, page, read.total))
+            self.progress(ImageProgress(read.number, name, done, total, page, read.total))
 
     def _go_on(self) -> None:
         if self.stop.is_set():
-            raise Stopped
+            raise Cancelled
 
-    def write(self, computed: _Computed) -> Written:
+    def write(self, computed: _Computed) -> WrittenImage:
         """Encode it, if that is not done; into its file, or else to be sent."""
         from ..inference import devices
 
@@ -423,20 +429,20 @@ class Work:
         if target is None:
             # Encoded first: an image that cannot be leaves stdout empty.
             self._show(restored, first)
-            return Written(restored, data)
+            return WrittenImage(restored, data)
 
         def ready(data: bytes, stat: os.stat_result) -> None:
             if self.recipe is not None:
-                written = Fingerprint.of(data, stat.st_mtime_ns)
+                written = FileFingerprint.of(data, stat.st_mtime_ns)
                 line = manifest.line(
                     restored, self.recipe, read.left_file, read.right_file, written
                 )
                 notes.extend(manifest.write(target, line))
 
         image_io.make_folder(target.parent)
-        image_io.save(data, target, ready=ready)
+        image_io.write_encoded(data, target, ready=ready)
         self._show(restored, first)
-        return Written(restored, None)
+        return WrittenImage(restored, None)
 
     def _show(self, restored: Restored, page: Page) -> None:
         if self.watch is None:
@@ -449,16 +455,20 @@ class Work:
 
 def _noise(task: str, image: image_io.Image) -> Noise | None:
     """What is to be known of an image's noise: of use where noise is what is removed."""
-    return noise_level.estimate(image.pixels) if task == "denoise" else None
+    return noise_level.estimate_noise(image.pixels) if task == "denoise" else None
 
 
-def failed(job: Job, task: str, error: ImageError) -> Failed:
+def failure_event(job: Job, task: str, error: ImageError) -> Failed:
     """The event for what went wrong with one image, whose name is not said twice."""
     return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
 
 
-def look(
-    jobs: Iterable[Job], task: str, restorer: Restorer | None, streams: Streams, max_pixels: int
+def preview_batch(
+    jobs: Iterable[Job],
+    task: str,
+    restorer: Restorer | None,
+    streams: StandardStreams,
+    max_pixels: int,
 ) -> Iterator[Event]:
     """What `run` would do, without doing it: Planned with size, strategy and cost, or Failed.
 
@@ -467,9 +477,11 @@ def look(
     """
     for job in jobs:
         try:
-            data = streams.stdin.read() if job.source is None else image_io.load(job.source)[1]
-            found = image_io.pictures(data, max_pixels=max_pixels, name=job.names[0])
-            kind, _ = image_io.format_for(job.target, job.format, found.format)
+            data = (
+                streams.stdin.read() if job.source is None else image_io.read_bytes(job.source)[1]
+            )
+            found = image_io.decode(data, max_pixels=max_pixels, name=job.names[0])
+            kind, _ = image_io.output_format(job.target, job.format, found.format)
             count, _ = held(found, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
             for image in islice(found.images, count):
@@ -477,7 +489,7 @@ def look(
                 noises += [_noise(task, image)]
                 plans += [restorer.forecast(image.pixels)] if restorer else []
         except ImageError as error:
-            yield failed(job, task, error)
+            yield failure_event(job, task, error)
             continue
         yield Planned(
             *job.names,

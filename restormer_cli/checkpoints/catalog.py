@@ -185,7 +185,7 @@ NOISES = ("real", "gaussian")
 SIGMAS = ("blind", "15", "25", "50")
 
 
-def official(
+def official_checkpoint(
     task: str,
     *,
     noise: str | None = None,

@@ -36,7 +36,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # its document
 )
 
 from ..errors import CheckpointError
-from ..files.atomic import sha256_of
+from ..files.atomic import sha256_file
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
 Notify = Callable[[str], None]
@@ -78,7 +78,7 @@ class UnavailableError(CheckpointError):
 # --- official checkpoints -----------------------------------------------------------------------
 
 
-def cached(checkpoint: Checkpoint) -> Path | None:
+def cached_file(checkpoint: Checkpoint) -> Path | None:
     """Where an official checkpoint lies on this machine, or None; asks no network."""
     if path := _cached_from_hub(HUB_REPOSITORY, checkpoint.file, HUB_REVISION):
         return path
@@ -98,9 +98,9 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
         UnavailableError: no source has it or could be reached; the message names each one's cause.
         CheckpointError: what came has the wrong SHA-256; it was removed.
     """
-    if path := cached(checkpoint):
+    if path := cached_file(checkpoint):
         return path
-    if offline():
+    if is_offline():
         raise UnavailableError(
             f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids to download it",
             f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights lite.",
@@ -163,10 +163,10 @@ def from_hub(
         CheckpointError: what came has the wrong SHA-256; it was removed.
     """
     kept = _cached_from_hub(repository, file, revision)
-    if kept and (offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
+    if kept and (is_offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
         return kept
     name = f"{repository}/{file}"
-    if offline():
+    if is_offline():
         raise UnavailableError(
             f"{name} is not cached, and HF_HUB_OFFLINE forbids to download it",
             "Unset HF_HUB_OFFLINE, or name a file on this machine.",
@@ -197,7 +197,7 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids all downloads."""
     return bool(constants.HF_HUB_OFFLINE)
 
@@ -351,7 +351,7 @@ def verify(path: Path, sha256: str | None, *, called: str | None = None) -> str:
         CheckpointError: the hash is wrong; the file is gone now.
     """
     try:
-        found = sha256_of(path)
+        found = sha256_file(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}", "See that it can be read.") from error
     if sha256 is None or found == sha256:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from ..files.atomic import sha256_of
+from ..files.atomic import sha256_file
 from . import download
-from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, Task, official
+from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, Task, official_checkpoint
 from .download import Notify, UnavailableError, expected_sha256
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LITE_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedCheckpoint:
     """A checkpoint file that is on this machine and is what it should be.
 
     Attributes:
@@ -45,14 +45,14 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def resolve(
+def resolve_checkpoint(
     weights: str,
     checkpoint: Checkpoint,
     task: Task,
     *,
     notify: Notify = warn,
     progress: bool = True,
-) -> Found:
+) -> ResolvedCheckpoint:
     """Find the file that `weights` means, downloading it if need be.
 
     Args:
@@ -73,12 +73,14 @@ def resolve(
     if weights in ("lite", *bundled):
         return _lite(checkpoint, bundled.get(weights, task))
     if weights in ("official", *CHECKPOINTS):
-        return pull(CHECKPOINTS.get(weights, checkpoint), notify=notify, progress=progress)
+        return pull_checkpoint(
+            CHECKPOINTS.get(weights, checkpoint), notify=notify, progress=progress
+        )
     if weights.startswith("hf:"):
         return _from_hub(weights, progress)
     path = Path(weights).expanduser()
     try:
-        return Found(path.name, "file", path, sha256_of(path))
+        return ResolvedCheckpoint(path.name, "file", path, sha256_file(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: there is no such file",
@@ -91,7 +93,9 @@ def resolve(
         raise CheckpointError(f"{path}: {error.strerror}", "See that it can be read.") from error
 
 
-def pull(checkpoint: Checkpoint, *, notify: Notify = warn, progress: bool = True) -> Found:
+def pull_checkpoint(
+    checkpoint: Checkpoint, *, notify: Notify = warn, progress: bool = True
+) -> ResolvedCheckpoint:
     """An official checkpoint, verified, and in the cache from now on.
 
     Raises:
@@ -99,12 +103,12 @@ def pull(checkpoint: Checkpoint, *, notify: Notify = warn, progress: bool = True
     """
     path = download.fetch(checkpoint, notify=notify, progress=progress)
     digest = download.verify(path, expected_sha256(path, checkpoint))
-    return Found(checkpoint.name, "official", path, digest, LICENCE)
+    return ResolvedCheckpoint(checkpoint.name, "official", path, digest, LICENCE)
 
 
-def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) -> Found:
+def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) -> ResolvedCheckpoint:
     try:
-        return pull(checkpoint, notify=notify, progress=progress)
+        return pull_checkpoint(checkpoint, notify=notify, progress=progress)
     except UnavailableError as error:
         try:
             found = _lite(checkpoint, task)
@@ -120,7 +124,7 @@ def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) ->
         return found
 
 
-def _lite(checkpoint: Checkpoint, task: Task) -> Found:
+def _lite(checkpoint: Checkpoint, task: Task) -> ResolvedCheckpoint:
     path = lite_path(task)
     if path is None or checkpoint.channels == 6:
         what = "two views" if checkpoint.channels == 6 else task.name
@@ -128,7 +132,7 @@ def _lite(checkpoint: Checkpoint, task: Task) -> Found:
             f"no lite weights are bundled for {what}",
             f"Use --weights official; {_bundled_tasks()}.",
         )
-    return Found(path.stem, "lite", path, download.verify(path, None), LICENCE)
+    return ResolvedCheckpoint(path.stem, "lite", path, download.verify(path, None), LICENCE)
 
 
 def _bundled_tasks() -> str:
@@ -141,7 +145,7 @@ def lite_path(task: Task) -> Path | None:
     return next((f / task.lite for f in LITE_FOLDERS if (f / task.lite).is_file()), None)
 
 
-def _from_hub(weights: str, progress: bool) -> Found:
+def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
     name, _, revision = weights.removeprefix("hf:").partition("@")
     organisation, _, rest = name.partition("/")
     repository, _, file = rest.partition("/")
@@ -150,10 +154,10 @@ def _from_hub(weights: str, progress: bool) -> Found:
     path = download.from_hub(
         f"{organisation}/{repository}", file, revision or "main", progress=progress
     )
-    return Found(name, "hub", path, download.verify(path, expected_sha256(path)))
+    return ResolvedCheckpoint(name, "hub", path, download.verify(path, expected_sha256(path)))
 
 
-def find(path_or_name: str | Path, *, notify: Notify = warn) -> Found:
+def find(path_or_name: str | Path, *, notify: Notify = warn) -> ResolvedCheckpoint:
     """Like `resolve`, for the Python API: a task's name means "auto" for that task.
 
     Raises:
@@ -161,18 +165,18 @@ def find(path_or_name: str | Path, *, notify: Notify = warn) -> Found:
     """
     name = str(path_or_name)
     if name in TASKS:
-        return resolve("auto", official(name), TASKS[name], notify=notify)
+        return resolve_checkpoint("auto", official_checkpoint(name), TASKS[name], notify=notify)
     if name in ("auto", "official", "lite"):
         raise CheckpointError(f"{name!r} does not say for which task", f"Say {', '.join(TASKS)}.")
     # No task is at hand, and these kinds of names ask for none.
-    return resolve(name, official("denoise"), TASKS["denoise"], notify=notify)
+    return resolve_checkpoint(name, official_checkpoint("denoise"), TASKS["denoise"], notify=notify)
 
 
 # --- behind `restormer weights` -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckpointStatus:
     """One line of `restormer weights list`.
 
     Attributes:
@@ -196,15 +200,15 @@ class Row:
     path: Path | None
 
 
-def listing() -> list[Row]:
+def list_checkpoints() -> list[CheckpointStatus]:
     """Every official checkpoint and every task's lite weights; asks no network, hashes nothing."""
     return [*_official_rows(), *_lite_rows()]
 
 
-def _official_rows() -> Iterator[Row]:
+def _official_rows() -> Iterator[CheckpointStatus]:
     for checkpoint in CHECKPOINTS.values():
-        path = download.cached(checkpoint)
-        yield Row(
+        path = download.cached_file(checkpoint)
+        yield CheckpointStatus(
             name=checkpoint.name,
             task=checkpoint.task,
             purpose=checkpoint.purpose,
@@ -216,10 +220,10 @@ def _official_rows() -> Iterator[Row]:
         )
 
 
-def _lite_rows() -> Iterator[Row]:
+def _lite_rows() -> Iterator[CheckpointStatus]:
     for task in TASKS.values():
         path = lite_path(task)
-        yield Row(
+        yield CheckpointStatus(
             name=Path(task.lite).stem,
             task=task.name,
             purpose="small, for trying out and for machines without a network",
@@ -248,14 +252,14 @@ class Verdict:
     ok: bool | None
 
 
-def verify() -> list[Verdict]:
+def verify_checkpoints() -> list[Verdict]:
     """Hash every cached and bundled file, and compare; removes nothing.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
     verdicts = []
-    for row in listing():
+    for row in list_checkpoints():
         if row.path is not None:
             digest = download.verify(row.path, None)
             ok = None if row.sha256 is None else digest == row.sha256

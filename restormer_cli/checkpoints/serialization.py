@@ -20,16 +20,16 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..network.restormer import LEVELS, Architecture, Restormer
-from .resolve import Found, find, resolve
+from .resolve import ResolvedCheckpoint, find, resolve_checkpoint
 
 __all__ = [
-    "Found",
+    "ResolvedCheckpoint",
     "architecture_of",
     "load_network",
     "read",
     "read_network",
-    "resolve",
-    "save",
+    "resolve_checkpoint",
+    "save_network",
 ]
 
 State = dict[str, Tensor]
@@ -58,7 +58,7 @@ _DAMAGED = (
 _NONSENSE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
-def load_network(path_or_name: str | Path | Found) -> Restormer:
+def load_network(path_or_name: str | Path | ResolvedCheckpoint) -> Restormer:
     """The network of a task, an official checkpoint or a file: on the CPU, fp32, eval mode.
 
     Args:
@@ -69,7 +69,7 @@ def load_network(path_or_name: str | Path | Found) -> Restormer:
     Raises:
         CheckpointError: it cannot be had, or is no Restormer.
     """
-    found = path_or_name if isinstance(path_or_name, Found) else find(path_or_name)
+    found = path_or_name if isinstance(path_or_name, ResolvedCheckpoint) else find(path_or_name)
     return read_network(found.path)
 
 
@@ -300,7 +300,7 @@ def _expansion(channels: list[int], hidden: list[int]) -> float:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def save(
+def save_network(
     state: State,
     architecture: Architecture,
     path: Path,

@@ -164,9 +164,9 @@ def _restore(
     right: str | None = None,
 ) -> None:
     console.configure(json=options.json, quiet=options.quiet, verbose=options.verbose)
-    from .restore import Request, run  # NumPy, OpenCV and Pillow
+    from .restore import CheckpointQuery, run  # NumPy, OpenCV and Pillow
 
-    request = Request(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
+    request = CheckpointQuery(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
     if run(console, request, options).failed:
         raise typer.Exit(1)
 
@@ -222,7 +222,7 @@ def info(
     from ..network import summary
 
     shown = network(name)
-    described = summary.describe(shown.architecture, height, width)
+    described = summary.summarize(shown.architecture, height, width)
     shapes = summary.prove(shown)
     if json:
         console.object({**described.as_dict(), "proof": dict(shapes)})
@@ -263,15 +263,15 @@ def bench(
     from ..evaluation import benchmark as measuring
     from ..inference import devices
 
-    shown = network(name).to(devices.choose(device))
+    shown = network(name).to(devices.choose_device(device))
     sizes = [-(-side // 8) * 8 for side in size or [512]]
     done = []
-    for measurement in measuring.run(shown, sizes, repeat=repeat, with_plain=plain):
+    for measurement in measuring.run_benchmark(shown, sizes, repeat=repeat, with_plain=plain):
         done.append(measurement)
         if json:
             console.object(measurement.as_dict())
     if not json:
-        console.render(measuring.table(done, devices.choose(device)))
+        console.render(measuring.table(done, devices.choose_device(device)))
 
 
 @app.command(
@@ -401,7 +401,7 @@ def train(
     )
     degraded, clean = pairs or (None, photos)
     assert clean is not None  # noqa: S101 - one of the two was given
-    with distributed.joined(devices.choose(device)) as (team, own), ExitStack() as bar:
+    with distributed.join_ranks(devices.choose_device(device)) as (team, own), ExitStack() as bar:
         if team.leads:
             bar.enter_context(console.progress(100))
         reports = loop.train(

@@ -27,7 +27,7 @@ EVERY = 30.0
 """Seconds between the lines that stand for the bar where there is no terminal."""
 
 
-class Part(NamedTuple):
+class ImageProgress(NamedTuple):
     """How many strips or tiles of a page are done, and how many images were done before it."""
 
     number: float
@@ -73,7 +73,9 @@ class Pace:
         """All of it, in words, with the time that is left if the rest is like what is done."""
         left = (time.monotonic() - self.started) / max(self.finished, 1)
         left *= self.images - self.finished
-        return f"{self.finished} of {self.images} images, {self.speed}, {duration(left)} left"
+        return (
+            f"{self.finished} of {self.images} images, {self.speed}, {format_duration(left)} left"
+        )
 
     def due(self) -> bool:
         """Whether it is time for another line."""
@@ -84,7 +86,7 @@ class Pace:
         return True
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time as people say it."""
     minutes = round(seconds / 60)
     if minutes < 1:
@@ -257,7 +259,7 @@ class Console:
             finally:
                 self._bar = self._task = None
 
-    def part(self, part: Part) -> None:
+    def part(self, part: ImageProgress) -> None:
         """So many of a page's strips or tiles are done."""
         self._move(part.number + part.share, printable(part.name), str(part))
 
@@ -295,9 +297,9 @@ def _planned(event: Planned) -> str:
     if event.strategy is not None:
         parts.append(event.strategy)
     if event.peak_bytes is not None:
-        parts.append(f"{size(event.peak_bytes)} of memory")
+        parts.append(f"{format_bytes(event.peak_bytes)} of memory")
     if event.seconds is not None:
-        parts.append(f"about {duration(event.seconds)}")
+        parts.append(f"about {format_duration(event.seconds)}")
     if event.noise is not None:
         parts.append(event.noise.words)
     return f"{printable(event.input)} -> {printable(event.output)}  {', '.join(parts)}"
@@ -325,7 +327,7 @@ def _summary(event: Summary) -> str:
     return f"{said}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes as people read them."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB"):

@@ -11,7 +11,7 @@ import typer
 
 from ..checkpoints import catalog
 from ..errors import UsageError
-from .console import Console, Part, printable
+from .console import Console, ImageProgress, printable
 from .options import (
     Device,
     Ensemble,
@@ -164,32 +164,32 @@ def run(console: Console, given: Evaluating) -> None:
         published,  # torch takes seconds to import
         runner,
     )
-    from ..evaluation.results import Sheet
+    from ..evaluation.results import Results
     from ..files import discovery
     from ..imaging import metrics
 
-    conditions = runner.conditions(given.levels, given.degrade)
+    conditions = runner.parse_conditions(given.levels, given.degrade)
     for condition in conditions:  # what was not published is said at once
-        catalog.official(
+        catalog.official_checkpoint(
             given.task,
             noise=_noise(given),
             sigma=_level(given, condition),
             gray=given.gray,
             dual_pixel=given.right is not None,
         )
-    found, unpaired = discovery.matched(
+    found, unpaired = discovery.match_pairs(
         given.clean, given.degraded, given.right, by_order=given.pair == "order"
     )
     for path in unpaired:
         console.warn(f"{printable(str(path))}: no image of this name in the other folder")
     outcomes = _measured(console, given, conditions, found)
     channels = {score.channels for outcome in outcomes for score in outcome.scores}
-    sheet = Sheet(
+    sheet = Results(
         task=given.task,
         folder=given.clean,
         protocol=metrics.PROTOCOLS[given.task],
         outcomes=outcomes,
-        published=published.row(
+        published=published.published_row(
             given.task,
             sigma=given.levels is not None,
             gray=channels == {1},
@@ -253,7 +253,7 @@ def _measured(
     number = 0
 
     def told(name: str, done: int, total: int) -> None:
-        console.part(Part(number, printable(name), done, total))
+        console.part(ImageProgress(number, printable(name), done, total))
 
     with console.progress(len(conditions) * len(pairs)):
         for condition in conditions:
@@ -261,7 +261,7 @@ def _measured(
                 restorer = _restorer(console, given, condition)
             outcome = runner.Outcome(condition, restorer.weights, str(restorer.device))
             outcomes.append(outcome)
-            for result in runner.run(
+            for result in runner.evaluate(
                 condition,
                 restorer,
                 pairs,
@@ -287,10 +287,10 @@ def _line(score: Score, condition: Condition) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Put the table into a file, whole or not at all."""
-    from ..files.atomic import write_whole
+    from ..files.atomic import write_atomic
 
     try:
-        write_whole(path, text.encode())
+        write_atomic(path, text.encode())
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be written ({error.strerror})", "Name another file."

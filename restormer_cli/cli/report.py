@@ -8,11 +8,10 @@ import typer
 
 from ..batch.events import Event, Failed, Restored, Summary
 from ..errors import ImageError, UsageError
-from .console import Console, printable, size
+from .console import Console, format_bytes, printable
 from .options import Crops, MaxPixels, Quiet, Restoring
 
 if TYPE_CHECKING:
-    from ..batch.manifest import Output
     from ..reports.page import Report
 
 
@@ -44,12 +43,12 @@ def compare(
         observers,  # NumPy, OpenCV and Pillow
     )
 
-    parts = [observers.parse_part(text) for text in crop or ()] or None
-    comparison.check(output, [before, *after])
-    if parts and output.suffix.lower() not in observers.SHEETS:
+    parts = [observers.parse_crop(text) for text in crop or ()] or None
+    comparison.check_comparison(output, [before, *after])
+    if parts and output.suffix.lower() not in observers.SHEET_SUFFIXES:
         raise UsageError("--crop is for a picture, and -o names a page", "Leave out one of them.")
-    comparison.write(comparison.read(before, after, max_pixels), output, parts)
-    console.say(f"{printable(str(output))}: {size(output.stat().st_size)}")
+    comparison.write_comparison(comparison.read_panels(before, after, max_pixels), output, parts)
+    console.say(f"{printable(str(output))}: {format_bytes(output.stat().st_size)}")
 
 
 def report(
@@ -72,14 +71,14 @@ def report(
     console: Console = context.obj
     console.configure(quiet=quiet)
     from ..batch import manifest
-    from ..reports.page import Report, check
+    from ..reports.page import Report, check_page
 
-    past = manifest.Records()
-    outputs = manifest.outputs(folder, past)
+    past = manifest.Manifests()
+    outputs = manifest.recorded_outputs(folder, past)
     for note in past.notes:
         console.warn(note)
     path = output or Path(f"{folder.absolute()}-report.html")
-    check(path)
+    check_page(path)
     page = Report(path, _title(outputs), [])
     events = []
     with console.progress(len(outputs)):
@@ -90,12 +89,12 @@ def report(
             events.append(event)
             console.advance(number + 1, printable(str(one.path)))
     count = page.write(_about(folder, outputs), _figures(events))
-    console.say(f"{printable(str(path))}: {size(count)}")
+    console.say(f"{printable(str(path))}: {format_bytes(count)}")
     if any(isinstance(event, Failed) for event in events):
         raise typer.Exit(1)
 
 
-def _shown(output: "Output", page: "Report", max_pixels: int) -> Event:
+def _shown(output: "RecordedOutput", page: "Report", max_pixels: int) -> Event:
     """Take an output into the page; return what it is told as."""
     try:
         event = output.event()
@@ -119,14 +118,14 @@ def _shown(output: "Output", page: "Report", max_pixels: int) -> Event:
 _DEFAULTS = {field.name: field.default for field in fields(Restoring)}
 
 
-def _title(outputs: list["Output"]) -> str:
+def _title(outputs: list["RecordedOutput"]) -> str:
     from ..reports.page import TITLES
 
     tasks = {output.line["recipe"].get("task") for output in outputs}
     return TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
 
 
-def _about(folder: Path, outputs: list["Output"]) -> str:
+def _about(folder: Path, outputs: list["RecordedOutput"]) -> str:
     times = sorted(str(output.line.get("time", ""))[:16].replace("T", " ") for output in outputs)
     period = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
     return f"{folder}, restored {period} UTC"

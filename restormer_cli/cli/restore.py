@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..batch import manifest, stages
 from ..batch.events import Failed, Planned, Restored, Skipped, Tally
-from ..batch.jobs import plan as plan_jobs
-from ..batch.jobs import room
+from ..batch.jobs import disk_space
+from ..batch.jobs import plan_jobs as plan_jobs
 from ..checkpoints import catalog
 from ..checkpoints.catalog import SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from ..batch.events import Event
     from ..batch.jobs import Job
-    from ..batch.stages import Watching
+    from ..batch.stages import Observer
     from ..imaging.image import Image
-    from ..workers.backends import Place
+    from ..workers.backends import Backend
     from .console import Console
     from .options import Restoring
 
@@ -44,8 +44,8 @@ AUTO = "auto"
 
 
 def parted(
-    console: Console, request: Request, options: Restoring, jobs: list[Job], stdin: BinaryIO
-) -> Iterator[tuple[Request, list[Job]]]:
+    console: Console, request: CheckpointQuery, options: Restoring, jobs: list[Job], stdin: BinaryIO
+) -> Iterator[tuple[CheckpointQuery, list[Job]]]:
     """The jobs that have a level of noise in common, with the request for its weights.
 
     One network is in memory at a time, and each is loaded once. If the level is not to be found
@@ -75,12 +75,12 @@ def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
             data = stdin.read()
             stdin.seek(0)
         else:
-            data = image_io.load(job.source)[1]
-        found = image_io.pictures(data, max_pixels=max_pixels, name=job.names[0])
-        noise = noise_level.estimate(next(found.images).pixels)
+            data = image_io.read_bytes(job.source)[1]
+        found = image_io.decode(data, max_pixels=max_pixels, name=job.names[0])
+        noise = noise_level.estimate_noise(next(found.images).pixels)
     except ImageError:  # which is told when its turn comes
         return "blind"
-    level = noise_level.level_for(noise)
+    level = noise_level.sigma_for(noise)
     said = "nothing can be said of its noise" if noise is None else noise.words
     network = "blind weights" if level == "blind" else f"weights for sigma {level}"
     console.say(f"note: {printable(job.names[0])}: {said}; {network}")
@@ -137,7 +137,7 @@ CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CheckpointQuery:
     """A task with the options that only this task has."""
 
     task: str
@@ -153,7 +153,7 @@ class Request:
         Raises:
             UsageError: none was published for that combination.
         """
-        return catalog.official(
+        return catalog.official_checkpoint(
             self.task,
             noise=self.noise,
             sigma="blind" if self.sigma == AUTO else self.sigma,
@@ -162,7 +162,7 @@ class Request:
         )
 
 
-def run(console: Console, request: Request, options: Restoring) -> Tally:
+def run(console: Console, request: CheckpointQuery, options: Restoring) -> Tally:
     """Restore all the inputs of a command, and count what became of them.
 
     Raises:
@@ -170,20 +170,22 @@ def run(console: Console, request: Request, options: Restoring) -> Tally:
         CheckpointError: the weights cannot be had or do not fit.
         DeviceError: the device is not there.
     """
-    with terminal.opened(console, options.preview and not options.dry_run) as seen:
+    with terminal.open_preview(console, options.preview and not options.dry_run) as seen:
         return _run(console, request, options, seen)
 
 
-def _run(console: Console, request: Request, options: Restoring, seen: terminal.Preview) -> Tally:
+def _run(
+    console: Console, request: CheckpointQuery, options: Restoring, seen: terminal.Preview
+) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
     _ = request.checkpoint, options.tile_side  # said at once, if they are wrong
-    found = discovery.find(
+    found = discovery.find_inputs(
         options.inputs or (),
         listed=_listed(options),
         recursive=options.recursive,
-        outputs=observers.written(options),
+        outputs=observers.output_paths(options),
     )
     jobs = plan_jobs(
         found.found,
@@ -192,7 +194,7 @@ def _run(console: Console, request: Request, options: Restoring, seen: terminal.
         in_place=options.in_place,
         right=request.right,
     )
-    shown = observers.plan(request.task, options, jobs)
+    shown = observers.plan_observers(request.task, options, jobs)
     watch = _together(seen.watch, shown.watch)
     streams = _streams(jobs, options)
     tally = Tally(request.task)
@@ -213,14 +215,14 @@ def _run(console: Console, request: Request, options: Restoring, seen: terminal.
 
     work = [job for job in jobs if not _missing(job)]
     if request.sigma == AUTO:  # which looks at the image beforehand
-        streams = stages.Streams(io.BytesIO(streams.stdin.read()), streams.stdout)
+        streams = stages.StandardStreams(io.BytesIO(streams.stdin.read()), streams.stdout)
     recorded = _recorded(found, options)
     try:
         show(_problems(found, jobs, request.task))
         if not options.dry_run:
             _clean_up(console, jobs)
         for part, mine in parted(console, request, options, work, streams.stdin):
-            with closing(backends.choose(console, part, options, recorded, watch)) as place:
+            with closing(backends.choose_backend(console, part, options, recorded, watch)) as place:
                 _work(console, part.task, options, place, mine, streams, show)
             if "lite" in sources:
                 options = replace(options, weights="lite")  # the others cannot be had: ask once
@@ -242,14 +244,14 @@ def _run(console: Console, request: Request, options: Restoring, seen: terminal.
 
 @dataclass(frozen=True)
 class _Together:
-    watches: tuple[Watching, ...]
+    watches: tuple[Observer, ...]
 
     def __call__(self, event: Restored, before: Image, after: Image) -> None:
         for watch in self.watches:
             watch(event, before, after)
 
 
-def _together(*watches: Watching | None) -> Watching | None:
+def _together(*watches: Observer | None) -> Observer | None:
     """All that want to see each image as one, which another process can be given, too."""
     given = tuple(watch for watch in watches if watch is not None)
     return _Together(given) if given else None
@@ -259,9 +261,9 @@ def _work(
     console: Console,
     task: str,
     options: Restoring,
-    place: Place,
+    place: Backend,
     work: list[Job],
-    streams: stages.Streams,
+    streams: stages.StandardStreams,
     show: Callable[[Iterable[Event]], None],
 ) -> None:
     """Restore with one set of weights, or say how it would be."""
@@ -305,7 +307,7 @@ def _listed(options: Restoring) -> list[str]:
     return discovery.read_list(data, null=options.null)
 
 
-def _streams(jobs: list[Job], options: Restoring) -> stages.Streams:
+def _streams(jobs: list[Job], options: Restoring) -> stages.StandardStreams:
     """Stdin and stdout for the jobs that need them.
 
     Refused is what would end in a terminal full of bytes, in a mixture, or in waiting for ever.
@@ -325,23 +327,23 @@ def _streams(jobs: list[Job], options: Restoring) -> stages.Streams:
                 "Send it to a file (> out.png), or name one with -o.",
             )
         stdout = sys.stdout.buffer
-    return stages.Streams(stdin, stdout)
+    return stages.StandardStreams(stdin, stdout)
 
 
 def _missing(job: Job) -> bool:
-    return job.source is not None and not discovery.is_there(job.source)
+    return job.source is not None and not discovery.exists(job.source)
 
 
 def _clean_up(console: Console, jobs: list[Job]) -> None:
     """Remove from the outputs' folders what runs that were killed have left there."""
     folders = dict.fromkeys(job.target.parent for job in jobs if job.target is not None)
-    for path in atomic.sweep(folders):
+    for path in atomic.remove_leftovers(folders):
         console.say(f"note: {printable(str(path))}: left by a run that was killed; removed")
 
 
 def _see_room(console: Console, jobs: list[Job]) -> None:
     """Refuse what surely has no room, and warn of what perhaps has none."""
-    none, little = room(jobs)
+    none, little = disk_space(jobs)
     if none:
         raise UsageError("; ".join(none), "Make room, or name another folder with -o.")
     for text in little:
@@ -362,23 +364,27 @@ def _problems(found: discovery.Inputs, jobs: list[Job], task: str) -> Iterator[E
 def _unskipped(
     console: Console,
     task: str,
-    place: Place,
+    place: Backend,
     jobs: list[Job],
     show: Callable[[Iterable[Event]], None],
 ) -> list[Job]:
     """The jobs that --skip-existing leaves."""
-    past = manifest.Records()
+    past = manifest.Manifests()
     reasons: dict[Job, str | None] = {}
     lines = {}
     for job in jobs:
-        reasons[job], line = manifest.judged(job, task, past)
+        reasons[job], line = manifest.skip_reason(job, task, past)
         if line is not None:
             lines[job] = line
     for note in past.notes:
         console.warn(note)
     if lines:
         recipes = place.prepare(len(jobs))
-        done = (j for j, line in lines.items() if any(manifest.made_by(line, r) for r in recipes))
+        done = (
+            j
+            for j, line in lines.items()
+            if any(manifest.has_same_settings(line, r) for r in recipes)
+        )
         reasons.update(dict.fromkeys(done, manifest.DONE))
     show(Skipped(*job.names, task, why) for job, why in reasons.items() if why)
     return [job for job, why in reasons.items() if why is None]
@@ -389,4 +395,4 @@ def _recorded(found: discovery.Inputs, options: Restoring) -> bool:
     if options.skip_existing or len(found.found) > 1 or any(one.folder for one in found.found):
         return True
     output = options.output or ""
-    return output.endswith(("/", os.sep)) or discovery.is_folder(paths.path(output or "-"))
+    return output.endswith(("/", os.sep)) or discovery.is_folder(paths.as_path(output or "-"))

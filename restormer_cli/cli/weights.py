@@ -11,11 +11,10 @@ import typer
 from .._version import __version__
 from ..checkpoints.catalog import CHECKPOINTS, TASKS, Checkpoint
 from ..errors import CheckpointError, UsageError
-from .console import Console, columns, size
+from .console import Console, columns, format_bytes
 from .options import Json, Name, Names
 
 if TYPE_CHECKING:
-    from ..checkpoints.resolve import Row
     from ..network.restormer import Restormer
 
 LIBRARIES = (
@@ -44,7 +43,7 @@ def list_weights(context: typer.Context, json: Json = False) -> None:
     console.configure(json=json)
     from ..checkpoints import resolve
 
-    rows = resolve.listing()
+    rows = resolve.list_checkpoints()
     if json:
         console.object([_plain(asdict(row)) for row in rows])
         return
@@ -78,7 +77,7 @@ def pull(
     from ..checkpoints import resolve
 
     for checkpoint in CHECKPOINTS.values() if every else [_official(name) for name in names or ()]:
-        found = resolve.pull(checkpoint, notify=console.warn)
+        found = resolve.pull_checkpoint(checkpoint, notify=console.warn)
         if json:
             console.object(_plain(asdict(found)))
         else:
@@ -91,7 +90,7 @@ def path(context: typer.Context, name: Name) -> None:
     from ..checkpoints import resolve
 
     wanted = _official(name).name if name in TASKS else name
-    rows = {row.name: row for row in resolve.listing()}
+    rows = {row.name: row for row in resolve.list_checkpoints()}
     if wanted not in rows:
         raise _unknown(name)
     found = rows[wanted].path
@@ -110,7 +109,7 @@ def verify(context: typer.Context, json: Json = False) -> None:
     from ..checkpoints import resolve
 
     words = {True: "whole", False: "DAMAGED", None: "not known"}
-    verdicts = resolve.verify()
+    verdicts = resolve.verify_checkpoints()
     if json:
         console.object([_plain(asdict(verdict)) for verdict in verdicts])
     elif verdicts:
@@ -158,7 +157,7 @@ def examination() -> dict[str, Any]:
     from ..checkpoints import resolve
     from ..inference import devices
 
-    rows = resolve.listing()
+    rows = resolve.list_checkpoints()
     return {
         "versions": {
             "restormer": __version__,
@@ -167,7 +166,8 @@ def examination() -> dict[str, Any]:
             **{name: _installed(name) for name in LIBRARIES},
         },
         "devices": [
-            {**device, "free_memory": size(device["free_memory"])} for device in devices.describe()
+            {**device, "free_memory": format_bytes(device["free_memory"])}
+            for device in devices.describe_devices()
         ],
         "cache": {
             "folder": constants.HF_HUB_CACHE,
@@ -179,7 +179,7 @@ def examination() -> dict[str, Any]:
     }
 
 
-def _use(task: str, rows: "list[Row]") -> dict[str, str]:
+def _use(task: str, rows: "list[CheckpointStatus]") -> dict[str, str]:
     """What a run of this task would use, with a network and without."""
     official = next(row for row in rows if row.name == TASKS[task].official)
     lite = next(row for row in rows if row.task == task and row.state in ("bundled", "absent"))
@@ -210,7 +210,7 @@ def network(name: str) -> "Restormer":
             dual_pixel=official.channels == 6,
         )
         return Restormer(published).eval()
-    bundled = {row.name: row.path for row in resolve.listing() if row.path}
+    bundled = {row.name: row.path for row in resolve.list_checkpoints() if row.path}
     return serialization.load_network(bundled.get(name, name))
 
 
@@ -228,7 +228,7 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(count: int | None) -> str:
-    return "" if count is None else size(count)
+    return "" if count is None else format_bytes(count)
 
 
 def _shown(cell: object) -> str:

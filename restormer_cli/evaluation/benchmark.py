@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..inference import devices
 from ..inference.engine import restore
 from ..network.restormer import LayerNorm, Restormer, TransformerBlock
-from ..network.summary import describe
+from ..network.summary import summarize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +119,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
     return side**3 / min(times)
 
 
-def run(
+def run_benchmark(
     network: Restormer, sizes: list[int], *, repeat: int = 1, with_plain: bool = True
 ) -> Iterator[Measurement]:
     """Measure every way of running at every size, the plain forward first.
@@ -132,7 +132,7 @@ def run(
             are no ratios and differences.
     """
     device = next(network.parameters()).device
-    half = devices.precision("auto", device)
+    half = devices.choose_precision("auto", device)
     precisions = ["fp32"] if half == "fp32" else ["fp32", half]
     peaks = {p: matrix_peak(device, devices.PRECISIONS[p]) for p in precisions}
 
@@ -149,7 +149,7 @@ def run(
         generator = torch.Generator().manual_seed(size)
         channels = network.architecture.in_channels
         image = torch.rand(1, channels, size, size, generator=generator).to(device)
-        work = describe(network.architecture, size, size).multiply_adds
+        work = summarize(network.architecture, size, size).multiply_adds
         reference: tuple[float, Tensor] | None = None
         for way, p, forward in ways if with_plain else ways[1:]:
             with torch.inference_mode(), _metered(device) as memory:

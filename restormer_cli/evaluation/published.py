@@ -160,7 +160,7 @@ def known_set(folder: Path) -> str | None:
     return None
 
 
-def row(
+def published_row(
     task: str,
     *,
     sigma: bool = False,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..cli.console import SOURCES, printable
-from ..imaging.metrics import PSNR_IS, SSIM_IS, Protocol, Scores
+from ..imaging.metrics import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
 from .published import REMARKS, SETS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Results:
     """The outcomes of an evaluation, and what they are to be read with.
 
     Attributes:
@@ -101,8 +101,8 @@ class Sheet:
         add("restored", [f"{how} on {o.device}" for o in self.outcomes for how in _ways(o)])
         add("degraded", [outcome.condition.description for outcome in self.outcomes])
         add("compared", [self.protocol.description])
-        add("PSNR", [f"{PSNR_IS}, in dB"])
-        add("SSIM", [SSIM_IS])
+        add("PSNR", [f"{PSNR_DEFINITION}, in dB"])
+        add("SSIM", [SSIM_DEFINITION])
         return facts
 
     def _table(self) -> Table:
@@ -141,7 +141,11 @@ class Sheet:
             "task": self.task,
             "clean": str(self.folder),
             "set": self.known and SETS[self.known].name,
-            "protocol": {"compared": self.protocol.description, "psnr": PSNR_IS, "ssim": SSIM_IS},
+            "protocol": {
+                "compared": self.protocol.description,
+                "psnr": PSNR_DEFINITION,
+                "ssim": SSIM_DEFINITION,
+            },
             "conditions": [self._plain(outcome) for outcome in self.outcomes],
             "remark": self.remark,
             "unpaired": [str(path) for path in self.unpaired],

@@ -17,12 +17,12 @@ from ..degradations import presets
 from ..errors import ImageError, UsageError
 from ..imaging import io as image_io
 from ..imaging.image import Array, to_float
-from ..imaging.metrics import WINDOW, Protocol, Scores
+from ..imaging.metrics import SSIM_WINDOW, Protocol, Scores
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..checkpoints.resolve import Found
+    from ..checkpoints.resolve import ResolvedCheckpoint
     from ..files.discovery import Pair
     from ..inference.restorer import Restorer
 
@@ -64,7 +64,7 @@ def with_noise(sigma: float) -> Condition:
     )
 
 
-def conditions(sigmas: str | None, degradations: str | None) -> list[Condition]:
+def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condition]:
     """What `--sigma` or `--degrade`, with commas between, ask for; of neither, counterparts.
 
     Raises:
@@ -115,7 +115,7 @@ class Outcome:
     """What came of a condition, by whose weights."""
 
     condition: Condition
-    weights: Found
+    weights: ResolvedCheckpoint
     device: str
     scores: list[Score] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Outcome:
         return Scores(float(psnr), float(ssim))
 
 
-def run(
+def evaluate(
     condition: Condition,
     restorer: Restorer,
     pairs: Iterable[Pair],
@@ -170,9 +170,9 @@ def _scored(
         clean, degraded = _alike(clean, _read(pair.degraded, gray), pair)
     right = None if pair.right is None else _read(pair.right, gray)
     height, width = clean.shape[:2]
-    if min(height, width) < WINDOW:
+    if min(height, width) < SSIM_WINDOW:
         raise ImageError(
-            f"{pair.clean}: {width} x {height} pixels, and SSIM needs {WINDOW} x {WINDOW}",
+            f"{pair.clean}: {width} x {height} pixels, and SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW}",
             "Leave it out.",
         )
     started = time.perf_counter()
@@ -203,7 +203,7 @@ def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
 
 def _read(path: Path, gray: bool) -> Array:
     """The colours of an image, H W C float32; `gray`: one channel, as OpenCV reads one."""
-    pixels = image_io.read(path).pixels
+    pixels = image_io.read_image(path).pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .paths import Url, status
+from .paths import UrlPath, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ STALE = 24 * 60 * 60
 _CHUNK = 1 << 20
 
 
-def sha256_of(path: Path) -> str:
+def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -35,7 +35,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(
+def write_atomic(
     target: Path, data: bytes, ready: Callable[[os.stat_result], None] | None = None
 ) -> None:
     """Write a file by way of a temporary one beside it, which is on the disk before it is renamed.
@@ -47,7 +47,7 @@ def write_whole(
     """
     # A name has at most 255 bytes; 32 are for what is added here.
     stem = os.fsencode(target.name)[:220].decode(errors="ignore")
-    if isinstance(target, Url):
+    if isinstance(target, UrlPath):
         # Were it not written, a record of it would keep the next run from doing so.
         target.put(data, _beside(stem))
         if ready is not None:
@@ -93,7 +93,7 @@ def _temporary(target: Path, stem: str) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def sweep(folders: Iterable[Path]) -> list[Path]:
+def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     """Remove the temporaries that killed runs have left in these folders; return their names.
 
     A lock ends with its process, however that ends. What cannot be removed is left alone.

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 # --- inputs --------------------------------------------------------------------------------------
 
-MARK = ".restored"
+RESTORED_MARK = ".restored"
 """What our own outputs have before their suffix, when they are written beside the input."""
 
 FOLDER_MARK = "-restored"
 """What a folder of our own outputs ends in."""
 
-PAGE_MARK = "_files"
+PAGE_FOLDER_MARK = "_files"
 """What the folder beside a page ends in, which holds the page's pictures."""
 
-PAGES = (".html", ".htm")
+PAGE_SUFFIXES = (".html", ".htm")
 """What pages end in."""
 
 
@@ -76,7 +76,7 @@ class Inputs:
     own: list[Path]
 
 
-def find(
+def find_inputs(
     names: Iterable[str],
     *,
     listed: Iterable[str] = (),
@@ -100,33 +100,33 @@ def find(
             result.found.append(Input(None))
         elif glob.has_magic(name) and not _has_this_very_name(name):
             count = len(result.problems)
-            matches = sorted(_matches(name, result.problems), key=natural)
+            matches = sorted(_matches(name, result.problems), key=natural_key)
             for match in matches:
                 _add(match, recursive, outputs, result)
             if not matches and len(result.problems) == count:
                 result.problems.append(Problem(name, "no file matches this pattern"))
         else:
-            _add(paths.path(name), recursive, outputs, result)
+            _add(paths.as_path(name), recursive, outputs, result)
     for name in listed:
-        _add(paths.path(name), recursive, outputs, result)
+        _add(paths.as_path(name), recursive, outputs, result)
     return _without_own_outputs(_without_doubles(result))
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder, as far as one may look."""
-    if isinstance(path, paths.Url):
+    if isinstance(path, paths.UrlPath):
         return path.is_dir()
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below a folder that is closed
 
 
-def is_there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is something, as far as one may look; a broken link is nothing."""
-    if isinstance(path, paths.Url):
+    if isinstance(path, paths.UrlPath):
         return path.exists()
     return os.path.exists(path)  # noqa: PTH110 - likewise, and where the name is too long
 
 
-def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
+def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
     """A sort key by which `2.png` comes before `10.png`."""
     text = os.fspath(name)
     # Digits become numbers; the first element keeps numbers and words apart.
@@ -138,13 +138,13 @@ def natural(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], s
 
 
 def _has_this_very_name(name: str) -> bool:
-    where = paths.path(name)
-    return where.is_file() if isinstance(where, paths.Url) else os.path.lexists(name)
+    where = paths.as_path(name)
+    return where.is_file() if isinstance(where, paths.UrlPath) else os.path.lexists(name)
 
 
 def _matches(pattern: str, problems: list[Problem]) -> Iterable[Path]:
-    where = paths.path(pattern)
-    if isinstance(where, paths.Url):
+    where = paths.as_path(pattern)
+    if isinstance(where, paths.UrlPath):
         try:
             return where.matches()
         except OSError as error:
@@ -178,9 +178,9 @@ def _images_in(
 
     def is_one(file: Path) -> bool:
         named = not file.name.startswith(".") and file.suffix.lower() in suffixes
-        return named and not file.stem.endswith(MARK) and not is_special(file)
+        return named and not file.stem.endswith(RESTORED_MARK) and not is_special(file)
 
-    if isinstance(folder, paths.Url):
+    if isinstance(folder, paths.UrlPath):
         try:
             return _in_store(folder, recursive, outputs, is_one)
         except OSError as error:
@@ -197,14 +197,18 @@ def _images_in(
             continue
         seen.add((stat.st_dev, stat.st_ino))
         folders[:] = sorted(
-            (f for f in folders if recursive and not _left_out(parent / f, left_out)), key=natural
+            (f for f in folders if recursive and not _left_out(parent / f, left_out)),
+            key=natural_key,
         )
         found += filter(is_one, (parent / file for file in files))
     return _in_order(found)
 
 
 def _in_store(
-    folder: paths.Url, recursive: bool, outputs: Collection[Path], is_one: Callable[[Path], bool]
+    folder: paths.UrlPath,
+    recursive: bool,
+    outputs: Collection[Path],
+    is_one: Callable[[Path], bool],
 ) -> list[Path]:
     """Likewise, where one asks for all the files below a folder at once."""
 
@@ -225,29 +229,29 @@ def _in_store(
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: [natural(part) for part in path.parts])
+    return sorted(paths, key=lambda path: [natural_key(part) for part in path.parts])
 
 
 def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
     if folder.name.startswith(".") or folder.resolve() in outputs:
         return True
     pages, originals = _made_for(folder)
-    return any(map(is_there, pages)) or any(map(is_folder, originals))
+    return any(map(exists, pages)) or any(map(is_folder, originals))
 
 
 def _made_for(folder: Path) -> tuple[list[Path], list[Path]]:
     """The pages, and the folder of inputs, that a folder of this name would be beside if ours."""
     name = folder.name
-    page, original = name.removesuffix(PAGE_MARK), name.removesuffix(FOLDER_MARK)
+    page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
     return (
-        [folder.with_name(page + suffix) for suffix in PAGES if page != name],
+        [folder.with_name(page + suffix) for suffix in PAGE_SUFFIXES if page != name],
         [folder.with_name(original)] if original not in (name, "") else [],
     )
 
 
 def is_special(path: Path) -> bool:
     """Whether it is a pipe or a device, which may block; a broken link is not: it shall fail."""
-    return not isinstance(path, paths.Url) and is_there(path) and not path.is_file()
+    return not isinstance(path, paths.UrlPath) and exists(path) and not path.is_file()
 
 
 def _without_doubles(inputs: Inputs) -> Inputs:
@@ -267,7 +271,8 @@ def _without_own_outputs(inputs: Inputs) -> Inputs:
     inputs.own = [
         path
         for path in paths
-        if path.stem.endswith(MARK) and path.with_name(path.stem.removesuffix(MARK)) in originals
+        if path.stem.endswith(RESTORED_MARK)
+        and path.with_name(path.stem.removesuffix(RESTORED_MARK)) in originals
     ]
     own = set(inputs.own)
     inputs.found = [one for one in inputs.found if one.path not in own]
@@ -300,7 +305,7 @@ class Pair:
         return self.clean.name
 
 
-def matched(
+def match_pairs(
     clean: Path, *others: Path | None, by_order: bool = False, recursive: bool = False
 ) -> tuple[list[Pair], list[Path]]:
     """The pairs in a folder of clean images and up to two others (degraded, right view).
@@ -352,7 +357,7 @@ def matched(
 def _images(folder: Path, recursive: bool) -> list[Path]:
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    found = find([str(folder)], recursive=recursive)
+    found = find_inputs([str(folder)], recursive=recursive)
     for problem in found.problems:
         raise UsageError(f"{problem.name}: {problem.error}", "Name the folder that holds them.")
     return [one.path for one in found.found if one.path is not None]

@@ -33,7 +33,7 @@ _FAILURES = (
 _Path: Any = WindowsPath if sys.platform == "win32" else PosixPath
 
 
-def path(name: str) -> Path:
+def as_path(name: str) -> Path:
     """The path that a name means: a Url, if it is one of anything but a local file.
 
     Raises:
@@ -62,11 +62,11 @@ def path(name: str) -> Path:
             f"{name} cannot be reached: {error}",
             "Install what is missing; for s3 and gs: pip install 'restormer-cli[remote]'",
         ) from error
-    found: Path = Url(kind + name[len(kind) :])
+    found: Path = UrlPath(kind + name[len(kind) :])
     return found
 
 
-class Url(_Path):  # type: ignore[misc] # which of two, is known when it runs
+class UrlPath(_Path):  # type: ignore[misc] # which of two, is known when it runs
     """A path whose first part is the scheme of a URL; what touches the file goes through fsspec.
 
     All that only names things is inherited. Runs of slashes count as one.
@@ -142,14 +142,14 @@ class Url(_Path):  # type: ignore[misc] # which of two, is known when it runs
         with self._there() as (fs, name):
             return bytes(fs.cat_file(name))
 
-    def files(self, *, recursive: bool) -> list[Url]:
+    def files(self, *, recursive: bool) -> list[UrlPath]:
         """The files below it."""
         with self._there() as (fs, name):
             root = name.rstrip("/")
             found = fs.find(root, maxdepth=None if recursive else 1)
             return [self / file.removeprefix(root).lstrip("/") for file in found]
 
-    def matches(self) -> list[Url]:
+    def matches(self) -> list[UrlPath]:
         """What is there, if it is a pattern."""
         plain = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))
         root = type(self)(*self.parts[:plain])

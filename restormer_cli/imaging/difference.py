@@ -42,7 +42,7 @@ class Change(NamedTuple):
         return Change(self.mean_absolute * strength, self.drift * strength)
 
 
-def measure(before: Array, after: Array) -> Change:
+def measure_change(before: Array, after: Array) -> Change:
     """How `after` differs from `before`, both H W C float of one shape."""
     rows, columns = (_starts(side) for side in before.shape[:2])
     total = squares = 0.0
@@ -62,7 +62,7 @@ def _starts(side: int) -> list[int]:
     return [side * i // count for i in range(count)]
 
 
-def warnings(change: Change, strength: float, noise: Noise | None = None) -> list[str]:
+def change_warnings(change: Change, strength: float, noise: Noise | None = None) -> list[str]:
     """What is odd about a result that differs so from its input, at full strength.
 
     `noise` is what the input looked like before it was removed.
@@ -101,7 +101,7 @@ _COLOURS = np.array(
 )
 
 
-def cells(before: Array, after: Array, side: int) -> Array:
+def block_differences(before: Array, after: Array, side: int) -> Array:
     """The mean absolute difference in cells of `side` pixels: H/side W/side, parts of 0..1.
 
     Args:
@@ -129,7 +129,7 @@ def amplification(differences: Array) -> int:
     return max((f for f in _FACTORS if f * high <= 1), default=1)
 
 
-def coloured(differences: Array, factor: int) -> Array:
+def false_colour(differences: Array, factor: int) -> Array:
     """A map H W as H W 3 uint8: black where nothing differs, pale yellow at 1 / `factor`."""
     at = (differences * factor).clip(0, 1) * (len(_COLOURS) - 1)
     points = np.arange(len(_COLOURS))
@@ -138,13 +138,13 @@ def coloured(differences: Array, factor: int) -> Array:
     return samples
 
 
-def places(before: Array, after: Array, width: int, height: int, count: int) -> list[Box]:
+def most_changed(before: Array, after: Array, width: int, height: int, count: int) -> list[Box]:
     """The `count` boxes of this size that differ most, apart from each other, largest first.
 
     There are fewer where no more have room, and none where nothing differs.
     """
     side = max(1, min(width, height) // _STEPS)
-    changes = cells(before, after, side).astype(np.float64)
+    changes = block_differences(before, after, side).astype(np.float64)
     sums = np.pad(changes.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     wide, high = -(-width // side), -(-height // side)
     total_height, total_width = before.shape[:2]

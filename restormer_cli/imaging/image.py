@@ -59,7 +59,7 @@ class Image:
 
 
 @dataclass
-class Pictures:
+class ImageSequence:
     """All pictures of a file, in their order; each is decoded when it is asked for, not before.
 
     What their headers say is checked already. `unit` is what they are to each other: pages, which
@@ -74,7 +74,7 @@ class Pictures:
     besides: tuple[str, ...] = ()
 
     @classmethod
-    def one(cls, image: Image, *besides: str) -> Pictures:
+    def one(cls, image: Image, *besides: str) -> ImageSequence:
         """A file of one picture, with what it holds besides."""
         return cls(iter([image]), image.format, besides=besides)
 

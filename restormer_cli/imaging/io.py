@@ -17,10 +17,10 @@ import numpy as np
 import PIL.Image
 
 from ..errors import DamagedError, ImageError
-from ..files.atomic import write_whole
+from ..files.atomic import write_atomic
 from .codecs import exif, heif, jpeg, pillow, png, raw, tiff
 from .formats import FORMATS, Container, fit, readable_suffixes
-from .image import Array, Image, Pictures, from_float, to_float
+from .image import Array, Image, ImageSequence, from_float, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -86,21 +86,21 @@ __all__ = [
     "FORMATS",
     "Container",
     "Image",
-    "Pictures",
+    "ImageSequence",
+    "decode",
     "encode",
-    "format_for",
     "from_float",
-    "load",
-    "pictures",
-    "read",
+    "output_format",
+    "read_bytes",
+    "read_image",
     "readable_suffixes",
-    "save",
     "to_float",
-    "write",
+    "write_encoded",
+    "write_image",
 ]
 
 # First bytes -> decoder; what has none of these goes to Pillow.
-_DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], Pictures]] = {
+_DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], ImageSequence]] = {
     re.compile(start, re.DOTALL): decode
     for start, decode in (
         (re.escape(png.SIGNATURE), png.decode_animation),
@@ -128,16 +128,16 @@ _ENCODERS_OF_SEVERAL: dict[str, Callable[[Iterable[Image], int, int], bytes]] = 
 }
 
 
-def read(
+def read_image(
     source: Path | BinaryIO | bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>"
 ) -> Image:
     """Decode one image, upright; of several pages or frames the first. See `pictures`."""
     if not isinstance(source, bytes):
-        name, source = load(source)
-    return next(pictures(source, max_pixels=max_pixels, name=name).images)
+        name, source = read_bytes(source)
+    return next(decode(source, max_pixels=max_pixels, name=name).images)
 
 
-def pictures(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>") -> Pictures:
+def decode(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>") -> ImageSequence:
     """All pictures of a file, each upright and of at most `max_pixels` pixels.
 
     Sizes are checked here, by the headers; each picture is decoded when it is asked for. Threads
@@ -160,7 +160,7 @@ def pictures(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>
     return replace(found, images=_checked(found, name))
 
 
-def _checked(found: Pictures, name: str) -> Iterator[Image]:
+def _checked(found: ImageSequence, name: str) -> Iterator[Image]:
     """The pictures one by one, upright, and whatever is wrong with one said of it."""
     for number in range(1, found.count + 1):
         with _told(name if found.count == 1 else f"{name}: {found.unit} {number}"):
@@ -198,7 +198,7 @@ def _told(name: str) -> Iterator[None]:
         ) from error
 
 
-def write(
+def write_image(
     image: Image,
     target: Path | BinaryIO,
     *,
@@ -214,13 +214,13 @@ def write(
         ImageError: the format cannot be written or cannot hold so large an image, or the target
             cannot be written; then it is as it was, and no temporary file is left.
     """
-    kind, notes = format_for(target, format, image.format)
+    kind, notes = output_format(target, format, image.format)
     data, (told,) = encode([image], kind, quality=quality)
-    save(data, target, ready=ready)
+    write_encoded(data, target, ready=ready)
     return [*notes, *told]
 
 
-def format_for(
+def output_format(
     target: Path | BinaryIO | None, wanted: str | None, own: str
 ) -> tuple[str, list[str]]:
     """Which format an image is written in, a key of FORMATS, and a note if that is a surprise.
@@ -277,7 +277,7 @@ def encode(
         raise ImageError(f"cannot encode as {kind} ({cause(error)})") from error
 
 
-def save(
+def write_encoded(
     data: bytes,
     target: Path | BinaryIO,
     *,
@@ -292,7 +292,7 @@ def save(
     """
     try:
         if isinstance(target, Path):
-            write_whole(target, data, ready and partial(ready, data))
+            write_atomic(target, data, ready and partial(ready, data))
         else:
             target.write(data)
             target.flush()
@@ -327,7 +327,7 @@ def _name_of(place: object, role: str = "output") -> str:
     return str(name) if isinstance(name, str | Path) else f"<{role}>"
 
 
-def load(source: Path | BinaryIO) -> tuple[str, bytes]:
+def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
     """The name and the bytes of a file or stream.
 
     Raises:

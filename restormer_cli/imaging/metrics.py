@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW, SIGMA = 11, 1.5
+SSIM_WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
-PSNR_IS = "10 log10(1 / MSE), over all pixels and channels of an image together"
-SSIM_IS = (
+PSNR_DEFINITION = "10 log10(1 / MSE), over all pixels and channels of an image together"
+SSIM_DEFINITION = (
     "Wang et al. 2004: 11 x 11 Gaussian window of sigma 1.5, population covariances, valid region, "
     "mean over channels"
 )
@@ -87,8 +87,10 @@ def ssim(a: Tensor, b: Tensor) -> float:
         ValueError: the shapes differ, are not those of images, or are smaller than the window.
     """
     a, b = _batches(a, b)
-    if min(a.shape[2:]) < WINDOW:
-        raise ValueError(f"SSIM needs {WINDOW} x {WINDOW} pixels, not {a.shape[2]} x {a.shape[3]}")
+    if min(a.shape[2:]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW} pixels, not {a.shape[2]} x {a.shape[3]}"
+        )
     # Plane by plane, since the maps of a large photograph in float64 are many times its size.
     planes = zip(a.flatten(0, 1), b.flatten(0, 1), strict=True)
     return float(torch.stack([_similarity(p, q) for p, q in planes]).mean())
@@ -135,7 +137,7 @@ def _batches(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     """The mean SSIM of two planes, H W in float64."""
-    x = torch.arange(WINDOW, dtype=torch.float64, device=a.device) - WINDOW // 2
+    x = torch.arange(SSIM_WINDOW, dtype=torch.float64, device=a.device) - SSIM_WINDOW // 2
     window = torch.exp(-x.square() / (2 * SIGMA**2))
     window /= window.sum()
     maps = torch.stack([a, b, a * a, b * b, a * b]).unsqueeze(1)  # 5 1 H W

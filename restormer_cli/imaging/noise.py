@@ -48,7 +48,7 @@ NEAR = 0.12
 """How far, as a part of it, noise may be from a level for which a network is trained."""
 
 
-def estimate(pixels: Array) -> Noise | None:
+def estimate_noise(pixels: Array) -> Noise | None:
     """The noise of H W C pixels of any depth; None where they are too few, or black and white."""
     white = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
     planes = [pixels[..., channel] for channel in range(pixels.shape[2])]
@@ -60,7 +60,7 @@ def estimate(pixels: Array) -> Noise | None:
     return Noise(round(255 * sigma, 2), round(255 * coarse, 2))
 
 
-def level_for(noise: Noise | None, levels: tuple[str, ...] = ("15", "25", "50")) -> str:
+def sigma_for(noise: Noise | None, levels: tuple[str, ...] = ("15", "25", "50")) -> str:
     """The level whose network fits best; "blind" where none is near, or noise is not white."""
     if noise is None or not noise.white:
         return "blind"

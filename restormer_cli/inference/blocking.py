@@ -24,7 +24,7 @@ from .devices import free_memory
 # --- cutting -------------------------------------------------------------------------------------
 
 
-class Place(NamedTuple):
+class Region(NamedTuple):
     """A rectangle of pixels: rows top..bottom, columns left..right, ends excluded."""
 
     top: int
@@ -32,16 +32,16 @@ class Place(NamedTuple):
     left: int
     right: int
 
-    def scaled(self, scale: float) -> Place:
+    def scaled(self, scale: float) -> Region:
         """The same rectangle on a map of another level."""
-        return Place(*(int(edge * scale) for edge in self))
+        return Region(*(int(edge * scale) for edge in self))
 
     def of(self, x: Tensor) -> Tensor:
         """The view of B H W C."""
         return x[:, self.top : self.bottom, self.left : self.right]
 
 
-class Grain(NamedTuple):
+class BlockShape(NamedTuple):
     """How finely a map is cut: rows of a strip, rows and columns of a cell; all of them even."""
 
     strip: int
@@ -49,7 +49,7 @@ class Grain(NamedTuple):
     columns: int
 
 
-Cut = Callable[[int, int, int], Grain]
+Cut = Callable[[int, int, int], BlockShape]
 """Chooses the grain for a map of so many channels, height and width."""
 
 
@@ -79,16 +79,16 @@ def grain_for(device: torch.device, dtype: torch.dtype) -> Cut:
         return partial(_cut_for_cpu, torch.get_num_threads(), dtype.itemsize)
     budget = free_memory(device) // 4
 
-    def on_gpu(channels: int, height: int, width: int) -> Grain:
+    def on_gpu(channels: int, height: int, width: int) -> BlockShape:
         pixels = min(max(budget // (channels * dtype.itemsize * COPIES), 1 << 14), 1 << 22)
         columns = min(width, 4096)
         rows = max(2, pixels // columns // 2 * 2)
-        return Grain(rows, rows, columns)
+        return BlockShape(rows, rows, columns)
 
     return on_gpu
 
 
-def _cut_for_cpu(threads: int, itemsize: int, channels: int, height: int, width: int) -> Grain:
+def _cut_for_cpu(threads: int, itemsize: int, channels: int, height: int, width: int) -> BlockShape:
     side = min(256, max(16, math.isqrt(CELL_BYTES // (channels * itemsize))))
     rows, columns = (_even(length / math.ceil(length / side)) for length in (height, width))
     across = math.ceil(width / columns)
@@ -96,7 +96,7 @@ def _cut_for_cpu(threads: int, itemsize: int, channels: int, height: int, width:
     down = next(
         n for n in range(1, threads + 1) if n * across % threads == 0 or n * across > 4 * threads
     )
-    return Grain(down * rows, rows, columns)
+    return BlockShape(down * rows, rows, columns)
 
 
 def _even(n: float) -> int:
@@ -107,8 +107,8 @@ def _even(n: float) -> int:
 def finer(grain: Cut) -> Cut:
     """The same with strips and cells a quarter as high and wide: for when memory ran out."""
 
-    def cut(channels: int, height: int, width: int) -> Grain:
-        return Grain(*(max(2, n // 8 * 2) for n in grain(channels, height, width)))
+    def cut(channels: int, height: int, width: int) -> BlockShape:
+        return BlockShape(*(max(2, n // 8 * 2) for n in grain(channels, height, width)))
 
     return cut
 
@@ -142,7 +142,7 @@ def gather(source: Map, top: int, bottom: int, margin: int, above: Tensor | None
     return strip
 
 
-def convolution_at(place: Place, height: int, width: int) -> Convolve:
+def convolution_at(place: Region, height: int, width: int) -> Convolve:
     """The 3x3 convolution for a cell with a margin: it uses up one pixel on every side.
 
     What of the margin lies beyond the image is made zero first, since what comes in was computed
@@ -165,12 +165,12 @@ def convolution_at(place: Place, height: int, width: int) -> Convolve:
     return valid
 
 
-Compute = Callable[[Tensor, Place, Convolve], Result]
+Compute = Callable[[Tensor, Region, Convolve], Result]
 """What a sweep does with a cell: given B h+2m w+2m C, its place, and the convolution for it."""
 
 
 @dataclass
-class Sweeper:
+class StripRunner:
     """Runs functions over maps, strip by strip, the cells of a strip side by side."""
 
     grain: Cut
@@ -183,7 +183,7 @@ class Sweeper:
         compute: Compute[Result],
         margin: int = 1,
         edges: tuple[list[int], list[int]] = ([], []),
-    ) -> Iterator[tuple[Place, Result]]:
+    ) -> Iterator[tuple[Region, Result]]:
         """What `compute` gives for each cell of a map, in their order.
 
         No cell crosses one of the `edges` (rows, columns).
@@ -195,8 +195,8 @@ class Sweeper:
             torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
         )
 
-        def on_cell(strip: Tensor, top: int, place: Place) -> Result:
-            around = Place(
+        def on_cell(strip: Tensor, top: int, place: Region) -> Result:
+            around = Region(
                 place.top - top,
                 place.bottom - top + 2 * margin,
                 place.left,
@@ -211,7 +211,7 @@ class Sweeper:
             strip = gather(source, top, bottom, margin, above)
             above = strip[:, -2 * margin : strip.shape[1] - margin].clone()
             cells = [
-                Place(top + start, top + end, left, right)
+                Region(top + start, top + end, left, right)
                 for start, end in spans(bottom - top, grain.rows, [])
                 for left, right in spans(width, grain.columns, edges[1])
             ]
@@ -231,7 +231,7 @@ class Sweeper:
         """Write what `compute` gives for each cell to its place in `target`, scaled."""
         widths = [group.shape[-1] for group in target]
 
-        def compute_and_write(cell: Tensor, place: Place, convolve: Convolve) -> None:
+        def compute_and_write(cell: Tensor, place: Region, convolve: Convolve) -> None:
             result = compute(cell, place, convolve)
             for part, group in zip(result.split(widths, -1), target, strict=True):
                 place.scaled(scale).of(group).copy_(part)

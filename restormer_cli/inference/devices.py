@@ -18,7 +18,7 @@ from ..errors import DeviceError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> torch.device:
     """The device of this name; "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
@@ -70,7 +70,7 @@ def native_bf16(device: torch.device) -> bool:
     return False
 
 
-def precision(name: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> str:
     """What "auto" means on this device: bf16 where it is native, else fp32; others as they are.
 
     fp16 is never chosen: the residual stream of trained networks comes near its range, and
@@ -136,12 +136,12 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in kilobytes
 
 
-def same_threads() -> Callable[[], None]:
+def inherit_threads() -> Callable[[], None]:
     """To be called first in a thread that computes: as many threads work for it as for this one."""
     return partial(torch.set_num_threads, torch.get_num_threads())
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, and nothing else."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
@@ -151,15 +151,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def describe() -> list[dict[str, Any]]:
+def describe_devices() -> list[dict[str, Any]]:
     """One entry a device: its name, model, precision that "auto" takes, and free memory."""
     names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names += [kind for kind in available() if kind != "cuda"]
     return [
         {
             "device": name,
-            "model": model(torch.device(name)),
-            "precision": precision("auto", torch.device(name)),
+            "model": device_model(torch.device(name)),
+            "precision": choose_precision("auto", torch.device(name)),
             "free_memory": free_memory(torch.device(name)),
             "threads": torch.get_num_threads() if name == "cpu" else None,
         }
@@ -167,7 +167,7 @@ def describe() -> list[dict[str, Any]]:
     ]
 
 
-def model(device: torch.device) -> str:
+def device_model(device: torch.device) -> str:
     """What a device is called, as far as PyTorch or the system knows."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import catalog, serialization
-from ..checkpoints.resolve import Found
+from ..checkpoints.resolve import ResolvedCheckpoint
 from ..errors import CheckpointError, ImageError, UsageError
 from ..imaging.io import from_float, to_float
 from ..network.restormer import CHANNELS
@@ -108,7 +108,7 @@ class Restorer:
         self,
         task: str = "denoise",
         *,
-        weights: str | Found = "auto",
+        weights: str | ResolvedCheckpoint = "auto",
         device: str = "auto",
         precision: str = "auto",
         tile: int | str = "auto",
@@ -134,15 +134,17 @@ class Restorer:
         self.window = window
         self.ensemble = ensemble
         self.notify = notify or (lambda _: None)
-        self.device = devices.choose(device)
+        self.device = devices.choose_device(device)
         self.spare = SPARE / sharing
-        self.precision = devices.precision(precision, self.device)
+        self.precision = devices.choose_precision(precision, self.device)
         self._unproven = precision == "auto" and self.precision != "fp32"
-        checkpoint = catalog.official(
+        checkpoint = catalog.official_checkpoint(
             task, noise=noise, sigma=sigma, gray=gray, dual_pixel=dual_pixel
         )
         if isinstance(weights, str):
-            weights = serialization.resolve(weights, checkpoint, self.task, notify=self.notify)
+            weights = serialization.resolve_checkpoint(
+                weights, checkpoint, self.task, notify=self.notify
+            )
         self.weights = weights
         self.network = serialization.load_network(self.weights).to(self.device)
         channels = self.network.architecture.in_channels, self.network.architecture.out_channels
@@ -319,7 +321,7 @@ class Restorer:
             try:
                 return run(plan), plan
             except (MemoryError, RuntimeError) as error:
-                if not devices.out_of_memory(error):
+                if not devices.is_out_of_memory(error):
                     raise
                 if following is None:
                     raise ImageError(

@@ -39,7 +39,7 @@ from ..network.restormer import (
     project,
     statistics,
 )
-from .blocking import COPIES, Compute, Cut, Map, Place, Sweeper, grain_for, side_by_side, spans
+from .blocking import COPIES, Compute, Cut, Map, Region, StripRunner, grain_for, side_by_side, spans
 from .tlc import Windows
 
 # --- packing -------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def forward(
             return [torch.empty(shape, dtype=dtype, device=device)]
 
         maps = {level: empty(level) for level in (1, 2, 3, 4)}
-        run = Sweeper(grain, workers, counter(a, (height, width), window, grain, progress))
+        run = StripRunner(grain, workers, counter(a, (height, width), window, grain, progress))
 
         def stage(name: str, x: Map) -> None:
             scale = x[0].shape[1] / height
@@ -165,7 +165,7 @@ def forward(
             skip = maps[level]
 
             def joined(
-                cell: Tensor, place: Place, convolve: Convolve, level: int = level
+                cell: Tensor, place: Region, convolve: Convolve, level: int = level
             ) -> Tensor:
                 up = pixel_shuffle(convolve(cell, *p.convolutions[f"up{level + 1}_{level}"]))
                 both = torch.cat([up, place.scaled(2).of(maps[level][0])], -1)
@@ -181,7 +181,7 @@ def forward(
         if a.dual_pixel:
             weight, bias = p.convolutions["skip_conv"]
 
-            def with_skip(cell: Tensor, place: Place, convolve: Convolve) -> Tensor:
+            def with_skip(cell: Tensor, place: Region, convolve: Convolve) -> Tensor:
                 x = convolve(cell, *p.convolutions["patch_embed"])
                 x = F.linear(x, weight.flatten(1), bias)
                 return x + torch.cat([place.of(group) for group in y], -1)
@@ -193,15 +193,15 @@ def forward(
         return restored if a.dual_pixel else restored.add_(image)
 
 
-def block(run: Sweeper, x: Map, w: BlockWeights, windows: Windows) -> None:
+def block(run: StripRunner, x: Map, w: BlockWeights, windows: Windows) -> None:
     """A transformer block, in place: one sweep for the sums, one for the rest."""
 
-    def sums(cell: Tensor, _: Place, convolve: Convolve) -> Statistics:
+    def sums(cell: Tensor, _: Region, convolve: Convolve) -> Statistics:
         return statistics(project(normalised(cell, w.centred), w.qk, convolve), w.heads)
 
     mixed = windows.mixer(run.collect(x, sums, edges=windows.edges), w)
 
-    def finish(cell: Tensor, place: Place, convolve: Convolve) -> Tensor:
+    def finish(cell: Tensor, place: Region, convolve: Convolve) -> Tensor:
         v = project(normalised(cell, w.centred), w.v, convolve)
         return feed_forward(attend(cell, mixed(v, place), w), w, convolve)
 

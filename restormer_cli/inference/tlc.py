@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..network.restormer import BlockWeights, Statistics, attention, mix, mixing_matrix
-from .blocking import Place, spans
+from .blocking import Region, spans
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Windows:
         return rows, columns
 
     def mixer(
-        self, cells: Iterable[tuple[Place, Statistics]], w: BlockWeights
-    ) -> Callable[[Tensor, Place], Tensor]:
+        self, cells: Iterable[tuple[Region, Statistics]], w: BlockWeights
+    ) -> Callable[[Tensor, Region], Tensor]:
         """What `mix` does, for values of a place and a margin about it, given all cells' sums."""
         edges = self.edges
         segments: dict[tuple[int, int], Statistics] = {}
@@ -71,7 +71,7 @@ class Windows:
             over = [a for (r, c), a in attentions.items() if row in r and column in c]
             return mixing_matrix(torch.stack(over).mean(0), w)
 
-        def mixed(v: Tensor, place: Place) -> Tensor:
+        def mixed(v: Tensor, place: Region) -> Tensor:
             # A cell may lie across segments, and its margin may even if it does not.
             margin = (v.shape[1] - (place.bottom - place.top)) // 2
             top, left = place.top - margin, place.left - margin
@@ -81,7 +81,7 @@ class Windows:
             ]
             y = torch.empty_like(v)
             for (row, bottom), (column, right) in product(*cut):
-                piece = Place(row, bottom, column, right)
+                piece = Region(row, bottom, column, right)
                 matrix = matrix_of(bisect(edges[0], top + row), bisect(edges[1], left + column))
                 piece.of(y).copy_(mix(piece.of(v), matrix))
             return y

@@ -205,7 +205,7 @@ def prove(network: Restormer) -> list[tuple[str, tuple[int, ...]]]:
 # --- costs -------------------------------------------------------------------------------------
 
 
-def describe(
+def summarize(
     architecture: Architecture,
     height: int = 256,
     width: int = 256,

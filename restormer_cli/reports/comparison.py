@@ -14,14 +14,14 @@ from PIL import ImageDraw, ImageFont
 
 from .._version import __version__
 from ..errors import ImageError, UsageError
-from ..files.discovery import PAGES
+from ..files.discovery import PAGE_SUFFIXES
 from ..imaging import difference
 from ..imaging import io as image_io
 from ..imaging.image import Image, to_float
 from . import observers
-from .display import Box, fitted, scaled, size, view
+from .display import Box, fit_size, image_size, render, resize
 from .page import Report
-from .page import check as check_report
+from .page import check_page as check_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class _Cell:
 _STYLES = ((25, _INK, 33), (17, _INK, 25), (15, _FAINT, 22))  # size, colour, height of each line
 
 
-def draw(
+def draw_sheet(
     before: Panel, afters: Sequence[Panel], parts: Sequence[Box] | None = None, footer: str = ""
 ) -> PIL.Image.Image:
     """The sheet, in RGB: a column for each image, and the difference of each to the first.
@@ -85,7 +85,7 @@ def draw(
     alone = count == 2  # then the difference has a column of its own, else a row
     columns = count + alone
     room = max(NARROWEST, (WIDTH - 2 * _MARGIN - (columns - 1) * _GAP) // columns)
-    shown = _shown(*size(before.image), room)
+    shown = _shown(*image_size(before.image), room)
     column = max(NARROWEST, shown[0])
 
     panels = [before, *afters]
@@ -107,13 +107,13 @@ def _shown(width: int, height: int, room: int) -> tuple[int, int]:
     factor = min(room // width, tallest // height, _LARGEST)
     if factor >= 1:
         return width * factor, height * factor
-    return fitted(width, height, room, tallest)
+    return fit_size(width, height, room, tallest)
 
 
 def _picture(image: Image, part: Box | None, shown: tuple[int, int]) -> PIL.Image.Image:
     """A view whose pixels, if it is enlarged, stay squares."""
-    width, height = part[2:] if part else size(image)
-    picture = view(image, min(width, shown[0]), min(height, shown[1]), part)
+    width, height = part[2:] if part else image_size(image)
+    picture = render(image, min(width, shown[0]), min(height, shown[1]), part)
     return picture.resize(shown, PIL.Image.Resampling.NEAREST)
 
 
@@ -121,19 +121,19 @@ def _largest(panels: Sequence[Panel], column: int) -> list[Box]:
     """The parts in which the first of the others that differs at all differs most."""
     width = column // _ENLARGED
     height = round(width * _SHAPE)
-    across, down = size(panels[0].image)
+    across, down = image_size(panels[0].image)
     if across < 2 * width or down < 2 * height:  # to be seen as it is
         return []
     before, *afters = (panel.image.pixels for panel in panels)
-    found = (difference.places(before, after, width, height, PARTS) for after in afters)
+    found = (difference.most_changed(before, after, width, height, PARTS) for after in afters)
     return next(filter(None, found), [])
 
 
 def _difference(before: Image, after: Image, shown: tuple[int, int], parts: Sequence[Box]) -> _Cell:
     """The map of a difference, with the parts that are enlarged marked on it."""
-    width, height = size(before)
+    width, height = image_size(before)
     side = max(1, min(width // shown[0], height // shown[1]))
-    cells = difference.cells(before.pixels, after.pixels, side)
+    cells = difference.block_differences(before.pixels, after.pixels, side)
     factor = difference.amplification(cells)
     picture = _map(cells, factor, shown)
     ink = ImageDraw.Draw(picture)
@@ -150,7 +150,7 @@ def _difference(before: Image, after: Image, shown: tuple[int, int], parts: Sequ
 
 
 def _map(cells: Array, factor: int, shown: tuple[int, int]) -> PIL.Image.Image:
-    picture = PIL.Image.fromarray(difference.coloured(cells, factor))
+    picture = PIL.Image.fromarray(difference.false_colour(cells, factor))
     how = PIL.Image.Resampling
     return picture.resize(shown, how.NEAREST if shown[0] >= cells.shape[1] else how.BOX)
 
@@ -175,7 +175,7 @@ def _rows(panels: Sequence[Panel], parts: Sequence[Box], column: int) -> list[li
         )
     if len(panels) == 2:
         one, other = (panel.image.pixels for panel in panels)
-        maps = [difference.cells(part.of(one), part.of(other), 1) for part in parts]
+        maps = [difference.block_differences(part.of(one), part.of(other), 1) for part in parts]
         factor = min(map(difference.amplification, maps), default=0)
         for row, cells, shown in zip(rows, maps, sizes, strict=True):
             row.append(_Cell(_map(cells, factor, shown), ("", "", _amplified(factor))))
@@ -252,33 +252,33 @@ SHAPE = 0.01
 """How far, as a part of it, the ratio of the sides may be off in an image of another size."""
 
 
-def check(output: Path, inputs: Sequence[Path]) -> None:
+def check_comparison(output: Path, inputs: Sequence[Path]) -> None:
     """See beforehand that the comparison can be written.
 
     Raises:
         UsageError: it is neither a picture's name nor a page's, or an input's.
     """
-    if output.suffix.lower() in PAGES:
+    if output.suffix.lower() in PAGE_SUFFIXES:
         check_report(output)
-    elif output.suffix.lower() not in observers.SHEETS:
-        known = ", ".join([*observers.SHEETS, PAGES[0]])
+    elif output.suffix.lower() not in observers.SHEET_SUFFIXES:
+        known = ", ".join([*observers.SHEET_SUFFIXES, PAGE_SUFFIXES[0]])
         raise UsageError(f"{output}: no comparison can be called so", f"It takes {known}.")
     if output.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{output} is to be compared, and would be replaced", "Name another file.")
 
 
-def read(before: Path, afters: Sequence[Path], max_pixels: int) -> list[Panel]:
+def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[Panel]:
     """The images to compare, all of the size of the first.
 
     Raises:
         ImageError: one cannot be read, or has another shape.
     """
-    first = image_io.read(before, max_pixels=max_pixels)
+    first = image_io.read_image(before, max_pixels=max_pixels)
     panels = [Panel(first, "Before", str(before), observers.about(first))]
     for path in afters:
-        image = image_io.read(path, max_pixels=max_pixels)
+        image = image_io.read_image(path, max_pixels=max_pixels)
         about = observers.about(image)
-        if size(image) != size(first):
+        if image_size(image) != image_size(first):
             image = _sized(image, first, path)
             about = f"{about}, scaled to compare"
         panels.append(Panel(image, "After", str(path), about))
@@ -287,30 +287,32 @@ def read(before: Path, afters: Sequence[Path], max_pixels: int) -> list[Panel]:
 
 def _sized(image: Image, like: Image, path: Path) -> Image:
     """The image scaled to the size of another that has its shape."""
-    (width, height), (wide, high) = size(image), size(like)
+    (width, height), (wide, high) = image_size(image), image_size(like)
     if abs(width * high / (height * wide) - 1) > SHAPE:
         raise ImageError(
             f"{path}: {width} x {height} pixels, and {wide} x {high} before: another shape",
             "Cut the images alike.",
         )
-    alpha = None if image.alpha is None else scaled(image.alpha, wide, high)
-    return replace(image, pixels=scaled(image.pixels, wide, high), alpha=alpha)
+    alpha = None if image.alpha is None else resize(image.alpha, wide, high)
+    return replace(image, pixels=resize(image.pixels, wide, high), alpha=alpha)
 
 
-def write(panels: Sequence[Panel], output: Path, parts: Sequence[Box] | None) -> None:
+def write_comparison(panels: Sequence[Panel], output: Path, parts: Sequence[Box] | None) -> None:
     """Write the sheet or, as the name says, the page.
 
     Raises:
         ImageError: it cannot be written, or a part lies outside the images.
     """
     observers.check_parts(parts, panels[0].image, panels[0].name)
-    if output.suffix.lower() not in PAGES:
-        observers.write_sheet(draw(panels[0], panels[1:], parts), output)
+    if output.suffix.lower() not in PAGE_SUFFIXES:
+        observers.write_sheet(draw_sheet(panels[0], panels[1:], parts), output)
         return
     before = panels[0]
     page = Report(output, "Comparison", [])
     for number, after in enumerate(panels[1:]):
-        moved = difference.measure(to_float(before.image.pixels), to_float(after.image.pixels))
+        moved = difference.measure_change(
+            to_float(before.image.pixels), to_float(after.image.pixels)
+        )
         page.previews.write(str(number), before.image, after.image)
         page.image(
             str(number),

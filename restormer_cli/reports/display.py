@@ -39,19 +39,19 @@ class Box(NamedTuple):
         )
 
 
-def size(image: Image) -> tuple[int, int]:
+def image_size(image: Image) -> tuple[int, int]:
     """Width and height."""
     height, width = image.pixels.shape[:2]
     return width, height
 
 
-def fitted(width: int, height: int, most: int, most_high: int | None = None) -> tuple[int, int]:
+def fit_size(width: int, height: int, most: int, most_high: int | None = None) -> tuple[int, int]:
     """The size of a picture scaled down, if need be, to `most` wide and `most_high` high."""
     scale = min(1.0, most / width, (most_high or most) / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def scaled(samples: Array, width: int, height: int) -> Array:
+def resize(samples: Array, width: int, height: int) -> Array:
     """H W or H W C of any depth, averaged down to (or interpolated up to) another size."""
     if samples.shape[:2] == (height, width):
         return samples
@@ -61,7 +61,7 @@ def scaled(samples: Array, width: int, height: int) -> Array:
     return result.reshape(height, width, *samples.shape[2:])
 
 
-def view(image: Image, width: int, height: int, part: Box | None = None) -> PIL.Image.Image:
+def render(image: Image, width: int, height: int, part: Box | None = None) -> PIL.Image.Image:
     """The image, or a part of it, in RGB at this size.
 
     Colours go through the ICC profile to sRGB, if it can be used. Float samples outside 0..1 are
@@ -71,9 +71,9 @@ def view(image: Image, width: int, height: int, part: Box | None = None) -> PIL.
     if part is not None:
         pixels, alpha = part.of(pixels), None if alpha is None else part.of(alpha)
     # Scaled first: what follows makes copies, which of a large image would be large.
-    rgb = to_float(scaled(pixels, width, height))
+    rgb = to_float(resize(pixels, width, height))
     if alpha is not None:
-        opacity = to_float(scaled(alpha, width, height))[..., None]
+        opacity = to_float(resize(alpha, width, height))[..., None]
         front = rgb if image.premultiplied else rgb * opacity
         rgb = front + (1 - opacity) * _chequerboard(width, height)
     samples = from_float(rgb, np.dtype(np.uint8))

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._version import __version__
-from ..cli.console import SOURCES, printable, size
+from ..cli.console import SOURCES, format_bytes, printable
 from ..errors import ImageError, UsageError
 from ..files import paths
-from ..files.discovery import PAGES, is_folder
+from ..files.discovery import PAGE_SUFFIXES, is_folder
 from ..imaging import io as image_io
 from ..imaging.image import Image
 from . import comparison
 from .display import Box
-from .display import size as size_of
-from .page import TITLES, Report, Terms, check, figures
+from .display import image_size as size_of
+from .page import TITLES, Report, Terms, check_page, figures
 
 if TYPE_CHECKING:
     from ..batch.events import Event, Restored, Summary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..cli.options import Restoring
     from .page import Previews
 
-SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
 _UNSAID = frozenset(["inputs", "json", "quiet", "verbose", "report"])
 """Options that a report does not repeat: they change neither results nor their place."""
@@ -58,7 +58,7 @@ class Watch:
                 comparison.Panel(after, "After", event.output, about(after)),
             )
             check_parts(self.parts, before, event.input)
-            sheet = comparison.draw(panels[0], panels[1:], self.parts, _how(event))
+            sheet = comparison.draw_sheet(panels[0], panels[1:], self.parts, _how(event))
             write_sheet(sheet, self.sheets[event.input])
         if self.previews is not None:
             self.previews.write(event.output, before, after)
@@ -100,10 +100,10 @@ def write_sheet(sheet: object, path: Path) -> None:
         ImageError: it cannot be written.
     """
     image_io.make_folder(path.parent)
-    image_io.write(Image(np.asarray(sheet)), path, quality=92)
+    image_io.write_image(Image(np.asarray(sheet)), path, quality=92)
 
 
-def parse_part(text: str) -> Box:
+def parse_crop(text: str) -> Box:
     """A part of an image as `--crop` takes it: x,y,width,height.
 
     Raises:
@@ -141,33 +141,33 @@ class Looks:
         ended = "interrupted " if summary.interrupted else ""
         about = f"{ended}{when}, restormer {__version__}"
         count = self.report.write(about, figures(summary))
-        say(f"report: {printable(str(self.report.path))}, {size(count)}")
+        say(f"report: {printable(str(self.report.path))}, {format_bytes(count)}")
 
 
-def written(options: Restoring) -> list[Path]:
+def output_paths(options: Restoring) -> list[Path]:
     """The folders, or files, that a run writes to, and so takes no inputs from."""
     return [
-        paths.path(path) for path in (options.output, options.compare) if path not in (None, "-")
+        paths.as_path(path) for path in (options.output, options.compare) if path not in (None, "-")
     ]
 
 
-def plan(task: str, options: Restoring, jobs: list[Job]) -> Looks:
+def plan_observers(task: str, options: Restoring, jobs: list[Job]) -> Looks:
     """What the options ask for, with what would go wrong seen beforehand.
 
     Raises:
         UsageError: the report or the comparisons cannot be where they are asked for.
     """
-    parts = tuple(map(parse_part, options.crop or ())) or None
+    parts = tuple(map(parse_crop, options.crop or ())) or None
     if parts and options.compare is None:
         raise UsageError("--crop is for a comparison, and there is none", "Add --compare PATH.")
     for where in (options.report, options.compare):
-        if where is not None and isinstance(paths.path(where), paths.Url):
+        if where is not None and isinstance(paths.as_path(where), paths.UrlPath):
             raise UsageError(f"{where}: reports and comparisons are local files", "Name one.")
     compared = {} if options.compare is None else _sheets(options.compare, jobs)
     page = None
     if options.report is not None:
         path = Path(options.report)
-        check(path)
+        check_page(path)
         page = Report(path, TITLES[task], _settings(options))
     if options.dry_run or not (compared or page):
         return Looks(None, None)
@@ -181,9 +181,9 @@ def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:
     a.jpg and a.png become stay two.
     """
     path = Path(where)
-    if path.suffix.lower() in PAGES:
+    if path.suffix.lower() in PAGE_SUFFIXES:
         raise UsageError(f"{where}: --compare makes pictures", "--report makes a page.")
-    if path.suffix.lower() in SHEETS and not is_folder(path):
+    if path.suffix.lower() in SHEET_SUFFIXES and not is_folder(path):
         if len(jobs) > 1:
             raise UsageError(
                 f"{where} is one file, and there are several images",

@@ -19,13 +19,13 @@ from PIL import ImageDraw, ImageOps
 
 from .._version import __version__
 from ..batch.events import Event, Failed, Restored, Skipped, Summary
-from ..cli.console import duration
+from ..cli.console import format_duration
 from ..errors import ImageError, UsageError
 from ..files import paths
-from ..files.atomic import write_whole
-from ..files.discovery import PAGE_MARK, PAGES, is_there
+from ..files.atomic import write_atomic
+from ..files.discovery import PAGE_FOLDER_MARK, PAGE_SUFFIXES, exists
 from ..imaging import difference
-from .display import Box, fitted, size, view
+from .display import Box, fit_size, image_size, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -65,7 +65,7 @@ class Previews:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
-                write_whole(self._path(name, kind), _encoded(picture))
+                write_atomic(self._path(name, kind), _encoded(picture))
         except OSError as error:
             raise ImageError(
                 f"{self.folder}: its previews cannot be written ({error.strerror})",
@@ -93,24 +93,24 @@ class Previews:
 
 
 def _pictures(before: Image | None, after: Image) -> Iterator[tuple[str, PIL.Image.Image]]:
-    width, height = size(after)
-    whole = fitted(width, height, SIDE)
-    seen = view(after, *whole)
+    width, height = image_size(after)
+    whole = fit_size(width, height, SIDE)
+    seen = render(after, *whole)
     yield "after", seen
     if before is None:
         yield "thumbnail", _thumbnail(seen, seen)
         return
-    original = view(before, *whole)
+    original = render(before, *whole)
     yield "before", original
     yield "thumbnail", _thumbnail(original, seen)
     if whole == (width, height):
         return
     sides = min(DETAIL, width), min(DETAIL, height)
-    found = difference.places(before.pixels, after.pixels, *sides, 1)
+    found = difference.most_changed(before.pixels, after.pixels, *sides, 1)
     middle = Box((width - sides[0]) // 2, (height - sides[1]) // 2, *sides)
     detail = found[0] if found else middle
-    yield "detail-before", view(before, *sides, detail)
-    yield "detail-after", view(after, *sides, detail)
+    yield "detail-before", render(before, *sides, detail)
+    yield "detail-after", render(after, *sides, detail)
 
 
 def _thumbnail(before: PIL.Image.Image, after: PIL.Image.Image) -> PIL.Image.Image:
@@ -152,18 +152,18 @@ _HEAD = 2000  # bytes in which the mark is
 Terms = list[tuple[str, str]]
 
 
-def check(path: Path) -> None:
+def check_page(path: Path) -> None:
     """See beforehand that a report can be written there.
 
     Raises:
         UsageError: it is no page's name, its folder is closed, or another's file is there.
     """
-    if path.suffix.lower() not in PAGES:
+    if path.suffix.lower() not in PAGE_SUFFIXES:
         raise UsageError(f"{path}: a report is a page", "Name a file that ends in .html.")
     there = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: {there} is no folder to write to", "Name another place.")
-    if is_there(path):
+    if exists(path):
         if not path.is_file():
             raise UsageError(f"{path}: a folder, or no file at all", "Name another file.")
         try:
@@ -183,7 +183,7 @@ class Report:
 
     def __init__(self, path: Path, title: str, settings: Terms) -> None:
         self.path = path
-        self.previews = Previews(path.with_name(path.stem + PAGE_MARK))
+        self.previews = Previews(path.with_name(path.stem + PAGE_FOLDER_MARK))
         self._title = title
         self._settings = settings
         self._images: list[tuple[str, str]] = []  # whose previews, and the rest as JSON
@@ -286,7 +286,7 @@ class Report:
         }
         page = _page(self._title, data, "data:" if embedded else "'self' file:").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, page)
+        write_atomic(self.path, page)
         kept = [] if embedded else [path for of in pictures.values() for path in of.values()]
         self.previews.remove(but={path.name for path in kept})
         return len(page)
@@ -331,7 +331,12 @@ def figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
     return [
         *counted,
         ("megapixels", f"{summary.megapixels:,.3g}"),
-        ("time", duration(summary.seconds) if summary.seconds > 90 else f"{summary.seconds:.0f} s"),
+        (
+            "time",
+            format_duration(summary.seconds)
+            if summary.seconds > 90
+            else f"{summary.seconds:.0f} s",
+        ),
         ("megapixels a second", f"{speed:.2g}"),
     ]
 
@@ -342,5 +347,7 @@ def _links(event: Restored) -> dict[str, str]:
     if event.input == event.output:
         del files["before"]
     return {
-        side: name for side, name in files.items() if not isinstance(paths.path(name), paths.Url)
+        side: name
+        for side, name in files.items()
+        if not isinstance(paths.as_path(name), paths.UrlPath)
     }

@@ -67,7 +67,7 @@ class Watch:
         gap = np.zeros((a.shape[0], self.gap, 3), np.float32)
         a, b = (np.broadcast_to(one, (*one.shape[:2], 3)) for one in (a, b))
         picture = from_float(np.hstack([a, gap, b]), np.uint8)
-        image_io.write(Image(picture), self.path(event), quality=100)
+        image_io.write_image(Image(picture), self.path(event), quality=100)
 
     def path(self, event: Restored) -> Path:
         """The picture of an output."""
@@ -126,7 +126,7 @@ class Preview:
         if self.watch is None or not isinstance(event, Restored):
             return
         path = self.watch.path(event)
-        height, width = image_io.read(path).pixels.shape[:2]
+        height, width = image_io.read_image(path).pixels.shape[:2]
         part = [(width - self.watch.gap) // 2 * self.watch.scale, height * self.watch.scale]
         caption = "before | after"
         if part[0] < event.width or part[1] < event.height:
@@ -144,7 +144,7 @@ def on_a_terminal() -> bool:
 
 
 @contextmanager
-def opened(console: Console, wanted: bool) -> Iterator[Preview]:
+def open_preview(console: Console, wanted: bool) -> Iterator[Preview]:
     """What shows before and after, if it is `wanted` and stderr is a terminal.
 
     Raises:
@@ -179,7 +179,7 @@ def _column(kind: Any) -> int:
     from rich.console import Console as Terminal
 
     picture, width = io.BytesIO(), 1000
-    image_io.write(Image(np.zeros((1, width, 3), np.uint8)), picture, format="png")
+    image_io.write_image(Image(np.zeros((1, width, 3), np.uint8)), picture, format="png")
     picture.seek(0)
     terminal = Terminal(stderr=True)
     columns: int = kind(picture).__rich_measure__(terminal, terminal.options).maximum

@@ -35,7 +35,7 @@ _HINT = "Give --photos a folder of clean, sharp photographs, or --pairs two fold
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class Sample:
     """A photograph, or the part of it that is kept: uint8, and its file's digest.
 
     H W C, C 1 or 3; of a pair H W 2C, so that both are cut alike: the clean one, then the degraded
@@ -64,7 +64,7 @@ def load_photos(
     least: int = MULTIPLE,
     partners: Sequence[Path] = (),
     grey: bool = False,
-) -> list[Photo]:
+) -> list[Sample]:
     """Decode all photographs in and below `folder`, in the order of their names.
 
     Each may take its share of `memory` bytes: of a larger one a crop is kept, at a place that is
@@ -77,7 +77,7 @@ def load_photos(
             learn from, one to validate with.
     """
     if partners:
-        matches, lonely = discovery.matched(folder, *partners, recursive=True)
+        matches, lonely = discovery.match_pairs(folder, *partners, recursive=True)
         for path in lonely:
             notify(f"left out: {path}: there is none of its name in the other folder")
         together = [[p for p in (m.clean, m.degraded, m.right) if p is not None] for m in matches]
@@ -85,7 +85,7 @@ def load_photos(
         together = [[path] for path in _images(folder)]
     convert = _to_grey if grey else _to_rgb
     channels = (1 if grey else 3) * (1 + len(partners))
-    found: dict[str, Photo] = {}
+    found: dict[str, Sample] = {}
     for paths in together:
         path = paths[0]
         try:
@@ -111,9 +111,9 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
-def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]) -> Photo:
+def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]) -> Sample:
     """Photographs of one scene, converted, of which at most `share` pixels are kept."""
-    views = [image_io.read(path).pixels for path in paths]
+    views = [image_io.read_image(path).pixels for path in paths]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
     height, width = views[0].shape[:2]
     for path, view in zip(paths, views, strict=True):
@@ -125,7 +125,7 @@ def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
     # Whole arrays of their own: views would keep all of the photos.
     kept = [convert(_to_8_bit(view[top : top + h, left : left + w])) for view in views]
-    return Photo(np.concatenate(kept, axis=2), digest)
+    return Sample(np.concatenate(kept, axis=2), digest)
 
 
 def _to_8_bit(pixels: Array) -> Array:
@@ -145,8 +145,8 @@ def _to_grey(pixels: Array) -> Array:
 
 
 def hold_out(
-    photos: Sequence[Photo], count: int, held_out: Sequence[str] = ()
-) -> tuple[list[Photo], list[Photo]]:
+    photos: Sequence[Sample], count: int, held_out: Sequence[str] = ()
+) -> tuple[list[Sample], list[Sample]]:
     """Photos to learn from, and photos held out: `count`, at most a twentieth, at least one.
 
     Those of the lowest digests are held out, so that of a folder that grew nearly the same are.
@@ -162,12 +162,12 @@ def hold_out(
     )
 
 
-def fingerprint(photos: Sequence[Photo]) -> str:
+def fingerprint(photos: Sequence[Sample]) -> str:
     """A name for this very set of photographs, in whatever order."""
     return hashlib.sha256(" ".join(sorted(p.digest for p in photos)).encode()).hexdigest()[:16]
 
 
-def largest_side(photos: Sequence[Photo]) -> int:
+def largest_side(photos: Sequence[Sample]) -> int:
     """The largest side of patches, a multiple of 16, that half of the photos can give.
 
     Half, because a few large ones would otherwise be all that a late stage sees.
@@ -187,7 +187,7 @@ Orient = Callable[[Array, np.random.Generator], Array]
 """Turns a patch, S S C, as the world could have been turned."""
 
 
-def any_way(patch: Array, rng: np.random.Generator) -> Array:
+def augment_dihedral(patch: Array, rng: np.random.Generator) -> Array:
     """One of eight: a number of quarter turns, and the mirror image or not."""
     turned = np.rot90(patch, int(rng.integers(4)))
     return turned[:, ::-1] if rng.integers(2) else turned
@@ -212,12 +212,12 @@ def detail(patch: Array) -> float:
 
 
 def patches(
-    photos: Sequence[Photo],
+    photos: Sequence[Sample],
     side: int,
     count: int,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-    orient: Orient = any_way,
+    orient: Orient = augment_dihedral,
     among: int = 1,
 ) -> Tensor:
     """`count` patches at random places, each turned by `orient`: B C side side, 0..1.
@@ -245,7 +245,7 @@ def patches(
     return to_tensor([orient(max(map(place, row), key=detail), rng) for row in places], device)
 
 
-def sharpest(photo: Photo, side: int) -> Tensor:
+def sharpest(photo: Sample, side: int) -> Tensor:
     """Where a photo has the most `detail`, `side` pixels or as many as it has: 1 C S S, 0..1."""
     side = min(side, photo.side) // MULTIPLE * MULTIPLE
     height, width = photo.pixels.shape[:2]
@@ -259,7 +259,7 @@ def sharpest(photo: Photo, side: int) -> Tensor:
 
 # --- pairing -------------------------------------------------------------------------------------
 
-__all__ = ["Lesson", "Pair", "Pairing", "degrading", "photographed"]
+__all__ = ["Pair", "Pairing", "SampleSpec", "degrading", "photographed"]
 
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean images, B C H W each; two views of a scene lie one after the other in C."""
@@ -268,7 +268,7 @@ Pairing = Callable[[Tensor, Generator], Pair]
 """Makes pairs of what photos hold (see `Photo`), cut to B C H W."""
 
 
-class Lesson(NamedTuple):
+class SampleSpec(NamedTuple):
     """How pairs are made, of patches that are `reach` pixels larger on every side than these.
 
     A patch is the sharpest of `among` places.

@@ -20,7 +20,7 @@ from ..errors import DeviceError
 from ..inference import devices
 
 
-class Team(NamedTuple):
+class Ranks(NamedTuple):
     """Which of how many processes this one is; the first one validates, saves and speaks."""
 
     rank: int = 0
@@ -44,11 +44,11 @@ class Team(NamedTuple):
         return told.item()
 
 
-ALONE = Team()
+ALONE = Ranks()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
+def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """The team that `torchrun` has called this process into, and the device that is its own.
 
     Of CUDA devices each process takes the one of its number on its machine. Without `torchrun` it
@@ -60,10 +60,10 @@ def joined(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     if device.type == "mps":
         raise DeviceError("several processes cannot train on mps", "Say --device cpu.")
     if device.type == "cuda":
-        device = devices.choose(f"cuda:{os.environ['LOCAL_RANK']}")
+        device = devices.choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
     finally:
         torch.distributed.destroy_process_group()

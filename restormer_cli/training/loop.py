@@ -40,10 +40,10 @@ from ..inference import devices
 from ..network.restormer import CHANNELS, Architecture, Restormer
 from .dataset import (
     MULTIPLE,
-    Lesson,
     Pair,
-    Photo,
-    any_way,
+    Sample,
+    SampleSpec,
+    augment_dihedral,
     degrading,
     fingerprint,
     hold_out,
@@ -54,7 +54,7 @@ from .dataset import (
     sharpest,
     side_by_side,
 )
-from .distributed import ALONE, Team
+from .distributed import ALONE, Ranks
 from .state import Run, Settings, check_writable, fresh
 
 __all__ = ["LITE", "Report", "Settings", "train"]
@@ -111,7 +111,7 @@ def batches(make: Callable[[int], Pair], first: int, ahead: int) -> Generator[Pa
         pool.shutdown(cancel_futures=True)
 
 
-def validation_set(held_out: Sequence[Photo], lesson: Lesson) -> list[Pair]:
+def validation_set(held_out: Sequence[Sample], lesson: SampleSpec) -> list[Pair]:
     """The sharpest part of each held-out photo, degraded the same way in every run."""
     return [
         lesson.pairing(
@@ -149,7 +149,7 @@ def train(
     right: Path | None = None,
     degrade: Degradation | None = None,
     validation_photos: int = 24,
-    team: Team = ALONE,
+    team: Ranks = ALONE,
     notify: Notify = warn,
 ) -> Iterator[Report]:
     """Train a Restormer to undo what `DEGRADATIONS[task]` does, yielding at every validation.
@@ -227,13 +227,13 @@ def train(
         "validation_psnr_degraded": round(
             mean_psnr(lambda bad: bad[:, : a.out_channels], validation), 3
         ),
-        "device": f"{devices.model(device)}, PyTorch {device.type}",
+        "device": f"{devices.device_model(device)}, PyTorch {device.type}",
         "torch": torch.__version__,
         "settings": asdict(settings),
     }
 
     generator = torch.Generator(device)
-    orient = side_by_side if a.dual_pixel else any_way
+    orient = side_by_side if a.dual_pixel else augment_dihedral
     bf16 = devices.native_bf16(device)
     began = time.monotonic() - run.seconds
 
@@ -346,17 +346,17 @@ def _begin_or_go_on(
     return run
 
 
-def _lesson(task: str, views: int, degrade: Degradation | None) -> Lesson:
+def _lesson(task: str, views: int, degrade: Degradation | None) -> SampleSpec:
     """What is learned: from degraded `views` of each photo, or to undo what is done to it here."""
     if views:
-        return Lesson(photographed(views))
+        return SampleSpec(photographed(views))
     if degrade is not None:
-        return Lesson(degrading(degrade))
+        return SampleSpec(degrading(degrade))
     if task not in DEGRADATIONS:
         known = ", ".join(DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
     reach = REACH.get(task, 0)
-    return Lesson(degrading(DEGRADATIONS[task], reach), reach, AMONG)
+    return SampleSpec(degrading(DEGRADATIONS[task], reach), reach, AMONG)
 
 
 def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
@@ -370,7 +370,7 @@ def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     average = run.average
-    serialization.save(
+    serialization.save_network(
         average.state_dict(),
         average.architecture,
         output,

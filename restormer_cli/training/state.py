@@ -161,7 +161,7 @@ class Run:
             for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
                 setattr(run, name, state[name])
         except _DAMAGE as error:
-            if devices.out_of_memory(error):
+            if devices.is_out_of_memory(error):
                 raise
             raise _unusable(path, error) from error
         return run

@@ -7,9 +7,9 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..batch import manifest, stages
-from ..batch.stages import Settings
+from ..batch.stages import BatchSettings
 from ..checkpoints import catalog
-from .pool import Fleet, Host, Orders, about
+from .pool import Host, WorkerConfig, WorkerPool, about
 from .processes import Processes
 from .ray_cluster import Cluster
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
     from ..batch.events import Event
     from ..batch.jobs import Job
-    from ..batch.manifest import Recipe
-    from ..batch.stages import Streams, Watching
-    from ..checkpoints.resolve import Found
+    from ..batch.manifest import SettingsFingerprint
+    from ..batch.stages import Observer, StandardStreams
+    from ..checkpoints.resolve import ResolvedCheckpoint
     from ..cli.console import Console
     from ..cli.options import Restoring
-    from ..cli.restore import Request
+    from ..cli.restore import CheckpointQuery
     from ..inference.restorer import Restorer
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Somewhere a run can take place."""
 
-    def prepare(self, images: int) -> list[Recipe]:
+    def prepare(self, images: int) -> list[SettingsFingerprint]:
         """Load what so many images take, and say what they are restored with, if that is known."""
 
-    def run(self, jobs: Sequence[Job], streams: Streams) -> Generator[Event, None, None]:
+    def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore them, and tell what happens."""
 
     def close(self) -> None:
         """Leave nothing running."""
 
 
-def choose(
+def choose_backend(
     console: Console,
-    request: Request,
+    request: CheckpointQuery,
     options: Restoring,
     recorded: bool,
-    watch: Watching | None,
-) -> Place:
+    watch: Observer | None,
+) -> Backend:
     """The place that the options ask for.
 
     Outputs are `recorded` there or not; each is shown to `watch`, wherever it was restored.
@@ -60,20 +60,22 @@ def choose(
         return _Here(console, options, settings, partial(restorer, device=devices[0]))
 
     @cache  # found once for all of them, and not before they are needed
-    def weights() -> Found:
+    def weights() -> ResolvedCheckpoint:
         from ..checkpoints import resolve  # the Hub's client takes its time
 
         task = catalog.TASKS[request.task]
-        return resolve.resolve(options.weights, request.checkpoint, task, notify=console.warn)
+        return resolve.resolve_checkpoint(
+            options.weights, request.checkpoint, task, notify=console.warn
+        )
 
-    def orders(device: str, sharing: int) -> Orders:
+    def orders(device: str, sharing: int) -> WorkerConfig:
         found = weights() if options.ray is None else None  # elsewhere each looks for them
         make = partial(restorer, device=device, weights=found, sharing=sharing)
-        return Orders(make, settings, partial(manifest.recipe, options=options))
+        return WorkerConfig(make, settings, partial(manifest.settings_fingerprint, options=options))
 
     here, address = Processes(devices, orders), options.ray
     host: Host = here if address is None else Cluster(address, devices, orders)
-    return Fleet(host, request.task, console.warn, console.detail, console.part)
+    return WorkerPool(host, request.task, console.warn, console.detail, console.part)
 
 
 @dataclass
@@ -82,7 +84,7 @@ class _Here:
 
     console: Console
     options: Restoring
-    settings: Callable[[Recipe], Settings]
+    settings: Callable[[SettingsFingerprint], BatchSettings]
     make: Callable[..., Restorer]
 
     @cached_property
@@ -91,12 +93,14 @@ class _Here:
         self.console.detail(about(restorer))
         return restorer
 
-    def prepare(self, images: int) -> list[Recipe]:
-        return [manifest.recipe(self.restorer, self.options)]
+    def prepare(self, images: int) -> list[SettingsFingerprint]:
+        return [manifest.settings_fingerprint(self.restorer, self.options)]
 
-    def run(self, jobs: Sequence[Job], streams: Streams) -> Generator[Event, None, None]:
+    def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         settings = self.settings(*self.prepare(len(jobs)))
-        return stages.run(jobs, self.restorer, streams, **settings, progress=self.console.part)
+        return stages.run_batch(
+            jobs, self.restorer, streams, **settings, progress=self.console.part
+        )
 
     def close(self) -> None:
         pass  # nothing runs on that `run` has not ended
@@ -107,7 +111,7 @@ class _Rehearsal:
     """A dry run, which looks at the images in this process, and downloads nothing."""
 
     console: Console
-    request: Request
+    request: CheckpointQuery
     options: Restoring
     make: Callable[..., Restorer]
 
@@ -118,9 +122,9 @@ class _Rehearsal:
 
         wanted = catalog.CHECKPOINTS.get(self.options.weights, self.request.checkpoint)
         official = self.options.weights in ("auto", "official", *catalog.CHECKPOINTS)
-        at_hand = not official or download.cached(wanted) is not None
+        at_hand = not official or download.cached_file(wanted) is not None
         remote = self.options.weights.startswith("hf:") or not at_hand
-        if remote and not download.offline():  # else a run would do without, and so does this
+        if remote and not download.is_offline():  # else a run would do without, and so does this
             name = wanted.name if official else self.options.weights
             auto = self.options.weights == "auto"
             instead = ", or the lite ones taken if they cannot be had" if auto else ""
@@ -131,21 +135,21 @@ class _Rehearsal:
             return None
         return self.make(notify=self.console.warn)
 
-    def prepare(self, images: int) -> list[Recipe]:
-        return [manifest.recipe(self.restorer, self.options)] if self.restorer else []
+    def prepare(self, images: int) -> list[SettingsFingerprint]:
+        return [manifest.settings_fingerprint(self.restorer, self.options)] if self.restorer else []
 
-    def run(self, jobs: Sequence[Job], streams: Streams) -> Generator[Event, None, None]:
+    def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         task, most = self.request.task, self.options.max_pixels
-        yield from stages.look(jobs, task, self.restorer, streams, most)
+        yield from stages.preview_batch(jobs, task, self.restorer, streams, most)
 
     def close(self) -> None:
         pass  # nothing runs
 
 
 def _settings(
-    options: Restoring, recorded: bool, watch: Watching | None, recipe: Recipe
-) -> Settings:
-    return Settings(
+    options: Restoring, recorded: bool, watch: Observer | None, recipe: SettingsFingerprint
+) -> BatchSettings:
+    return BatchSettings(
         quality=options.quality,
         max_pixels=options.max_pixels,
         strength=options.strength,
@@ -155,12 +159,12 @@ def _settings(
 
 
 def _restorer(
-    request: Request,
+    request: CheckpointQuery,
     options: Restoring,
     *,
     device: str,
     notify: Callable[[str], None],
-    weights: Found | None = None,
+    weights: ResolvedCheckpoint | None = None,
     sharing: int = 1,
 ) -> Restorer:
     from ..inference.restorer import Restorer  # torch takes seconds to import

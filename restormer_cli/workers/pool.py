@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..batch import stages
 from ..batch.events import Event, Failed, Started
-from ..batch.pipeline import staged
-from ..batch.stages import Given, Stopped, Streams, Written, failed, given, sent
-from ..cli.console import Part
+from ..batch.pipeline import stage_executor
+from ..batch.stages import (
+    Cancelled,
+    QueuedImage,
+    StandardStreams,
+    WrittenImage,
+    failure_event,
+    queue_images,
+    send_to_stdout,
+)
+from ..cli.console import ImageProgress
 from ..errors import DeviceError, ImageError, RestormerError
 from ..files import atomic
 
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..batch.events import Failed
     from ..batch.jobs import Job
-    from ..batch.manifest import Recipe
+    from ..batch.manifest import SettingsFingerprint
     from ..inference.restorer import Restorer
 
 
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 class Ready(NamedTuple):
     """The network is loaded: what it makes outputs with, and what it runs on, in words."""
 
-    recipe: Recipe
+    recipe: SettingsFingerprint
     about: str
 
 
@@ -45,7 +53,7 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerConfig:
     """What a worker does; it has to travel there.
 
     Attributes:
@@ -55,11 +63,11 @@ class Orders:
     """
 
     restorer: Callable[..., Restorer]
-    settings: Callable[[Recipe], stages.Settings]
-    recipe: Callable[[Restorer], Recipe]
+    settings: Callable[[SettingsFingerprint], stages.BatchSettings]
+    recipe: Callable[[Restorer], SettingsFingerprint]
 
 
-def work(inbox: SimpleQueue[Any], orders: Orders) -> Generator[Any, None, None]:
+def work(inbox: SimpleQueue[Any], orders: WorkerConfig) -> Generator[Any, None, None]:
     """Load the network, then serve: yields Ready first, or the error for which it cannot."""
     try:
         restorer = orders.restorer(notify=lambda text: inbox.put(Note(text)))
@@ -77,7 +85,7 @@ def about(restorer: Restorer) -> str:
 
 
 def serve(
-    inbox: SimpleQueue[Any], restorer: Restorer, settings: stages.Settings
+    inbox: SimpleQueue[Any], restorer: Restorer, settings: stages.BatchSettings
 ) -> Generator[Any, None, None]:
     """Restore and write images as they come, in the stages of `batch.run`.
 
@@ -92,24 +100,24 @@ def serve(
     """
     from ..inference import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = stages.Work(restorer, **settings, progress=inbox.put, stop=Flag())
-    under_way: dict[Future[Written], Job] = {}
+    work = stages.ImageStages(restorer, **settings, progress=inbox.put, stop=Flag())
+    under_way: dict[Future[WrittenImage], Job] = {}
 
-    def end(future: Future[Written]) -> Iterator[Written | Failed]:
+    def end(future: Future[WrittenImage]) -> Iterator[WrittenImage | Failed]:
         job = under_way.pop(future)
         try:
             yield future.result()
         except ImageError as error:
-            yield stages.failed(job, restorer.task.name, error)
-        except (Stopped, CancelledError):
+            yield stages.failure_event(job, restorer.task.name, error)
+        except (Cancelled, CancelledError):
             pass
 
     try:
-        with staged(
-            work.read, work.compute, work.write, initializer=devices.same_threads()
+        with stage_executor(
+            work.read, work.compute, work.write, initializer=devices.inherit_threads()
         ) as submit:
             for item in iter(inbox.get, None):
-                if isinstance(item, Given):
+                if isinstance(item, QueuedImage):
                     future = submit(item)
                     under_way[future] = item.job
                     future.add_done_callback(inbox.put)
@@ -134,7 +142,7 @@ PATIENCE = 30.0
 """Seconds that workers have, when the run is stopped, to finish what they are writing."""
 
 
-class Gone(NamedTuple):
+class WorkerExited(NamedTuple):
     """A worker has ended, and how."""
 
     cause: str
@@ -143,7 +151,7 @@ class Gone(NamedTuple):
 class Worker(Protocol):
     """One that runs `worker.work`, wherever that is."""
 
-    def give(self, item: Given | None) -> None:
+    def give(self, item: QueuedImage | None) -> None:
         """Put it into the inbox. That the worker has ended is no error: it will be heard."""
 
     def kill(self) -> None:
@@ -171,13 +179,13 @@ class _Member:
     place: int
     worker: Worker | None = None
     ready: Ready | None = None
-    held: deque[Given] = field(default_factory=deque)
+    held: deque[QueuedImage] = field(default_factory=deque)
     on_trial: bool = False  # the image it holds is one that a worker has died with
     part: float = 0.0  # of the image it computes, how much is done
 
 
 @dataclass
-class Fleet:
+class WorkerPool:
     """Shares a run's images among workers: whoever is free takes the next.
 
     When a worker dies, another takes its place. Each image that it held is tried once more, by a
@@ -195,16 +203,16 @@ class Fleet:
     task: str
     notify: Callable[[str], None]
     detail: Callable[[str], None]
-    progress: Callable[[Part], None]
+    progress: Callable[[ImageProgress], None]
     _members: list[_Member] = field(default_factory=list)
     _heard: SimpleQueue[tuple[_Member, object]] = field(default_factory=SimpleQueue)
     _noted: set[str] = field(default_factory=set)
-    _trials: deque[Given] = field(default_factory=deque)
+    _trials: deque[QueuedImage] = field(default_factory=deque)
     _weights: object = None  # that all of them restore with
     _left: int = 0  # images that nobody has been given
     _ended: int = 0
 
-    def prepare(self, images: int) -> list[Recipe]:
+    def prepare(self, images: int) -> list[SettingsFingerprint]:
         """Start as many workers as so many images are worth; what each of them restores with.
 
         Raises:
@@ -216,7 +224,7 @@ class Fleet:
             for member, message in self._hear():
                 if isinstance(message, RestormerError):
                     raise message
-                if isinstance(message, Gone):
+                if isinstance(message, WorkerExited):
                     raise DeviceError(
                         f"the worker on {self.host.places[member.place]} ended before it was ready "
                         f"({message.cause})",
@@ -224,14 +232,14 @@ class Fleet:
                     )
         return [member.ready.recipe for member in self._members if member.ready]
 
-    def run(self, jobs: Sequence[Job], streams: Streams) -> Generator[Event, None, None]:
+    def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore and write images: as `batch.run`, but told in the order in which they end.
 
         Raises:
             RestormerError: a worker cannot start.
         """
         self.prepare(len(jobs))
-        line, self._left = given(jobs, streams.stdin), len(jobs)
+        line, self._left = queue_images(jobs, streams.stdin), len(jobs)
         try:
             while self._left or self._trials or any(member.held for member in self._members):
                 if not self._members:
@@ -242,7 +250,7 @@ class Fleet:
                     yield from self._act_on(member, message, streams)
         except KeyboardInterrupt:
             for written in self._wind_up():
-                yield sent(written, streams.stdout)
+                yield send_to_stdout(written, streams.stdout)
             raise
         finally:
             self.close()
@@ -266,7 +274,7 @@ class Fleet:
 
     # --- giving ---
 
-    def _hand_out(self, line: Iterator[Given]) -> Iterator[Event]:
+    def _hand_out(self, line: Iterator[QueuedImage]) -> Iterator[Event]:
         """Give everybody what is theirs now, one image each in turn."""
         giving = True
         while giving:
@@ -280,7 +288,7 @@ class Fleet:
                     if len(member.held) == 1:
                         yield Started(*item.job.names, self.task)
 
-    def _next(self, member: _Member, line: Iterator[Given]) -> Given | None:
+    def _next(self, member: _Member, line: Iterator[QueuedImage]) -> QueuedImage | None:
         if member.ready is None or member.on_trial or (self._trials and member.held):
             return None
         if self._trials:
@@ -324,20 +332,26 @@ class Fleet:
             case _:
                 yield member, message
 
-    def _act_on(self, member: _Member, message: object, streams: Streams) -> Iterator[Event]:
+    def _act_on(
+        self, member: _Member, message: object, streams: StandardStreams
+    ) -> Iterator[Event]:
         match message:
-            case Part():
+            case ImageProgress():
                 member.part = message.share
                 others = sum(each.part for each in self._members if each is not member)
                 self.progress(message._replace(number=self._ended + others))
-            case Written() | Failed():
+            case WrittenImage() | Failed():
                 member.held.popleft()
                 member.on_trial, member.part = False, 0.0
                 self._ended += 1
-                yield sent(message, streams.stdout) if isinstance(message, Written) else message
+                yield (
+                    send_to_stdout(message, streams.stdout)
+                    if isinstance(message, WrittenImage)
+                    else message
+                )
                 if member.held:
                     yield Started(*member.held[0].job.names, self.task)
-            case Gone(cause):
+            case WorkerExited(cause):
                 yield from self._replace(member, cause)
             case RestormerError():  # of one that was to take a dead one's place
                 yield from self._replace(member, message.message)
@@ -346,7 +360,7 @@ class Fleet:
         """Go on without a worker: take another for one that has died, none if it did not start."""
         self._members.remove(member)
         targets = [item.job.target for item in member.held]
-        atomic.sweep({target.parent for target in targets if target is not None})
+        atomic.remove_leftovers({target.parent for target in targets if target is not None})
         name = self.host.places[member.place]
         if member.ready is None:
             self.notify(f"no worker can be started on {name} again ({cause})")
@@ -359,23 +373,23 @@ class Fleet:
             for item in member.held:
                 if item.job.in_place:  # perhaps it is done, and must not be done twice
                     self._ended += 1
-                    yield failed(item.job, self.task, _unknown(cause))
+                    yield failure_event(item.job, self.task, _unknown(cause))
             names = ", ".join(str(item.job.names[0]) for item in again) or "nothing"
             self.notify(f"the worker on {name} died ({cause}); to be tried again: {names}")
             self._trials += again
         if self._left or self._trials:
             self._hire(member.place)
 
-    def _dead(self, item: Given, cause: str) -> Failed:
+    def _dead(self, item: QueuedImage, cause: str) -> Failed:
         error = ImageError(cause, "It may want more memory than there is: try --tile 512.")
-        return failed(item.job, self.task, error)
+        return failure_event(item.job, self.task, error)
 
-    def _abandoned(self, items: Iterable[Given]) -> Iterator[Event]:
+    def _abandoned(self, items: Iterable[QueuedImage]) -> Iterator[Event]:
         """The end of a run that has no workers any more."""
         for item in items:
             yield self._dead(item, "no worker is left to restore it")
 
-    def _wind_up(self) -> Iterator[Written]:
+    def _wind_up(self) -> Iterator[WrittenImage]:
         """Tell all workers to end, and wait for what they are writing."""
         for member in self._members:
             if member.worker is not None:
@@ -383,9 +397,9 @@ class Fleet:
         end = time.monotonic() + PATIENCE
         while self._members and (patience := end - time.monotonic()) > 0:
             for member, message in self._hear(patience):
-                if isinstance(message, Written):
+                if isinstance(message, WrittenImage):
                     yield message
-                elif isinstance(message, (Gone, RestormerError)):
+                elif isinstance(message, (WorkerExited, RestormerError)):
                     if member.worker is not None:
                         member.worker.kill()
                     self._members.remove(member)

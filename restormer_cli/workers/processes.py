@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from .pool import Gone, Orders, work
+from .pool import WorkerConfig, WorkerExited, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from ..batch.stages import Given
+    from ..batch.stages import QueuedImage
 
 _ENDED = (EOFError, OSError)
 """What reading from and writing to a process raises that is no longer there."""
@@ -33,7 +33,7 @@ class Processes:
     """
 
     places: Sequence[str]
-    orders: Callable[[str, int], Orders]
+    orders: Callable[[str, int], WorkerConfig]
 
     def hire(self, place: int, tell: Callable[[object], None]) -> _Process:
         """A process that loads torch and the network, which takes it seconds."""
@@ -46,7 +46,7 @@ class Processes:
 
 
 class _Process:
-    def __init__(self, orders: Orders, sharing: int, tell: Callable[[object], None]) -> None:
+    def __init__(self, orders: WorkerConfig, sharing: int, tell: Callable[[object], None]) -> None:
         # Not forked: a fork has only one of torch's threads, and none of CUDA.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -61,9 +61,9 @@ class _Process:
             while True:
                 tell(self._connection.recv())
         self._process.join()
-        tell(Gone(_cause(self._process.exitcode or 0)))
+        tell(WorkerExited(_cause(self._process.exitcode or 0)))
 
-    def give(self, item: Given | None) -> None:
+    def give(self, item: QueuedImage | None) -> None:
         with suppress(*_ENDED):
             self._connection.send(item)
 
@@ -99,7 +99,7 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _main(connection: Connection, orders: Orders, sharing: int) -> None:
+def _main(connection: Connection, orders: WorkerConfig, sharing: int) -> None:
     """The process: what is read goes to the worker, and what that yields is written."""
     import torch
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..cli.console import Part
+from ..cli.console import ImageProgress
 from ..errors import DeviceError, UsageError
-from .pool import Gone, Orders, work
+from .pool import WorkerConfig, WorkerExited, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ..batch.stages import Given
+    from ..batch.stages import QueuedImage
 
 LOCAL = "local"
 """The address of a cluster that is started on this machine for the run, and ends with it."""
@@ -44,7 +44,7 @@ class Cluster:
 
     address: str
     devices: Sequence[str]
-    orders: Callable[[str, int], Orders]
+    orders: Callable[[str, int], WorkerConfig]
 
     @cached_property
     def places(self) -> list[str]:
@@ -129,7 +129,7 @@ class _Actor:
     """A worker on the cluster, as seen from here."""
 
     def __init__(
-        self, orders: Orders, takes: dict[str, int], tell: Callable[[object], None]
+        self, orders: WorkerConfig, takes: dict[str, int], tell: Callable[[object], None]
     ) -> None:
         import ray
 
@@ -150,9 +150,9 @@ class _Actor:
             cause = "its actor died"
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
-        tell(Gone(cause))
+        tell(WorkerExited(cause))
 
-    def give(self, item: Given | None) -> None:
+    def give(self, item: QueuedImage | None) -> None:
         self._actor.give.remote(item)
 
     def kill(self) -> None:
@@ -170,12 +170,12 @@ class RayWorker:
         with suppress(OSError):  # then the images that are named relative to it will be missing
             os.chdir(folder)
 
-    def give(self, item: Given | None) -> None:
+    def give(self, item: QueuedImage | None) -> None:
         """Called while `work` goes on."""
         self._inbox.put(item)
 
-    def work(self, orders: Orders) -> Iterator[Any]:
+    def work(self, orders: WorkerConfig) -> Iterator[Any]:
         """What it has to tell, but how far an image is: that would be a message for every strip."""
         for message in work(self._inbox, orders):
-            if not isinstance(message, Part):
+            if not isinstance(message, ImageProgress):
                 yield message

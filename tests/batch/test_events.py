@@ -99,7 +99,7 @@ def test_lines_stand_for_the_bar_where_there_is_no_terminal(
 )
 def test_times_are_told_in_words(seconds: int, said: str) -> None:
     """Seconds, minutes, hours."""
-    assert console.duration(seconds) == said
+    assert console.format_duration(seconds) == said
 
 
 def test_the_time_left_is_what_the_rest_takes_at_this_pace() -> None:

@@ -83,13 +83,13 @@ def test_temporaries_of_a_killed_run_are_removed_and_said(
     held = {}
 
     def ready(_: os.stat_result) -> None:
-        assert atomic.sweep([Path("out")]) == [stale]
+        assert atomic.remove_leftovers([Path("out")]) == [stale]
         stale.write_bytes(b"half")
         outcome = restormer("derain", "f", "-o", "out")
         assert f"note: {stale}: left by a run that was killed; removed" in outcome.stderr
         held["there"] = [path.name for path in Path("out").iterdir()]
 
-    atomic.write_whole(Path("out/b.png"), b"whole", ready)
+    atomic.write_atomic(Path("out/b.png"), b"whole", ready)
     assert len([name for name in held["there"] if name.endswith(atomic.TEMPORARY)]) == 1
     assert tree() == ["f/a.png", "out/a.png", "out/b.png"]
 
@@ -119,7 +119,7 @@ def test_where_files_cannot_be_locked_temporaries_get_old_first(
     young.touch()
     old.touch()
     os.utime(old, (1, 1))
-    assert atomic.sweep([tmp_path, tmp_path / "missing"]) == [old]
+    assert atomic.remove_leftovers([tmp_path, tmp_path / "missing"]) == [old]
     assert young.exists()
 
 
@@ -145,7 +145,7 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
     huge = bytearray(whole["bmp"])
     huge[18:26] = (2**30).to_bytes(4, "little") * 2
     profile = image_io.Image(np.zeros((9, 9, 3), "uint8"), icc=b"\0" * 200, exif=b"II*\0\xff\xff")
-    image_io.write(profile, Path("profile.png"))
+    image_io.write_image(profile, Path("profile.png"))
     bad_profile = Path("profile.png").read_bytes()
     Path("profile.png").unlink()
     for i in range(DAMAGED):
@@ -187,7 +187,9 @@ def test_damaged_files_cost_nothing_but_themselves(restormer: Callable[..., Outc
         assert restored or possible.get(event["input"]) is not None
         assert restored or (event["error"] and "\n" not in event["error"])
         if ".good." in event["input"]:
-            before, after = (image_io.read(Path(event[end])).pixels for end in ("input", "output"))
+            before, after = (
+                image_io.read_image(Path(event[end])).pixels for end in ("input", "output")
+            )
             assert np.array_equal(before, after)
     summary = outcome.events[-1]
     assert summary["restored"] + summary["failed"] == GOOD + DAMAGED

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from restormer_cli.batch.jobs import Job, plan
+from restormer_cli.batch.jobs import Job, plan_jobs
 from restormer_cli.errors import UsageError
-from restormer_cli.files.discovery import find
+from restormer_cli.files.discovery import find_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def jobs(*names: str, recursive: bool = True, **options: Any) -> list[Job]:
-    return plan(find(names, recursive=recursive).found, **options)
+    return plan_jobs(find_inputs(names, recursive=recursive).found, **options)
 
 
 def targets(*names: str, **options: Any) -> list[str]:

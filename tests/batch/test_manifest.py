@@ -231,7 +231,7 @@ def test_what_was_retouched_in_a_way_that_cannot_be_read_stays(
     """Only what is damaged is made again; what has NaN in it, say, is somebody's work."""
     go_on()
     strange = image_io.Image(np.full((8, 8, 3), np.nan, np.float32))
-    image_io.write(strange, Path("out/a.png"), format="tiff")
+    image_io.write_image(strange, Path("out/a.png"), format="tiff")
     before = Path("out/a.png").read_bytes()
     assert go_on()["a.png"] == manifest.EDITED
     assert Path("out/a.png").read_bytes() == before

@@ -15,7 +15,7 @@ import pytest
 from restormer_cli.batch import stages
 from restormer_cli.batch.events import Event, Failed, Planned, Restored, Started
 from restormer_cli.batch.jobs import Job
-from restormer_cli.cli.console import Part
+from restormer_cli.cli.console import ImageProgress
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference.restorer import Restorer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def picture(path: Path, shape: tuple[int, ...] = (9, 14, 3)) -> np.ndarray:
     """Write an image of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    image_io.write(image_io.Image(pixels), path)
+    image_io.write_image(image_io.Image(pixels), path)
     return pixels
 
 
@@ -37,8 +37,8 @@ def restorer(identity: Callable[..., Path]) -> Restorer:
     return Restorer("derain", weights=weights, device="cpu", precision="fp32", tile=8, overlap=0)
 
 
-def streams(data: bytes = b"") -> stages.Streams:
-    return stages.Streams(io.BytesIO(data), io.BytesIO())
+def streams(data: bytes = b"") -> stages.StandardStreams:
+    return stages.StandardStreams(io.BytesIO(data), io.BytesIO())
 
 
 def test_each_image_is_started_and_restored(restorer: Restorer, tmp_path: Path) -> None:
@@ -46,13 +46,13 @@ def test_each_image_is_started_and_restored(restorer: Restorer, tmp_path: Path) 
     pixels = picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
     jobs = [Job(tmp_path / f"{n}.png", tmp_path / "new" / n / f"{n}.png") for n in "ab"]
-    events = list(stages.run(jobs, restorer, streams()))
+    events = list(stages.run_batch(jobs, restorer, streams()))
     assert [type(event) for event in events] == [Started, Restored, Started, Restored]
     event = events[1]
     assert isinstance(event, Restored)
     assert (event.width, event.height, event.task) == (14, 9, "derain")
     assert event.weights.source == "file"
-    assert np.array_equal(image_io.read(tmp_path / "new/a/a.png").pixels, pixels)
+    assert np.array_equal(image_io.read_image(tmp_path / "new/a/a.png").pixels, pixels)
 
 
 def test_a_bad_image_does_not_stop_the_others(restorer: Restorer, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_bad_image_does_not_stop_the_others(restorer: Restorer, tmp_path: Path
     (tmp_path / "bad.png").write_bytes(b"not an image")
     picture(tmp_path / "good.png")
     jobs = [Job(tmp_path / n, tmp_path / "out" / n) for n in ("bad.png", "gone.png", "good.png")]
-    events = [e for e in stages.run(jobs, restorer, streams()) if not isinstance(e, Started)]
+    events = [e for e in stages.run_batch(jobs, restorer, streams()) if not isinstance(e, Started)]
     assert [type(event) for event in events] == [Failed, Failed, Restored]
     for event in events[:2]:
         assert isinstance(event, Failed)
@@ -73,7 +73,9 @@ def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_p
     """Should a file have taken its place after the start, the others go on."""
     picture(tmp_path / "a.png")
     (tmp_path / "out").touch()
-    (_, event) = stages.run([Job(tmp_path / "a.png", tmp_path / "out/a.png")], restorer, streams())
+    (_, event) = stages.run_batch(
+        [Job(tmp_path / "a.png", tmp_path / "out/a.png")], restorer, streams()
+    )
     assert isinstance(event, Failed)
     assert "out" in event.error
 
@@ -82,11 +84,11 @@ def test_stdin_goes_to_stdout(restorer: Restorer, tmp_path: Path) -> None:
     """One image in, one image out, in the format that is asked for."""
     pixels = picture(tmp_path / "a.png")
     pipes = streams((tmp_path / "a.png").read_bytes())
-    (_, event) = stages.run([Job(None, None, format="tiff")], restorer, pipes)
+    (_, event) = stages.run_batch([Job(None, None, format="tiff")], restorer, pipes)
     assert isinstance(event, Restored)
     assert (event.input, event.output) == ("-", "-")
     assert isinstance(pipes.stdout, io.BytesIO)
-    result = image_io.read(pipes.stdout.getvalue())
+    result = image_io.read_image(pipes.stdout.getvalue())
     assert result.format == "tiff"
     assert np.array_equal(result.pixels, pixels)
 
@@ -97,7 +99,7 @@ def test_an_image_that_cannot_be_encoded_leaves_stdout_empty(
     """Half an image is never sent."""
     picture(tmp_path / "a.png")
     pipes = streams()
-    (_, event) = stages.run([Job(tmp_path / "a.png", None, format="gif")], restorer, pipes)
+    (_, event) = stages.run_batch([Job(tmp_path / "a.png", None, format="gif")], restorer, pipes)
     assert isinstance(event, Failed)
     assert isinstance(pipes.stdout, io.BytesIO)
     assert pipes.stdout.getvalue() == b""
@@ -111,9 +113,9 @@ def test_a_reader_that_went_away_ends_the_run(restorer: Restorer, tmp_path: Path
             raise BrokenPipeError
 
     picture(tmp_path / "a.png")
-    pipes = stages.Streams(io.BytesIO(), Closed())
+    pipes = stages.StandardStreams(io.BytesIO(), Closed())
     with pytest.raises(BrokenPipeError):
-        list(stages.run([Job(tmp_path / "a.png", None)], restorer, pipes))
+        list(stages.run_batch([Job(tmp_path / "a.png", None)], restorer, pipes))
 
 
 def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: Path) -> None:
@@ -123,13 +125,13 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
     out = tmp_path / "out"
     jobs = [Job(tmp_path / name, out / name) for name in ("a.png", "b.png", "c.png")]
 
-    def interrupt(part: Part) -> None:
+    def interrupt(part: ImageProgress) -> None:
         if part.number == 1:
             raise KeyboardInterrupt
 
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
-        events.extend(stages.run(jobs, restorer, streams(), progress=interrupt))
+        events.extend(stages.run_batch(jobs, restorer, streams(), progress=interrupt))
     assert [type(event) for event in events] == [Started, Restored, Started]
     assert [path.name for path in out.iterdir()] == ["a.png"]
 
@@ -137,15 +139,15 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
 def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_path: Path) -> None:
     """A file with fewer pages than its input is no output."""
     pages = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
-    image_io.save(image_io.encode(pages, "tiff", count=3)[0], tmp_path / "a.tif")
+    image_io.write_encoded(image_io.encode(pages, "tiff", count=3)[0], tmp_path / "a.tif")
 
-    def interrupt(part: Part) -> None:
+    def interrupt(part: ImageProgress) -> None:
         if part.page == 2:
             raise KeyboardInterrupt
 
     jobs = [Job(tmp_path / "a.tif", tmp_path / "out" / "a.tif")]
     with pytest.raises(KeyboardInterrupt):
-        list(stages.run(jobs, restorer, streams(), progress=interrupt))
+        list(stages.run_batch(jobs, restorer, streams(), progress=interrupt))
     assert not (tmp_path / "out").exists()
 
 
@@ -155,23 +157,23 @@ def test_what_is_being_written_at_an_interruption_is_finished_and_told(
     """The image behind it is dropped, at its next tile."""
     for name in ("a.png", "b.png"):
         picture(tmp_path / name)
-    computing, save = threading.Event(), image_io.save
+    computing, save = threading.Event(), image_io.write_encoded
 
     def slow(data: bytes, target: Path, **options: object) -> None:
         signal.raise_signal(signal.SIGINT)  # it comes to the main thread, which waits for this
         computing.wait(10)
         save(data, target, **options)  # type: ignore[arg-type]
 
-    def progress(part: Part) -> None:
+    def progress(part: ImageProgress) -> None:
         if part.number == 1:
             computing.set()
             time.sleep(0.05)
 
-    monkeypatch.setattr(image_io, "save", slow)
+    monkeypatch.setattr(image_io, "write_encoded", slow)
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
-        events.extend(stages.run(jobs, restorer, streams(), progress=progress))
+        events.extend(stages.run_batch(jobs, restorer, streams(), progress=progress))
     assert [type(event) for event in events] == [Started, Restored]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
@@ -182,20 +184,20 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
     """Reading runs ahead of computing, but never by more images than there are stages."""
     for i in range(8):
         picture(tmp_path / f"{i}.png")
-    read, seen, decode = [], [], image_io.pictures
+    read, seen, decode = [], [], image_io.decode
 
-    def reading(*arguments: object, **options: object) -> image_io.Pictures:
+    def reading(*arguments: object, **options: object) -> image_io.ImageSequence:
         read.append(options["name"])
         return decode(*arguments, **options)  # type: ignore[arg-type]
 
-    def progress(part: Part) -> None:
+    def progress(part: ImageProgress) -> None:
         if part.done == part.total:
             time.sleep(0.05)  # time enough to read all of them
             seen.append(len(read) - part.number - 1)
 
-    monkeypatch.setattr(image_io, "pictures", reading)
+    monkeypatch.setattr(image_io, "decode", reading)
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
-    events = list(stages.run(jobs, restorer, streams(), progress=progress))
+    events = list(stages.run_batch(jobs, restorer, streams(), progress=progress))
     assert max(seen) in (1, 2)
     assert seen[-1] == 0
     told = [event.input for event in events if isinstance(event, Restored)]
@@ -211,7 +213,7 @@ def test_a_right_view_of_another_size_fails_that_image(
     picture(tmp_path / "left.png")
     picture(tmp_path / "right.png", (9, 15, 3))
     job = Job(tmp_path / "left.png", tmp_path / "out.png", right=tmp_path / "right.png")
-    (_, event) = stages.run([job], restorer, streams())
+    (_, event) = stages.run_batch([job], restorer, streams())
     assert isinstance(event, Failed)
     assert "14 x 9" in event.error
     assert "15 x 9" in event.error
@@ -222,12 +224,12 @@ def test_a_look_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) -> 
     picture(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "bad.png")]
-    known, bad = stages.look(jobs, "derain", restorer, streams(), 10**6)
+    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), 10**6)
     assert isinstance(known, Planned)
     assert (known.width, known.height) == (14, 9)
     assert known.strategy
     assert isinstance(bad, Failed)
-    unknown, _ = stages.look(jobs, "derain", None, streams(), 10**6)
+    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), 10**6)
     assert isinstance(unknown, Planned)
     assert unknown.strategy is None
     assert not (tmp_path / "out").exists()
@@ -237,6 +239,6 @@ def test_larger_images_than_allowed_are_refused(restorer: Restorer, tmp_path: Pa
     """The limit on pixels reaches the reader."""
     picture(tmp_path / "a.png")
     job = Job(tmp_path / "a.png", tmp_path / "out.png")
-    (_, event) = stages.run([job], restorer, streams(), max_pixels=100)
+    (_, event) = stages.run_batch([job], restorer, streams(), max_pixels=100)
     assert isinstance(event, Failed)
     assert "--max-pixels" in event.hint

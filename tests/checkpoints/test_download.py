@@ -356,7 +356,8 @@ def test_two_processes_may_pull_at_once(hub, publish, name):
     publish(name, CONTENT * 40)
     script = (
         "import dataclasses, hashlib, sys\n"
-        "from restormer_cli.checkpoints import catalog, download\nfrom restormer_cli.files import atomic\n"
+        "from restormer_cli.checkpoints import catalog, download\n"
+        "from restormer_cli.files import atomic\n"
         f"c = dataclasses.replace(catalog.CHECKPOINTS[{name!r}], sha256=sys.argv[1])\n"
         "path = download.fetch(c, notify=print)\n"
         "print(atomic.sha256_of(path))\n"

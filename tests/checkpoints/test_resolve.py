@@ -29,7 +29,7 @@ def lite(lite_folder):
     """A tiny network in the place of the bundled deraining weights."""
     network = tiny_network(seed=2)
     path = lite_folder / catalog.TASKS["derain"].lite
-    serialization.save(network.state_dict(), network.architecture, path)
+    serialization.save_network(network.state_dict(), network.architecture, path)
     return path
 
 
@@ -38,7 +38,7 @@ def resolve(weights, name="deraining"):
     heard = []
     checkpoint = catalog.CHECKPOINTS[name]
     task = catalog.TASKS[checkpoint.task]
-    return resolution.resolve(weights, checkpoint, task, notify=heard.append), heard
+    return resolution.resolve_checkpoint(weights, checkpoint, task, notify=heard.append), heard
 
 
 # --- --weights ----------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_load_network_needs_to_know_the_task(name):
 
 def test_the_listing_shows_every_file_and_asks_nobody(hub, official, lite):
     """All official checkpoints and lite weights are listed with their state, from tables alone."""
-    before = {row.name: row for row in resolution.listing()}
+    before = {row.name: row for row in resolution.list_checkpoints()}
     assert hub.requests == []
     assert len(before) == 13 + 4
     assert before["deraining"].state == "downloadable"
@@ -212,21 +212,21 @@ def test_the_listing_shows_every_file_and_asks_nobody(hub, official, lite):
     assert before["restormer-lite-deblur"].state == "absent"
     assert before["motion_deblurring"].bytes == 104700429
     assert {row.licence for row in before.values()} == {"MIT"}
-    found = resolution.pull(official)
-    after = {row.name: row for row in resolution.listing()}["deraining"]
+    found = resolution.pull_checkpoint(official)
+    after = {row.name: row for row in resolution.list_checkpoints()}["deraining"]
     assert (after.state, after.path, after.sha256) == ("cached", found.path, official.sha256)
 
 
 def test_verify_hashes_everything_that_is_here(hub, official, lite):
     """Cached and bundled files are hashed; a damaged one is reported and left in place."""
-    path = resolution.pull(official).path
-    assert {v.name: v.ok for v in resolution.verify()} == {
+    path = resolution.pull_checkpoint(official).path
+    assert {v.name: v.ok for v in resolution.verify_checkpoints()} == {
         "deraining": True,
         "restormer-lite-derain": None,
     }
     path.resolve().chmod(0o600)
     path.resolve().write_bytes(b"damaged")
-    verdict = next(v for v in resolution.verify() if v.name == "deraining")
+    verdict = next(v for v in resolution.verify_checkpoints() if v.name == "deraining")
     assert verdict.ok is False
     assert verdict.sha256 == sha256(path)
     assert path.exists()

@@ -252,7 +252,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 def test_metadata_must_agree_with_the_weights(tmp_path):
     """An architecture in the metadata that is not that of the tensors is refused."""
     path = tmp_path / "liar.safetensors"
-    serialization.save(tiny_network().state_dict(), replace(TINY, refinement=2), path)
+    serialization.save_network(tiny_network().state_dict(), replace(TINY, refinement=2), path)
     assert_refused(path, "refinement.1.*missing")
 
 
@@ -314,7 +314,7 @@ def test_shapes_tell_the_architecture(changes):
 def test_what_was_saved_loads_again(tmp_path, changes):
     """Weights and architecture survive saving and loading, for every variant."""
     network, path = tiny_network(**changes), tmp_path / "new" / "saved.safetensors"
-    serialization.save(network.state_dict(), network.architecture, path)
+    serialization.save_network(network.state_dict(), network.architecture, path)
     again = serialization.load_network(path)
     assert again.architecture == network.architecture
     state = again.state_dict()
@@ -324,7 +324,7 @@ def test_what_was_saved_loads_again(tmp_path, changes):
 def test_metadata_tell_what_shapes_cannot(tmp_path):
     """An expansion that shapes tell only up to rounding is kept exactly by the metadata."""
     network, path = tiny_network(expansion=2.6601), tmp_path / "saved.safetensors"
-    serialization.save(network.state_dict(), network.architecture, path)
+    serialization.save_network(network.state_dict(), network.architecture, path)
     assert serialization.load_network(path).architecture.expansion == 2.6601
 
 
@@ -332,8 +332,8 @@ def test_saving_in_fp16_halves_the_file(tmp_path):
     """fp16 is stored in half the bytes; what loads is its value in fp32."""
     network = tiny_network()
     full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
-    serialization.save(network.state_dict(), TINY, full)
-    serialization.save(network.state_dict(), TINY, half, dtype=torch.float16)
+    serialization.save_network(network.state_dict(), TINY, full)
+    serialization.save_network(network.state_dict(), TINY, half, dtype=torch.float16)
     assert half.stat().st_size < 0.65 * full.stat().st_size
     again = serialization.load_network(half)
     assert torch.equal(again.output.weight, network.output.weight.half().float())
@@ -342,7 +342,7 @@ def test_saving_in_fp16_halves_the_file(tmp_path):
 def test_the_record_is_in_the_metadata(tmp_path):
     """How the weights came to be is stored with them."""
     path = tmp_path / "saved.safetensors"
-    serialization.save(tiny_network().state_dict(), TINY, path, record={"steps": 7})
+    serialization.save_network(tiny_network().state_dict(), TINY, path, record={"steps": 7})
     _, metadata = serialization.read(path)
     assert json.loads(metadata["record"]) == {"steps": 7}
     assert Architecture.from_dict(json.loads(metadata["architecture"])) == TINY
@@ -352,7 +352,7 @@ def test_the_record_is_in_the_metadata(tmp_path):
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
     """When writing fails the old file is whole, no partial file stays, and the error says so."""
     path = tmp_path / "saved.safetensors"
-    serialization.save(tiny_network().state_dict(), TINY, path)
+    serialization.save_network(tiny_network().state_dict(), TINY, path)
     before = path.read_bytes()
 
     def fail(self, data):
@@ -362,7 +362,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(CheckpointError, match=r"cannot be written .*No space left"):
-        serialization.save(tiny_network(seed=1).state_dict(), TINY, path)
+        serialization.save_network(tiny_network(seed=1).state_dict(), TINY, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
 
@@ -372,5 +372,5 @@ def test_saved_weights_can_be_read_by_others(tmp_path):
     path, other = tmp_path / "weights.safetensors", tmp_path / "other"
     other.touch()
     network = tiny_network()
-    serialization.save(network.state_dict(), network.architecture, path)
+    serialization.save_network(network.state_dict(), network.architecture, path)
     assert path.stat().st_mode == other.stat().st_mode

@@ -132,7 +132,7 @@ def test_the_format_is_what_was_asked_for(
     """By the name of the output, by --format, or else the input's own."""
     picture("in.png")
     assert restormer("derain", "in.png", *options).status == 0
-    assert image_io.read(Path(output)).format == kind
+    assert image_io.read_image(Path(output)).format == kind
 
 
 @pytest.mark.usefixtures("weights")
@@ -220,7 +220,7 @@ def test_stdin_to_stdout(restormer: Callable[..., Outcome]) -> None:
     for options in ([], ["-o", "-"]):
         outcome = restormer("derain", "-", *options, stdin=Path("in.png").read_bytes())
         assert outcome.status == 0
-        assert np.array_equal(image_io.read(outcome.stdout).pixels, before)
+        assert np.array_equal(image_io.read_image(outcome.stdout).pixels, before)
         assert outcome.stderr.startswith("- -> -  ")
 
 
@@ -229,7 +229,7 @@ def test_a_file_to_stdout_and_stdin_to_a_file(restormer: Callable[..., Outcome])
     """Either end of the pipe may have a name."""
     before = picture("in.png")
     outcome = restormer("derain", "in.png", "-o", "-", "--format", "tiff")
-    assert image_io.read(outcome.stdout).format == "tiff"
+    assert image_io.read_image(outcome.stdout).format == "tiff"
     assert restormer("derain", "-", "-o", "out.webp", stdin=outcome.stdout).status == 0
     assert pixels("out.webp").shape == before.shape
 
@@ -555,7 +555,7 @@ def test_lite_weights_stand_in_with_a_warning(
     """Where no source can be reached, the cause is said, even when quiet."""
     network = serialization.read_network(identity())
     lite = lite_folder / "restormer-lite-derain.safetensors"
-    serialization.save(network.state_dict(), network.architecture, lite)
+    serialization.save_network(network.state_dict(), network.architecture, lite)
     picture("a.png")
     outcome = restormer("derain", "a.png", "--json", "-q")
     assert outcome.status == 0
@@ -637,7 +637,7 @@ def test_the_program_in_a_pipe() -> None:
         process = python(*PROGRAM, "deblur", "-", "-o", "-", stdin=file)
         stdout, _ = process.communicate()
     assert process.returncode == 0
-    assert np.array_equal(image_io.read(stdout).pixels, before)
+    assert np.array_equal(image_io.read_image(stdout).pixels, before)
 
 
 @pytest.mark.usefixtures("weights")
@@ -672,7 +672,7 @@ def test_an_interruption_is_130_and_leaves_whole_files_only(number: int) -> None
     assert 0 < len(written) < 80
     for path in written:
         assert path.suffix == ".png"
-        assert image_io.read(path).pixels.shape == (64, 64, 3)
+        assert image_io.read_image(path).pixels.shape == (64, 64, 3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

@@ -58,7 +58,7 @@ def test_a_filter_between_two_others() -> None:
     )
     assert done.returncode == 0
     assert done.stdout == b""
-    assert image_io.read(Path("out.tif")).format == "tiff"
+    assert image_io.read_image(Path("out.tif")).format == "tiff"
     assert np.array_equal(pixels("out.tif"), before)
 
 

@@ -94,7 +94,7 @@ def test_doctor_tells_what_a_run_would_use(
     """Versions, devices and, for each task, the weights with and without a network."""
     network = serialization.read_network(identity())
     lite = lite_folder / "restormer-lite-denoise.safetensors"
-    serialization.save(network.state_dict(), network.architecture, lite)
+    serialization.save_network(network.state_dict(), network.architecture, lite)
     status, stdout, _ = restormer("doctor", "--json")
     assert status == 0
     facts = json.loads(stdout)

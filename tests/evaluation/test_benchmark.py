@@ -25,7 +25,7 @@ def test_the_published_formulation_is_the_same_function(variant):
 
 def test_every_way_is_measured_at_every_size():
     """Plain, strips in each precision and tiles; ratios and differences are against plain."""
-    done = list(benchmark.run(VARIANTS["rgb_bias_free"], [16, 24]))
+    done = list(benchmark.run_benchmark(VARIANTS["rgb_bias_free"], [16, 24]))
     for size in (16, 24):
         mine = [m for m in done if m.size == size]
         assert mine[0].way == "plain"
@@ -40,7 +40,7 @@ def test_every_way_is_measured_at_every_size():
 
 def test_without_the_plain_forward_there_is_nothing_to_compare_with():
     """Without it, times are told but no ratio and no difference."""
-    done = list(benchmark.run(VARIANTS["grey"], [16], with_plain=False))
+    done = list(benchmark.run_benchmark(VARIANTS["grey"], [16], with_plain=False))
     assert "plain" not in {m.way for m in done}
     assert {m.ratio for m in done} == {m.psnr for m in done} == {None}
 

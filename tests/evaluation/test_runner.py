@@ -33,8 +33,8 @@ def smooth(name: str, seed: int = 0, shape: tuple[int, ...] = (24, 40, 3)) -> np
     pixels = 128 + 90 * np.sin((x * (seed + 2) + y * 3 + 17 * c) / 9)
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_io.write(image_io.Image(np.rint(pixels).astype(np.uint8)), path, quality=100)
-    return image_io.read(path).pixels / 255
+    image_io.write_image(image_io.Image(np.rint(pixels).astype(np.uint8)), path, quality=100)
+    return image_io.read_image(path).pixels / 255
 
 
 def reference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
@@ -299,14 +299,14 @@ def test_names_win_over_stems() -> None:
     """With two images of one stem, only the whole name is a partner's."""
     for name in ("a/1.png", "a/2.png", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
         picture(name, (12, 12, 3))
-    found, lonely = discovery.matched(Path("a"), Path("b"))
+    found, lonely = discovery.match_pairs(Path("a"), Path("b"))
     assert [(str(pair.clean), str(pair.degraded)) for pair in found] == [
         ("a/1.png", "b/1.jpg"),
         ("a/2.jpg", "b/2.jpg"),
     ]
     assert lonely == [Path("a/2.png")]
     with pytest.raises(UsageError, match="3 in a and 2 in b"):
-        discovery.matched(Path("a"), Path("b"), by_order=True)
+        discovery.match_pairs(Path("a"), Path("b"), by_order=True)
 
 
 @pytest.mark.parametrize(
@@ -336,4 +336,6 @@ def test_every_published_figure_is_of_a_known_set() -> None:
             assert result.ssim is None or 0.7 < result.ssim < 1
     assert reached == set(published.SETS)
     assert set(published.REMARKS) <= reached
-    assert not math.isnan(published.row("denoise", sigma=True).results["kodak24", "sigma 25"].psnr)
+    assert not math.isnan(
+        published.published_row("denoise", sigma=True).results["kodak24", "sigma 25"].psnr
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restormer_cli.files.discovery import find, natural, read_list
+from restormer_cli.files.discovery import find_inputs, natural_key, read_list
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,9 @@ def touch(*names: str) -> None:
 
 
 def names(*arguments: str, recursive: bool = False, output: str | None = None) -> list[str]:
-    found = find(arguments, recursive=recursive, outputs=[Path(output)] if output else []).found
+    found = find_inputs(
+        arguments, recursive=recursive, outputs=[Path(output)] if output else []
+    ).found
     return [str(one) for one in found]
 
 
@@ -51,7 +53,7 @@ def test_a_folder_gives_its_images_in_natural_order() -> None:
 def test_a_recursive_search_goes_through_subfolders() -> None:
     """With `recursive`, subfolders are searched, and `relative` tells where a file was found."""
     touch("f/2.png", "f/sub/deep/1.png")
-    found = find(["f"], recursive=True).found
+    found = find_inputs(["f"], recursive=True).found
     assert [str(one.relative) for one in found] == ["2.png", "sub/deep/1.png"]
 
 
@@ -72,7 +74,7 @@ def test_our_own_outputs_in_a_folder_are_no_inputs() -> None:
 def test_our_own_outputs_among_named_files_are_left_out_if_the_original_is_there() -> None:
     """A shell's `*.png` in a second run names outputs; alone, such a file is an input."""
     touch("a.png", "a.restored.png", "b.restored.png")
-    inputs = find(["a.png", "a.restored.png", "b.restored.png"])
+    inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"])
     assert [str(one) for one in inputs.found] == ["a.png", "b.restored.png"]
     assert inputs.own == [Path("a.restored.png")]
 
@@ -116,13 +118,16 @@ def test_a_real_file_wins_over_the_pattern() -> None:
 def test_listed_names_are_never_patterns() -> None:
     """A list holds exact names."""
     touch("a.png")
-    assert [str(one) for one in find([], listed=["*.png", "a.png"]).found] == ["*.png", "a.png"]
+    assert [str(one) for one in find_inputs([], listed=["*.png", "a.png"]).found] == [
+        "*.png",
+        "a.png",
+    ]
 
 
 def test_what_gives_no_image_is_a_problem_with_a_hint() -> None:
     """An empty folder and a pattern without a match are told, the others found."""
     touch("a.png", "empty/sub/b.png")
-    inputs = find(["a.png", "empty", "no*.png"])
+    inputs = find_inputs(["a.png", "empty", "no*.png"])
     assert [str(one) for one in inputs.found] == ["a.png"]
     assert [problem.name for problem in inputs.problems] == ["empty", "no*.png"]
     assert "-r" in inputs.problems[0].hint
@@ -144,7 +149,7 @@ def test_a_list_keeps_names_that_are_not_unicode() -> None:
 def test_an_empty_name_is_no_folder() -> None:
     """A variable of the shell's that is not set does not mean all images here."""
     touch("a.png")
-    inputs = find(["", "x" * 300])
+    inputs = find_inputs(["", "x" * 300])
     assert [problem.error for problem in inputs.problems] == ["an empty name is no file"]
     assert [str(one) for one in inputs.found] == ["x" * 300]
 
@@ -153,6 +158,6 @@ def test_natural_order_is_total() -> None:
     """Names that differ in case or leading zeros only still have an order."""
     words = ["b", "a10", "A2", "a2", "a02", "2", "10", ""]
     ordered = ["", "2", "10", "A2", "a02", "a2", "a10", "b"]
-    assert sorted(words, key=natural) == ordered
+    assert sorted(words, key=natural_key) == ordered
     words.reverse()
-    assert sorted(words, key=natural) == ordered
+    assert sorted(words, key=natural_key) == ordered

@@ -13,10 +13,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from restormer_cli.batch import manifest
-from restormer_cli.batch.jobs import plan
+from restormer_cli.batch.jobs import plan_jobs
 from restormer_cli.errors import UsageError
 from restormer_cli.files import paths
-from restormer_cli.files.discovery import find
+from restormer_cli.files.discovery import find_inputs
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, tree
 
@@ -87,7 +87,9 @@ def test_a_folder_is_restored_into_another(
     for event in outcome.events:
         assert event["event"] == "summary" or event["input"].startswith("memory://shop/in/")
     for name, pixels in shop.items():
-        assert np.array_equal(image_io.read(store.cat_file(f"/shop/out/{name}")).pixels, pixels)
+        assert np.array_equal(
+            image_io.read_image(store.cat_file(f"/shop/out/{name}")).pixels, pixels
+        )
     assert tree() == []
 
 
@@ -119,7 +121,7 @@ def test_between_here_and_there(
     """A pattern there to a folder here, and a file here to one there."""
     assert restormer("derain", "memory://shop/in/a.*", "-o", "here/").status == 0
     assert restormer("derain", "here/a.png", "-o", "memory://shop/back.tif").status == 0
-    back = image_io.read(store.cat_file("/shop/back.tif"))
+    back = image_io.read_image(store.cat_file("/shop/back.tif"))
     assert back.format == "tiff"
     assert np.array_equal(back.pixels, shop["a.png"])
     assert tree() == ["here/a.png"]
@@ -137,7 +139,7 @@ def test_outputs_are_named_as_those_of_paths_are(shop: dict[str, np.ndarray]) ->
     """Beside the image, or the folder, and never in another bucket."""
 
     def targets(*names: str, **options: Any) -> list[str]:
-        return [str(job.target) for job in plan(find(names).found, **options)]
+        return [str(job.target) for job in plan_jobs(find_inputs(names).found, **options)]
 
     assert targets("memory://shop/in/a.png") == ["memory://shop/in/a.restored.png"]
     assert targets("memory://shop/in") == [
@@ -220,13 +222,13 @@ def test_a_url_is_a_path_that_keeps_its_kind() -> None:
     """Whatever is named from it; even through a pickle."""
     import pickle
 
-    url = paths.Url("s3://b/f//a.png")
+    url = paths.UrlPath("s3://b/f//a.png")
     assert str(url) == "s3://b/f/a.png"
     assert str(url.with_suffix(".jpg")) == "s3://b/f/a.jpg"
     assert str(url.parent / "sub" / "b.png") == "s3://b/f/sub/b.png"
     assert pickle.loads(pickle.dumps(url)) == url  # noqa: S301 - our own
-    assert isinstance(pickle.loads(pickle.dumps(url)), paths.Url)  # noqa: S301
-    assert not isinstance(paths.path("C:/a.png"), paths.Url)
+    assert isinstance(pickle.loads(pickle.dumps(url)), paths.UrlPath)  # noqa: S301
+    assert not isinstance(paths.as_path("C:/a.png"), paths.UrlPath)
 
 
 def test_an_upload_that_fails_leaves_the_record_as_it_was(
@@ -242,7 +244,7 @@ def test_an_upload_that_fails_leaves_the_record_as_it_was(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(paths.Url, "put", full)
+        broken.setattr(paths.UrlPath, "put", full)
         assert restormer(*line).status == 1
     assert "-> memory://kept/out/a.png" in restormer(*line).stderr
     assert "skipped" in restormer(*line).stderr
@@ -251,7 +253,7 @@ def test_an_upload_that_fails_leaves_the_record_as_it_was(
 def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
     """Of another one it is refused, not taken for a path of this one."""
     picture("a #1.png")
-    assert paths.path(f"file://{Path.cwd()}/a #1.png") == Path.cwd() / "a #1.png"
+    assert paths.as_path(f"file://{Path.cwd()}/a #1.png") == Path.cwd() / "a #1.png"
     outcome = restormer("derain", "file://elsewhere/a.png")
     assert outcome.status == 2
     assert "elsewhere is another host" in outcome.stderr

@@ -22,7 +22,7 @@ def test_the_change_is_the_mean_of_all_samples(shape: tuple[int, ...]) -> None:
     """Whatever the size, and cut into whatever cells."""
     rng = np.random.default_rng(0)
     before, after = (rng.random(shape, dtype=np.float32) for _ in range(2))
-    measured = difference.measure(before, after)
+    measured = difference.measure_change(before, after)
     assert measured.mean_absolute == pytest.approx(np.abs(after - before).mean(), rel=1e-5)
 
 
@@ -30,13 +30,13 @@ def test_drift_is_what_is_left_of_a_change_seen_from_afar() -> None:
     """Another brightness is all drift; noise as strong is next to none."""
     before = np.full((256, 320, 3), 0.5, np.float32)
     noise = np.random.default_rng(0).normal(0, 0.1, before.shape).astype(np.float32)
-    assert difference.measure(before, before + np.float32(0.1)).drift == pytest.approx(
+    assert difference.measure_change(before, before + np.float32(0.1)).drift == pytest.approx(
         0.1, rel=1e-5
     )
-    assert difference.measure(before, before + noise).drift < 0.01
+    assert difference.measure_change(before, before + noise).drift < 0.01
     half = before.copy()
     half[:, 160:] += np.float32(0.1)
-    assert difference.measure(before, half).drift == pytest.approx(0.1 / 2**0.5, rel=1e-5)
+    assert difference.measure_change(before, half).drift == pytest.approx(0.1 / 2**0.5, rel=1e-5)
 
 
 def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome]) -> None:

@@ -40,8 +40,8 @@ SIZES = [(13, 17), (1, 1), (1, 4000), (40, 33)]
 
 def again(image, path, **options):
     """Write and read; nothing may be lost, so there is nothing to say."""
-    assert image_io.write(image, path, **options) == []
-    return image_io.read(path)
+    assert image_io.write_image(image, path, **options) == []
+    return image_io.read_image(path)
 
 
 def same(one, other):
@@ -102,7 +102,7 @@ def test_float_images_keep_values_outside_the_range():
 def test_png_is_read_at_its_own_depth(size, depth, colour_type, samples):
     """Each PNG layout is read exactly, without a cut to 8 bits or a detour over RGB."""
     expected = noise(*size, samples, f"uint{depth}")
-    image = image_io.read(png(expected, colour_type, depth))
+    image = image_io.read_image(png(expected, colour_type, depth))
     colours = 1 if samples < 3 else 3
     np.testing.assert_array_equal(image.pixels, expected[..., :colours])
     assert image.pixels.dtype == expected.dtype
@@ -155,7 +155,7 @@ def test_another_decoder_reads_our_png_alike(samples, depth):
         expected[..., :colours], expected[..., -1] if samples in (2, 4) else None
     )
     buffer = io.BytesIO()
-    image_io.write(image, buffer)
+    image_io.write_image(image, buffer)
     with PIL.Image.open(buffer) as picture:
         grey = "I;16" if depth == 16 and samples == 1 else "L"
         seen = np.asarray(picture.convert({1: grey, 2: "LA", 3: "RGB", 4: "RGBA"}[samples]))
@@ -178,7 +178,7 @@ def test_bilevel_and_palette_pngs_become_plain_samples(
     data = encoded(picture, "PNG", **options)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         wanted = np.asarray(reference.convert({1: "L", 3: "RGBA"}[colours])).reshape(9, 11, -1)
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     np.testing.assert_array_equal(image.pixels, wanted[..., :colours])
     assert (image.alpha is not None) == alpha
     if alpha:
@@ -193,7 +193,7 @@ def test_a_transparent_colour_becomes_alpha(colour_type, depth):
     """PNG's tRNS makes exactly the samples of its colour transparent, at any depth."""
     samples = noise(6, 5, 3 if colour_type else 1, "uint16") >> (16 - depth)
     key = samples[2, 3]
-    image = image_io.read(
+    image = image_io.read_image(
         png(samples, colour_type, depth, chunk(b"tRNS", key.astype(">u2").tobytes()))
     )
     top = np.iinfo(image.pixels.dtype).max
@@ -240,7 +240,7 @@ def test_tiffs_of_libtiff_are_read_exactly(dtype, compression, predictor):
     options += [cv2.IMWRITE_TIFF_PREDICTOR, getattr(cv2, f"IMWRITE_TIFF_PREDICTOR_{predictor}")]
     options += [cv2.IMWRITE_TIFF_ROWSPERSTRIP, 4]
     data = cv2.imencode(".tif", samples[..., ::-1].copy(), options)[1].tobytes()
-    np.testing.assert_array_equal(image_io.read(data).pixels, samples)
+    np.testing.assert_array_equal(image_io.read_image(data).pixels, samples)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -249,7 +249,7 @@ def test_libtiff_reads_our_tiff_alike(dtype, colours):
     """OpenCV finds in our TIFF, predictor undone, the samples that went in."""
     samples = noise(300, 211, colours, dtype)
     buffer = io.BytesIO()
-    image_io.write(image_io.Image(samples, format="tiff"), buffer)
+    image_io.write_image(image_io.Image(samples, format="tiff"), buffer)
     seen = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(seen.reshape(300, 211, colours)[..., ::-1], samples)
 
@@ -261,7 +261,7 @@ def test_jpeg_compressed_tiffs_are_read_as_pillow_decodes_them(mode):
     data = encoded(picture, "TIFF", compression="jpeg" if mode != "CMYK" else "raw")
     with PIL.Image.open(io.BytesIO(data)) as reference:
         wanted = np.asarray(reference.convert("L" if mode == "L" else "RGB")).reshape(32, 48, -1)
-    np.testing.assert_array_equal(image_io.read(data).pixels, wanted)
+    np.testing.assert_array_equal(image_io.read_image(data).pixels, wanted)
 
 
 @pytest.mark.parametrize("layout", ["tiles", "planes", "white is zero", "associated", "float64"])
@@ -299,7 +299,7 @@ def test_unusual_tiffs_are_read_exactly(layout):
     body = b"".join(blocks)
     at = 8 + len(body)
     data = b"MM" + struct.pack(">HI", 42, at) + body + directory(">", at, sorted(rows))
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     if layout == "float64":
         np.testing.assert_array_equal(image.pixels, stored.astype("float32"))
         assert image.notes == ["float64 samples are read as float32"]
@@ -315,8 +315,8 @@ def test_premultiplied_colour_is_divided_for_formats_without_it(tmp_path):
     pixels, alpha = np.full((1, 2, 3), 20000, "uint16"), np.array([[40000, 0]], "uint16")
     image = image_io.Image(pixels, alpha, "tiff", premultiplied=True)
     assert again(image, tmp_path / "a.tif").premultiplied
-    assert len(image_io.write(image, tmp_path / "a.png")) == 1
-    divided = image_io.read(tmp_path / "a.png")
+    assert len(image_io.write_image(image, tmp_path / "a.png")) == 1
+    divided = image_io.read_image(tmp_path / "a.png")
     assert abs(int(divided.pixels[0, 0, 0]) - 65535 // 2) <= 1
     np.testing.assert_array_equal(divided.alpha, alpha)
 
@@ -333,12 +333,14 @@ def test_photoshop_layers_and_storage_tags_do_not_reach_a_written_tiff(tmp_path)
 
 def test_a_png_with_a_gamma_of_its_own_says_so_when_it_becomes_another_format(tmp_path):
     """A linear PNG would be dark as a JPEG; the gamma and primaries of sRGB are everybody's."""
-    linear = image_io.read(png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 100000))))
-    assert image_io.write(linear, tmp_path / "a.png") == []
-    (note,) = image_io.write(linear, tmp_path / "a.jpg")
+    linear = image_io.read_image(
+        png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 100000)))
+    )
+    assert image_io.write_image(linear, tmp_path / "a.png") == []
+    (note,) = image_io.write_image(linear, tmp_path / "a.jpg")
     assert "gamma or primaries" in note
-    usual = image_io.read(png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 45455))))
-    assert image_io.write(usual, tmp_path / "a.jpg") == []
+    usual = image_io.read_image(png(noise(5, 4, 3), 2, 8, chunk(b"gAMA", struct.pack(">I", 45455))))
+    assert image_io.write_image(usual, tmp_path / "a.jpg") == []
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -347,7 +349,7 @@ def test_lossless_webp_stays_lossless(tmp_path, alpha):
     samples = noise(13, 17, 4 if alpha else 3)
     options = {"lossless": True, "exact": True, "icc_profile": wide_gamut(), "exif": exif()}
     data = encoded(PIL.Image.fromarray(samples), "WEBP", xmp=XMP % 1, **options)
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     np.testing.assert_array_equal(image.pixels, samples[..., :3])
     assert (image.icc, image.exif, image.xmp) == (wide_gamut(), exif(), XMP % 1)
     same(image, again(image, tmp_path / "a.webp"))
@@ -380,7 +382,7 @@ def test_jpeg_is_read_as_pillow_decodes_it_and_keeps_its_metadata(tmp_path, mode
     icc = wide_gamut(b"GRAY" if mode == "L" else b"RGB ") * 40  # several segments
     options = {"icc_profile": icc, "exif": b"Exif\0\0" + exif(), "xmp": XMP % 1}
     data = encoded(picture, "JPEG", comment=b"gr\xfc\xdf", dpi=(72, 300), **options)
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels.squeeze(), np.asarray(reference))
     assert (image.icc, image.exif, image.xmp) == (icc, exif(), XMP % 1)
@@ -404,7 +406,7 @@ def test_cmyk_jpegs_become_rgb(profile):
     """CMYK is converted and said so; its profile, which fits RGB no more, is dropped."""
     picture = PIL.Image.fromarray(noise(16, 16, 3)).convert("CMYK")
     data = encoded(picture, "JPEG", **({"icc_profile": wide_gamut(b"CMYK")} if profile else {}))
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     assert image.pixels.shape == (16, 16, 3)
     assert image.icc is None
     assert image.notes[0] == "CMYK is converted to RGB"
@@ -416,7 +418,7 @@ def test_deep_pnm_is_not_cut_to_8_bits(colours, top):
     """A PGM or PPM of more than 255 levels is read as 16 bits, scaled to their full range."""
     samples = noise(6, 7, colours, "uint16") & top
     head = b"P%d # dcraw\n7 6\n%d\n" % (5 if colours == 1 else 6, top)
-    image = image_io.read(head + samples.astype(">u2").tobytes())
+    image = image_io.read_image(head + samples.astype(">u2").tobytes())
     np.testing.assert_array_equal(image.pixels, np.rint(samples * (65535 / top)))
     assert image.pixels.dtype == np.uint16
 
@@ -427,7 +429,7 @@ def test_deep_pnm_is_not_cut_to_8_bits(colours, top):
 def test_bits_that_pillow_cuts_are_said(bpc, notes):
     """Where the decoder knows 8 bits only, a deeper file gives a note."""
     data = encoded(PIL.Image.fromarray(noise(6, 7, 3)), "SGI", bpc=bpc)
-    assert image_io.read(data).notes == notes
+    assert image_io.read_image(data).notes == notes
 
 
 # Metadata
@@ -443,8 +445,8 @@ def test_orientation_is_applied_once(tmp_path, kind, orientation, order):
     block = exif(orientation, order)
     xmp = XMP % orientation
     lying = image_io.Image(samples[..., :3], alpha, kind, exif=block, xmp=xmp, lossless=True)
-    assert image_io.write(lying, tmp_path / "a") == []
-    image = image_io.read(tmp_path / "a")
+    assert image_io.write_image(lying, tmp_path / "a") == []
+    image = image_io.read_image(tmp_path / "a")
     with PIL.Image.open(tmp_path / "a") as stored:
         stored = (
             stored.copy() if kind == "tiff" else stored.convert("RGB" if alpha is None else "RGBA")
@@ -495,7 +497,7 @@ def test_png_chunks_survive(tmp_path):
         (b"tIME", bytes([7, 232, 2, 29, 12, 0, 0])),
     ]
     chunks = [chunk(*pair) for pair in [*kept, (b"iDOT", bytes(28))]]
-    image = image_io.read(png(noise(5, 4, 3), 2, 8, *chunks))
+    image = image_io.read_image(png(noise(5, 4, 3), 2, 8, *chunks))
     assert image.extras == tuple(kept)
     assert image.dpi == pytest.approx((300, 300), rel=1e-4)
     same(image, again(image, tmp_path / "a.png"))
@@ -503,22 +505,22 @@ def test_png_chunks_survive(tmp_path):
 
 def test_wide_gamut_and_hdr_are_kept_or_their_loss_is_said(tmp_path):
     """Without a profile, by numbers: PNG holds them, and in JPEG the colours would look wrong."""
-    image = image_io.read(png(noise(5, 4, 3), 2, 8, chunk(b"cICP", bytes([9, 16, 0, 1]))))
+    image = image_io.read_image(png(noise(5, 4, 3), 2, 8, chunk(b"cICP", bytes([9, 16, 0, 1]))))
     assert image.cicp == (9, 16, 0, 1)
-    assert image_io.write(image, tmp_path / "a.png") == []
-    assert image_io.read(tmp_path / "a.png").cicp == image.cicp
-    (note,) = image_io.write(image, tmp_path / "a.jpg")
+    assert image_io.write_image(image, tmp_path / "a.png") == []
+    assert image_io.read_image(tmp_path / "a.png").cicp == image.cicp
+    (note,) = image_io.write_image(image, tmp_path / "a.jpg")
     assert "does not say what the colours are (CICP 9/16): they will look wrong" in note
     profiled = replace(image, icc=wide_gamut())
-    assert image_io.write(profiled, tmp_path / "a.jpg") == []
-    assert image_io.write(replace(image, cicp=(1, 13, 0, 1)), tmp_path / "a.jpg") == []
+    assert image_io.write_image(profiled, tmp_path / "a.jpg") == []
+    assert image_io.write_image(replace(image, cicp=(1, 13, 0, 1)), tmp_path / "a.jpg") == []
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp"])
 def test_resolution_crosses_formats(tmp_path, kind):
     """A scan's dots per inch are kept when its format changes."""
     data = encoded(PIL.Image.fromarray(noise(5, 4, 3)), "TIFF", dpi=(300, 600))
-    image = replace(image_io.read(data), exif=None)
+    image = replace(image_io.read_image(data), exif=None)
     back = again(image, tmp_path / f"a.{kind}")
     assert back.dpi == pytest.approx((300, 600), rel=1e-4)
 
@@ -527,9 +529,9 @@ def test_resolution_crosses_formats(tmp_path, kind):
 def test_damaged_metadata_does_not_stop_the_image(tmp_path, kind):
     """Broken EXIF and ICC are said, and the pixels are read and written."""
     image = image_io.Image(noise(5, 4, 3), format=kind, icc=b"no profile" * 20, exif=b"II*\0junk")
-    notes = image_io.write(image, tmp_path / "a")
+    notes = image_io.write_image(image, tmp_path / "a")
     assert len(notes) == (kind == "tiff")
-    back = image_io.read(tmp_path / "a")
+    back = image_io.read_image(tmp_path / "a")
     assert "the ICC profile is damaged: kept as it is" in back.notes
     assert any("EXIF is damaged" in note for note in back.notes) == (kind != "tiff")
     assert back.pixels.shape == (5, 4, 3)
@@ -541,7 +543,7 @@ def test_of_several_frames_the_first_is_read(kind):
     first, second = (PIL.Image.fromarray(noise(16, 16, 3, seed=seed)) for seed in (1, 2))
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(first, kind, save_all=True, append_images=[second], **options)
-    image = image_io.read(data)
+    image = image_io.read_image(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels, np.asarray(reference.convert("RGB")))
     assert ("1 more pictures" in " ".join(image.notes)) == (kind == "MPO")
@@ -565,18 +567,18 @@ def test_what_is_lost_is_said(tmp_path, kind, dtype, colours, alpha, expected):
     """A format that cannot hold the samples gets the nearest, and each loss has its note."""
     samples = noise(8, 9, colours + 1, dtype)
     image = image_io.Image(samples[..., :colours], samples[..., -1] if alpha else None)
-    notes = image_io.write(image, tmp_path / "a", format=kind)
+    notes = image_io.write_image(image, tmp_path / "a", format=kind)
     assert len(notes) == len(expected)
     assert all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
-    assert image_io.read(tmp_path / "a").format == kind
+    assert image_io.read_image(tmp_path / "a").format == kind
 
 
 def test_16_bits_round_to_the_nearest_8(tmp_path):
     """A deeper image is rounded, not cut, to the 8 bits of a lossless WebP."""
     samples = np.arange(65536, dtype="uint16").reshape(256, 256, 1).repeat(3, axis=2)
-    image_io.write(image_io.Image(samples), tmp_path / "a.webp", quality=100)
+    image_io.write_image(image_io.Image(samples), tmp_path / "a.webp", quality=100)
     rounded = np.rint(samples / 257)
-    np.testing.assert_array_equal(image_io.read(tmp_path / "a.webp").pixels, rounded)
+    np.testing.assert_array_equal(image_io.read_image(tmp_path / "a.webp").pixels, rounded)
 
 
 @pytest.mark.parametrize(
@@ -584,16 +586,16 @@ def test_16_bits_round_to_the_nearest_8(tmp_path):
 )
 def test_the_suffix_names_the_format(tmp_path, name, expected):
     """The target's suffix decides in either case, and without one the image's own format."""
-    image_io.write(image_io.Image(noise(4, 4, 3), format="webp"), tmp_path / name)
-    assert image_io.read(tmp_path / name).format == expected
+    image_io.write_image(image_io.Image(noise(4, 4, 3), format="webp"), tmp_path / name)
+    assert image_io.read_image(tmp_path / name).format == expected
 
 
 def test_a_format_without_encoder_is_written_as_png():
     """A GIF that goes to a stream becomes a PNG, with a note."""
-    image = image_io.read(encoded(PIL.Image.fromarray(noise(4, 4, 1)[..., 0]), "GIF"))
+    image = image_io.read_image(encoded(PIL.Image.fromarray(noise(4, 4, 1)[..., 0]), "GIF"))
     buffer = io.BytesIO()
-    assert image_io.write(image, buffer) == ["gif cannot be written: PNG instead"]
-    assert image_io.read(buffer.getvalue()).format == "png"
+    assert image_io.write_image(image, buffer) == ["gif cannot be written: PNG instead"]
+    assert image_io.read_image(buffer.getvalue()).format == "png"
 
 
 def test_a_folder_run_picks_up_every_written_suffix():
@@ -622,10 +624,10 @@ def test_outputs_have_the_users_permissions(tmp_path, umask):
     """A new file follows the umask; a replaced one keeps its mode."""
     before = os.umask(umask)
     try:
-        image_io.write(image_io.Image(noise(3, 4, 3)), tmp_path / "a.png")
+        image_io.write_image(image_io.Image(noise(3, 4, 3)), tmp_path / "a.png")
         assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o666 & ~umask
         (tmp_path / "a.png").chmod(0o640)
-        image_io.write(image_io.Image(noise(3, 4, 3)), tmp_path / "a.png")
+        image_io.write_image(image_io.Image(noise(3, 4, 3)), tmp_path / "a.png")
         assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o640
     finally:
         os.umask(before)
@@ -635,9 +637,9 @@ def test_a_link_stays_a_link(tmp_path):
     """Writing to a symbolic link replaces the file that it points to."""
     (tmp_path / "real.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to("real.png")
-    image_io.write(image_io.Image(noise(3, 4, 3)), tmp_path / "link.png")
+    image_io.write_image(image_io.Image(noise(3, 4, 3)), tmp_path / "link.png")
     assert (tmp_path / "link.png").is_symlink()
-    assert image_io.read(tmp_path / "real.png").pixels.shape == (3, 4, 3)
+    assert image_io.read_image(tmp_path / "real.png").pixels.shape == (3, 4, 3)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
@@ -648,9 +650,9 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     received = []
     reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
     reader.start()
-    image_io.write(image_io.Image(noise(3, 4, 3)), pipe)
+    image_io.write_image(image_io.Image(noise(3, 4, 3)), pipe)
     reader.join(10)
-    assert image_io.read(received[0]).pixels.shape == (3, 4, 3)
+    assert image_io.read_image(received[0]).pixels.shape == (3, 4, 3)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
@@ -667,7 +669,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises((ImageError, KeyboardInterrupt)) as caught:
-        image_io.write(image_io.Image(noise(3, 4, 3)), target)
+        image_io.write_image(image_io.Image(noise(3, 4, 3)), target)
     if isinstance(failure, OSError):
         assert caught.value.message == f"{target}: cannot write (No space left on device)"
     assert len(seen) == 1
@@ -683,7 +685,7 @@ def test_a_target_that_cannot_be_is_an_image_error(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ImageError) as caught:
-        image_io.write(image_io.Image(noise(3, 4, 3)), tmp_path / name)
+        image_io.write_image(image_io.Image(noise(3, 4, 3)), tmp_path / name)
     assert name in caught.value.message
     assert caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
@@ -696,7 +698,7 @@ def test_a_target_that_cannot_be_is_an_image_error(tmp_path, name):
 def test_what_no_encoder_takes_is_an_image_error(tmp_path, name, shape, said):
     """An unknown suffix, or more pixels than the format allows, is said with its remedy."""
     with pytest.raises(ImageError, match=said) as caught:
-        image_io.write(image_io.Image(np.zeros(shape, "uint8")), tmp_path / name)
+        image_io.write_image(image_io.Image(np.zeros(shape, "uint8")), tmp_path / name)
     assert caught.value.hint
 
 
@@ -750,7 +752,7 @@ def test_bad_files_are_one_clear_line(tmp_path, name, data, said):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(ImageError, match=said) as caught:
-        image_io.read(path)
+        image_io.read_image(path)
     assert caught.value.message.startswith(f"{path}: ")
     assert "\n" not in caught.value.message
 
@@ -759,7 +761,7 @@ def test_bad_files_are_one_clear_line(tmp_path, name, data, said):
 def test_what_is_no_file_is_said(tmp_path, name, said):
     """A missing file and a folder are told apart."""
     with pytest.raises(ImageError, match=said) as caught:
-        image_io.read(tmp_path / name)
+        image_io.read_image(tmp_path / name)
     assert caught.value.hint
 
 
@@ -771,7 +773,7 @@ def test_an_unreadable_file_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(ImageError, match="Permission denied"):
-        image_io.read(tmp_path / "a.png")
+        image_io.read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -781,38 +783,38 @@ def test_values_that_are_no_numbers_are_refused(value, channel):
     samples = noise(5, 4, 4, "float32")
     samples[2, 1, channel] = value
     buffer = io.BytesIO()
-    image_io.write(image_io.Image(samples[..., :3], samples[..., 3], "tiff"), buffer)
+    image_io.write_image(image_io.Image(samples[..., :3], samples[..., 3], "tiff"), buffer)
     with pytest.raises(ImageError, match="NaN or infinite"):
-        image_io.read(buffer.getvalue())
+        image_io.read_image(buffer.getvalue())
 
 
 def test_checksums_of_png_chunks_are_checked():
     """A wrong checksum of the pixels is an error, one of a text is a note."""
     whole = png(noise(3, 4, 3), 2, 8, chunk(b"tEXt", b"Author\0Jane"))
-    image = image_io.read(whole.replace(b"Jane", b"Jade"))
+    image = image_io.read_image(whole.replace(b"Jane", b"Jade"))
     assert image.notes == ["a damaged chunk, b'tEXt', is left out"]
     assert image.extras == ()
     at = whole.index(b"IDAT") - 4
     (length,) = struct.unpack_from(">I", whole, at)
     broken = whole[: at + 8 + length] + b"\0\0\0\0" + whole[at + 12 + length :]
     with pytest.raises(ImageError, match="wrong checksum"):
-        image_io.read(broken)
+        image_io.read_image(broken)
 
 
 def test_the_pixel_limit_is_the_callers():
     """An image of exactly `max_pixels` is read, one more is not."""
     data = png(noise(10, 10, 1), 0, 8)
-    assert image_io.read(data, max_pixels=100).pixels.shape == (10, 10, 1)
+    assert image_io.read_image(data, max_pixels=100).pixels.shape == (10, 10, 1)
     with pytest.raises(ImageError, match="10 x 10 pixels, over the limit of 99"):
-        image_io.read(data, max_pixels=99)
+        image_io.read_image(data, max_pixels=99)
 
 
 def test_streams_are_read_and_named():
     """A stream is read to its end, and an error calls it by its name."""
     data = png(noise(3, 4, 3), 2, 8)
-    assert image_io.read(io.BytesIO(data)).pixels.shape == (3, 4, 3)
+    assert image_io.read_image(io.BytesIO(data)).pixels.shape == (3, 4, 3)
     with pytest.raises(ImageError, match="<input>: not an image"):
-        image_io.read(io.BytesIO(b"no"))
+        image_io.read_image(io.BytesIO(b"no"))
 
 
 def fuzzed():
@@ -827,7 +829,7 @@ def fuzzed():
     for dtype in ("uint16", "float32"):
         buffer = io.BytesIO()
         samples = noise(9, 8, 4, dtype)
-        image_io.write(
+        image_io.write_image(
             image_io.Image(samples[..., :3], samples[..., 3], "tiff", exif=exif()), buffer
         )
         yield buffer.getvalue()
@@ -856,7 +858,7 @@ def test_only_image_errors_escape(data):
         whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     cut = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
     try:
-        found = list(image_io.pictures(bytes(whole[:cut]), max_pixels=100_000).images)
+        found = list(image_io.decode(bytes(whole[:cut]), max_pixels=100_000).images)
     except ImageError as error:
         assert error.message  # noqa: PT017 - both outcomes are right
     else:

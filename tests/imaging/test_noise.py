@@ -12,7 +12,7 @@ from scipy.stats import gamma
 
 from restormer_cli.batch.events import Noise
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.noise import PATCH, estimate, level_for
+from restormer_cli.imaging.noise import PATCH, QUANTILE, estimate_noise, sigma_for
 from tests.support.program import Outcome, picture, pixels
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def in_8_bits(image: np.ndarray) -> np.ndarray:
 def test_known_noise_is_found(sigma: float, channels: int) -> None:
     """Within a twelfth, in colour and grey, and at any depth where nothing is cut off."""
     image = noisy(sigma, scene(channels=channels))
-    found = estimate(image)
+    found = estimate_noise(image)
     assert found is not None
     assert found.sigma == pytest.approx(sigma, rel=1 / 12)
     assert found.white
@@ -53,20 +53,20 @@ def test_known_noise_is_found(sigma: float, channels: int) -> None:
     if sigma < 50:  # of which 8 bits clip a part
         deep = np.rint(image.clip(0, 1) * 65535).astype(np.uint16)
         for stored in (in_8_bits(image), deep):
-            assert estimate(stored).sigma == pytest.approx(found.sigma, rel=0.05)
+            assert estimate_noise(stored).sigma == pytest.approx(found.sigma, rel=0.05)
 
 
 def test_a_clean_image_looks_clean() -> None:
     """So do those of one colour; a texture is not noise."""
     for image in (scene(), np.full((40, 40, 3), 0.4, np.float32)):
-        assert estimate(in_8_bits(image)).clean
+        assert estimate_noise(in_8_bits(image)).clean
 
 
 def test_white_corners_do_not_hide_noise() -> None:
     """Where half of an image is clipped, the other half tells."""
     image = in_8_bits(noisy(15))
     image[:, :100] = 255
-    assert estimate(image).sigma == pytest.approx(15, rel=1 / 12)
+    assert estimate_noise(image).sigma == pytest.approx(15, rel=1 / 12)
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,17 @@ def test_white_corners_do_not_hide_noise() -> None:
 )
 def test_of_too_little_nothing_is_said(image: np.ndarray) -> None:
     """No guess is better than a wild one."""
-    assert estimate(image) is None
-    assert level_for(None) == "blind"
+    assert estimate_noise(image) is None
+    assert sigma_for(None) == "blind"
 
 
 def test_compressed_noise_is_coarse() -> None:
     """JPEG takes the fine part away: what is left is neither white nor taken for none."""
     _, data = cv2.imencode(".jpg", in_8_bits(noisy(15)), [cv2.IMWRITE_JPEG_QUALITY, 75])
-    found = estimate(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    found = estimate_noise(cv2.imdecode(data, cv2.IMREAD_COLOR))
     assert not found.white
     assert not found.clean
-    assert level_for(found) == "blind"
+    assert sigma_for(found) == "blind"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_compressed_noise_is_coarse() -> None:
 )
 def test_weights_are_chosen_where_they_fit(noise: Noise, level: str) -> None:
     """Those of a level within an eighth, for white noise; the blind ones for all else."""
-    assert level_for(noise) == level
+    assert sigma_for(noise) == level
 
 
 def test_the_quantile_is_the_papers() -> None:
@@ -121,7 +121,7 @@ def test_the_quantile_is_the_papers() -> None:
     rank, trace = np.linalg.matrix_rank(products), np.trace(products)
     assert (rank, trace) == (45, pytest.approx(35))
     quantile = gamma.ppf(1 - 1e-6, rank / 2, scale=2 * trace / rank)
-    assert pytest.approx(quantile, abs=1e-3) == noise.QUANTILE
+    assert pytest.approx(quantile, abs=1e-3) == QUANTILE
 
 
 # --- what is told -------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_the_quantile_is_the_papers() -> None:
 
 def save(name: str, image: np.ndarray) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    image_io.write(image_io.Image(in_8_bits(image)), Path(name))
+    image_io.write_image(image_io.Image(in_8_bits(image)), Path(name))
 
 
 @pytest.mark.usefixtures("weights")

@@ -52,13 +52,13 @@ def scans() -> list[image_io.Image]:
 
 
 def write(pages: list[image_io.Image], name: str, **options: Any) -> None:
-    kind, _ = image_io.format_for(Path(name), None, "")
+    kind, _ = image_io.output_format(Path(name), None, "")
     data, _ = image_io.encode(pages, kind, count=len(pages), **options)
-    image_io.save(data, Path(name))
+    image_io.write_encoded(data, Path(name))
 
 
 def read(name: str) -> list[image_io.Image]:
-    return list(image_io.pictures(Path(name).read_bytes(), name=name).images)
+    return list(image_io.decode(Path(name).read_bytes(), name=name).images)
 
 
 def same(one: image_io.Image, other: image_io.Image) -> None:
@@ -103,7 +103,7 @@ def test_pages_that_others_wrote_are_read_as_others_read_them(compression: str) 
     buffer = io.BytesIO()
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:], compression=compression)
     with PIL.Image.open(buffer) as reference:
-        for number, image in enumerate(image_io.pictures(buffer.getvalue()).images):
+        for number, image in enumerate(image_io.decode(buffer.getvalue()).images):
             reference.seek(number)
             wanted = np.asarray(reference.convert("L" if mode == "1" else "RGB"))
             assert np.array_equal(image.pixels.squeeze(), wanted)
@@ -192,7 +192,7 @@ def test_a_page_that_is_damaged_fails_the_file_and_is_named(
     Path("f").mkdir()
     write(scans(), "f/a.tif")
     data = bytearray(Path("f/a.tif").read_bytes())
-    at = image_io.pictures(bytes(data)).count and data.rindex(b"\x78\x9c")  # the last page's strip
+    at = image_io.decode(bytes(data)).count and data.rindex(b"\x78\x9c")  # the last page's strip
     data[at : at + 9] = bytes(9)
     Path("f/b.tif").write_bytes(data)
     outcome = restormer("denoise", "f", "-o", "out", *EXACT)
@@ -261,13 +261,13 @@ def test_progress_tells_the_page(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All pages together are one image of the bar's."""
-    seen: list[console.Part] = []
-    run = stages.run
+    seen: list[console.ImageProgress] = []
+    run = stages.run_batch
 
     def spied(*arguments: Any, **options: Any) -> Any:
         return run(*arguments, **{**options, "progress": seen.append})
 
-    monkeypatch.setattr(stages, "run", spied)
+    monkeypatch.setattr(stages, "run_batch", spied)
     write(scans(), "a.tif")
     assert restormer("denoise", "a.tif", *EXACT).status == 0
     last = {part.page: str(part) for part in seen}
@@ -284,10 +284,10 @@ def test_memory_is_that_of_a_few_pages() -> None:
     flat = np.zeros((side, side, 3), "uint8")  # small in its file, so that pages are what counts
     data, _ = image_io.encode((image_io.Image(flat) for _ in range(pages)), "tiff", count=pages)
     tracemalloc.start()
-    again, _ = image_io.encode(image_io.pictures(data).images, "tiff", count=pages)
+    again, _ = image_io.encode(image_io.decode(data).images, "tiff", count=pages)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert image_io.pictures(again).count == pages
+    assert image_io.decode(again).count == pages
     assert peak < 12 * flat.nbytes
 
 
@@ -352,7 +352,7 @@ def test_every_frame_is_kept_with_its_duration_and_transparency(
 @pytest.mark.parametrize(("loop", "plays"), [(None, 1), (0, 0), (1, 2)])
 def test_a_gif_says_how_often_it_is_repeated(loop: int | None, plays: int) -> None:
     """And without that it runs once."""
-    assert next(image_io.pictures(animation("GIF", loop=loop)).images).plays == plays
+    assert next(image_io.decode(animation("GIF", loop=loop)).images).plays == plays
 
 
 def test_a_gif_becomes_an_animated_png_and_is_not_forced_into_a_palette(
@@ -408,7 +408,7 @@ def test_frames_of_a_png_are_composed_as_others_compose_them(dispose: int, blend
     pictures[0].save(
         buffer, "PNG", save_all=True, append_images=pictures[1:], disposal=ways, blend=blend
     )
-    found = image_io.pictures(buffer.getvalue())
+    found = image_io.decode(buffer.getvalue())
     with PIL.Image.open(buffer) as reference:
         assert found.count == reference.n_frames
         for number, image in enumerate(found.images):
@@ -432,7 +432,7 @@ def test_a_frame_that_is_taken_back_leaves_what_was_before() -> None:
         body += chunk(b"fdAT", struct.pack(">I", number + 1) + pixels)
         number += 2
     head = png(base, 6, 8)[:33]
-    pictures = list(image_io.pictures(head + body + chunk(b"IEND", b"")).images)
+    pictures = list(image_io.decode(head + body + chunk(b"IEND", b"")).images)
     for (_, (_, _, left, top), _), image in zip(given[1:], pictures[1:], strict=True):
         wanted = base.copy()
         place = wanted[top : top + 2, left : left + 3]
@@ -482,7 +482,7 @@ def test_durations_are_kept_as_nearly_as_two_numbers_of_16_bits_can(seconds: Fra
     """Up to eighteen hours."""
     pictures = [image_io.Image(noise(4, 4, 3, seed=n), duration=seconds) for n in range(2)]
     data = png_codec.encode_all(pictures, 2, 95)
-    kept = next(image_io.pictures(data).images).duration
+    kept = next(image_io.decode(data).images).duration
     assert kept is not None
     assert abs(kept - min(seconds, 65535)) <= Fraction(1, 1000)
 
@@ -493,7 +493,7 @@ def test_a_still_picture_beside_the_frames_is_left_out_and_said() -> None:
     data = Path("a.png").read_bytes()
     control = data.index(b"fcTL") - 4
     still = chunk(b"IDAT", b"")
-    found = image_io.pictures(data[:control] + still + data[control:])
+    found = image_io.decode(data[:control] + still + data[control:])
     assert found.count == 2
     assert next(found.images).notes == [
         "the still picture for viewers without animation is left out"

@@ -237,7 +237,7 @@ def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
     network = restormer_cli.load_network(str(tiny()))
     with torch.no_grad():
         network.output.weight.mul_(300)
-    serialization.save(
+    serialization.save_network(
         network.state_dict(), network.architecture, tiny().with_name("wild.safetensors")
     )
     wild = str(tiny().with_name("wild.safetensors"))

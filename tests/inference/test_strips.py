@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restormer_cli.inference import blocking, engine, strips
-from restormer_cli.inference.blocking import Grain
+from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.strips import pack
 from restormer_cli.network.restormer import Architecture, Restormer, TransformerBlock
 from restormer_cli.network.summary import _Meter, feature_maps_bytes
@@ -40,7 +40,7 @@ def test_strips_of_any_height_give_the_plain_forward(variant, height, width, str
     """For any size, strips and cells, the result is that of one whole-image pass."""
     network = VARIANTS[variant]
     image = torch.rand(1, network.architecture.in_channels, height, width)
-    streamed = strips.forward(network, image, grain=lambda *_: Grain(strip, rows, columns))
+    streamed = strips.forward(network, image, grain=lambda *_: BlockShape(strip, rows, columns))
     assert_close(streamed, plain(network, image))
 
 
@@ -67,7 +67,7 @@ def test_golden_vectors_in_strips(variant):
     """In strips, too, a small network gives what an independent implementation gives."""
     tensors, metadata = read_golden(f"tiny_{variant}")
     network = golden_network(tensors, metadata, OFFICIAL[variant])
-    streamed = strips.forward(network, tensors["input"], grain=lambda *_: Grain(16, 16, 16))
+    streamed = strips.forward(network, tensors["input"], grain=lambda *_: BlockShape(16, 16, 16))
     assert (streamed - tensors["output"]).abs().max() <= 1e-4
 
 
@@ -157,7 +157,7 @@ def test_progress_counts_every_strip():
         strips.forward(
             network,
             image,
-            grain=lambda *_: Grain(6, 6, 16),
+            grain=lambda *_: BlockShape(6, 6, 16),
             progress=lambda done, total: seen.append((done, total)),  # noqa: B023
         )
         assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
@@ -216,7 +216,7 @@ def test_windows_are_the_published_local_statistics(variant, size, monkeypatch):
     """With windows, in strips, comes out what the published method gives window by window."""
     network = VARIANTS[variant]
     image = torch.rand(1, 3, *size)
-    streamed = strips.forward(network, image, window=48, grain=lambda *_: Grain(12, 12, 20))
+    streamed = strips.forward(network, image, window=48, grain=lambda *_: BlockShape(12, 12, 20))
     monkeypatch.setattr(TransformerBlock, "forward", local_block(48, size[0]))
     assert_close(streamed, plain(network, image))
 
@@ -295,7 +295,7 @@ def test_memory_is_one_map_a_level(dtype):
         image = torch.rand(1, 3, height, 128, device="meta")
         pack(network, dtype)
         with _Meter([*network.parameters(), image]) as meter, torch.no_grad():
-            strips.forward(network, image, dtype, grain=lambda *_: Grain(32, 32, 64))
+            strips.forward(network, image, dtype, grain=lambda *_: BlockShape(32, 32, 64))
         maps = feature_maps_bytes(network.architecture, height, 128, dtype.itemsize)
         restored = image.numel() * 4
         above_the_maps.append(meter.peak - maps - restored)

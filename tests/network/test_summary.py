@@ -13,7 +13,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from restormer_cli.network.restormer import Architecture, Restormer
-from restormer_cli.network.summary import _Meter, describe, feature_maps_bytes, prove, table
+from restormer_cli.network.summary import _Meter, feature_maps_bytes, prove, summarize, table
 from tests.support.networks import OFFICIAL, PARAMETERS, TINY, tiny_network
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
@@ -25,7 +25,7 @@ VARIANTS = {
 }
 
 
-described = cache(describe)  # what is told of one network and size is asked for repeatedly
+described = cache(summarize)  # what is told of one network and size is asked for repeatedly
 
 
 def peaks(architecture: Architecture, height: int, width: int) -> dict[str, int]:
@@ -42,7 +42,7 @@ def rendered(architecture: Architecture, columns: int, size: int = 256) -> list[
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_parameters_are_the_published_ones(variant):
     """The total is the published count, the real network's, and the sum of the stages."""
-    structure = describe(OFFICIAL[variant], 64, 64)
+    structure = summarize(OFFICIAL[variant], 64, 64)
     with torch.device("meta"):
         network = Restormer(OFFICIAL[variant])
     assert structure.parameters == PARAMETERS[variant]
@@ -58,7 +58,7 @@ def test_multiply_adds_are_the_papers():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stages_add_up(variant):
     """Multiply-adds, attention and shares of the stages sum to the totals."""
-    structure = describe(replace(TINY, **VARIANTS[variant]), 64, 96)
+    structure = summarize(replace(TINY, **VARIANTS[variant]), 64, 96)
     assert sum(stage.multiply_adds for stage in structure.stages) == structure.multiply_adds
     assert sum(stage.attention for stage in structure.stages) == structure.attention
     assert sum(stage.share for stage in structure.stages) == pytest.approx(1)
@@ -69,7 +69,7 @@ def test_what_is_counted_is_what_runs(variant):
     """Torch's own counter finds all convolutions, one attention product, and its folding."""
     network = tiny_network(**VARIANTS[variant])
     a = network.architecture
-    structure = describe(a, 32, 40)
+    structure = summarize(a, 32, 40)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.rand(1, a.in_channels, 32, 40))
     folding = sum(
@@ -85,7 +85,7 @@ def test_what_is_counted_is_what_runs(variant):
 
 def test_costs_are_linear_in_pixels():
     """Six times the pixels: six times the multiply-adds, the maps and the memory, no parameters."""
-    small, large = describe(LITE, 64, 96), describe(LITE, 192, 192)
+    small, large = summarize(LITE, 64, 96), summarize(LITE, 192, 192)
     for one, six in zip(small.stages, large.stages, strict=True):
         assert six.multiply_adds == 6 * one.multiply_adds
         assert six.attention == 6 * one.attention
@@ -101,13 +101,13 @@ def test_costs_are_linear_in_pixels():
 
 def test_sides_are_rounded_up_as_images_are_padded():
     """A size that cannot be halved thrice costs what the padded image costs."""
-    assert describe(TINY, 57, 33) == describe(TINY, 64, 40)
+    assert summarize(TINY, 57, 33) == summarize(TINY, 64, 40)
     assert feature_maps_bytes(TINY, 57, 33, 4) == feature_maps_bytes(TINY, 64, 40, 4)
 
 
 def test_stages_say_what_they_are_made_of():
     """Levels, maps, blocks, heads and hidden widths are those of the paper's Figure 2."""
-    structure = describe(Architecture(), 64, 96)
+    structure = summarize(Architecture(), 64, 96)
     assert [
         (s.name, s.level, (s.height, s.width), s.channels, s.blocks, s.heads, s.hidden)
         for s in structure.stages
@@ -180,7 +180,7 @@ def test_feature_maps_peak_where_level_one_is_widened():
 
 def test_strips_can_say_what_they_take():
     """The figure of who runs the strips takes the place of that of their feature maps."""
-    by_maps, told = describe(TINY, 64, 64), describe(TINY, 64, 64, streamed_bytes=4096)
+    by_maps, told = summarize(TINY, 64, 64), summarize(TINY, 64, 64, streamed_bytes=4096)
     assert by_maps.peaks[-1].bytes == feature_maps_bytes(TINY, 64, 64, 4)
     assert (told.peaks[-1].bytes, told.peaks[-1].bytes_per_megapixel) == (4096, 1e6)
     assert told.peaks[:-1] == by_maps.peaks[:-1]
@@ -228,7 +228,7 @@ def test_proof_leaves_the_network_as_it_was():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_structure_survives_json(variant):
     """Its fields are the same after they went through JSON, the architecture among them."""
-    structure = describe(replace(TINY, **VARIANTS[variant]), 64, 64)
+    structure = summarize(replace(TINY, **VARIANTS[variant]), 64, 64)
     fields = json.loads(json.dumps(structure.as_dict()))
     assert fields == structure.as_dict()
     assert Architecture.from_dict(fields["architecture"]) == structure.architecture
@@ -258,6 +258,6 @@ def test_table_says_what_is_counted():
 def test_table_needs_no_unicode_blocks_on_an_ascii_terminal():
     """Where the output is ASCII, so is the table."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Console(width=120, file=file).print(table(describe(TINY, 64, 64)))
+    Console(width=120, file=file).print(table(summarize(TINY, 64, 64)))
     file.flush()
     assert b"decoder 1" in file.buffer.getvalue()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("folder", "weights")
 def save(name: str, samples: Array, **about: object) -> None:
     """Write an image of these samples."""
     image = image_io.Image(samples, **about)  # type: ignore[arg-type] # of whatever there is
-    image_io.write(image, Path(name), quality=100)
+    image_io.write_image(image, Path(name), quality=100)
 
 
 def shows(sheet: str, image: Array, times: int = 1) -> bool:
@@ -49,7 +49,7 @@ def shows(sheet: str, image: Array, times: int = 1) -> bool:
 
 def equal(sheet: str) -> int:
     """How many pixels of a sheet say that there is no difference."""
-    colour = difference.coloured(np.zeros((1, 1)), 1)
+    colour = difference.false_colour(np.zeros((1, 1)), 1)
     return int((pixels(sheet) == colour).all(axis=2).sum())
 
 
@@ -137,7 +137,7 @@ def test_any_image_can_be_compared(
     """Of any format, depth and shape, grey or in colour, with alpha where there is such."""
     image = image_io.Image(picture(name, shape, dtype), icc=b"no profile at all" * 10)
     image.alpha = None if name == "a.jpg" else image.pixels[..., 0]
-    image_io.write(image, Path(name))
+    image_io.write_image(image, Path(name))
     assert restormer("compare", name, name, "-o", "sheet.png").status == 0
     assert 900 < pixels("sheet.png").shape[1] <= 1960
 
@@ -304,13 +304,13 @@ def test_places_are_apart_and_in_order() -> None:
     after = before.copy()
     after[0:20, 0:30] = 50
     after[60:80, 90:120] = 100
-    assert difference.places(before, after, 30, 20, 3)[:2] == [
+    assert difference.most_changed(before, after, 30, 20, 3)[:2] == [
         Box(90, 60, 30, 20),
         Box(0, 0, 30, 20),
     ]
-    assert len(difference.places(before, after, 30, 20, 3)) == 2
-    assert difference.places(before, before, 30, 20, 3) == []
-    assert difference.places(before, after, 200, 20, 3) == []
+    assert len(difference.most_changed(before, after, 30, 20, 3)) == 2
+    assert difference.most_changed(before, before, 30, 20, 3) == []
+    assert difference.most_changed(before, after, 200, 20, 3) == []
 
 
 @pytest.mark.parametrize("side", [1, 4, 7])
@@ -318,7 +318,7 @@ def test_cells_are_means(side: int) -> None:
     """Of all absolute differences in them, the last of a row or column being smaller."""
     rng = np.random.default_rng(0)
     before, after = (rng.random((20, 31, 3), dtype=np.float32) for _ in range(2))
-    cells = difference.cells(before, after, side)
+    cells = difference.block_differences(before, after, side)
     assert cells.shape == (-(-20 // side), -(-31 // side))
     change = np.abs(after - before)
     assert cells[0, 0] == pytest.approx(change[:side, :side].mean(), rel=1e-5)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from restormer_cli.batch import manifest
-from restormer_cli.files.atomic import write_whole
+from restormer_cli.files.atomic import write_atomic
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference import restorer
 from restormer_cli.reports import page as report_page
@@ -117,7 +117,7 @@ def test_a_large_image_has_a_detail(restormer: Callable[..., Outcome]) -> None:
     for kind, size in (("after", (1600, 38)), ("detail-before", (640, 40))):
         content = base64.b64decode(image[kind].partition(",")[2])
         Path("shown.jpg").write_bytes(content)
-        assert image_io.read(Path("shown.jpg")).pixels.shape[1::-1] == size
+        assert image_io.read_image(Path("shown.jpg")).pixels.shape[1::-1] == size
 
 
 def test_no_name_gets_out_of_the_data(restormer: Callable[..., Outcome]) -> None:
@@ -196,9 +196,9 @@ def test_a_report_that_cannot_be_written_is_an_error(
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".html":
             raise OSError(28, "No space left on device")
-        write_whole(path, content)
+        write_atomic(path, content)
 
-    monkeypatch.setattr(report_page, "write_whole", full)
+    monkeypatch.setattr(report_page, "write_atomic", full)
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
@@ -214,9 +214,9 @@ def test_previews_that_cannot_be_written_are_a_failure(
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".jpg":
             raise OSError(28, "No space left on device")
-        write_whole(path, content)
+        write_atomic(path, content)
 
-    monkeypatch.setattr(report_page, "write_whole", full)
+    monkeypatch.setattr(report_page, "write_atomic", full)
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1

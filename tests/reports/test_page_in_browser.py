@@ -95,7 +95,7 @@ def brightness(tab: Any, x: float, y: float = 0.3) -> int:
     """How bright the stage is on the screen, at a point of it in parts of its sides."""
     box = tab.locator("#stage").bounding_box()
     tab.screenshot(path="screen.png")
-    screen = image_io.read(Path("screen.png")).pixels
+    screen = image_io.read_image(Path("screen.png")).pixels
     row, column = round(box["y"] + y * box["height"]), round(box["x"] + x * box["width"])
     return int(screen[row, column].mean())
 
@@ -104,7 +104,7 @@ def brightness(tab: Any, x: float, y: float = 0.3) -> int:
 def pair(restormer: Callable[..., Outcome]) -> str:
     """A page with a black image before and a white one after, and another of the like."""
     for name, value in (("black.png", BLACK), ("white.png", WHITE), ("grey.png", 128)):
-        image_io.write(image_io.Image(np.full((300, 400, 3), value, np.uint8)), Path(name))
+        image_io.write_image(image_io.Image(np.full((300, 400, 3), value, np.uint8)), Path(name))
     command = ("compare", "black.png", "white.png", "grey.png", "-o", "page.html")
     assert restormer(*command).status == 0
     return "page.html"

@@ -62,7 +62,7 @@ def test_the_part_that_changed_most_is_shown(tmp_path: Path) -> None:
     after[120:150, 200:240] = 65535
     watch = terminal.Watch(tmp_path, width=100, height=40)
     watch(event(300, 200), Image(before), Image(after))
-    shown = image_io.read(watch.path(event(300, 200))).pixels
+    shown = image_io.read_image(watch.path(event(300, 200))).pixels
     assert shown.shape == (40, 49 * 2 + watch.gap, 3)
     left, right = shown[:, :49], shown[:, -49:]
     assert not left.any()
@@ -80,7 +80,7 @@ def test_images_of_any_size_have_a_picture(
     watch = terminal.Watch(tmp_path, width=60, height=20, scale=scale)
     told = event(shape[1], shape[0])
     watch(told, Image(before), Image(after))
-    height, width = image_io.read(watch.path(told)).pixels.shape[:2]
+    height, width = image_io.read_image(watch.path(told)).pixels.shape[:2]
     assert height == min(20, -(-shape[0] // scale))
     assert width == 2 * min((60 - watch.gap) // 2, -(-shape[1] // scale)) + watch.gap
 
@@ -91,7 +91,7 @@ def test_without_a_terminal_a_note_is_all(restormer: Callable[..., Outcome]) -> 
     outcome = restormer("derain", "a.png", "-o", "-", "--preview")
     assert outcome.status == 0
     assert "note: --preview shows nothing: stderr is no terminal" in outcome.stderr
-    assert np.array_equal(image_io.read(outcome.stdout).pixels, before)
+    assert np.array_equal(image_io.read_image(outcome.stdout).pixels, before)
 
 
 def test_without_the_library_its_name_is_told(
@@ -173,7 +173,7 @@ def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, sign
     arguments = ("derain", "-", "-o", "-", "--preview")
     status, sent, shown = run_in_terminal(arguments, attributes, Path("a.png").read_bytes())
     assert status == 0
-    assert np.array_equal(image_io.read(sent).pixels, before)
+    assert np.array_equal(image_io.read_image(sent).pixels, before)
     assert "before | after" in shown
     assert sign in shown
     assert not list(Path("/tmp").glob(f"restormer-preview-*/{'?' * 64}.png"))  # noqa: S108

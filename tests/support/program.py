@@ -43,12 +43,12 @@ def picture(
         pixels = rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_io.write(image_io.Image(pixels), path, quality=100)
-    return image_io.read(path).pixels
+    image_io.write_image(image_io.Image(pixels), path, quality=100)
+    return image_io.read_image(path).pixels
 
 
 def pixels(name: str) -> np.ndarray:
-    return image_io.read(Path(name)).pixels
+    return image_io.read_image(Path(name)).pixels
 
 
 def tree() -> list[str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from restormer_cli.errors import UsageError
 from restormer_cli.training.dataset import (
-    Photo,
+    Sample,
     fingerprint,
     hold_out,
     largest_side,
@@ -36,12 +36,12 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def coordinates(height: int, width: int) -> Photo:
+def coordinates(height: int, width: int) -> Sample:
     """A photo whose red is the row and whose green is the column."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.arange(height)[:, None]
     pixels[..., 1] = np.arange(width)
-    return Photo(pixels, f"{height * 1000 + width:016x}")
+    return Sample(pixels, f"{height * 1000 + width:016x}")
 
 
 def quiet(text: str) -> None:
@@ -100,10 +100,10 @@ def test_memory_bounds_what_is_kept(tmp_path: Path) -> None:
 # --- held out ---
 
 
-def pack(count: int) -> list[Photo]:
+def pack(count: int) -> list[Sample]:
     generator = np.random.default_rng(0)
     one = np.zeros((16, 16, 3), np.uint8)
-    return [Photo(one, f"{generator.integers(2**63):016x}") for _ in range(count)]
+    return [Sample(one, f"{generator.integers(2**63):016x}") for _ in range(count)]
 
 
 @given(photos=st.integers(2, 200), count=st.integers(1, 50))
@@ -175,7 +175,7 @@ def test_all_places_and_all_eight_positions_are_drawn() -> None:
 def test_two_views_stay_side_by_side_in_all_four_positions() -> None:
     """A patch's left view is the scene shifted left, its right one right, whichever way it lies."""
     wide = coordinates(20, 22).pixels
-    photo = Photo(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
+    photo = Sample(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
     cut = patches([photo], 16, 100, np.random.default_rng(0), "cpu", side_by_side)
     clean, left, right = cut.unflatten(1, (3, 3)).unbind(1)
     assert torch.equal(left[..., :-1], clean[..., 1:])
@@ -220,7 +220,7 @@ def test_the_sharpest_part_is_found() -> None:
 
 def test_of_several_places_the_sharpest_becomes_a_patch() -> None:
     """Of two, a detailed photo gives three patches out of four, not two, next to a blurred one."""
-    photos = [Photo(np.full((64, 64, 3), 9, np.uint8), "0"), Photo(noise(64, 64), "1")]
+    photos = [Sample(np.full((64, 64, 3), 9, np.uint8), "0"), Sample(noise(64, 64), "1")]
     for among, share in ((1, 1 / 2), (2, 3 / 4)):
         cut = patches(photos, 16, 400, np.random.default_rng(0), among=among)
         assert float((cut.std((1, 2, 3)) > 0).float().mean()) == pytest.approx(share, abs=0.05)

@@ -27,8 +27,8 @@ from restormer_cli.errors import CheckpointError, RestormerError, UsageError
 from restormer_cli.imaging import io as image_io
 from restormer_cli.training import loop
 from restormer_cli.training.dataset import (
-    Lesson,
-    Photo,
+    Sample,
+    SampleSpec,
     degrading,
     load_photos,
     patches,
@@ -139,7 +139,7 @@ def test_photos_held_out_are_never_trained_on(
     seen: list[set[str]] = []
     original = loop.patches
 
-    def watch(photos: list[Photo], *rest: Any) -> Tensor:
+    def watch(photos: list[Sample], *rest: Any) -> Tensor:
         seen.append({photo.digest for photo in photos})
         return original(photos, *rest)
 
@@ -156,7 +156,7 @@ def test_it_goes_on_from_given_weights(photos: Path, tmp_path: Path) -> None:
     """Fine-tuning takes the file's architecture and starts where it ends, leaving it as it is."""
     start = tmp_path / "start.safetensors"
     network = tiny_network(3, layer_norm="BiasFree", refinement=2)
-    serialization.save(network.state_dict(), network.architecture, start)
+    serialization.save_network(network.state_dict(), network.architecture, start)
     before = start.read_bytes()
     output = tmp_path / "tuned.safetensors"
     run(photos, output, replace(SIX, learning_rate=1e-7), start=start, architecture=loop.LITE)
@@ -236,7 +236,8 @@ def test_a_dual_pixel_network_learns_from_two_views(
     network = serialization.load_network(output)
     assert network.architecture == TWO_VIEWS
     left, clean = (
-        to_tensor([image_io.read(path).pixels]) for path in (noisy / "0.jpg", photos / "0.png")
+        to_tensor([image_io.read_image(path).pixels])
+        for path in (noisy / "0.jpg", photos / "0.png")
     )
     before, after = (
         (serialization.load_network(path)(left.repeat(1, 2, 1, 1)) - clean).square().mean()
@@ -501,7 +502,7 @@ def test_a_changed_folder_is_said_and_nothing_held_out_is_trained_on(
     before, said = state(output)["held_out"], []
     learned_from: set[str] = set()
 
-    def watched(photos: Sequence[Photo], *rest: Any) -> Tensor:
+    def watched(photos: Sequence[Sample], *rest: Any) -> Tensor:
         learned_from.update(photo.digest for photo in photos)
         return patches(photos, *rest)
 
@@ -576,7 +577,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_what_it_starts_from_is_not_replaced(photos: Path, tmp_path: Path) -> None:
     """Output and start must be two files."""
     start = tmp_path / "start.safetensors"
-    serialization.save(tiny_network().state_dict(), TINY, start)
+    serialization.save_network(tiny_network().state_dict(), TINY, start)
     with pytest.raises(UsageError, match="would replace"):
         run(photos, start, start=start)
 
@@ -671,8 +672,8 @@ def test_an_update_moves_weights_at_its_rate_and_the_average_after_them() -> Non
 def test_validation_is_the_same_in_every_run_and_different_for_each_photo() -> None:
     """What a held-out photo becomes depends on that photo alone."""
     pixels = np.full((64, 64, 3), 128, np.uint8)
-    one, two = (Photo(pixels, digest) for digest in ("1" * 16, "f" * 16))
-    noisy = Lesson(degrading(blind_gaussian_noise))
+    one, two = (Sample(pixels, digest) for digest in ("1" * 16, "f" * 16))
+    noisy = SampleSpec(degrading(blind_gaussian_noise))
     pairs = loop.validation_set([one, two], noisy)
     ((again, _),) = loop.validation_set([two], noisy)
     assert torch.equal(pairs[1][0], again)

@@ -20,16 +20,16 @@ from restormer_cli.errors import DeviceError, RestormerError
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference.restorer import Restorer
 from restormer_cli.workers import pool
-from restormer_cli.workers.pool import Fleet, Gone
+from restormer_cli.workers.pool import WorkerExited, WorkerPool
 from tests.support.program import picture, pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from restormer_cli.batch.stages import Given
-    from restormer_cli.cli.console import Part
+    from restormer_cli.batch.stages import QueuedImage
+    from restormer_cli.cli.console import ImageProgress
 
-SETTINGS = stages.Settings(quality=95, max_pixels=10**6, strength=1.0, recipe=None, watch=None)
+SETTINGS = stages.BatchSettings(quality=95, max_pixels=10**6, strength=1.0, recipe=None, watch=None)
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -54,16 +54,16 @@ class Thread:
                 if self.alive:
                     self.tell(message)
         if self.alive:
-            self.tell(Gone("the end"))
+            self.tell(WorkerExited("the end"))
 
-    def give(self, item: Given | None) -> None:
+    def give(self, item: QueuedImage | None) -> None:
         name = "end" if item is None else Path(item.job.names[0]).stem
         self.given.append(name)
         if self.host.deadly[name] > 0:
             self.host.deadly[name] -= 1
             self.alive = False
             self.inbox.put(None)
-            self.tell(Gone("killed by a test"))
+            self.tell(WorkerExited("killed by a test"))
         else:
             self.inbox.put(item)
 
@@ -108,15 +108,17 @@ def host(identity: Callable[..., Path]) -> Threads:
 class Run:
     """A run of a fleet, with what it said."""
 
-    def __init__(self, host: Threads, progress: Callable[[Part], None] | None = None) -> None:
+    def __init__(
+        self, host: Threads, progress: Callable[[ImageProgress], None] | None = None
+    ) -> None:
         self.notes: list[str] = []
-        self.parts: list[Part] = []
+        self.parts: list[ImageProgress] = []
         tell = progress or self.parts.append
-        self.fleet = Fleet(host, "derain", self.notes.append, lambda _: None, tell)
+        self.fleet = WorkerPool(host, "derain", self.notes.append, lambda _: None, tell)
         self.stdout = io.BytesIO()
 
     def __call__(self, jobs: Sequence[Job], stdin: bytes = b"") -> Iterator[Event]:
-        return self.fleet.run(jobs, stages.Streams(io.BytesIO(stdin), self.stdout))
+        return self.fleet.run(jobs, stages.StandardStreams(io.BytesIO(stdin), self.stdout))
 
 
 def jobs(*names: str) -> list[Job]:
@@ -209,7 +211,7 @@ def test_a_run_without_workers_ends(host: Threads) -> None:
     """When none can be started again, every image that is left has failed."""
     host.deadly.update(a=1, b=1)
     ready = pool.Ready({"weights": "w"}, "")
-    host.starts = [ready, ready, Gone("out of memory"), DeviceError("the GPU is gone")]
+    host.starts = [ready, ready, WorkerExited("out of memory"), DeviceError("the GPU is gone")]
     run = Run(host)
     events = list(run(jobs(*"abcd")))
     assert sorted(ends(events, Failed)) == list("abcd")
@@ -221,7 +223,10 @@ def test_a_run_without_workers_ends(host: Threads) -> None:
     ("start", "said"),
     [
         (DeviceError("cuda:7 was asked for"), "cuda:7 was asked for"),
-        (Gone("killed by SIGKILL"), "thread 1 ended before it was ready (killed by SIGKILL)"),
+        (
+            WorkerExited("killed by SIGKILL"),
+            "thread 1 ended before it was ready (killed by SIGKILL)",
+        ),
     ],
 )
 def test_a_worker_that_cannot_start_ends_the_run(host: Threads, start: object, said: str) -> None:
@@ -259,7 +264,7 @@ def test_stdin_and_stdout_are_read_and_written_here(host: Threads) -> None:
     run = Run(host)
     events = list(run([Job(None, None, format="png")], Path("a.png").read_bytes()))
     assert [type(event) for event in events] == [Started, Restored]
-    assert np.array_equal(image_io.read(run.stdout.getvalue()).pixels, before)
+    assert np.array_equal(image_io.read_image(run.stdout.getvalue()).pixels, before)
 
 
 def test_progress_is_that_of_all(host: Threads) -> None:
@@ -277,19 +282,19 @@ def test_an_interruption_leaves_whole_files_and_tells_them(
     host: Threads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is being written is finished; the rest is dropped, and all workers end."""
-    writing, save = threading.Event(), image_io.save
+    writing, save = threading.Event(), image_io.write_encoded
 
     def slow(*arguments: object, **options: object) -> None:
         writing.set()
         time.sleep(0.2)
         save(*arguments, **options)  # type: ignore[arg-type]
 
-    def interrupt(part: Part) -> None:
+    def interrupt(part: ImageProgress) -> None:
         if writing.is_set():
             raise KeyboardInterrupt
 
     work = jobs(*"abcdefgh")
-    monkeypatch.setattr(image_io, "save", slow)
+    monkeypatch.setattr(image_io, "write_encoded", slow)
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         events.extend(Run(host, interrupt)(work))

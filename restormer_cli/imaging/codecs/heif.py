@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ImageError
-from ..image import UNDECODED, Image, Pictures, check_size, rescaled
+from ..image import UNDECODED, Image, ImageSequence, check_size, rescaled
 from . import exif
 
 # The brand of a file whose pictures are compressed so that libheif's usual decoder has them, or
@@ -43,7 +43,7 @@ def _library() -> Any:
         ) from error
 
 
-def decode(data: bytes, max_pixels: int) -> Pictures:
+def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode the main picture to 8 or 16 bits; libheif has turned it upright."""
     file = _library().open_heif(data, convert_hdr_to_8bit=False)
     picture = file[file.primary_index]
@@ -76,7 +76,7 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
         samples = rescaled(samples >> (16 - bits), (1 << bits) - 1, 65535)
     image.premultiplied = picture.premultiplied_alpha
     image.put(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
-    return Pictures.one(image, *besides)
+    return ImageSequence.one(image, *besides)
 
 
 def encode(image: Image, quality: int, notes: list[str]) -> bytes:

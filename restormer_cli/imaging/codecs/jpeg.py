@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import PIL.Image
 
-from ..image import UNDECODED, Image, Pictures, check_size
+from ..image import UNDECODED, Image, ImageSequence, check_size
 from . import exif, pillow
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -29,7 +29,7 @@ _FILM_AT_THE_END = b"MotionPhoto_Data"
 _KEPT = {_APP0: b"JFIF\0", _APP1: _XMP_MORE, _APP13: b"", _COM: b""}
 
 
-def decode(data: bytes, max_pixels: int) -> Pictures:
+def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode grey or RGB; CMYK becomes RGB."""
     segments, scan = _segments(data)
 
@@ -73,7 +73,7 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
     if image.dpi is None and image.exif is not None:
         with suppress(*exif.DAMAGE):
             image.dpi = exif.parse(image.exif).dpi()
-    return Pictures.one(image, *besides)
+    return ImageSequence.one(image, *besides)
 
 
 def _others(index: exif.Directory) -> int:

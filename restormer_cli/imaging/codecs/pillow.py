@@ -17,7 +17,7 @@ import PIL.Image
 from PIL import ImageCms
 
 from ...errors import ImageError
-from ..image import UNDECODED, Array, Image, Pictures, check_size, rescaled, swapped
+from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescaled, swapped
 from . import exif
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ _ANIMATED: dict[str, Callable[[PIL.Image.Image], int]] = {
 _PPM_HEADER = re.compile(rb"P[56](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}\s")
 
 
-def decode(data: bytes, max_pixels: int) -> Pictures:
+def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode with Pillow; the frames of an animation are composed, and all alike."""
     picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     check_size(picture.width, picture.height, max_pixels)
@@ -115,7 +115,7 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             image = _frame(picture, data, mode)
             yield replace(image, plays=plays, notes=[*notes, *image.notes])
 
-    return Pictures(frames(), kind, count, "frame")
+    return ImageSequence(frames(), kind, count, "frame")
 
 
 def _frame_mode(picture: PIL.Image.Image, count: int) -> str:

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from ..image import UNDECODED, Array, Image, Pictures, check_size, from_float, swapped, to_float
+from ..image import (
+    UNDECODED,
+    Array,
+    Image,
+    ImageSequence,
+    check_size,
+    from_float,
+    swapped,
+    to_float,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -214,7 +223,7 @@ class _Frame(NamedTuple):
     pixels: list[tuple[bytes, bytes]]  # its IDAT chunks
 
 
-def decode_animation(data: bytes, max_pixels: int) -> Pictures:
+def decode_animation(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode a PNG: one picture, or the frames of an animation as they are shown.
 
     A picture for viewers without animation that is not a part of it is left out.
@@ -223,7 +232,7 @@ def decode_animation(data: bytes, max_pixels: int) -> Pictures:
     chunks = split(data, notes) if _ACTL in data else []
     frames, still = _frames(chunks)
     if not frames:
-        return Pictures.one(decode(data, max_pixels))
+        return ImageSequence.one(decode(data, max_pixels))
     width, height = struct.unpack_from(">II", data, 16)
     check_size(width, height, max_pixels)
     for control, _ in frames:
@@ -231,7 +240,7 @@ def decode_animation(data: bytes, max_pixels: int) -> Pictures:
             raise ValueError("a frame lies outside the picture")
     if still:
         notes.append("the still picture for viewers without animation is left out")
-    return Pictures(_composed(chunks, frames, notes, max_pixels), "png", len(frames), "frame")
+    return ImageSequence(_composed(chunks, frames, notes, max_pixels), "png", len(frames), "frame")
 
 
 def _frames(chunks: list[tuple[bytes, bytes]]) -> tuple[list[_Frame], bool]:

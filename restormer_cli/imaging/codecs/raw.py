@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from ...errors import ImageError
-from ..image import Image, Pictures, check_size
+from ..image import Image, ImageSequence, check_size
 from . import exif
 
 SUFFIXES = frozenset[str]().union(
@@ -37,7 +37,7 @@ def is_raw(data: bytes, suffix: str) -> bool:
     return False
 
 
-def decode(data: bytes, max_pixels: int) -> Pictures:
+def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Develop with the camera's white balance and exposure, upright.
 
     Brightness is not stretched to what the picture has, so that those of a series stay alike.
@@ -67,7 +67,7 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
             image.xmp = said.raw(_XMP)
     else:
         image.notes.append("its EXIF is left out")
-    return Pictures.one(image)
+    return ImageSequence.one(image)
 
 
 def _library() -> Any:

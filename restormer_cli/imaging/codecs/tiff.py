@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from ...errors import ImageError
-from ..image import UNDECODED, Array, Image, Pictures, check_size
+from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from . import exif, pillow
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
@@ -175,7 +175,7 @@ class _Kind(NamedTuple):
     compression: int
 
 
-def decode(data: bytes, max_pixels: int) -> Pictures:
+def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode all pages to 8, 16 or float32 samples, each to its own.
 
     What shows another page smaller, or masks it, is no page: it would show it unrestored.
@@ -203,7 +203,7 @@ def decode(data: bytes, max_pixels: int) -> Pictures:
                 page.notes.append(f"{others} smaller copies or masks of it are left out")
             yield page
 
-    return Pictures(pages(), "tiff", len(starts), besides=tuple(sorted(besides)))
+    return ImageSequence(pages(), "tiff", len(starts), besides=tuple(sorted(besides)))
 
 
 def _directories(data: bytes) -> Iterator[tuple[int | None, Directory]]:

@@ -63,7 +63,7 @@ def test_a_phones_picture_comes_back_as_one(
     Path(f"f/a{suffix}").write_bytes(heic(heif, given))
     assert restormer("denoise", "f", "--quality", 100, *EXACT).status == 0
     assert tree() == [f"f-restored/a{suffix}", f"f/a{suffix}"]
-    image = image_io.read(Path(f"f-restored/a{suffix}"))
+    image = image_io.read_image(Path(f"f-restored/a{suffix}"))
     assert image.format == "heif"
     assert np.array_equal(image.samples(), given)
 
@@ -75,7 +75,7 @@ def test_what_is_said_of_a_heic_is_kept(heif: Any, restormer: Callable[..., Outc
     Path("a.heic").write_bytes(data)
     for target in ("b.heic", "b.png", "b.tif", "b.jpg", "b.webp", "b.avif"):
         assert restormer("denoise", "a.heic", "-o", target, *EXACT).status == 0
-        image = image_io.read(Path(target))
+        image = image_io.read_image(Path(target))
         assert (image.icc, image.xmp) == (wide_gamut(), XMP % 1)
         assert tags(image.exif or b"") == tags(block)
 
@@ -91,7 +91,7 @@ def test_a_heic_is_turned_once(
     Path("a.heic").write_bytes(heic(heif, np.asarray(given), exif=block))  # turns the file as well
     assert restormer("denoise", "a.heic", "-o", "b.png", *EXACT).status == 0
     wanted = np.asarray(PIL.ImageOps.exif_transpose(given))
-    assert np.array_equal(image_io.read(Path("b.png")).pixels, wanted)
+    assert np.array_equal(image_io.read_image(Path("b.png")).pixels, wanted)
     with PIL.Image.open("b.png") as other:
         assert other.getexif().get(274, 1) == 1
 
@@ -107,7 +107,7 @@ def test_a_heic_of_ten_bits_is_not_cut_to_8(
         outcome = restormer("denoise", "a.heic", "-o", target, "--quality", 100, *EXACT)
         assert outcome.status == 0
         assert "rounded" not in outcome.stderr
-        after = image_io.read(Path(target)).samples()
+        after = image_io.read_image(Path(target)).samples()
         assert after.dtype == np.uint16
         assert np.array_equal(np.rint(after / 65535 * 1023), ten)
 
@@ -119,15 +119,17 @@ def test_deeper_pictures_are_rounded_to_ten_bits_with_a_note(
     given = picture("a.png", (40, 56, 3), "uint16")
     outcome = restormer("denoise", "a.png", "-o", "b.heic", "--quality", 100, *EXACT)
     assert "note: a.png: heif holds 10 bits: rounded" in outcome.stderr
-    assert near(image_io.read(Path("b.heic")).pixels, given, 0.5 / 1023 + 1e-6)
+    assert near(image_io.read_image(Path("b.heic")).pixels, given, 0.5 / 1023 + 1e-6)
 
 
 @pytest.mark.parametrize("quality", [50, 95])
 def test_quality_is_a_heics(quality: int, heif: Any, restormer: Callable[..., Outcome]) -> None:
     """Below 100 it is lossy, with colour at full resolution."""
-    image_io.write(image_io.Image(image_io.from_float(smooth(), "uint8")), Path("a.png"))
+    image_io.write_image(image_io.Image(image_io.from_float(smooth(), "uint8")), Path("a.png"))
     restormer("denoise", "a.png", "-o", "b.heic", "--quality", quality, *EXACT)
-    assert near(image_io.read(Path("b.heic")).pixels, image_io.read(Path("a.png")).pixels, 0.1)
+    assert near(
+        image_io.read_image(Path("b.heic")).pixels, image_io.read_image(Path("a.png")).pixels, 0.1
+    )
     assert heif.open_heif("b.heic").info["chroma"] == 444
 
 
@@ -149,7 +151,7 @@ def test_colour_without_a_profile_crosses_formats(
     numbers = {"color_primaries": 9, "transfer_characteristics": 16, "full_range_flag": 0}
     Path("a.heic").write_bytes(heic(heif, noise(40, 56, 3, "uint16"), **numbers))
     assert restormer("denoise", "a.heic", "-o", "b.png", *EXACT).status == 0
-    assert image_io.read(Path("b.png")).cicp == (9, 16, 0, 1)
+    assert image_io.read_image(Path("b.png")).cicp == (9, 16, 0, 1)
     assert restormer("denoise", "b.png", "-o", "c.heic", *EXACT).status == 0
     told = heif.open_heif("c.heic").info["nclx_profile"]
     assert (told["color_primaries"], told["transfer_characteristics"]) == (9, 16)
@@ -169,7 +171,7 @@ def test_of_several_pictures_the_main_one_is_restored(
     file.save("a.heic", quality=-1, chroma=444, matrix_coefficients=0, primary_index=1)
     outcome = restormer("denoise", "a.heic", "-o", "b.png", *EXACT)
     assert "note: a.heic: 2 more pictures: left out" in outcome.stderr
-    assert np.array_equal(image_io.read(Path("b.png")).pixels, noise(40, 56, 3, seed=2))
+    assert np.array_equal(image_io.read_image(Path("b.png")).pixels, noise(40, 56, 3, seed=2))
 
 
 def test_a_damaged_heic_is_said(heif: Any, restormer: Callable[..., Outcome]) -> None:
@@ -227,7 +229,7 @@ def test_an_avif_comes_back_as_one(samples: int, restormer: Callable[..., Outcom
     )
     assert restormer("denoise", "a.avif", *EXACT).status == 0
     assert tree() == ["a.avif", "a.restored.avif"]
-    image = image_io.read(Path("a.restored.avif"))
+    image = image_io.read_image(Path("a.restored.avif"))
     assert image.format == "avif"
     assert near(image.samples(), given, 0.03)
 
@@ -250,7 +252,7 @@ def test_an_avif_is_turned_once_and_keeps_what_is_said_of_it(
     upright = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open("a.avif")))
     for target in ("b.avif", "b.png"):
         assert restormer("denoise", "a.avif", "-o", target, *EXACT).status == 0
-        image = image_io.read(Path(target))
+        image = image_io.read_image(Path(target))
         assert near(image.pixels, upright, 0.03)
         assert (image.icc, image.xmp) == (wide_gamut(), XMP % 1)
         assert tags(image.exif or b"") == tags(block)
@@ -265,7 +267,7 @@ def test_the_colour_of_an_avif_goes_into_a_png(restormer: Callable[..., Outcome]
     at = data.index(b"colrnclx") + 8
     Path("a.avif").write_bytes(data[:at] + struct.pack(">HH", 9, 16) + data[at + 4 :])
     assert restormer("denoise", "a.avif", "-o", "b.png", *EXACT).status == 0
-    assert image_io.read(Path("b.png")).cicp == (9, 16, 0, 1)
+    assert image_io.read_image(Path("b.png")).cicp == (9, 16, 0, 1)
     outcome = restormer("denoise", "a.avif", "-o", "b.avif", *EXACT)
     assert "avif as it is written here does not say what the colours are" in outcome.stderr
 
@@ -286,7 +288,7 @@ def test_a_deep_avif_is_not_cut_to_8_bits(
     )[1]
     Path("a.avif").write_bytes(data.tobytes())
     assert restormer("denoise", "a.avif", "-o", "b.png", *EXACT).status == 0
-    after = image_io.read(Path("b.png")).samples()
+    after = image_io.read_image(Path("b.png")).samples()
     assert after.dtype == np.uint16
     wanted = np.rot90(given, -1) if orientation == 6 else given
     assert np.array_equal(np.rint(after / 65535 * ((1 << bits) - 1)), wanted)

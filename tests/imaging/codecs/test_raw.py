@@ -52,7 +52,7 @@ def test_a_raw_file_is_developed_to_16_bit_srgb(restormer: Callable[..., Outcome
     outcome = restormer("denoise", "a.dng", "--json", *EXACT)
     assert outcome.status == 0
     assert tree() == ["a.dng", "a.restored.png"]
-    image = image_io.read(Path("a.restored.png"))
+    image = image_io.read_image(Path("a.restored.png"))
     assert image.pixels.dtype == np.uint16
     inside = (slice(3, -3), slice(3, -3))
     assert np.abs(image.pixels / 65535 - encoded(scene()))[inside].max() < 0.005
@@ -69,7 +69,7 @@ def test_any_format_takes_a_developed_file(target: str, restormer: Callable[...,
     Path("a.dng").write_bytes(dng(mosaic(scene())))
     outcome = restormer("denoise", "a.dng", "-o", target, *EXACT)
     assert outcome.status == 0
-    deep = image_io.read(Path(target)).pixels.dtype == np.uint16
+    deep = image_io.read_image(Path(target)).pixels.dtype == np.uint16
     assert deep == (target != "b.jpg")
     assert ("rounded to uint8" in outcome.stderr) == (not deep)
 
@@ -78,8 +78,8 @@ def test_any_format_takes_a_developed_file(target: str, restormer: Callable[...,
 @pytest.mark.parametrize(("orientation", "shape"), [(1, (32, 48)), (3, (32, 48)), (6, (48, 32))])
 def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) -> None:
     """Turned once: no orientation is left to be applied again."""
-    straight = image_io.read(dng(mosaic(scene()))).pixels
-    image = image_io.read(dng(mosaic(scene()), orientation=orientation))
+    straight = image_io.read_image(dng(mosaic(scene()))).pixels
+    image = image_io.read_image(dng(mosaic(scene()), orientation=orientation))
     assert image.pixels.shape[:2] == shape
     turns = {1: 0, 3: 2, 6: 3}[orientation]
     assert np.array_equal(image.pixels, np.rot90(straight, turns))
@@ -89,7 +89,9 @@ def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) 
 @pytest.mark.usefixtures("rawpy")
 def test_two_exposures_stay_two_exposures() -> None:
     """Half the light gives half the light: no picture is stretched to what it has."""
-    bright, dark = (image_io.read(dng(mosaic(scene() * factor))).pixels for factor in (1, 0.5))
+    bright, dark = (
+        image_io.read_image(dng(mosaic(scene() * factor))).pixels for factor in (1, 0.5)
+    )
     wanted = encoded(scene() * 0.5)[8:-8, 8:-8]
     assert np.abs(dark[8:-8, 8:-8] / 65535 - wanted).max() < 0.005
     assert bright.mean() > 1.2 * dark.mean()
@@ -153,4 +155,4 @@ def test_a_tiff_that_is_called_a_raw_file_is_taken_for_one() -> None:
     assert raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".nef")
     assert not raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".tif")
     picture("a.jpg")
-    assert image_io.pictures(Path("a.jpg").read_bytes(), name="a.nef").format == "jpeg"
+    assert image_io.decode(Path("a.jpg").read_bytes(), name="a.nef").format == "jpeg"
