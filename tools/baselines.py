@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from skimage.restoration import richardson_lucy
 
-from restormer_cli.degradations.presets import named
+from restormer_cli.degradations.presets import parse_degradation
 from restormer_cli.evaluation.runner import with_noise
 from restormer_cli.imaging import io as image_io
 
@@ -82,7 +82,11 @@ def main() -> None:
     clean = [image_io.to_float(image_io.read_image(path).pixels) for path in paths]
     for condition in conditions:
         kind, _, amount = condition.partition(":")
-        degrade = with_noise(float(amount)).degrade if kind == "sigma" else named(condition).apply
+        degrade = (
+            with_noise(float(amount)).degrade
+            if kind == "sigma"
+            else parse_degradation(condition).apply
+        )
         assert degrade is not None  # noqa: S101 - both of them degrade
         pairs = [(degrade(x), x) for x in clean]
         said = [f"{np.mean([_psnr(x, y) for x, y in pairs]):.2f}"]

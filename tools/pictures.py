@@ -20,7 +20,7 @@ import torch
 
 from restormer_cli import Restorer
 from restormer_cli.degradations import presets
-from restormer_cli.degradations.noise import jpeg
+from restormer_cli.degradations.jpeg import jpeg
 from restormer_cli.degradations.sampling import to_8_bit, to_linear, to_srgb
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.image import Array
@@ -82,7 +82,7 @@ def main() -> None:
             image_io.write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
             degraded = image_io.read_image(DOCS / "sample.jpg").pixels
         else:
-            condition = presets.named(picture.condition)
+            condition = presets.parse_degradation(picture.condition)
             degraded = image_io.from_float(condition.apply(image_io.to_float(clean)), np.uint8)
         restored = Restorer(task, weights="lite")(degraded)
         part = (

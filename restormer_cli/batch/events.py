@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from ..checkpoints.resolve import ResolvedCheckpoint
+    from ..imaging.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -33,39 +34,6 @@ class Weights:
     def of(cls, found: ResolvedCheckpoint) -> Weights:
         """The part of a found checkpoint that is worth reporting."""
         return cls(found.name, found.source, found.sha256)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What an image's noise looks like; see `noise_level`.
-
-    Attributes:
-        sigma: standard deviation of what varies from pixel to pixel, of 255.
-        coarse: twice that of means of 2 x 2 pixels: the same if noise is white, and more if it is
-            coarser, after demosaicking, scaling or JPEG. Texture all over an image counts, too.
-    """
-
-    sigma: float
-    coarse: float
-
-    @property
-    def white(self) -> bool:
-        """Whether neighbouring pixels know nothing of each other's noise."""
-        return self.coarse < 1.3 * self.sigma
-
-    @property
-    def clean(self) -> bool:
-        """Whether there is so little that it cannot be seen."""
-        return max(self.sigma, self.coarse) < 1
-
-    @property
-    def words(self) -> str:
-        """What is seen, in a few words."""
-        if self.clean:
-            return f"looks clean, sigma {self.sigma:.1f} of 255"
-        if self.white:
-            return f"noise of sigma {self.sigma:.1f} of 255"
-        return f"noise of sigma {self.sigma:.1f} of 255, {self.coarse:.1f} with what is coarser"
 
 
 @dataclass(frozen=True)
@@ -191,3 +159,23 @@ class Tally:
             seconds=round(time.perf_counter() - self.started, 3),
             interrupted=interrupted,
         )
+
+
+class ImageProgress(NamedTuple):
+    """How many strips or tiles of a page are done, and how many images were done before it."""
+
+    number: float
+    name: str
+    done: int
+    total: int
+    page: int = 1
+    pages: int = 1
+
+    @property
+    def share(self) -> float:
+        """What is done of the image, all pages taken together."""
+        return (self.page - 1 + self.done / max(self.total, 1)) / self.pages
+
+    def __str__(self) -> str:
+        pages = f"page {self.page}/{self.pages}, " if self.pages > 1 else ""
+        return f"{pages}{self.done}/{self.total}"

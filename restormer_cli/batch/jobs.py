@@ -27,6 +27,25 @@ _SHOWN = 20
 """How many problems are spelled out before the rest is only counted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """What applies to every image of a run beside the restorer.
+
+    Attributes:
+        format: of the outputs, as `--format` says; "keep" keeps the input's.
+        quality: of lossy formats, 1..100.
+        max_pixels: larger images fail.
+        strength: part of the change that is applied, 0..1.
+        record: enter outputs in the manifests of their folders.
+    """
+
+    format: str = "keep"
+    quality: int = 95
+    max_pixels: int = 300_000_000
+    strength: float = 1.0
+    record: bool = False
+
+
 @dataclass(frozen=True)
 class Job:
     """One image and where it goes; None is stdin, or stdout."""

@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ..cli.options import Restoring
     from ..imaging.image import Image
     from ..inference.restorer import Restorer
     from .events import Restored
-    from .jobs import Job
+    from .jobs import BatchConfig, Job
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -46,26 +45,22 @@ SettingsFingerprint = dict[str, Any]
 """What decides on the result beside the input: "task", "weights" (sha256), "options"."""
 
 
-NEUTRAL = frozenset(
-    [
-        # What is read and where to, how much of it, and what is said about it.
-        *("inputs", "output", "right", "recursive", "files_from", "null", "max_pixels"),
-        *("skip_existing", "in_place", "dry_run", "json", "quiet", "verbose"),
-        *("preview", "compare", "crop", "report"),
-        # What chooses the weights, for which their hash stands, and where they run.
-        *("weights", "noise", "sigma", "gray", "device", "ray"),
-    ]
-)
-"""Options by which no result differs; a recipe holds all the others."""
-
-
-def settings_fingerprint(restorer: Restorer, options: Restoring) -> SettingsFingerprint:
-    """What decides on the results of a run."""
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in NEUTRAL}
+def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFingerprint:
+    """Return what decides on the results of a run beside its inputs."""
+    config = restorer.config
     return {
-        "task": restorer.task.name,
+        "task": config.task,
         "weights": restorer.weights.sha256,
-        "options": {**given, "precision": restorer.precision},
+        "options": {
+            "format": batch.format,
+            "quality": batch.quality,
+            "tile": str(config.tile),
+            "overlap": config.overlap,
+            "window": config.window,
+            "ensemble": config.ensemble,
+            "strength": batch.strength,
+            "precision": restorer.precision,
+        },
     }
 
 

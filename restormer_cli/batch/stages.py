@@ -6,14 +6,13 @@ from collections import defaultdict
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice, repeat
 from threading import Event as Flag
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..cli.console import ImageProgress
 from ..errors import ImageError
 from ..files.discovery import is_special
 from ..imaging import difference
@@ -22,8 +21,10 @@ from ..imaging import noise as noise_level
 from ..imaging.difference import Change
 from ..imaging.formats import FORMATS
 from ..imaging.image import UNDECODED, Array, Image, from_float, to_float
+from ..imaging.noise import Noise
 from . import manifest
-from .events import Event, Failed, Noise, Planned, Restored, Started, Weights
+from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
+from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint
 from .pipeline import run_overlapped
 
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..imaging.image import ImageSequence
+    from ..imaging.noise import Noise
     from ..inference.restorer import Restoration, Restorer
-    from .events import Noise
-    from .jobs import Job
 
     Observer = Callable[[Restored, image_io.Image, image_io.Image], None]
     """Shown an image: what came of it, as it was, and as it is."""
@@ -126,16 +126,6 @@ class StandardStreams:
     stdout: BinaryIO
 
 
-class BatchSettings(TypedDict):
-    """What images are restored with beside the restorer: see `run`."""
-
-    quality: int
-    max_pixels: int
-    strength: float
-    recipe: manifest.SettingsFingerprint | None
-    watch: Observer | None
-
-
 class Cancelled(Exception):  # noqa: N818 - nothing went wrong
     """The run was interrupted, and this image dropped."""
 
@@ -183,13 +173,10 @@ def run_batch(
     jobs: Iterable[Job],
     restorer: Restorer,
     streams: StandardStreams,
+    config: BatchConfig | None = None,
     *,
-    quality: int = 95,
-    max_pixels: int = 300_000_000,
-    strength: float = 1.0,
-    recipe: manifest.SettingsFingerprint | None = None,
     progress: Callable[[ImageProgress], None] | None = None,
-    watch: Observer | None = None,
+    observer: Observer | None = None,
 ) -> Generator[Event, None, None]:
     """Restore and write images in their order; one that fails is reported, and the next begun.
 
@@ -200,19 +187,16 @@ def run_batch(
 
     Args:
         jobs: what to restore, and where to.
-        restorer: does it.
+        restorer: the network to run.
         streams: for jobs without a path.
-        quality: of JPEG and WebP.
-        max_pixels: larger images fail.
-        strength: how much of the change is applied, 0..1.
-        recipe: what the outputs' folders shall record that they were made by; None: no record.
-        progress: told of the image that is computed, in a thread of its own.
-        watch: shown each image that is written, or its first page, as it was and as it is, in a
-            thread of its own; what ImageError it raises is reported.
+        config: how to read, blend and write.
+        progress: called with the progress of the image at work, from another thread.
+        observer: called with each image that is written, or its first page, before and after, from
+            another thread; an ImageError it raises is reported.
     """
     from ..inference import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = ImageStages(restorer, quality, max_pixels, strength, recipe, progress, watch, Flag())
+    work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
     line = run_overlapped(
         queue_images(jobs, streams.stdin), *stages, initializer=devices.inherit_threads()
@@ -262,13 +246,19 @@ class ImageStages:
     """What is done to an image, in three stages, each in a thread of its own."""
 
     restorer: Restorer
-    quality: int
-    max_pixels: int
-    strength: float
-    recipe: manifest.SettingsFingerprint | None
+    config: BatchConfig
     progress: Callable[[ImageProgress], None] | None
-    watch: Observer | None
+    observer: Observer | None
     stop: Flag
+
+    @cached_property
+    def fingerprint(self) -> manifest.SettingsFingerprint | None:
+        """What outputs are recorded with; None if they are not."""
+        return (
+            manifest.settings_fingerprint(self.restorer, self.config)
+            if self.config.record
+            else None
+        )
 
     def read(self, given: QueuedImage) -> _Read:
         """Decode the image, or the first of its pages, and the right view if there is one."""
@@ -300,7 +290,7 @@ class ImageStages:
                 mtime = path.stat().st_mtime_ns  # before it is read, lest a change goes unnoticed
             _, data = image_io.read_bytes(path)
         assert data is not None  # noqa: S101 - stdin has been read
-        found = image_io.decode(data, max_pixels=self.max_pixels, name=str(path or "-"))
+        found = image_io.decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return found, FileFingerprint.of(data, mtime)
 
     def compute(self, read: _Read) -> _Computed:
@@ -311,7 +301,7 @@ class ImageStages:
         pages: list[Page] = []
         with closing(self._pages(read, pages)) as restored:
             data, told = image_io.encode(
-                restored, read.kind, count=read.total, quality=self.quality
+                restored, read.kind, count=read.total, quality=self.config.quality
             )
         for page, notes in zip(pages, told, strict=True):
             page.notes.extend(notes)
@@ -328,7 +318,7 @@ class ImageStages:
         ) as line:
             for _, future in line:
                 page = future.result()
-                shown = self.watch is not None and not done  # the first one alone
+                shown = self.observer is not None and not done  # the first one alone
                 done.append(page if shown else page.without_pixels())
                 yield page.image
 
@@ -367,10 +357,10 @@ class ImageStages:
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
         moved = difference.measure_change(before, done.pixels)
         original = pixels = image.pixels
-        if self.strength:  # at 0 it is the very input
+        if self.config.strength:  # at 0 it is the very input
             after = done.pixels
-            if self.strength < 1:
-                after = before + np.float32(self.strength) * (after - before)
+            if self.config.strength < 1:
+                after = before + np.float32(self.config.strength) * (after - before)
             pixels = from_float(after, pixels.dtype)
         return Page(
             replace(image, pixels=pixels),
@@ -378,10 +368,10 @@ class ImageStages:
             pixels.shape[1],
             replace(done, pixels=UNDECODED),
             noise,
-            moved.times(self.strength),
+            moved.times(self.config.strength),
             [*image.notes, *done.notes],
-            difference.change_warnings(moved, self.strength, noise),
-            original if self.watch is not None and number == 1 else UNDECODED,
+            difference.change_warnings(moved, self.config.strength, noise),
+            original if self.observer is not None and number == 1 else UNDECODED,
         )
 
     def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
@@ -401,7 +391,7 @@ class ImageStages:
         self._go_on()
         read, pages, data = computed
         if data is None:
-            data, told = image_io.encode([pages[0].image], read.kind, quality=self.quality)
+            data, told = image_io.encode([pages[0].image], read.kind, quality=self.config.quality)
             pages[0].notes.extend(told[0])
         first, moved = pages[0], together(pages)
         notes = [*read.notes, *said(page.notes for page in pages)]
@@ -432,10 +422,10 @@ class ImageStages:
             return WrittenImage(restored, data)
 
         def ready(data: bytes, stat: os.stat_result) -> None:
-            if self.recipe is not None:
+            if self.fingerprint is not None:
                 written = FileFingerprint.of(data, stat.st_mtime_ns)
                 line = manifest.line(
-                    restored, self.recipe, read.left_file, read.right_file, written
+                    restored, self.fingerprint, read.left_file, read.right_file, written
                 )
                 notes.extend(manifest.write(target, line))
 
@@ -445,10 +435,10 @@ class ImageStages:
         return WrittenImage(restored, None)
 
     def _show(self, restored: Restored, page: Page) -> None:
-        if self.watch is None:
+        if self.observer is None:
             return
         try:
-            self.watch(restored, replace(page.image, pixels=page.original), page.image)
+            self.observer(restored, replace(page.image, pixels=page.original), page.image)
         except ImageError as error:  # whoever repeats it should know
             raise ImageError(f"restored, but {error}", error.hint) from error
 

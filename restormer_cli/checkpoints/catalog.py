@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..errors import UsageError
 
@@ -185,55 +185,75 @@ NOISES = ("real", "gaussian")
 SIGMAS = ("blind", "15", "25", "50")
 
 
-def official_checkpoint(
-    task: str,
-    *,
-    noise: str | None = None,
-    sigma: str | None = None,
-    gray: bool = False,
-    dual_pixel: bool = False,
-) -> Checkpoint:
-    """Choose the published checkpoint for what was asked.
+AUTO_SIGMA = "auto"
+"""The `sigma` that picks the checkpoint by the noise estimated in each image."""
 
-    Args:
+
+@dataclass(frozen=True)
+class CheckpointQuery:
+    """What decides which published checkpoint is used.
+
+    Attributes:
         task: a key of `TASKS`.
-        noise: one of `NOISES`, for denoise; left out it is "gaussian" where `sigma` or `gray`
-            say so and "real" otherwise.
-        sigma: one of `SIGMAS`, for Gaussian noise; "blind" when left out.
-        gray: the one-channel network, for Gaussian noise.
-        dual_pixel: the two-view network, for defocus.
-
-    Raises:
-        UsageError: no checkpoint was published for that combination.
+        noise: one of `NOISES`, for denoise; by default "gaussian" if `sigma` or `gray` is given
+            and "real" otherwise.
+        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` stands for
+            "blind" until the noise of an image is known.
+        gray: use the one-channel network, for Gaussian noise.
+        dual_pixel: use the two-view network, for defocus.
     """
-    if task not in TASKS:
-        raise UsageError(f"no task is called {task!r}", f"There are {', '.join(TASKS)}.")
-    gaussian_only = [name for name, given in (("--sigma", sigma), ("--gray", gray)) if given]
-    if task != "denoise" and (noise or gaussian_only):
-        raise UsageError(
-            f"{' and '.join((['--noise'] if noise else []) + gaussian_only)} and {task} do not go "
-            "together",
-            "They belong to `restormer denoise`.",
-        )
-    if dual_pixel and task != "defocus":
-        raise UsageError(
-            f"two views and {task} do not go together", "--right belongs to `restormer defocus`."
-        )
-    if dual_pixel:
-        return CHECKPOINTS["dual_pixel_defocus_deblurring"]
 
-    if noise not in (None, *NOISES):
-        raise UsageError(f"--noise is {noise!r}", f"There are {' and '.join(NOISES)}.")
-    if sigma not in (None, *SIGMAS):
-        raise UsageError(f"--sigma is {sigma!r}", f"There are {', '.join(SIGMAS)}.")
-    if noise == "real" and gaussian_only:
-        raise UsageError(
-            f"--noise real and {' and '.join(gaussian_only)} do not go together: the network for "
-            "camera noise needs no sigma and takes colour",
-            "Leave out one of them, or say --noise gaussian.",
-        )
-    if noise == "gaussian" or gaussian_only:
-        color = "gray" if gray else "color"
-        level = "blind" if sigma in (None, "blind") else f"sigma{sigma}"
-        return CHECKPOINTS[f"gaussian_{color}_denoising_{level}"]
-    return CHECKPOINTS[TASKS[task].official]
+    task: str = "denoise"
+    _: KW_ONLY
+    noise: str | None = None
+    sigma: str | None = None
+    gray: bool = False
+    dual_pixel: bool = False
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The published checkpoint for this query.
+
+        Raises:
+            UsageError: none was published for that combination.
+        """
+        task, noise, sigma = self.task, self.noise, self.sigma
+        if task not in TASKS:
+            raise UsageError(f"no task is called {task!r}", f"There are {', '.join(TASKS)}.")
+        gaussian = [name for name, given in (("--sigma", sigma), ("--gray", self.gray)) if given]
+        if task != "denoise" and (noise or gaussian):
+            options = " and ".join((["--noise"] if noise else []) + gaussian)
+            raise UsageError(
+                f"{options} and {task} do not go together", "They belong to `restormer denoise`."
+            )
+        if self.dual_pixel and task != "defocus":
+            raise UsageError(
+                f"two views and {task} do not go together",
+                "--right belongs to `restormer defocus`.",
+            )
+        if self.dual_pixel:
+            return CHECKPOINTS["dual_pixel_defocus_deblurring"]
+
+        if noise not in (None, *NOISES):
+            raise UsageError(f"--noise is {noise!r}", f"There are {' and '.join(NOISES)}.")
+        if sigma not in (None, AUTO_SIGMA, *SIGMAS):
+            raise UsageError(f"--sigma is {sigma!r}", f"There are {', '.join(SIGMAS)}.")
+        if noise == "real" and gaussian:
+            raise UsageError(
+                f"--noise real and {' and '.join(gaussian)} do not go together: the network for "
+                "camera noise needs no sigma and takes colour",
+                "Leave out one of them, or say --noise gaussian.",
+            )
+        if noise == "gaussian" or gaussian:
+            color = "gray" if self.gray else "color"
+            level = f"sigma{sigma}" if sigma in SIGMAS[1:] else "blind"
+            return CHECKPOINTS[f"gaussian_{color}_denoising_{level}"]
+        return CHECKPOINTS[TASKS[task].official]
+
+
+SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
+
+
+def weights_label(name: str, source: str) -> str:
+    """Name weights and their source for people: "restormer-lite-denoise (bundled)"."""
+    return f"{name} ({SOURCE_LABELS.get(source, source)})"

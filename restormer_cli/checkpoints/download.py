@@ -12,7 +12,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -35,11 +35,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # its document
     tqdm,
 )
 
+from ..callbacks import Notify
 from ..errors import CheckpointError
 from ..files.atomic import sha256_file
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
-
-Notify = Callable[[str], None]
 
 _TIMEOUT = 15  # seconds without a byte
 _CHUNK = 1 << 20

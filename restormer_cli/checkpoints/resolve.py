@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..callbacks import Notify
 from ..errors import CheckpointError
 from ..files.atomic import sha256_file
 from . import download
-from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, Task, official_checkpoint
-from .download import Notify, UnavailableError, expected_sha256
+from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, CheckpointQuery, Task
+from .download import UnavailableError, expected_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,11 +166,15 @@ def find(path_or_name: str | Path, *, notify: Notify = warn) -> ResolvedCheckpoi
     """
     name = str(path_or_name)
     if name in TASKS:
-        return resolve_checkpoint("auto", official_checkpoint(name), TASKS[name], notify=notify)
+        return resolve_checkpoint(
+            "auto", CheckpointQuery(name).checkpoint, TASKS[name], notify=notify
+        )
     if name in ("auto", "official", "lite"):
         raise CheckpointError(f"{name!r} does not say for which task", f"Say {', '.join(TASKS)}.")
     # No task is at hand, and these kinds of names ask for none.
-    return resolve_checkpoint(name, official_checkpoint("denoise"), TASKS["denoise"], notify=notify)
+    return resolve_checkpoint(
+        name, CheckpointQuery("denoise").checkpoint, TASKS["denoise"], notify=notify
+    )
 
 
 # --- behind `restormer weights` -----------------------------------------------------------------

@@ -11,12 +11,13 @@ import typer
 
 from .._version import __version__
 from ..errors import RestormerError, UsageError
-from .console import Console, columns
+from .console import Console
 from .evaluate import Evaluating
 from .evaluate import run as measure
+from .info import bench, doctor, info
 from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
 from .report import compare, report
-from .weights import doctor, network, weights
+from .weights import weights
 
 INTERRUPTED = 130
 RESTORE, LOOK = "Restore", "Look at results"
@@ -106,9 +107,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 @takes(Denoising)
 def denoise(console: Console, options: Denoising) -> None:
     """Remove noise: a camera's at high ISO, or added Gaussian noise."""
-    _restore(
-        console, options, "denoise", noise=options.noise, sigma=options.sigma, gray=options.gray
-    )
+    _restore(console, options, "denoise")
 
 
 @app.command(
@@ -150,24 +149,14 @@ def deblur(console: Console, options: Restoring) -> None:
 @takes(Defocusing)
 def defocus(console: Console, options: Defocusing) -> None:
     """Sharpen what is out of focus, from one image or from the two views of a dual-pixel sensor."""
-    _restore(console, options, "defocus", right=options.right)
+    _restore(console, options, "defocus")
 
 
-def _restore(
-    console: Console,
-    options: Restoring,
-    task: str,
-    *,
-    noise: str | None = None,
-    sigma: str | None = None,
-    gray: bool = False,
-    right: str | None = None,
-) -> None:
+def _restore(console: Console, options: Restoring, task: str) -> None:
     console.configure(json=options.json, quiet=options.quiet, verbose=options.verbose)
-    from .restore import CheckpointQuery, run  # NumPy, OpenCV and Pillow
+    from .restore import run  # NumPy, OpenCV and Pillow
 
-    request = CheckpointQuery(task=task, noise=noise, sigma=sigma, gray=gray, right=right)
-    if run(console, request, options).failed:
+    if run(console, task, options).failed:
         raise typer.Exit(1)
 
 
@@ -194,84 +183,21 @@ app.command(
 
 app.add_typer(weights, name="weights", rich_help_panel=KNOW)
 app.command(rich_help_panel=KNOW)(doctor)
-
-
-@app.command(
+app.command(
     rich_help_panel=KNOW,
     epilog=_examples(
         ("restormer info", "the published network for denoising"),
         ("restormer info mine.safetensors", "the network in a file"),
         ("restormer info derain --width 4000 --height 3000", "its cost for 12 megapixels"),
     ),
-)
-def info(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
-    ] = "denoise",
-    height: Annotated[int, typer.Option(min=1, help="Of the image whose cost is told.")] = 256,
-    width: Annotated[int, typer.Option(min=1, help="Likewise.")] = 256,
-    json: Json = False,
-) -> None:
-    """Show a network: its levels, parameters, multiply-adds and memory; nothing is downloaded.
-
-    The proof at its end is a random image of 64 x 64 pixels that is sent through.
-    """
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..network import summary
-
-    shown = network(name)
-    described = summary.summarize(shown.architecture, height, width)
-    shapes = summary.prove(shown)
-    if json:
-        console.object({**described.as_dict(), "proof": dict(shapes)})
-        return
-    console.render(summary.table(described))
-    passed = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
-    console.result("The shapes of a random 64 x 64 image on its way through:")
-    console.result(columns(*passed, indent=2))
-
-
-@app.command(
+)(info)
+app.command(
     rich_help_panel=KNOW,
     epilog=_examples(
         ("restormer bench", "the published network at 512 x 512"),
         ("restormer bench mine.safetensors --size 1024", "the network in a file at 1024 x 1024"),
     ),
-)
-def bench(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
-    ] = "denoise",
-    size: Annotated[
-        list[int] | None,
-        typer.Option(min=8, metavar="PIXELS", help="Side of the image; may be repeated. [512]"),
-    ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs of which the fastest counts.")] = 1,
-    plain: Annotated[bool, typer.Option(help="Run the plain forward to compare with.")] = True,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Measure speed and memory here: the plain forward, the exact strips, and tiles.
-
-    Nothing is downloaded: speed does not depend on the weights' values.
-    """
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..evaluation import benchmark as measuring
-    from ..inference import devices
-
-    shown = network(name).to(devices.choose_device(device))
-    sizes = [-(-side // 8) * 8 for side in size or [512]]
-    done = []
-    for measurement in measuring.run_benchmark(shown, sizes, repeat=repeat, with_plain=plain):
-        done.append(measurement)
-        if json:
-            console.object(measurement.as_dict())
-    if not json:
-        console.render(measuring.table(done, devices.choose_device(device)))
+)(bench)
 
 
 @app.command(

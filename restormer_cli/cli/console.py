@@ -7,15 +7,26 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..batch.events import Event, Failed, Planned, Restored, Skipped, Started, Summary
+from ..batch.events import (
+    Event,
+    Failed,
+    ImageProgress,
+    Planned,
+    Restored,
+    Skipped,
+    Started,
+    Summary,
+)
+from ..checkpoints.catalog import weights_label
 from ..errors import RestormerError, UsageError
+from ..text import format_bytes, format_duration, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
@@ -25,26 +36,6 @@ if TYPE_CHECKING:
 
 EVERY = 30.0
 """Seconds between the lines that stand for the bar where there is no terminal."""
-
-
-class ImageProgress(NamedTuple):
-    """How many strips or tiles of a page are done, and how many images were done before it."""
-
-    number: float
-    name: str
-    done: int
-    total: int
-    page: int = 1
-    pages: int = 1
-
-    @property
-    def share(self) -> float:
-        """What is done of the image, all pages taken together."""
-        return (self.page - 1 + self.done / max(self.total, 1)) / self.pages
-
-    def __str__(self) -> str:
-        pages = f"page {self.page}/{self.pages}, " if self.pages > 1 else ""
-        return f"{pages}{self.done}/{self.total}"
 
 
 @dataclass
@@ -86,14 +77,6 @@ class Pace:
         return True
 
 
-def format_duration(seconds: float) -> str:
-    """A time as people say it."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def bar() -> Progress:
     """A bar on stderr, whose tasks have the fields `part` and `speed`."""
     from rich.console import Console as Terminal
@@ -122,10 +105,6 @@ def bar() -> Progress:
 
 
 # --- console -------------------------------------------------------------------------------------
-
-
-SOURCES = {"lite": "bundled", "hub": "from the Hub"}
-"""How the result line words where weights come from, if not as the event does."""
 
 
 @dataclass
@@ -283,15 +262,6 @@ class Console:
             self.say(self._pace.line())
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """`text` on one line (or its own `lines`), control characters spelled out.
-
-    File names can hold anything: a newline would fake a line of output, an escape sequence would
-    steer the terminal.
-    """
-    return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
-
-
 def _planned(event: Planned) -> str:
     parts = [f"{event.width} x {event.height}", *_pages(event)]
     if event.strategy is not None:
@@ -309,10 +279,9 @@ def _restored(event: Restored) -> str:
     megapixels = event.pixels / 1e6
     area = f"{megapixels:.1f} MP" if megapixels >= 0.1 else f"{event.width} x {event.height}"
     area = ", ".join([*_pages(event), area])
-    source = SOURCES.get(event.weights.source, event.weights.source)
     return (
         f"{printable(event.input)} -> {printable(event.output)}  {area} in {event.seconds:.1f} s, "
-        f"{printable(event.weights.name)} ({source}), {event.strategy}, "
+        f"{printable(weights_label(event.weights.name, event.weights.source))}, {event.strategy}, "
         f"{event.precision} on {event.device}"
     )
 
@@ -325,20 +294,3 @@ def _summary(event: Summary) -> str:
     counts = {"restored": event.restored, "skipped": event.skipped, "failed": event.failed}
     said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
     return f"{said}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"
-
-
-def format_bytes(count: int) -> str:
-    """Bytes as people read them."""
-    amount = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
-
-
-def columns(*rows: Sequence[str], indent: int = 0) -> str:
-    """Rows of cells as lines whose columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(" " * indent + line.rstrip() for line in lines)

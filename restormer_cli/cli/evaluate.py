@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
+from ..batch.events import ImageProgress
 from ..checkpoints import catalog
+from ..checkpoints.catalog import weights_label
 from ..errors import UsageError
-from .console import Console, ImageProgress, printable
+from ..text import printable
+from .console import Console
 from .options import (
     Device,
     Ensemble,
@@ -27,8 +34,11 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from ..evaluation.results import Results
     from ..evaluation.runner import Condition, Outcome, Score
     from ..files.discovery import Pair
+    from ..imaging.metrics import Scores
+    from ..inference.config import RestorerConfig
     from ..inference.restorer import Restorer
 
 
@@ -167,18 +177,17 @@ def run(console: Console, given: Evaluating) -> None:
     from ..evaluation.results import Results
     from ..files import discovery
     from ..imaging import metrics
+    from ..imaging.io import readable_suffixes
 
     conditions = runner.parse_conditions(given.levels, given.degrade)
     for condition in conditions:  # what was not published is said at once
-        catalog.official_checkpoint(
-            given.task,
-            noise=_noise(given),
-            sigma=_level(given, condition),
-            gray=given.gray,
-            dual_pixel=given.right is not None,
-        )
+        _config(given, condition)
     found, unpaired = discovery.match_pairs(
-        given.clean, given.degraded, given.right, by_order=given.pair == "order"
+        given.clean,
+        given.degraded,
+        given.right,
+        suffixes=readable_suffixes(),
+        by_order=given.pair == "order",
     )
     for path in unpaired:
         console.warn(f"{printable(str(path))}: no image of this name in the other folder")
@@ -203,7 +212,7 @@ def run(console: Console, given: Evaluating) -> None:
     if given.json:
         console.object(sheet.as_dict())
     else:
-        console.render(sheet.render())
+        console.render(results_table(sheet))
     if given.csv is not None:
         _write(given.csv, sheet.as_csv())
     if unpaired or sheet.failed:
@@ -224,7 +233,13 @@ def _level(given: Evaluating, condition: Condition) -> str | None:
 def _restorer(console: Console, given: Evaluating, condition: Condition) -> Restorer:
     from ..inference.restorer import Restorer
 
-    return Restorer(
+    return Restorer(_config(given, condition), notify=console.warn)
+
+
+def _config(given: Evaluating, condition: Condition) -> RestorerConfig:
+    from ..inference.config import RestorerConfig
+
+    return RestorerConfig(
         given.task,
         weights=given.weights,
         device=given.device,
@@ -237,7 +252,6 @@ def _restorer(console: Console, given: Evaluating, condition: Condition) -> Rest
         sigma=_level(given, condition),
         gray=given.gray,
         dual_pixel=given.right is not None,
-        notify=console.warn,
     )
 
 
@@ -295,3 +309,89 @@ def _write(path: Path, text: str) -> None:
         raise UsageError(
             f"{path}: cannot be written ({error.strerror})", "Name another file."
         ) from error
+
+
+def results_table(results: Results) -> RenderableType:
+    """What was measured and how; then every image, and the means beside the paper's."""
+    parts: list[RenderableType] = [_facts(results), Text(), _scores(results)]
+    if results.remark:
+        parts += [Text(), Text(results.remark, style="dim")]
+    return Group(*parts)
+
+
+def _facts(results: Results) -> Table:
+    from ..evaluation.published import SETS
+    from ..imaging.metrics import PSNR_DEFINITION, SSIM_DEFINITION
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+
+    def add(name: str, values: list[str]) -> None:
+        for value in dict.fromkeys(values):
+            facts.add_row(name, Text(value))
+            name = ""
+
+    count = str(len({s.image for outcome in results.outcomes for s in outcome.scores}))
+    name = printable(str(results.folder))
+    if results.known is not None:
+        name, whole = SETS[results.known]
+        count = count if str(whole or count) == count else f"{count} of {whole}"
+    add("set", [f"{name}, {count} images, {results.task}"])
+    add(
+        "weights",
+        [
+            f"{printable(weights_label(o.weights.name, o.weights.source))}, "
+            f"SHA-256 {o.weights.sha256}"
+            for o in results.outcomes
+        ],
+    )
+    add("restored", [f"{how} on {o.device}" for o in results.outcomes for how in _ways(o)])
+    add("degraded", [outcome.condition.description for outcome in results.outcomes])
+    add("compared", [results.protocol.description])
+    add("PSNR", [f"{PSNR_DEFINITION}, in dB"])
+    add("SSIM", [SSIM_DEFINITION])
+    return facts
+
+
+def _scores(results: Results) -> Table:
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="ellipsis", no_wrap=True, max_width=32)
+    for heading in ("degraded", "", "restored", "", "gain"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("", "PSNR", "SSIM", "PSNR", "SSIM", "dB", style="dim")
+    for outcome in results.outcomes:
+        if outcome.condition.name:
+            table.add_row()
+            table.add_row(Text(outcome.condition.name, style="bold"))
+        for score in outcome.scores:
+            name = Text(printable(score.image))
+            table.add_row(name, *_cells(score.degraded, score.restored))
+        if outcome.scores:
+            cells = _cells(
+                outcome.mean(lambda score: score.degraded),
+                outcome.mean(lambda score: score.restored),
+            )
+            table.add_row("mean", *cells, style="bold")
+        if (paper := results.paper(outcome)) is not None:
+            ssim = "" if paper.ssim is None else f"{paper.ssim:.3f} "
+            name = Text(", ".join(filter(None, ["the paper's", results.published.variant])))
+            table.add_row(name, "", "", f"{paper.psnr:.2f}", ssim, "", style="cyan")
+    return table
+
+
+def _ways(outcome: Outcome) -> list[str]:
+    """How its images were restored: mostly all in one way."""
+    return list(dict.fromkeys(f"{s.strategy}, in {s.precision}" for s in outcome.scores))
+
+
+def _cells(degraded: Scores, restored: Scores) -> list[str]:
+    gain = restored.psnr - degraded.psnr
+    return [
+        f"{degraded.psnr:.2f}",
+        f"{degraded.ssim:.4f}",
+        f"{restored.psnr:.2f}",
+        f"{restored.ssim:.4f}",
+        "" if math.isnan(gain) else f"{gain:+.2f}",
+    ]

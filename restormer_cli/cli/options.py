@@ -2,13 +2,17 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
 from ..errors import UsageError
 from .console import Console
+
+if TYPE_CHECKING:
+    from ..batch.jobs import BatchConfig
+    from ..inference.config import RestorerConfig
 
 FILES = "Input and output"
 RESTORATION = "Restoration"
@@ -18,6 +22,9 @@ LOOKS = "Looking at results"
 MESSAGES = "Messages"
 
 Options = TypeVar("Options")
+
+UNREPORTED = frozenset(["inputs", "json", "quiet", "verbose", "report"])
+"""Options that a report leaves out: they change neither results nor their place."""
 
 
 def _option(
@@ -304,10 +311,46 @@ class Restoring:
     quiet: Quiet = False
     verbose: Verbose = False
 
-    @property
-    def tile_side(self) -> int | Literal["auto"]:
-        """`--tile` as the Restorer takes it; see `tile_side`."""
-        return tile_side(self.tile)
+    def restorer_config(self, task: str) -> "RestorerConfig":
+        """Return the configuration of the restorer for a task.
+
+        Raises:
+            UsageError: options that do not go together.
+        """
+        from ..inference.config import RestorerConfig
+
+        return RestorerConfig(
+            task,
+            weights=self.weights,
+            device=self.device,
+            precision=self.precision,
+            tile=tile_side(self.tile),
+            overlap=self.overlap,
+            window=self.window,
+            ensemble=self.ensemble,
+        )
+
+    def changed(self) -> list[tuple[str, str]]:
+        """Return the options that differ from their defaults, as a report shows them."""
+        given = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            default = None if field.default is MISSING else field.default
+            if value != default and field.name not in UNREPORTED:
+                name = "--" + field.name.replace("_", "-")
+                given.append((name, "on" if value is True else str(value)))
+        return given
+
+    def batch_config(self) -> "BatchConfig":
+        """Return how images are read, blended and written."""
+        from ..batch.jobs import BatchConfig
+
+        return BatchConfig(
+            format=self.format,
+            quality=self.quality,
+            max_pixels=self.max_pixels,
+            strength=self.strength,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +379,11 @@ class Denoising(Restoring):
         bool, _flag(RESTORATION, "--gray", help="The network for grey images (Gaussian noise).")
     ] = False
 
+    def restorer_config(self, task: str) -> "RestorerConfig":
+        """Return the configuration, with the choice of the denoising checkpoint."""
+        config = super().restorer_config(task)
+        return replace(config, noise=self.noise, sigma=self.sigma, gray=self.gray)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defocusing(Restoring):
@@ -351,6 +399,10 @@ class Defocusing(Restoring):
             "folder that holds them under the same names.",
         ),
     ] = None
+
+    def restorer_config(self, task: str) -> "RestorerConfig":
+        """Return the configuration, for two views if the right one is given."""
+        return replace(super().restorer_config(task), dual_pixel=self.right is not None)
 
 
 def takes(

@@ -8,10 +8,12 @@ import typer
 
 from ..batch.events import Event, Failed, Restored, Summary
 from ..errors import ImageError, UsageError
-from .console import Console, format_bytes, printable
+from ..text import format_bytes, printable
+from .console import Console
 from .options import Crops, MaxPixels, Quiet, Restoring
 
 if TYPE_CHECKING:
+    from ..batch.manifest import RecordedOutput
     from ..reports.page import Report
 
 
@@ -40,12 +42,11 @@ def compare(
     console.configure(quiet=quiet)
     from ..reports import (
         comparison,
-        observers,  # NumPy, OpenCV and Pillow
     )
 
-    parts = [observers.parse_crop(text) for text in crop or ()] or None
+    parts = [comparison.parse_crop(text) for text in crop or ()] or None
     comparison.check_comparison(output, [before, *after])
-    if parts and output.suffix.lower() not in observers.SHEET_SUFFIXES:
+    if parts and output.suffix.lower() not in comparison.SHEET_SUFFIXES:
         raise UsageError("--crop is for a picture, and -o names a page", "Leave out one of them.")
     comparison.write_comparison(comparison.read_panels(before, after, max_pixels), output, parts)
     console.say(f"{printable(str(output))}: {format_bytes(output.stat().st_size)}")

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..batch import manifest, stages
 from ..batch.events import Failed, Planned, Restored, Skipped, Tally
-from ..batch.jobs import disk_space
-from ..batch.jobs import plan_jobs as plan_jobs
-from ..checkpoints import catalog
-from ..checkpoints.catalog import SIGMAS
+from ..batch.jobs import disk_space, plan_jobs
+from ..checkpoints.catalog import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
 from ..files import atomic, discovery, paths
 from ..files.discovery import is_special
 from ..imaging import io as image_io
 from ..imaging import noise as noise_level
 from ..reports import observers, terminal
+from ..text import printable
 from ..workers import backends
-from .console import printable
+from .options import Defocusing, Restoring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -33,37 +32,35 @@ if TYPE_CHECKING:
     from ..batch.jobs import Job
     from ..batch.stages import Observer
     from ..imaging.image import Image
+    from ..inference.config import RestorerConfig
     from ..workers.backends import Backend
     from .console import Console
-    from .options import Restoring
 
 
 # --- levels --------------------------------------------------------------------------------------
 
-AUTO = "auto"
-
 
 def parted(
-    console: Console, request: CheckpointQuery, options: Restoring, jobs: list[Job], stdin: BinaryIO
-) -> Iterator[tuple[CheckpointQuery, list[Job]]]:
-    """The jobs that have a level of noise in common, with the request for its weights.
+    console: Console, config: RestorerConfig, jobs: list[Job], stdin: BinaryIO, max_pixels: int
+) -> Iterator[tuple[RestorerConfig, list[Job]]]:
+    """The jobs that have a level of noise in common, with the config for its weights.
 
     One network is in memory at a time, and each is loaded once. If the level is not to be found
-    out, or chooses nothing, the request stays as it is. `stdin` is left where it was.
+    out, or chooses nothing, the config stays as it is. `stdin` is left where it was.
     """
-    if request.sigma != AUTO:
-        yield request, jobs
+    if config.sigma != AUTO_SIGMA:
+        yield config, jobs
         return
-    if options.weights not in (AUTO, "official"):
-        console.say(f"note: --sigma auto has nothing to choose from with {options.weights} weights")
-        yield replace(request, sigma="blind"), jobs
+    if config.weights not in ("auto", "official"):
+        console.say(f"note: --sigma auto has nothing to choose from with {config.weights} weights")
+        yield replace(config, sigma="blind"), jobs
         return
     seen: dict[str, list[Job]] = {}
     for job in jobs:
-        seen.setdefault(_level(console, job, options.max_pixels, stdin), []).append(job)
+        seen.setdefault(_level(console, job, max_pixels, stdin), []).append(job)
     for level in SIGMAS:
         if level in seen:
-            yield replace(request, sigma=level), seen[level]
+            yield replace(config, sigma=level), seen[level]
 
 
 def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
@@ -136,33 +133,7 @@ CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
 """Options that make no sense together: when, what is wrong, and what to do."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointQuery:
-    """A task with the options that only this task has."""
-
-    task: str
-    noise: str | None = None
-    sigma: str | None = None
-    gray: bool = False
-    right: str | None = None
-
-    @property
-    def checkpoint(self) -> catalog.Checkpoint:
-        """The official checkpoint for it.
-
-        Raises:
-            UsageError: none was published for that combination.
-        """
-        return catalog.official_checkpoint(
-            self.task,
-            noise=self.noise,
-            sigma="blind" if self.sigma == AUTO else self.sigma,
-            gray=self.gray,
-            dual_pixel=self.right is not None,
-        )
-
-
-def run(console: Console, request: CheckpointQuery, options: Restoring) -> Tally:
+def run(console: Console, task: str, options: Restoring) -> Tally:
     """Restore all the inputs of a command, and count what became of them.
 
     Raises:
@@ -171,33 +142,44 @@ def run(console: Console, request: CheckpointQuery, options: Restoring) -> Tally
         DeviceError: the device is not there.
     """
     with terminal.open_preview(console, options.preview and not options.dry_run) as seen:
-        return _run(console, request, options, seen)
+        return _run(console, task, options, seen)
 
 
-def _run(
-    console: Console, request: CheckpointQuery, options: Restoring, seen: terminal.Preview
-) -> Tally:
+def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
-    _ = request.checkpoint, options.tile_side  # said at once, if they are wrong
+    config, batch = options.restorer_config(task), options.batch_config()
+    right = options.right if isinstance(options, Defocusing) else None
     found = discovery.find_inputs(
         options.inputs or (),
+        image_io.readable_suffixes(),
         listed=_listed(options),
         recursive=options.recursive,
-        outputs=observers.output_paths(options),
+        outputs=[
+            paths.as_path(p) for p in (options.output, options.compare) if p not in (None, "-")
+        ],
     )
     jobs = plan_jobs(
         found.found,
         output=options.output,
         format=None if options.format == "keep" else options.format,
         in_place=options.in_place,
-        right=request.right,
+        right=right,
     )
-    shown = observers.plan_observers(request.task, options, jobs)
+    shown = observers.plan_observers(
+        task,
+        jobs,
+        report=options.report,
+        compare=options.compare,
+        crops=options.crop or (),
+        settings=options.changed(),
+    )
+    if options.dry_run:
+        shown = observers.Looks(None, None)
     watch = _together(seen.watch, shown.watch)
     streams = _streams(jobs, options)
-    tally = Tally(request.task)
+    tally = Tally(task)
     sources = set()  # of the weights that were used
 
     def show(events: Iterable[Event]) -> None:
@@ -214,18 +196,21 @@ def _run(
         shown.finish(summary, console.say)
 
     work = [job for job in jobs if not _missing(job)]
-    if request.sigma == AUTO:  # which looks at the image beforehand
+    if config.sigma == AUTO_SIGMA:  # which looks at the image beforehand
         streams = stages.StandardStreams(io.BytesIO(streams.stdin.read()), streams.stdout)
-    recorded = _recorded(found, options)
+    batch = replace(batch, record=_recorded(found, options))
     try:
-        show(_problems(found, jobs, request.task))
+        show(_problems(found, jobs, task))
         if not options.dry_run:
             _clean_up(console, jobs)
-        for part, mine in parted(console, request, options, work, streams.stdin):
-            with closing(backends.choose_backend(console, part, options, recorded, watch)) as place:
-                _work(console, part.task, options, place, mine, streams, show)
+        for part, mine in parted(console, config, work, streams.stdin, batch.max_pixels):
             if "lite" in sources:
-                options = replace(options, weights="lite")  # the others cannot be had: ask once
+                part = replace(part, weights="lite")  # the others cannot be had: ask once
+            backend = backends.choose_backend(
+                part, batch, console, observer=watch, ray=options.ray, dry_run=options.dry_run
+            )
+            with closing(backend):
+                _work(console, task, options, backend, mine, streams, show)
     except KeyboardInterrupt:
         left = len(jobs) - tally.restored - tally.skipped - tally.failed
         console.warn(

@@ -1,34 +1,20 @@
 """What is on this machine: the commands `weights` and `doctor`."""
 
-import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._version import __version__
 from ..checkpoints.catalog import CHECKPOINTS, TASKS, Checkpoint
 from ..errors import CheckpointError, UsageError
-from .console import Console, columns, format_bytes
+from ..text import columns, format_bytes
+from .console import Console
 from .options import Json, Name, Names
 
 if TYPE_CHECKING:
-    from ..network.restormer import Restormer
+    pass
 
-LIBRARIES = (
-    "torch",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pillow-heif",
-    "rawpy",
-    "safetensors",
-    "huggingface-hub",
-    "typer",
-)
-VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "RESTORMER_RELEASE_URL")
 
 weights = typer.Typer(
     help="The checkpoints: which there are, where they lie, whether they are whole.",
@@ -132,95 +118,6 @@ def _official(name: str) -> Checkpoint:
 
 def _unknown(name: str) -> UsageError:
     return UsageError(f"no checkpoint is called {name!r}", "`restormer weights list` shows all.")
-
-
-def doctor(context: typer.Context, json: Json = False) -> None:
-    """Say what is installed, on what it can run, and what a run of each task would use."""
-    console: Console = context.obj
-    console.configure(json=json)
-    facts = examination()
-    if json:
-        console.object(facts)
-        return
-    for title, group in facts.items():
-        if isinstance(group, dict):
-            rows = [[name, _shown(value)] for name, value in group.items()]
-        else:
-            rows = [list(group[0]), *([_shown(value) for value in row.values()] for row in group)]
-        console.result(f"{title}\n{columns(*rows, indent=2)}")
-
-
-def examination() -> dict[str, Any]:
-    """What `doctor` tells: groups of facts, each a dict or a list of dicts, fit for JSON."""
-    from huggingface_hub import constants
-
-    from ..checkpoints import resolve
-    from ..inference import devices
-
-    rows = resolve.list_checkpoints()
-    return {
-        "versions": {
-            "restormer": __version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            **{name: _installed(name) for name in LIBRARIES},
-        },
-        "devices": [
-            {**device, "free_memory": format_bytes(device["free_memory"])}
-            for device in devices.describe_devices()
-        ],
-        "cache": {
-            "folder": constants.HF_HUB_CACHE,
-            "from the release": str(Path(constants.HF_HOME) / "restormer"),
-            **{row.name: str(row.path) for row in rows if row.state == "cached"},
-        },
-        "variables": {name: os.environ.get(name) for name in VARIABLES},
-        "tasks": [_use(task, rows) for task in TASKS],
-    }
-
-
-def _use(task: str, rows: "list[CheckpointStatus]") -> dict[str, str]:
-    """What a run of this task would use, with a network and without."""
-    official = next(row for row in rows if row.name == TASKS[task].official)
-    lite = next(row for row in rows if row.task == task and row.state in ("bundled", "absent"))
-    if official.path:
-        return {"task": task, "online": official.name, "offline": official.name}
-    return {
-        "task": task,
-        "online": f"{official.name}, to be downloaded ({_size(official.bytes)})",
-        "offline": lite.name if lite.path else "nothing",
-    }
-
-
-def network(name: str) -> "Restormer":
-    """The network of a task or checkpoint; of the official ones one is built, without the file.
-
-    Raises:
-        CheckpointError: it is neither, and no file with a network.
-    """
-    from ..checkpoints import resolve, serialization
-    from ..network.restormer import Architecture, Restormer
-
-    if name in TASKS or name in CHECKPOINTS:
-        official = _official(name)
-        published = Architecture(
-            in_channels=official.channels,
-            out_channels=1 if official.channels == 1 else 3,
-            layer_norm="BiasFree" if official.task == "denoise" else "WithBias",
-            dual_pixel=official.channels == 6,
-        )
-        return Restormer(published).eval()
-    bundled = {row.name: row.path for row in resolve.list_checkpoints() if row.path}
-    return serialization.load_network(bundled.get(name, name))
-
-
-def _installed(library: str) -> str | None:
-    from importlib import metadata  # a tenth of the time that --help may take
-
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:  # another package may provide the module
-        return None
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Generator, Tensor
 
-from .blur import defocus, motion_blur
-from .rain import rain
+from .jpeg import filed
 from .sampling import (
-    Degradation,
     chosen,
-    mixture,
     normal,
     to_8_bit,
     to_linear,
     to_srgb,
     uniform,
-    untouched,
 )
-
-__all__ = ["DEGRADATIONS", "Degradation"]
 
 # --- Gaussian noise ----------------------------------------------------------------------------
 
@@ -125,112 +118,6 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     return to_srgb((light + half_coarsened(noise, generator)) * gains)
 
 
-# Annex K of ITU-T T.81: the tables that JPEG encoders scale by their quality setting.
-_LUMINANCE = """
-    16 11 10 16  24  40  51  61  12 12 14 19  26  58  60  55
-    14 13 16 24  40  57  69  56  14 17 22 29  51  87  80  62
-    18 22 37 56  68 109 103  77  24 35 55 64  81 104 113  92
-    49 64 78 87 103 121 120 101  72 92 95 98 112 100 103  99"""
-_CHROMINANCE = (
-    """
-    17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99
-    24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99"""
-    + " 99" * 32
-)
-_TABLES = torch.tensor([[float(n) for n in t.split()] for t in (_LUMINANCE, _CHROMINANCE)])
-_TABLES = _TABLES.view(2, 8, 8)[[0, 1, 1]]  # Y, Cb, Cr
-
-_YCBCR = torch.tensor(  # JFIF, section 7
-    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
-)
-_RGB = _YCBCR.inverse()
-_CENTRE = torch.tensor([128.0, 0.0, 0.0]).view(3, 1, 1)  # Cb and Cr lie about 0 as it is
-
-
-def _cosines() -> Tensor:
-    """The orthonormal 8-point DCT-II as a matrix."""
-    n = torch.arange(8.0)
-    matrix = torch.cos(torch.pi * (2 * n + 1) * n[:, None] / 16) / 2
-    matrix[0] /= 2**0.5
-    return matrix
-
-
-_DCT = _cosines()
-
-
-def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """What baseline JPEG (ITU-T T.81) leaves of the images: B 3 H W, 0..1, in 8 bits.
-
-    Args:
-        x: B 3 H W; sides that are no multiples of 16 are filled up as encoders do.
-        quality: B 1 1 1, whole numbers 1..100, scaling the tables of Annex K as libjpeg does.
-        subsample: B 1 1 1, bool: whether chroma is kept at half resolution (4:2:0).
-    """
-    height, width = x.shape[2:]
-    x = F.pad(to_8_bit(x), (0, -width % 16, 0, -height % 16), mode="replicate")
-    centre = _CENTRE.to(x)
-    percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    steps = ((_TABLES.to(x) * percent + 50) / 100).floor().clamp(1, 255)  # B 3 8 8
-
-    ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), x * 255).round() - centre
-    half = _quantised(F.avg_pool2d(ycc[:, 1:], 2).round(), steps[:, 1:])
-    # Decoders enlarge chroma by a triangle filter ("fancy upsampling" in libjpeg).
-    half = F.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
-    ycc = _quantised(ycc, steps)
-    ycc = torch.cat([ycc[:, :1], torch.where(subsample, half, ycc[:, 1:])], dim=1).round()
-    rgb = torch.einsum("oc,bchw->bohw", _RGB.to(x), ycc + centre)[:, :, :height, :width]
-    return to_8_bit(rgb / 255)
-
-
-def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
-    """Planes (B C H W) of which each 8 x 8 block's cosines are rounded to `steps` (B C 8 8)."""
-    dct = _DCT.to(planes)
-    blocks = rearrange(planes, "b c (h i) (w j) -> h w b c i j", i=8, j=8)
-    blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
-    return rearrange(blocks, "h w b c i j -> b c (h i) (w j)")
-
-
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
     """Sensor noise as it reaches a photographer, in 8 bits and often a JPEG file."""
     return filed(to_8_bit(sensor_noise(x, generator)), generator, 50)
-
-
-def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
-    """Images as they reach a photographer: half of them through JPEG, quality `lowest` to 98."""
-    quality = uniform(lowest, 98, x, generator).round()
-    packed = jpeg(x, quality, chosen(0.5, x, generator))
-    return torch.where(chosen(0.5, x, generator), packed, x)
-
-
-def rainy(x: Tensor, generator: Generator) -> Tensor:
-    """Rain as it reaches a photographer: half of it through a good JPEG file."""
-    return filed(rain(x, generator), generator, 75)
-
-
-def shaken(x: Tensor, generator: Generator) -> Tensor:
-    """Blur by motion, likewise."""
-    return filed(motion_blur(x, generator), generator, 75)
-
-
-def unfocused(x: Tensor, generator: Generator) -> Tensor:
-    """Blur of a lens out of focus, likewise."""
-    return filed(defocus(x, generator), generator, 75)
-
-
-DEGRADATIONS: dict[str, Degradation] = {
-    "denoise": mixture(
-        (0.03, untouched), (0.4, blind_gaussian_noise), (0.37, camera_noise), (0.2, equal_noise)
-    ),
-    "derain": mixture((0.1, untouched), (0.9, rainy)),
-    "deblur": mixture((0.3, untouched), (0.7, shaken)),
-    "defocus": mixture((0.3, untouched), (0.7, unfocused)),
-}
-"""What each task's training undoes."""
-
-REACH = {"deblur": 16, "defocus": 16}
-"""How far, in pixels, the tasks' blur looks beyond a patch; it would see a mirror there."""
-
-AMONG = 2
-"""Of so many places that are drawn the sharpest is learned from. There is little to learn where
-nothing is; and what is out of focus in a clean photograph teaches that blur is to be left alone,
-of which a little is right: of four places, soft pictures were sharpened that were meant to be."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
 from ..errors import UsageError
-from ..imaging.image import Array
 from . import blur
-from .noise import gaussian_noise
-from .rain import streaks, veiled
-from .sampling import fields, to_8_bit, uniform
+from .jpeg import filed
+from .noise import blind_gaussian_noise, camera_noise, equal_noise, gaussian_noise
+from .rain import rain, streaks, veiled
+from .sampling import Degradation, fields, mixture, to_8_bit, uniform, untouched
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
 
 Severely = Callable[[Tensor, Generator, float], Tensor]
 """1 3 H W in 0..1, the source of all randomness, and how much: the degraded image."""
@@ -70,7 +73,7 @@ KINDS = {
 SEVERITIES = ("light", "medium", "heavy")
 
 
-class Degradation(NamedTuple):
+class DegradationSpec(NamedTuple):
     """A degradation of one severity."""
 
     name: str  # as it was asked for: "rain:medium"
@@ -82,24 +85,24 @@ class Degradation(NamedTuple):
         """It in words."""
         return f"{self.name}: {self.kind.amount.format(self.amount)}, seeded by each image's pixels"
 
-    def apply(self, clean: Array) -> Array:
+    def apply(self, clean: Pixels) -> Pixels:
         """H W C float32 in 0..1, C 1 or 3, degraded: the same image always in the same way."""
         rgb = np.repeat(clean, 3, axis=2) if clean.shape[2] == 1 else clean
         x = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).unsqueeze(0)
         y = self.kind.degrade(x, torch.Generator().manual_seed(seed(clean)), self.amount)
-        degraded: Array = y[0].permute(1, 2, 0).contiguous().numpy()
+        degraded: Pixels = y[0].permute(1, 2, 0).contiguous().numpy()
         if clean.shape[2] == 1:  # of its three channels, each with its own noise, the first
             degraded = np.ascontiguousarray(degraded[..., :1])
         return degraded
 
 
-def seed(image: Array) -> int:
+def seed(image: Pixels) -> int:
     """A number that depends on an image's pixels and shape alone."""
     digest = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1  # torch takes 63 bits
 
 
-def named(text: str) -> Degradation:
+def parse_degradation(text: str) -> DegradationSpec:
     """What "rain:medium" means.
 
     Raises:
@@ -112,4 +115,40 @@ def named(text: str) -> Degradation:
             f"Kinds are {', '.join(KINDS)}, each {', '.join(SEVERITIES)}: {next(iter(KINDS))}"
             f":{SEVERITIES[1]}, for example.",
         )
-    return Degradation(text, KINDS[kind], getattr(KINDS[kind], severity))
+    return DegradationSpec(text, KINDS[kind], getattr(KINDS[kind], severity))
+
+
+def rainy(x: Tensor, generator: Generator) -> Tensor:
+    """Rain as it reaches a photographer: half of it through a good JPEG file."""
+    return filed(rain(x, generator), generator, 75)
+
+
+def shaken(x: Tensor, generator: Generator) -> Tensor:
+    """Blur by motion, likewise."""
+    return filed(blur.motion_blur(x, generator), generator, 75)
+
+
+def unfocused(x: Tensor, generator: Generator) -> Tensor:
+    """Blur of a lens out of focus, likewise."""
+    return filed(blur.defocus(x, generator), generator, 75)
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "denoise": mixture(
+        (0.03, untouched), (0.4, blind_gaussian_noise), (0.37, camera_noise), (0.2, equal_noise)
+    ),
+    "derain": mixture((0.1, untouched), (0.9, rainy)),
+    "deblur": mixture((0.3, untouched), (0.7, shaken)),
+    "defocus": mixture((0.3, untouched), (0.7, unfocused)),
+}
+"""What each task's training undoes."""
+
+
+REACH = {"deblur": 16, "defocus": 16}
+"""How far, in pixels, the tasks' blur looks beyond a patch; it would see a mirror there."""
+
+
+AMONG = 2
+"""Of so many places that are drawn the sharpest is learned from. There is little to learn where
+nothing is; and what is out of focus in a clean photograph teaches that blur is to be left alone,
+of which a little is right: of four places, soft pictures were sharpened that were meant to be."""

@@ -8,15 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..cli.console import SOURCES, printable
 from ..imaging.metrics import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
 from .published import REMARKS, SETS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rich.console import RenderableType
-    from rich.table import Table
 
     from .published import Result, Row
     from .runner import Outcome
@@ -58,82 +54,6 @@ class Results:
     def failed(self) -> int:
         """How many images could not be measured."""
         return sum(len(outcome.failures) for outcome in self.outcomes)
-
-    # --- for people ---
-
-    def render(self) -> RenderableType:
-        """What was measured and how; then every image, and the means beside the paper's."""
-        from rich.console import Group
-        from rich.text import Text
-
-        parts: list[RenderableType] = [self._head(), Text(), self._table()]
-        if self.remark:
-            parts += [Text(), Text(self.remark, style="dim")]
-        return Group(*parts)
-
-    def _head(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        facts = Table.grid(padding=(0, 2))
-        facts.add_column(style="bold", no_wrap=True)
-        facts.add_column(overflow="fold")
-
-        def add(name: str, values: list[str]) -> None:
-            for value in dict.fromkeys(values):
-                facts.add_row(name, Text(value))
-                name = ""
-
-        count = str(len({s.image for outcome in self.outcomes for s in outcome.scores}))
-        name = printable(str(self.folder))
-        if self.known is not None:
-            name, whole = SETS[self.known]
-            count = count if str(whole or count) == count else f"{count} of {whole}"
-        add("set", [f"{name}, {count} images, {self.task}"])
-        add(
-            "weights",
-            [
-                f"{printable(o.weights.name)} ({SOURCES.get(o.weights.source, o.weights.source)}), "
-                f"SHA-256 {o.weights.sha256}"
-                for o in self.outcomes
-            ],
-        )
-        add("restored", [f"{how} on {o.device}" for o in self.outcomes for how in _ways(o)])
-        add("degraded", [outcome.condition.description for outcome in self.outcomes])
-        add("compared", [self.protocol.description])
-        add("PSNR", [f"{PSNR_DEFINITION}, in dB"])
-        add("SSIM", [SSIM_DEFINITION])
-        return facts
-
-    def _table(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False)
-        table.add_column("image", overflow="ellipsis", no_wrap=True, max_width=32)
-        for heading in ("degraded", "", "restored", "", "gain"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_row("", "PSNR", "SSIM", "PSNR", "SSIM", "dB", style="dim")
-        for outcome in self.outcomes:
-            if outcome.condition.name:
-                table.add_row()
-                table.add_row(Text(outcome.condition.name, style="bold"))
-            for score in outcome.scores:
-                name = Text(printable(score.image))
-                table.add_row(name, *_cells(score.degraded, score.restored))
-            if outcome.scores:
-                cells = _cells(
-                    outcome.mean(lambda score: score.degraded),
-                    outcome.mean(lambda score: score.restored),
-                )
-                table.add_row("mean", *cells, style="bold")
-            if (paper := self.paper(outcome)) is not None:
-                ssim = "" if paper.ssim is None else f"{paper.ssim:.3f} "
-                name = Text(", ".join(filter(None, ["the paper's", self.published.variant])))
-                table.add_row(name, "", "", f"{paper.psnr:.2f}", ssim, "", style="cyan")
-        return table
-
-    # --- for programs ---
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, fit for JSON; a PSNR without limit is None."""
@@ -200,22 +120,6 @@ class Results:
             row = [o.condition.name, "mean", "", "", *means, *(paper or ("", "")), *empty, *by]
             lines.writerow(row)
         return text.getvalue()
-
-
-def _ways(outcome: Outcome) -> list[str]:
-    """How its images were restored: mostly all in one way."""
-    return list(dict.fromkeys(f"{s.strategy}, in {s.precision}" for s in outcome.scores))
-
-
-def _cells(degraded: Scores, restored: Scores) -> list[str]:
-    gain = restored.psnr - degraded.psnr
-    return [
-        f"{degraded.psnr:.2f}",
-        f"{degraded.ssim:.4f}",
-        f"{restored.psnr:.2f}",
-        f"{restored.ssim:.4f}",
-        "" if math.isnan(gain) else f"{gain:+.2f}",
-    ]
 
 
 def _finite(scores: Scores) -> dict[str, float | None]:

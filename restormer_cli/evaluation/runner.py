@@ -73,7 +73,7 @@ def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condi
     if sigmas is not None:
         return [with_noise(level) for level in _levels(sigmas)]
     if degradations is not None:
-        named = [presets.named(text.strip()) for text in degradations.split(",")]
+        named = [presets.parse_degradation(text.strip()) for text in degradations.split(",")]
         return [Condition(one.name, one.description, one.apply) for one in named]
     return [Condition("", "the images given as degraded")]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..imaging import io as image_io
 from . import paths
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ class Inputs:
 
 def find_inputs(
     names: Iterable[str],
+    suffixes: Collection[str],
     *,
     listed: Iterable[str] = (),
     recursive: bool = False,
@@ -88,6 +88,7 @@ def find_inputs(
     Args:
         names: files, folders, patterns, or "-" for stdin. A file that has the very name wins over
             the pattern.
+        suffixes: what images end in, in lower case with the dot; in folders others are left out.
         listed: files and folders by their exact names, never patterns.
         recursive: descend into folders' subfolders.
         outputs: folders that are written to, and so not searched.
@@ -102,13 +103,13 @@ def find_inputs(
             count = len(result.problems)
             matches = sorted(_matches(name, result.problems), key=natural_key)
             for match in matches:
-                _add(match, recursive, outputs, result)
+                _add(match, suffixes, recursive, outputs, result)
             if not matches and len(result.problems) == count:
                 result.problems.append(Problem(name, "no file matches this pattern"))
         else:
-            _add(paths.as_path(name), recursive, outputs, result)
+            _add(paths.as_path(name), suffixes, recursive, outputs, result)
     for name in listed:
-        _add(paths.as_path(name), recursive, outputs, result)
+        _add(paths.as_path(name), suffixes, recursive, outputs, result)
     return _without_own_outputs(_without_doubles(result))
 
 
@@ -153,13 +154,19 @@ def _matches(pattern: str, problems: list[Problem]) -> Iterable[Path]:
     return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
 
 
-def _add(path: Path, recursive: bool, outputs: Collection[Path], result: Inputs) -> None:
+def _add(
+    path: Path,
+    suffixes: Collection[str],
+    recursive: bool,
+    outputs: Collection[Path],
+    result: Inputs,
+) -> None:
     if not is_folder(path):
         # Whether it is there and an image is seen when its turn comes: it may fail, not the run.
         result.found.append(Input(path))
         return
     count = len(result.problems)
-    files = _images_in(path, recursive, outputs, result.problems)
+    files = _images_in(path, suffixes, recursive, outputs, result.problems)
     result.found += [Input(file, path) for file in files]
     if not files and len(result.problems) == count:
         hint = "" if recursive else "-r looks into its subfolders, too."
@@ -167,14 +174,16 @@ def _add(path: Path, recursive: bool, outputs: Collection[Path], result: Inputs)
 
 
 def _images_in(
-    folder: Path, recursive: bool, outputs: Collection[Path], problems: list[Problem]
+    folder: Path,
+    suffixes: Collection[str],
+    recursive: bool,
+    outputs: Collection[Path],
+    problems: list[Problem],
 ) -> list[Path]:
     """The images in a folder that are neither hidden nor written by us, in natural order."""
 
     def unreadable(error: OSError) -> None:
         problems.append(Problem(str(error.filename), f"cannot be searched ({error.strerror})"))
-
-    suffixes = image_io.readable_suffixes()
 
     def is_one(file: Path) -> bool:
         named = not file.name.startswith(".") and file.suffix.lower() in suffixes
@@ -306,7 +315,11 @@ class Pair:
 
 
 def match_pairs(
-    clean: Path, *others: Path | None, by_order: bool = False, recursive: bool = False
+    clean: Path,
+    *others: Path | None,
+    suffixes: Collection[str],
+    by_order: bool = False,
+    recursive: bool = False,
 ) -> tuple[list[Pair], list[Path]]:
     """The pairs in a folder of clean images and up to two others (degraded, right view).
 
@@ -316,6 +329,7 @@ def match_pairs(
     Args:
         clean: the folder of clean images.
         others: folders of their counterparts; None: there are none.
+        suffixes: as `find_inputs` takes them.
         recursive: look into subfolders, too.
         by_order: the first belongs to the first and so on, in natural order, whatever the names.
 
@@ -327,7 +341,7 @@ def match_pairs(
             folders hold different numbers of images.
     """
     folders = [clean, *(folder for folder in others if folder is not None)]
-    files = [_images(folder, recursive) for folder in folders]
+    files = [_images(folder, suffixes, recursive) for folder in folders]
     if by_order:
         if len({len(images) for images in files}) > 1:
             counts = " and ".join(f"{len(i)} in {f}" for i, f in zip(files, folders, strict=True))
@@ -354,10 +368,10 @@ def match_pairs(
     return [Pair(*row) for row in rows], lonely
 
 
-def _images(folder: Path, recursive: bool) -> list[Path]:
+def _images(folder: Path, suffixes: Collection[str], recursive: bool) -> list[Path]:
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    found = find_inputs([str(folder)], recursive=recursive)
+    found = find_inputs([str(folder)], suffixes, recursive=recursive)
     for problem in found.problems:
         raise UsageError(f"{problem.name}: {problem.error}", "Name the folder that holds them.")
     return [one.path for one in found.found if one.path is not None]

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..reports.display import Box
-from .image import Array, to_float
+from .image import Array, Box, to_float
 
 if TYPE_CHECKING:
-    from ..batch.events import Noise
+    from .noise import Noise
 
 
 # --- change --------------------------------------------------------------------------------------

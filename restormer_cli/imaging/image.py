@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -118,4 +118,26 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(
             f"{width} x {height} pixels, over the limit of {max_pixels}",
             "Raise --max-pixels if you trust the file.",
+        )
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def of(self, pixels: Array) -> Array:
+        """That part of H W ..., without a copy."""
+        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def inside(self, width: int, height: int) -> bool:
+        """Whether an image of this size has all of it."""
+        return (
+            min(self.x, self.y) >= 0
+            and min(self.width, self.height) >= 1
+            and self.x + self.width <= width
+            and self.y + self.height <= height
         )

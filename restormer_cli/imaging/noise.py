@@ -16,11 +16,10 @@ pixels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from ..batch.events import Noise
 
 if TYPE_CHECKING:
     from .image import Array
@@ -46,6 +45,39 @@ LEAST = 2 * PATCH**2
 
 NEAR = 0.12
 """How far, as a part of it, noise may be from a level for which a network is trained."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What an image's noise looks like; see `noise_level`.
+
+    Attributes:
+        sigma: standard deviation of what varies from pixel to pixel, of 255.
+        coarse: twice that of means of 2 x 2 pixels: the same if noise is white, and more if it is
+            coarser, after demosaicking, scaling or JPEG. Texture all over an image counts, too.
+    """
+
+    sigma: float
+    coarse: float
+
+    @property
+    def white(self) -> bool:
+        """Whether neighbouring pixels know nothing of each other's noise."""
+        return self.coarse < 1.3 * self.sigma
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is so little that it cannot be seen."""
+        return max(self.sigma, self.coarse) < 1
+
+    @property
+    def words(self) -> str:
+        """What is seen, in a few words."""
+        if self.clean:
+            return f"looks clean, sigma {self.sigma:.1f} of 255"
+        if self.white:
+            return f"noise of sigma {self.sigma:.1f} of 255"
+        return f"noise of sigma {self.sigma:.1f} of 255, {self.coarse:.1f} with what is coarser"
 
 
 def estimate_noise(pixels: Array) -> Noise | None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ImageError, UsageError
+from ..callbacks import Notify, Progress
+from ..errors import ImageError
 from ..imaging.metrics import psnr
 from ..network.restormer import MULTIPLE, Architecture, Restormer
 from . import strips
 from .blocking import Cut
+from .config import tile_size
 from .devices import PRECISIONS, free_memory
 from .ensemble import Run, ensembled, orientations
 from .tiling import starts, tiled
-
-Progress = Callable[[int, int], None]
-Notify = Callable[[str], None]
 
 
 def padded(x: Tensor) -> Tensor:
@@ -36,24 +34,6 @@ def padded(x: Tensor) -> Tensor:
             if amount:
                 x = F.pad(x, (0, 0, 0, amount) if axis == -2 else (0, amount, 0, 0), mode=mode)
     return x
-
-
-def tile_size(tile: int, overlap: int) -> int:
-    """`tile` rounded up to a multiple of 8, which the network needs.
-
-    Raises:
-        UsageError: `tile` is not positive, or `overlap` negative or not smaller than it.
-    """
-    if tile < MULTIPLE:
-        raise UsageError(
-            f"a tile of {tile} pixels is too small", f"The smallest is {MULTIPLE}; 512 is usual."
-        )
-    if not 0 <= overlap < tile:
-        raise UsageError(
-            f"an overlap of {overlap} pixels does not fit tiles of {tile}",
-            "The overlap must be smaller than the tile; 32 is usual.",
-        )
-    return -(-tile // MULTIPLE) * MULTIPLE
 
 
 CLOSE = 50.0

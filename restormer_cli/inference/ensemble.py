@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..network.restormer import Architecture
 
-Progress = Callable[[int, int], None]
 Turn = Callable[[Tensor], Tensor]
 
 

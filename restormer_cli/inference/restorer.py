@@ -7,25 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..callbacks import Notify, Progress
 from ..checkpoints import catalog, serialization
-from ..checkpoints.resolve import ResolvedCheckpoint
 from ..errors import CheckpointError, ImageError, UsageError
 from ..imaging.io import from_float, to_float
 from ..network.restormer import CHANNELS
 from . import devices, engine, ensemble
 from .blocking import finer, grain_for
+from .config import RestorerConfig
 
 DTYPES = ("uint8", "uint16", "float32")
 
-
-TILES = (2048, 1024, 512, 256)
-"""Sides of the tiles to fall back to where memory cannot hold the whole image."""
 
 SPARE = 0.9
 """The part of the free memory that a plan may use."""
@@ -81,69 +79,35 @@ class Restorer:
     """Restores images of one task with one set of weights on one device.
 
     Args:
-        task: "denoise", "derain", "deblur" or "defocus".
-        weights: "auto", "official", "lite", a path, or "hf:ORG/REPO/FILE[@REV]"; or what one of
-            these was found to be.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto", "fp32", "bf16" or "fp16"; "auto" is the fastest that is native to the
-            device and, on the middle of the first image, 50 dB PSNR or more from fp32.
-        tile: side of a tile in pixels; 0: the whole image; "auto": the whole image as long as
-            memory can hold it.
-        overlap: pixels that neighbouring tiles share.
-        window: side of the windows over which attention is measured; None: the whole image.
-        ensemble: average over flips and rotations (see `ensemble`): 8 times the work, or 4 with
-            `dual_pixel`.
-        noise, sigma, gray: which official denoising checkpoint (see `tasks.official`).
-        dual_pixel: defocus from two views.
-        sharing: how many restorers share the device, and so its memory.
-        notify: told in a sentence what did not go as asked (weights that fell back, ...).
+        task: a task ("denoise", "derain", "deblur", "defocus"), or a whole configuration.
+        notify: called with a sentence when something did not go as asked (weights that fell
+            back, a precision that was given up).
+        **options: fields of `RestorerConfig`, where `task` is only the task.
 
     Raises:
         UsageError: options that do not go together.
-        CheckpointError: the weights cannot be had or do not fit the task.
+        CheckpointError: the weights are not available or do not fit the task.
         DeviceError: the device is not there.
     """
 
     def __init__(
         self,
-        task: str = "denoise",
+        task: str | RestorerConfig = "denoise",
         *,
-        weights: str | ResolvedCheckpoint = "auto",
-        device: str = "auto",
-        precision: str = "auto",
-        tile: int | str = "auto",
-        overlap: int = 32,
-        window: int | None = None,
-        ensemble: bool = False,
-        noise: str | None = None,
-        sigma: str | None = None,
-        gray: bool = False,
-        dual_pixel: bool = False,
-        sharing: int = 1,
-        notify: Callable[[str], None] | None = None,
+        notify: Notify | None = None,
+        **options: Any,
     ) -> None:
-        if task not in catalog.TASKS:
-            raise UsageError(
-                f"there is no task {task!r}", f"Say one of {', '.join(catalog.TASKS)}."
-            )
-        self.task = catalog.TASKS[task]
-        sides = (0, *TILES) if tile == "auto" else (int(tile),)
-        # All of them now: that the overlap is too large must not show only when memory is short.
-        self.tiles = tuple(side and engine.tile_size(side, overlap) for side in sides)
-        self.overlap = overlap
-        self.window = window
-        self.ensemble = ensemble
+        config = RestorerConfig(task, **options) if isinstance(task, str) else task
+        self.config = config
+        self.task = catalog.TASKS[config.task]
         self.notify = notify or (lambda _: None)
-        self.device = devices.choose_device(device)
-        self.spare = SPARE / sharing
-        self.precision = devices.choose_precision(precision, self.device)
-        self._unproven = precision == "auto" and self.precision != "fp32"
-        checkpoint = catalog.official_checkpoint(
-            task, noise=noise, sigma=sigma, gray=gray, dual_pixel=dual_pixel
-        )
+        self.device = devices.choose_device(config.device)
+        self.precision = devices.choose_precision(config.precision, self.device)
+        self._unproven = config.precision == "auto" and self.precision != "fp32"
+        weights = config.weights
         if isinstance(weights, str):
             weights = serialization.resolve_checkpoint(
-                weights, checkpoint, self.task, notify=self.notify
+                weights, config.checkpoint, self.task, notify=self.notify
             )
         self.weights = weights
         self.network = serialization.load_network(self.weights).to(self.device)
@@ -153,7 +117,7 @@ class Restorer:
                 f"{self.weights.name} makes {channels[1]} channels of {channels[0]}",
                 "Networks can be of RGB images or grey ones, or of two RGB views.",
             )
-        if dual_pixel != (channels[0] == 6):
+        if config.dual_pixel != (channels[0] == 6):
             takes = "two views (6 channels)" if channels[0] == 6 else f"{channels[0]} channels"
             raise UsageError(
                 f"{self.weights.name} takes {takes}", "Dual-pixel weights and --right go together."
@@ -166,7 +130,7 @@ class Restorer:
     @property
     def orientations(self) -> int:
         """In how many an image is restored: one without the ensemble."""
-        return len(ensemble.orientations(self.network.architecture)) if self.ensemble else 1
+        return len(ensemble.orientations(self.network.architecture)) if self.config.ensemble else 1
 
     def plan(self, height: int, width: int) -> Plan:
         """How an image of this size would be restored, by the memory that is free now."""
@@ -204,21 +168,21 @@ class Restorer:
     def _plans(self, height: int, width: int) -> list[Plan]:
         """What to try, in this order: what should fit into memory, and last what needs least."""
         plans = []
-        for tile in self.tiles:
+        for tile in self.config.tiles:
             a = self.network.architecture
             peak = engine.peak_bytes(
                 a, (height, width), tile, devices.PRECISIONS[self.precision], self.device
             )
-            if self.ensemble:
+            if self.config.ensemble:
                 peak += ensemble.extra_bytes(
                     a, min(tile or height, height), min(tile or width, width)
                 )
-            pixels = engine.pixels_through(height, width, tile, self.overlap)
+            pixels = engine.pixels_through(height, width, tile, self.config.overlap)
             pixels *= self.orientations
             plans.append(Plan(tile, False, peak, pixels, self.precision, self.orientations))
             if not tile:
                 plans.append(replace(plans[0], fine=True))
-        spare = self.spare * devices.free_memory(self.device)
+        spare = SPARE / self.config.sharing * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
 
     def restore(
@@ -226,7 +190,7 @@ class Restorer:
         image: np.ndarray,
         right: np.ndarray | None = None,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Restoration:
         """Restore one image.
 
@@ -281,8 +245,8 @@ class Restorer:
         colours: np.ndarray,
         right: np.ndarray | None = None,
         *,
-        progress: Callable[[int, int], None] | None = None,
-        notify: Callable[[str], None],
+        progress: Progress | None = None,
+        notify: Notify,
     ) -> tuple[np.ndarray, Plan]:
         """Colours, and nothing but them, through the network, as they are and within memory.
 
@@ -311,11 +275,11 @@ class Restorer:
         run: Callable[[Plan], np.ndarray],
         height: int,
         width: int,
-        notify: Callable[[str], None],
+        notify: Notify,
     ) -> tuple[np.ndarray, Plan]:
         """What `run` gives for the first plan that memory suffices for, and that plan."""
         plans = self._plans(height, width)
-        if self.tiles[0] == 0 and plans[0].tile:
+        if self.config.tiles[0] == 0 and plans[0].tile:
             notify(f"memory cannot hold the image whole: {plans[0].strategy}")
         for plan, following in zip_longest(plans, plans[1:]):
             try:
@@ -378,8 +342,8 @@ class Restorer:
         self,
         x: Tensor,
         grey: bool,
-        progress: Callable[[int, int], None] | None,
-        notify: Callable[[str], None],
+        progress: Progress | None,
+        notify: Notify,
         plan: Plan,
     ) -> np.ndarray:
         """H W C in 0..1: what the network makes of each image of `x`, one after the other."""
@@ -394,10 +358,10 @@ class Restorer:
                 self.network,
                 image,
                 tile=plan.tile,
-                overlap=self.overlap,
+                overlap=self.config.overlap,
                 precision=plan.precision,
-                window=self.window,
-                ensemble=self.ensemble,
+                window=self.config.window,
+                ensemble=self.config.ensemble,
                 grain=finer(cut) if plan.fine else cut,
                 progress=part,
                 notify=notify,

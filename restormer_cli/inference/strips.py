@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..callbacks import Progress
 from ..network.restormer import (
     Architecture,
     BlockWeights,
@@ -110,7 +111,7 @@ def forward(
     *,
     window: int | None = None,
     grain: Cut | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """The plain forward's result, computed in strips.
 
@@ -239,7 +240,7 @@ def counter(
     size: tuple[int, int],
     window: int | None,
     grain: Cut,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Callable[[], None]:
     """A function to call after each strip, which reports how many are done of how many."""
     if progress is None:

@@ -12,6 +12,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..callbacks import Progress
+
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles begin along an axis of `length` pixels: evenly placed, `overlap` or more shared.
@@ -57,7 +59,7 @@ def tiled(
     tile: int,
     overlap: int,
     batch: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Run a function on overlapping tiles of an image and blend what it gives.
 

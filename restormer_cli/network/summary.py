@@ -23,11 +23,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich import box
-from rich.bar import Bar
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,7 +32,6 @@ from .restormer import LEVELS, MULTIPLE, Architecture, Restormer, TransformerBlo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 TITLES = {
     "patch_embed": "patch embedding",
@@ -395,126 +389,3 @@ def feature_maps_bytes(
 
 
 # --- the table ---------------------------------------------------------------------------------
-
-WIDE, WIDEST = 100, 120
-"""Columns of a terminal from which on there is room for bars, and for everything."""
-
-UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
-
-
-def table(structure: Structure) -> RenderableType:
-    """The structure for people: its stages as the U that they are, and its memory."""
-    return _Report(structure)
-
-
-@dataclass(frozen=True)
-class _Report:
-    structure: Structure
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        s, columns = self.structure, options.max_width
-        yield _title(f"Restormer on {s.width} x {s.height} pixels")
-        yield _stages_table(s, columns, bars=columns >= WIDE and not options.ascii_only)
-        yield _note(
-            "Resolution and channels: of the map that leaves the stage.",
-            "Multiply-adds: of the convolutions, which is how the paper counts (its network takes "
-            f"140.99 G at 256 x 256). The two products of channel attention are "
-            f"{_count(s.attention, _unit(s.multiply_adds))} more; here only half of that is "
-            "computed, since the second one is folded into the output projection.",
-        )
-        memory: list[RenderableType] = [_levels_table(s), _peaks_table(s)]
-        if columns >= WIDEST:
-            side_by_side = Table.grid(padding=(0, 4))
-            side_by_side.add_row(*memory)
-            memory = [side_by_side]
-        for part in memory:
-            yield Padding(part, (1, 0, 0, 0))
-        yield _note(
-            "Activations in fp32, without the image and the weights "
-            f"({_bytes(s.parameters * FP32)}). The published formulation, taken literally, keeps "
-            "every named map to the end; the plain forward was metered, operation by operation."
-        )
-
-
-def _title(text: str) -> RenderableType:
-    return Padding(Text(text, style="bold"), (1, 0))
-
-
-def _note(*lines: str) -> RenderableType:
-    return Padding(Text("\n".join(lines), style="dim"), (1, 0, 0, 0))
-
-
-def _table(*headers: str, **options: Any) -> Table:
-    """An empty table: the first column left, all others right, nothing wrapped."""
-    t = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, **options)
-    for number, header in enumerate(headers):
-        t.add_column(header, justify="right" if number else "left", no_wrap=True)
-    return t
-
-
-def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
-    with_attention = columns >= WIDEST
-    t = _table(
-        *("Stage", "Resolution", "Blocks", "Chan-\nnels", "Heads", "Hidden", "Parameters"),
-        *("Multiply-\nadds", *(["Attention"] if with_attention else []), "Share"),
-        padding=(0, 1 if columns >= WIDE else 0, 0, 0),
-        show_footer=True,
-    )
-    unit = _unit(structure.multiply_adds)
-    by = " x " if max(structure.height, structure.width) < 10_000 else "x"
-    largest = max(s.share for s in structure.stages)
-    if bars:  # as wide as what the other columns leave
-        t.add_column(width=min(24, columns - (101 if with_attention else 90)))
-    for s in structure.stages:
-        row: list[RenderableType] = [
-            "  " * (s.level - 1) + s.title,
-            f"{s.width}{by}{s.height}",
-            *("" if n is None else f"{n}" for n in (s.blocks, s.channels, s.heads, s.hidden)),
-            f"{s.parameters:,}",
-            _count(s.multiply_adds, unit),
-        ]
-        if with_attention:
-            row.append(_count(s.attention, unit) if s.attention else "")
-        row.append(f"{s.share:.1%}")
-        if bars:
-            row.append(Bar(largest, 0, s.share, color="cyan"))
-        t.add_row(*row, style="dim" if s.blocks is None else "")
-    totals = {
-        "Stage": "total",
-        "Parameters": f"{structure.parameters:,}",
-        "Multiply-\nadds": _count(structure.multiply_adds, unit),
-        "Attention": _count(structure.attention, unit),
-        "Share": "100%",
-    }
-    for column in t.columns:
-        column.footer = Text(totals.get(str(column.header), ""), style="bold")
-    return t
-
-
-def _levels_table(structure: Structure) -> Table:
-    t = _table("Level", "Resolution", "Channels", "One feature map")
-    for n in structure.levels:
-        t.add_row(f"{n.level}", f"{n.width} x {n.height}", f"{n.channels}", _bytes(n.map_bytes))
-    return t
-
-
-def _peaks_table(structure: Structure) -> Table:
-    t = _table("Activation memory, at its peak", "This size", "Per megapixel")
-    for peak in structure.peaks:
-        t.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
-    return t
-
-
-def _unit(count: int) -> tuple[float, str]:
-    """The largest unit in which a count is not below one."""
-    return next((unit for unit in UNITS if count >= unit[0]), UNITS[-1])
-
-
-def _count(count: int, unit: tuple[float, str]) -> str:
-    size, letter = unit
-    return f"{count / size:,.2f} {letter}"
-
-
-def _bytes(count: int) -> str:
-    mebibytes = count / 2**20
-    return f"{mebibytes:.1f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:,.2f} GiB"

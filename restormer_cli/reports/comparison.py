@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
@@ -17,17 +18,15 @@ from ..errors import ImageError, UsageError
 from ..files.discovery import PAGE_SUFFIXES
 from ..imaging import difference
 from ..imaging import io as image_io
-from ..imaging.image import Image, to_float
-from . import observers
-from .display import Box, fit_size, image_size, render, resize
+from ..imaging.image import Box, Image, to_float
+from .display import fit_size, image_size, render, resize
 from .page import Report
 from .page import check_page as check_report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ..imaging.image import Array, Image
-    from .display import Box
+    from ..imaging.image import Array, Box, Image
 
 
 # --- sheets --------------------------------------------------------------------------------------
@@ -260,8 +259,8 @@ def check_comparison(output: Path, inputs: Sequence[Path]) -> None:
     """
     if output.suffix.lower() in PAGE_SUFFIXES:
         check_report(output)
-    elif output.suffix.lower() not in observers.SHEET_SUFFIXES:
-        known = ", ".join([*observers.SHEET_SUFFIXES, PAGE_SUFFIXES[0]])
+    elif output.suffix.lower() not in SHEET_SUFFIXES:
+        known = ", ".join([*SHEET_SUFFIXES, PAGE_SUFFIXES[0]])
         raise UsageError(f"{output}: no comparison can be called so", f"It takes {known}.")
     if output.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{output} is to be compared, and would be replaced", "Name another file.")
@@ -274,10 +273,10 @@ def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[P
         ImageError: one cannot be read, or has another shape.
     """
     first = image_io.read_image(before, max_pixels=max_pixels)
-    panels = [Panel(first, "Before", str(before), observers.about(first))]
+    panels = [Panel(first, "Before", str(before), describe_image(first))]
     for path in afters:
         image = image_io.read_image(path, max_pixels=max_pixels)
-        about = observers.about(image)
+        about = describe_image(image)
         if image_size(image) != image_size(first):
             image = _sized(image, first, path)
             about = f"{about}, scaled to compare"
@@ -303,9 +302,9 @@ def write_comparison(panels: Sequence[Panel], output: Path, parts: Sequence[Box]
     Raises:
         ImageError: it cannot be written, or a part lies outside the images.
     """
-    observers.check_parts(parts, panels[0].image, panels[0].name)
+    check_parts(parts, panels[0].image, panels[0].name)
     if output.suffix.lower() not in PAGE_SUFFIXES:
-        observers.write_sheet(draw_sheet(panels[0], panels[1:], parts), output)
+        write_sheet(draw_sheet(panels[0], panels[1:], parts), output)
         return
     before = panels[0]
     page = Report(output, "Comparison", [])
@@ -323,3 +322,54 @@ def write_comparison(panels: Sequence[Panel], output: Path, parts: Sequence[Box]
         )
     when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     page.write(f"with {before.name}; {when}, restormer {__version__}", [])
+
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+_DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
+
+
+def describe_image(image: Image) -> str:
+    """Its size and its samples."""
+    width, height = image_size(image)
+    return f"{width} x {height}, {_DEPTHS[image.pixels.dtype.name]}"
+
+
+def check_parts(parts: Iterable[Box] | None, image: Image, name: str) -> None:
+    """See that an image has all the parts that are asked for.
+
+    Raises:
+        ImageError: one lies outside.
+    """
+    width, height = image_size(image)
+    for part in parts or ():
+        if not part.inside(width, height):
+            raise ImageError(
+                f"{name}: {width} x {height} pixels have no part {','.join(map(str, part))}",
+                "--crop takes x,y,width,height in pixels from the upper left corner.",
+            )
+
+
+def write_sheet(sheet: object, path: Path) -> None:
+    """Write a sheet, whole, in the format that its name says.
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    image_io.make_folder(path.parent)
+    image_io.write_image(Image(np.asarray(sheet)), path, quality=92)
+
+
+def parse_crop(text: str) -> Box:
+    """A part of an image as `--crop` takes it: x,y,width,height.
+
+    Raises:
+        UsageError: it is none.
+    """
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers):
+        raise UsageError(
+            f"--crop is {text!r}", "It takes x,y,width,height in pixels, such as 100,80,200,150."
+        )
+    return Box(*map(int, numbers))

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from ..imaging.image import Array, Image, from_float, to_float
+from ..imaging.image import Array, Box, Image, from_float, to_float
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _CHEQUER = 8, (0.80, 0.95)  # side of a square in pixels, and the two greys
-
-
-class Box(NamedTuple):
-    """A part of an image, in pixels from its upper left corner."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, pixels: Array) -> Array:
-        """That part of H W ..., without a copy."""
-        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
-
-    def inside(self, width: int, height: int) -> bool:
-        """Whether an image of this size has all of it."""
-        return (
-            min(self.x, self.y) >= 0
-            and min(self.width, self.height) >= 1
-            and self.x + self.width <= width
-            and self.y + self.height <= height
-        )
 
 
 def image_size(image: Image) -> tuple[int, int]:

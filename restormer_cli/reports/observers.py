@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .._version import __version__
-from ..cli.console import SOURCES, format_bytes, printable
-from ..errors import ImageError, UsageError
+from ..callbacks import Notify
+from ..checkpoints.catalog import weights_label
+from ..errors import UsageError
 from ..files import paths
 from ..files.discovery import PAGE_SUFFIXES, is_folder
-from ..imaging import io as image_io
-from ..imaging.image import Image
+from ..imaging.image import Box, Image
+from ..text import format_bytes, printable
 from . import comparison
-from .display import Box
-from .display import image_size as size_of
+from .comparison import SHEET_SUFFIXES, check_parts, describe_image, parse_crop, write_sheet
 from .page import TITLES, Report, Terms, check_page, figures
 
 if TYPE_CHECKING:
     from ..batch.events import Event, Restored, Summary
     from ..batch.jobs import Job
-    from ..cli.options import Restoring
     from .page import Previews
-
-SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_DEPTHS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating point"}
-_UNSAID = frozenset(["inputs", "json", "quiet", "verbose", "report"])
-"""Options that a report does not repeat: they change neither results nor their place."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,8 @@ class Watch:
         """
         if event.input in self.sheets:
             panels = (
-                comparison.Panel(before, "Before", event.input, about(before)),
-                comparison.Panel(after, "After", event.output, about(after)),
+                comparison.Panel(before, "Before", event.input, describe_image(before)),
+                comparison.Panel(after, "After", event.output, describe_image(after)),
             )
             check_parts(self.parts, before, event.input)
             sheet = comparison.draw_sheet(panels[0], panels[1:], self.parts, _how(event))
@@ -64,57 +56,11 @@ class Watch:
             self.previews.write(event.output, before, after)
 
 
-def about(image: Image) -> str:
-    """Its size and its samples."""
-    width, height = size_of(image)
-    return f"{width} x {height}, {_DEPTHS[image.pixels.dtype.name]}"
-
-
 def _how(event: Restored) -> str:
-    source = SOURCES.get(event.weights.source, event.weights.source)
     return (
-        f"restormer {event.task}, {event.weights.name} ({source}), {event.strategy}, "
+        f"restormer {event.task}, {weights_label(event.weights.name, event.weights.source)}, {event.strategy}, "
         f"{event.precision} on {event.device}, {event.seconds:.1f} s"
     )
-
-
-def check_parts(parts: Iterable[Box] | None, image: Image, name: str) -> None:
-    """See that an image has all the parts that are asked for.
-
-    Raises:
-        ImageError: one lies outside.
-    """
-    width, height = size_of(image)
-    for part in parts or ():
-        if not part.inside(width, height):
-            raise ImageError(
-                f"{name}: {width} x {height} pixels have no part {','.join(map(str, part))}",
-                "--crop takes x,y,width,height in pixels from the upper left corner.",
-            )
-
-
-def write_sheet(sheet: object, path: Path) -> None:
-    """Write a sheet, whole, in the format that its name says.
-
-    Raises:
-        ImageError: it cannot be written.
-    """
-    image_io.make_folder(path.parent)
-    image_io.write_image(Image(np.asarray(sheet)), path, quality=92)
-
-
-def parse_crop(text: str) -> Box:
-    """A part of an image as `--crop` takes it: x,y,width,height.
-
-    Raises:
-        UsageError: it is none.
-    """
-    numbers = text.split(",")
-    if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers):
-        raise UsageError(
-            f"--crop is {text!r}", "It takes x,y,width,height in pixels, such as 100,80,200,150."
-        )
-    return Box(*map(int, numbers))
 
 
 @dataclass(frozen=True)
@@ -129,7 +75,7 @@ class Looks:
         if self.report is not None:
             self.report.add(event)
 
-    def finish(self, summary: Summary, say: Callable[[str], None]) -> None:
+    def finish(self, summary: Summary, say: Notify) -> None:
         """Write the report.
 
         Raises:
@@ -144,34 +90,43 @@ class Looks:
         say(f"report: {printable(str(self.report.path))}, {format_bytes(count)}")
 
 
-def output_paths(options: Restoring) -> list[Path]:
-    """The folders, or files, that a run writes to, and so takes no inputs from."""
-    return [
-        paths.as_path(path) for path in (options.output, options.compare) if path not in (None, "-")
-    ]
+def plan_observers(
+    task: str,
+    jobs: list[Job],
+    *,
+    report: str | None = None,
+    compare: str | None = None,
+    crops: Iterable[str] = (),
+    settings: Terms | None = None,
+) -> Looks:
+    """Check beforehand that the report and the comparisons can be written.
 
-
-def plan_observers(task: str, options: Restoring, jobs: list[Job]) -> Looks:
-    """What the options ask for, with what would go wrong seen beforehand.
+    Args:
+        task: names the report.
+        jobs: the images of the run.
+        report: path of the page; None: no report.
+        compare: path of the comparison sheet, or the folder for several; None: none.
+        crops: parts to enlarge in the comparisons, as `parse_crop` takes them.
+        settings: options to repeat in the report.
 
     Raises:
         UsageError: the report or the comparisons cannot be where they are asked for.
     """
-    parts = tuple(map(parse_crop, options.crop or ())) or None
-    if parts and options.compare is None:
+    parts = tuple(map(parse_crop, crops)) or None
+    if parts and compare is None:
         raise UsageError("--crop is for a comparison, and there is none", "Add --compare PATH.")
-    for where in (options.report, options.compare):
+    for where in (report, compare):
         if where is not None and isinstance(paths.as_path(where), paths.UrlPath):
             raise UsageError(f"{where}: reports and comparisons are local files", "Name one.")
-    compared = {} if options.compare is None else _sheets(options.compare, jobs)
-    page = None
-    if options.report is not None:
-        path = Path(options.report)
+    compared = {} if compare is None else _sheets(compare, jobs)
+    shown = None
+    if report is not None:
+        path = Path(report)
         check_page(path)
-        page = Report(path, TITLES[task], _settings(options))
-    if options.dry_run or not (compared or page):
+        shown = Report(path, TITLES[task], settings or [])
+    if not (compared or shown):
         return Looks(None, None)
-    return Looks(Watch(compared, parts, page.previews if page else None), page)
+    return Looks(Watch(compared, parts, shown.previews if shown else None), shown)
 
 
 def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:
@@ -212,15 +167,3 @@ def _places(jobs: list[Job]) -> list[str]:
             "the outputs lie on several drives", "Restore those of each drive by themselves."
         ) from error
     return [str(path.relative_to(common)) for path in real]
-
-
-def _settings(options: Restoring) -> Terms:
-    """The options that were not left as they are."""
-    said = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        default = None if field.default is MISSING else field.default
-        if value != default and field.name not in _UNSAID:
-            name = "--" + field.name.replace("_", "-")
-            said.append((name, "on" if value is True else str(value)))
-    return said

@@ -19,13 +19,14 @@ from PIL import ImageDraw, ImageOps
 
 from .._version import __version__
 from ..batch.events import Event, Failed, Restored, Skipped, Summary
-from ..cli.console import format_duration
 from ..errors import ImageError, UsageError
 from ..files import paths
 from ..files.atomic import write_atomic
 from ..files.discovery import PAGE_FOLDER_MARK, PAGE_SUFFIXES, exists
 from ..imaging import difference
-from .display import Box, fit_size, image_size, render
+from ..imaging.image import Box
+from ..text import format_duration
+from .display import fit_size, image_size, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

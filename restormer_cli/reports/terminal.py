@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -23,8 +23,9 @@ from ..imaging import io as image_io
 from ..imaging.image import Array, Image, from_float, to_float
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ..batch.events import Event
-    from ..cli.console import Console
 
 GAP = 0.02
 """Of the width: between the two."""
@@ -34,6 +35,16 @@ BLOCKS = 2
 
 CELL = 8
 """Places at which a part is looked for are so many pixels apart."""
+
+
+class Screen(Protocol):
+    """Where pictures and notes are shown."""
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+
+    def draw(self, picture: RenderableType, caption: str) -> None:
+        """Show a picture."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Preview:
 
     def __init__(
         self,
-        console: Console,
+        console: Screen,
         kind: Any = None,
         graphics: bool = False,
         watch: Watch | None = None,
@@ -144,7 +155,7 @@ def on_a_terminal() -> bool:
 
 
 @contextmanager
-def open_preview(console: Console, wanted: bool) -> Iterator[Preview]:
+def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
     """What shows before and after, if it is `wanted` and stderr is a terminal.
 
     Raises:

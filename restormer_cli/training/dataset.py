@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ..degradations.noise import Degradation
+from ..callbacks import Notify
+from ..degradations.sampling import Degradation
 from ..errors import ImageError, UsageError
 from ..files import discovery
 from ..imaging import io as image_io
@@ -60,7 +61,7 @@ class Sample:
 def load_photos(
     folder: Path,
     memory: int,
-    notify: Callable[[str], None],
+    notify: Notify,
     least: int = MULTIPLE,
     partners: Sequence[Path] = (),
     grey: bool = False,
@@ -77,7 +78,9 @@ def load_photos(
             learn from, one to validate with.
     """
     if partners:
-        matches, lonely = discovery.match_pairs(folder, *partners, recursive=True)
+        matches, lonely = discovery.match_pairs(
+            folder, *partners, suffixes=image_io.readable_suffixes(), recursive=True
+        )
         for path in lonely:
             notify(f"left out: {path}: there is none of its name in the other folder")
         together = [[p for p in (m.clean, m.degraded, m.right) if p is not None] for m in matches]

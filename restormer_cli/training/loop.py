@@ -30,10 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..callbacks import Notify
 from ..checkpoints import serialization
-from ..checkpoints.download import Notify
 from ..checkpoints.resolve import warn
-from ..degradations.noise import AMONG, DEGRADATIONS, REACH, Degradation
+from ..degradations.presets import AMONG, DEGRADATIONS, REACH
+from ..degradations.sampling import Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
 from ..imaging import metrics
 from ..inference import devices

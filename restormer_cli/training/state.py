@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.download import Notify
+from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
 from ..inference import devices
 from ..network.restormer import Architecture, Restormer

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ..batch import manifest, stages
-from ..batch.stages import BatchSettings
 from ..checkpoints import catalog
 from .pool import Host, WorkerConfig, WorkerPool, about
 from .processes import Processes
 from .ray_cluster import Cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
-    from ..batch.events import Event
-    from ..batch.jobs import Job
+    from ..batch.events import Event, ImageProgress
+    from ..batch.jobs import BatchConfig, Job
     from ..batch.manifest import SettingsFingerprint
     from ..batch.stages import Observer, StandardStreams
     from ..checkpoints.resolve import ResolvedCheckpoint
-    from ..cli.console import Console
-    from ..cli.options import Restoring
-    from ..cli.restore import CheckpointQuery
+    from ..inference.config import RestorerConfig
     from ..inference.restorer import Restorer
 
 
@@ -40,148 +37,150 @@ class Backend(Protocol):
         """Leave nothing running."""
 
 
-def choose_backend(
-    console: Console,
-    request: CheckpointQuery,
-    options: Restoring,
-    recorded: bool,
-    watch: Observer | None,
-) -> Backend:
-    """The place that the options ask for.
+class Reporter(Protocol):
+    """Where a run reports to."""
 
-    Outputs are `recorded` there or not; each is shown to `watch`, wherever it was restored.
+    def say(self, text: str) -> None:
+        """Report a line that may be suppressed."""
+
+    def detail(self, text: str) -> None:
+        """Report a line of detail."""
+
+    def warn(self, text: str) -> None:
+        """Report a warning."""
+
+    def part(self, part: ImageProgress) -> None:
+        """Report the progress of the image at work."""
+
+
+def choose_backend(
+    config: RestorerConfig,
+    batch: BatchConfig,
+    reporter: Reporter,
+    *,
+    observer: Observer | None = None,
+    ray: str | None = None,
+    dry_run: bool = False,
+) -> Backend:
+    """Return the backend for a configuration, whose device may be several, separated by commas.
+
+    Args:
+        config: what to restore with.
+        batch: how to read, blend and write.
+        reporter: where warnings and progress go.
+        observer: called with each restored image, wherever it was restored.
+        ray: address of a Ray cluster; None: this machine.
+        dry_run: only look at the images.
     """
-    devices = [device.strip() for device in options.device.split(",")]
-    restorer = partial(_restorer, request, options)
-    settings = partial(_settings, options, recorded, watch)
-    if options.dry_run:
-        return _Rehearsal(console, request, options, partial(restorer, device=devices[0]))
-    if len(devices) == 1 and options.ray is None:
-        return _Here(console, options, settings, partial(restorer, device=devices[0]))
+    devices = [device.strip() for device in config.device.split(",")]
+    first = replace(config, device=devices[0])
+    if dry_run:
+        return DryRun(first, batch, reporter)
+    if len(devices) == 1 and ray is None:
+        return InProcess(first, batch, reporter, observer)
 
     @cache  # found once for all of them, and not before they are needed
-    def weights() -> ResolvedCheckpoint:
+    def weights() -> ResolvedCheckpoint | str:
         from ..checkpoints import resolve  # the Hub's client takes its time
 
-        task = catalog.TASKS[request.task]
+        if ray is not None or not isinstance(config.weights, str):
+            return config.weights  # elsewhere each looks for them
+        task = catalog.TASKS[config.task]
         return resolve.resolve_checkpoint(
-            options.weights, request.checkpoint, task, notify=console.warn
+            config.weights, config.checkpoint, task, notify=reporter.warn
         )
 
-    def orders(device: str, sharing: int) -> WorkerConfig:
-        found = weights() if options.ray is None else None  # elsewhere each looks for them
-        make = partial(restorer, device=device, weights=found, sharing=sharing)
-        return WorkerConfig(make, settings, partial(manifest.settings_fingerprint, options=options))
+    def worker_config(device: str, sharing: int) -> WorkerConfig:
+        mine = replace(config, device=device, weights=weights(), sharing=sharing)
+        return WorkerConfig(mine, batch, observer)
 
-    here, address = Processes(devices, orders), options.ray
-    host: Host = here if address is None else Cluster(address, devices, orders)
-    return WorkerPool(host, request.task, console.warn, console.detail, console.part)
+    here = Processes(devices, worker_config)
+    host: Host = here if ray is None else Cluster(ray, devices, worker_config)
+    return WorkerPool(host, config.task, reporter.warn, reporter.detail, reporter.part)
 
 
 @dataclass
-class _Here:
+class InProcess:
     """This process, which restores the images in their order."""
 
-    console: Console
-    options: Restoring
-    settings: Callable[[SettingsFingerprint], BatchSettings]
-    make: Callable[..., Restorer]
+    config: RestorerConfig
+    batch: BatchConfig
+    reporter: Reporter
+    observer: Observer | None
 
     @cached_property
     def restorer(self) -> Restorer:
-        restorer = self.make(notify=self.console.warn)
-        self.console.detail(about(restorer))
+        """The restorer, loaded when it is first used."""
+        restorer = _restorer(self.config, self.reporter)
+        self.reporter.detail(about(restorer))
         return restorer
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
-        return [manifest.settings_fingerprint(self.restorer, self.options)]
+        """Load the network and return what it restores with."""
+        return [manifest.settings_fingerprint(self.restorer, self.batch)]
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        settings = self.settings(*self.prepare(len(jobs)))
+        """Restore the images one after the other."""
         return stages.run_batch(
-            jobs, self.restorer, streams, **settings, progress=self.console.part
+            jobs,
+            self.restorer,
+            streams,
+            self.batch,
+            progress=self.reporter.part,
+            observer=self.observer,
         )
 
     def close(self) -> None:
-        pass  # nothing runs on that `run` has not ended
+        """Do nothing: `run` leaves nothing running."""
+        # nothing runs on that `run` has not ended
 
 
 @dataclass
-class _Rehearsal:
-    """A dry run, which looks at the images in this process, and downloads nothing."""
+class DryRun:
+    """Looks at the images in this process, and downloads nothing."""
 
-    console: Console
-    request: CheckpointQuery
-    options: Restoring
-    make: Callable[..., Restorer]
+    config: RestorerConfig
+    batch: BatchConfig
+    reporter: Reporter
 
     @cached_property
     def restorer(self) -> Restorer | None:
         """None if its weights would have to be downloaded."""
         from ..checkpoints import download  # the Hub's client takes its time
 
-        wanted = catalog.CHECKPOINTS.get(self.options.weights, self.request.checkpoint)
-        official = self.options.weights in ("auto", "official", *catalog.CHECKPOINTS)
+        weights = self.config.weights
+        assert isinstance(weights, str)  # noqa: S101 - only workers get resolved ones
+        wanted = catalog.CHECKPOINTS.get(weights, self.config.checkpoint)
+        official = weights in ("auto", "official", *catalog.CHECKPOINTS)
         at_hand = not official or download.cached_file(wanted) is not None
-        remote = self.options.weights.startswith("hf:") or not at_hand
+        remote = weights.startswith("hf:") or not at_hand
         if remote and not download.is_offline():  # else a run would do without, and so does this
-            name = wanted.name if official else self.options.weights
-            auto = self.options.weights == "auto"
-            instead = ", or the lite ones taken if they cannot be had" if auto else ""
-            self.console.say(
+            name = wanted.name if official else weights
+            instead = ", or the lite ones taken if they cannot be had" if weights == "auto" else ""
+            self.reporter.say(
                 f"The weights {name} would be downloaded first{instead}; memory is known "
                 "after that."
             )
             return None
-        return self.make(notify=self.console.warn)
+        return _restorer(self.config, self.reporter)
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
-        return [manifest.settings_fingerprint(self.restorer, self.options)] if self.restorer else []
+        """Load the network and return what it restores with."""
+        if self.restorer is None:
+            return []
+        return [manifest.settings_fingerprint(self.restorer, self.batch)]
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        task, most = self.request.task, self.options.max_pixels
-        yield from stages.preview_batch(jobs, task, self.restorer, streams, most)
+        """Restore the images one after the other."""
+        most = self.batch.max_pixels
+        yield from stages.preview_batch(jobs, self.config.task, self.restorer, streams, most)
 
     def close(self) -> None:
-        pass  # nothing runs
+        """Do nothing: `run` leaves nothing running."""
+        # nothing runs
 
 
-def _settings(
-    options: Restoring, recorded: bool, watch: Observer | None, recipe: SettingsFingerprint
-) -> BatchSettings:
-    return BatchSettings(
-        quality=options.quality,
-        max_pixels=options.max_pixels,
-        strength=options.strength,
-        recipe=recipe if recorded else None,
-        watch=watch,
-    )
-
-
-def _restorer(
-    request: CheckpointQuery,
-    options: Restoring,
-    *,
-    device: str,
-    notify: Callable[[str], None],
-    weights: ResolvedCheckpoint | None = None,
-    sharing: int = 1,
-) -> Restorer:
+def _restorer(config: RestorerConfig, reporter: Reporter) -> Restorer:
     from ..inference.restorer import Restorer  # torch takes seconds to import
 
-    return Restorer(
-        request.task,
-        weights=weights or options.weights,
-        device=device,
-        precision=options.precision,
-        tile=options.tile_side,
-        overlap=options.overlap,
-        window=options.window,
-        ensemble=options.ensemble,
-        noise=request.noise,
-        sigma=request.sigma,
-        gray=request.gray,
-        dual_pixel=request.right is not None,
-        sharing=sharing,
-        notify=notify,
-    )
+    return Restorer(config, notify=reporter.warn)

@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..batch import stages
-from ..batch.events import Event, Failed, Started
+from ..batch import manifest, stages
+from ..batch.events import Event, Failed, ImageProgress, Started
 from ..batch.pipeline import stage_executor
 from ..batch.stages import (
     Cancelled,
@@ -22,7 +22,7 @@ from ..batch.stages import (
     queue_images,
     send_to_stdout,
 )
-from ..cli.console import ImageProgress
+from ..callbacks import Notify
 from ..errors import DeviceError, ImageError, RestormerError
 from ..files import atomic
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from ..batch.events import Failed
-    from ..batch.jobs import Job
+    from ..batch.jobs import BatchConfig, Job
     from ..batch.manifest import SettingsFingerprint
+    from ..batch.stages import Observer
+    from ..inference.config import RestorerConfig
     from ..inference.restorer import Restorer
 
 
@@ -54,29 +56,24 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker does; it has to travel there.
+    """What a worker runs; it is sent to the worker's process."""
 
-    Attributes:
-        restorer: makes it, given `notify`.
-        settings: says what images are restored with, once there is a restorer.
-        recipe: says what decides on the results, likewise.
-    """
-
-    restorer: Callable[..., Restorer]
-    settings: Callable[[SettingsFingerprint], stages.BatchSettings]
-    recipe: Callable[[Restorer], SettingsFingerprint]
+    restorer: RestorerConfig
+    batch: BatchConfig
+    observer: Observer | None
 
 
-def work(inbox: SimpleQueue[Any], orders: WorkerConfig) -> Generator[Any, None, None]:
+def work(inbox: SimpleQueue[Any], config: WorkerConfig) -> Generator[Any, None, None]:
     """Load the network, then serve: yields Ready first, or the error for which it cannot."""
+    from ..inference.restorer import Restorer
+
     try:
-        restorer = orders.restorer(notify=lambda text: inbox.put(Note(text)))
+        restorer = Restorer(config.restorer, notify=lambda text: inbox.put(Note(text)))
     except RestormerError as error:
         yield error
         return
-    recipe = orders.recipe(restorer)
-    yield Ready(recipe, about(restorer))
-    yield from serve(inbox, restorer, orders.settings(recipe))
+    yield Ready(manifest.settings_fingerprint(restorer, config.batch), about(restorer))
+    yield from serve(inbox, restorer, config)
 
 
 def about(restorer: Restorer) -> str:
@@ -85,7 +82,7 @@ def about(restorer: Restorer) -> str:
 
 
 def serve(
-    inbox: SimpleQueue[Any], restorer: Restorer, settings: stages.BatchSettings
+    inbox: SimpleQueue[Any], restorer: Restorer, config: WorkerConfig
 ) -> Generator[Any, None, None]:
     """Restore and write images as they come, in the stages of `batch.run`.
 
@@ -96,11 +93,11 @@ def serve(
         inbox: images to come (Given). With None the service ends: what is being written is
             finished and told, the rest dropped.
         restorer: does it.
-        settings: with what.
+        config: how to read, blend, write and observe.
     """
     from ..inference import devices  # torch takes seconds to import; who has a restorer has it
 
-    work = stages.ImageStages(restorer, **settings, progress=inbox.put, stop=Flag())
+    work = stages.ImageStages(restorer, config.batch, inbox.put, config.observer, Flag())
     under_way: dict[Future[WrittenImage], Job] = {}
 
     def end(future: Future[WrittenImage]) -> Iterator[WrittenImage | Failed]:
@@ -201,8 +198,8 @@ class WorkerPool:
 
     host: Host
     task: str
-    notify: Callable[[str], None]
-    detail: Callable[[str], None]
+    notify: Notify
+    detail: Notify
     progress: Callable[[ImageProgress], None]
     _members: list[_Member] = field(default_factory=list)
     _heard: SimpleQueue[tuple[_Member, object]] = field(default_factory=SimpleQueue)

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..cli.console import ImageProgress
+from ..batch.events import ImageProgress
 from ..errors import DeviceError, UsageError
 from .pool import WorkerConfig, WorkerExited, work
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from restormer_cli.batch import stages
-from restormer_cli.batch.events import Event, Failed, Planned, Restored, Started
-from restormer_cli.batch.jobs import Job
-from restormer_cli.cli.console import ImageProgress
+from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
+from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference.restorer import Restorer
 
@@ -239,6 +238,6 @@ def test_larger_images_than_allowed_are_refused(restorer: Restorer, tmp_path: Pa
     """The limit on pixels reaches the reader."""
     picture(tmp_path / "a.png")
     job = Job(tmp_path / "a.png", tmp_path / "out.png")
-    (_, event) = stages.run_batch([job], restorer, streams(), max_pixels=100)
+    (_, event) = stages.run_batch([job], restorer, streams(), BatchConfig(max_pixels=100))
     assert isinstance(event, Failed)
     assert "--max-pixels" in event.hint

@@ -31,7 +31,7 @@ from restormer_cli.errors import UsageError
 )
 def test_official_chooses_the_published_checkpoint(task, options, name):
     """Each combination that was published leads to its file."""
-    assert catalog.official_checkpoint(task, **options).name == name
+    assert catalog.CheckpointQuery(task, **options).checkpoint.name == name
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_official_chooses_the_published_checkpoint(task, options, name):
 def test_official_refuses_what_was_not_published(task, options, complaint):
     """A combination without a checkpoint is a usage error with a remedy."""
     with pytest.raises(UsageError, match=complaint) as raised:
-        catalog.official_checkpoint(task, **options)
+        _ = catalog.CheckpointQuery(task, **options).checkpoint
     assert raised.value.hint
     assert raised.value.exit_status == 2
 
@@ -65,7 +65,7 @@ def test_there_are_thirteen_checkpoints():
 def test_every_published_combination_is_in_the_table():
     """Noise, sigma and grey reach all nine denoising checkpoints and no others."""
     gaussian = {
-        catalog.official_checkpoint("denoise", sigma=sigma, gray=gray).name
+        catalog.CheckpointQuery("denoise", sigma=sigma, gray=gray).checkpoint.name
         for sigma in catalog.SIGMAS
         for gray in (False, True)
     }

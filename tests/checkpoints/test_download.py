@@ -360,7 +360,7 @@ def test_two_processes_may_pull_at_once(hub, publish, name):
         "from restormer_cli.files import atomic\n"
         f"c = dataclasses.replace(catalog.CHECKPOINTS[{name!r}], sha256=sys.argv[1])\n"
         "path = download.fetch(c, notify=print)\n"
-        "print(atomic.sha256_of(path))\n"
+        "print(atomic.sha256_file(path))\n"
     )
     expected = hashlib.sha256(CONTENT * 40).hexdigest()
     command = [sys.executable, "-W", "error", "-c", script, expected]

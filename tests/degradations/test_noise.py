@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from restormer_cli.degradations import noise as d
+from restormer_cli.degradations import jpeg, presets, sampling
+from restormer_cli.degradations import noise as noises
 
 ALL = {
-    "blind_gaussian_noise": d.blind_gaussian_noise,
-    "sensor_noise": d.sensor_noise,
-    "camera_noise": d.camera_noise,
-    "equal_noise": d.equal_noise,
-    **d.DEGRADATIONS,
+    "blind_gaussian_noise": noises.blind_gaussian_noise,
+    "sensor_noise": noises.sensor_noise,
+    "camera_noise": noises.camera_noise,
+    "equal_noise": noises.equal_noise,
+    **presets.DEGRADATIONS,
 }
 
 
@@ -41,7 +42,9 @@ def is_8_bit(x: Tensor) -> bool:
 
 @pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_shape_and_type_stay_and_the_clean_images_too(degrade: d.Degradation, count: int) -> None:
+def test_shape_and_type_stay_and_the_clean_images_too(
+    degrade: sampling.Degradation, count: int
+) -> None:
     """Batches of any size come back as finite float32 of their shape; the input is untouched."""
     clean = scene(count)
     before = clean.clone()
@@ -54,7 +57,7 @@ def test_shape_and_type_stay_and_the_clean_images_too(degrade: d.Degradation, co
 
 
 @pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
-def test_a_seed_gives_the_same_again(degrade: d.Degradation) -> None:
+def test_a_seed_gives_the_same_again(degrade: sampling.Degradation) -> None:
     """All randomness comes from the generator: one seed, one result."""
     clean = scene(4)
     first = degrade(clean, seeded(1))
@@ -64,7 +67,7 @@ def test_a_seed_gives_the_same_again(degrade: d.Degradation) -> None:
 
 
 @pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
-def test_each_image_has_its_own_severity(degrade: d.Degradation) -> None:
+def test_each_image_has_its_own_severity(degrade: sampling.Degradation) -> None:
     """In one batch some images are hurt several times as much as others."""
     clean = scene(32)
     errors = (degrade(clean, seeded()) - clean).square().mean((1, 2, 3)).sqrt()
@@ -73,7 +76,7 @@ def test_each_image_has_its_own_severity(degrade: d.Degradation) -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 64), (1, 1)])
 @pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
-def test_any_size_will_do(degrade: d.Degradation, size: tuple[int, int]) -> None:
+def test_any_size_will_do(degrade: sampling.Degradation, size: tuple[int, int]) -> None:
     """Sides need be no multiple of anything."""
     clean = torch.full((3, 3, *size), 0.5)
     assert degrade(clean, seeded()).shape == clean.shape
@@ -85,14 +88,14 @@ def test_any_size_will_do(degrade: d.Degradation, size: tuple[int, int]) -> None
 def test_a_part_stays_as_it_is(task: str, part: float) -> None:
     """Of what is learned from, so much is clean, to the bit."""
     clean = scene(400, 24, 24)
-    bad = d.DEGRADATIONS[task](clean, seeded())
+    bad = presets.DEGRADATIONS[task](clean, seeded())
     share = sum(map(torch.equal, bad, clean)) / len(clean)
     assert share == pytest.approx(part, abs=0.045)
     assert share > 0
 
 
 @pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
-def test_images_do_not_touch_each_other(degrade: d.Degradation) -> None:
+def test_images_do_not_touch_each_other(degrade: sampling.Degradation) -> None:
     """What becomes of an image does not depend on what else is in the batch."""
     first = scene(6)
     second = first.clone()
@@ -112,7 +115,7 @@ def test_images_do_not_touch_each_other(degrade: d.Degradation) -> None:
 def test_gaussian_noise_has_its_level(sigma: float) -> None:
     """The standard deviation is sigma / 255 to 2 %, the mean zero, and nothing is clipped."""
     clean = torch.full((2, 3, 128, 128), 0.02)
-    noise = d.gaussian_noise(clean, seeded(), sigma) - clean
+    noise = noises.gaussian_noise(clean, seeded(), sigma) - clean
     assert float(noise.std()) == pytest.approx(sigma / 255, rel=0.02)
     assert abs(float(noise.mean())) < sigma / 255 * 0.02
     assert (clean + noise).min() < 0
@@ -120,7 +123,7 @@ def test_gaussian_noise_has_its_level(sigma: float) -> None:
 
 def test_half_of_blind_noise_is_in_8_bits() -> None:
     """About half of the images are as a file holds them, the others neither clipped nor rounded."""
-    noisy = d.blind_gaussian_noise(torch.full((400, 3, 8, 8), 0.5), seeded())
+    noisy = noises.blind_gaussian_noise(torch.full((400, 3, 8, 8), 0.5), seeded())
     share = sum(is_8_bit(image) for image in noisy) / len(noisy)
     assert 0.42 < share < 0.58
 
@@ -128,7 +131,7 @@ def test_half_of_blind_noise_is_in_8_bits() -> None:
 def test_equal_noise_leaves_colours_alone() -> None:
     """Every channel of a pixel gets the same: differences between channels stay."""
     clean = scene(8)
-    noise = d.equal_noise(clean, seeded()) - clean
+    noise = noises.equal_noise(clean, seeded()) - clean
     assert noise.std() > 0.05
     unrounded = [n for n, x in zip(noise, noise + clean, strict=True) if not is_8_bit(x)]
     assert unrounded
@@ -138,7 +141,7 @@ def test_equal_noise_leaves_colours_alone() -> None:
 
 def test_blind_levels_are_spread_evenly_up_to_55() -> None:
     """Sigma is uniform in 0..55."""
-    noisy = d.blind_gaussian_noise(torch.full((400, 3, 24, 24), 0.5), seeded())
+    noisy = noises.blind_gaussian_noise(torch.full((400, 3, 24, 24), 0.5), seeded())
     sigma = (noisy - 0.5).flatten(1).std(1) * 255
     assert sigma.max() < 60
     quartiles = torch.quantile(sigma, torch.tensor([0.25, 0.5, 0.75]))
@@ -151,9 +154,9 @@ def test_blind_levels_are_spread_evenly_up_to_55() -> None:
 def test_srgb_and_linear_light_are_inverses() -> None:
     """There and back is the same to 1e-6, and black, white and middle grey are the standard's."""
     x = torch.linspace(0, 1, 1001)
-    torch.testing.assert_close(d.to_srgb(d.to_linear(x)), x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sampling.to_srgb(sampling.to_linear(x)), x, atol=1e-6, rtol=0)
     torch.testing.assert_close(
-        d.to_linear(torch.tensor([0, 0.04045, 0.5, 1])),
+        sampling.to_linear(torch.tensor([0, 0.04045, 0.5, 1])),
         torch.tensor([0, 0.0031308, 0.2140411, 1]),
         atol=1e-6,
         rtol=0,
@@ -162,7 +165,7 @@ def test_srgb_and_linear_light_are_inverses() -> None:
 
 def test_linear_light_beyond_what_srgb_holds_is_clipped() -> None:
     """Negative light and light above white become black and white."""
-    assert d.to_srgb(torch.tensor([-0.5, 2.0])).tolist() == pytest.approx([0, 1])
+    assert sampling.to_srgb(torch.tensor([-0.5, 2.0])).tolist() == pytest.approx([0, 1])
 
 
 # --- sensor ---
@@ -178,7 +181,7 @@ def neighbours(noise: Tensor) -> float:
 def test_demosaicked_noise_is_correlated(corner: int) -> None:
     """White noise becomes blotches of two pixels, whichever colour the pattern begins with."""
     noise = torch.randn(2, 3, 96, 96, generator=seeded())
-    spread = d.demosaicked(noise, torch.tensor([corner, corner]))
+    spread = noises.demosaicked(noise, torch.tensor([corner, corner]))
     assert abs(neighbours(noise)) < 0.03
     assert all(neighbours(spread[:, colour]) > 0.25 for colour in range(3))
 
@@ -186,9 +189,9 @@ def test_demosaicked_noise_is_correlated(corner: int) -> None:
 def test_demosaicking_keeps_what_was_sampled() -> None:
     """A flat colour stays, border included, and a quarter of red is as the sensor saw it."""
     flat = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1).expand(4, 3, 7, 9)
-    torch.testing.assert_close(d.demosaicked(flat, torch.arange(4)), flat)
+    torch.testing.assert_close(noises.demosaicked(flat, torch.arange(4)), flat)
     noise = torch.randn(1, 3, 8, 8, generator=seeded()).expand(4, 3, 8, 8)
-    spread = d.demosaicked(noise, torch.arange(4))
+    spread = noises.demosaicked(noise, torch.arange(4))
     for corner, (top, left) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         torch.testing.assert_close(
             spread[corner, 0, top::2, left::2], noise[corner, 0, top::2, left::2]
@@ -199,8 +202,8 @@ def test_sensor_noise_leaves_the_signal_sharp() -> None:
     """The mean of many noisy versions of an edge, in linear light, is that edge: no blur."""
     edge = torch.full((1500, 3, 8, 16), 0.45)
     edge[..., 8:] = 0.65
-    light = d.to_linear(edge)
-    mean = d.to_linear(d.sensor_noise(edge, seeded())).mean((0, 2))
+    light = sampling.to_linear(edge)
+    mean = sampling.to_linear(noises.sensor_noise(edge, seeded())).mean((0, 2))
     step = float(light[0, 0, 0, 8] - light[0, 0, 0, 7])
     assert (mean - light[0, :, 0]).abs().max() < 0.07 * step
 
@@ -209,21 +212,21 @@ def test_bright_parts_are_noisier_in_linear_light() -> None:
     """Shot noise: the variance grows with the light."""
     grey = torch.full((64, 3, 16, 16), 0.25)
     grey[..., 8:] = 0.6
-    noise = d.to_linear(d.sensor_noise(grey, seeded())) - d.to_linear(grey)
+    noise = sampling.to_linear(noises.sensor_noise(grey, seeded())) - sampling.to_linear(grey)
     assert noise[..., 8:].var() > 2 * noise[..., :8].var()
 
 
 def test_half_of_the_images_go_through_jpeg() -> None:
     """What reaches a photographer is a JPEG file or not, each for about half of the images."""
     clean = scene(200)
-    filed = d.filed(d.to_8_bit(clean), seeded(), 75)
-    packed = (filed != d.to_8_bit(clean)).flatten(1).any(1)
+    filed = jpeg.filed(sampling.to_8_bit(clean), seeded(), 75)
+    packed = (filed != sampling.to_8_bit(clean)).flatten(1).any(1)
     assert 70 < packed.sum() < 130
 
 
 def test_camera_noise_is_what_a_file_holds() -> None:
     """Every image comes in 8 bits."""
-    assert is_8_bit(d.camera_noise(scene(8), seeded()))
+    assert is_8_bit(noises.camera_noise(scene(8), seeded()))
 
 
 # --- JPEG ---
@@ -239,14 +242,16 @@ def by_libjpeg(image: Tensor, quality: int, subsampling: int) -> Tensor:
 
 
 def grainy() -> Tensor:
-    return d.gaussian_noise(scene(1, 96, 80), seeded(), 12.0).clamp(0, 1)
+    return noises.gaussian_noise(scene(1, 96, 80), seeded(), 12.0).clamp(0, 1)
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
 def test_jpeg_is_libjpegs(quality: int) -> None:
     """At full chroma resolution the result is libjpeg's to less than 1 of 255, on average."""
     image = grainy()
-    ours = d.jpeg(image, torch.full((1, 1, 1, 1), float(quality)), torch.zeros(1, 1, 1, 1).bool())
+    ours = jpeg.jpeg(
+        image, torch.full((1, 1, 1, 1), float(quality)), torch.zeros(1, 1, 1, 1).bool()
+    )
     difference = (ours[0] - by_libjpeg(image[0], quality, 0)).abs().mean()
     assert difference < 1 / 255
     assert (ours - image).abs().mean() > 3 * difference
@@ -255,7 +260,7 @@ def test_jpeg_is_libjpegs(quality: int) -> None:
 def test_jpeg_at_half_chroma_is_libjpegs() -> None:
     """At 4:2:0, too: chroma is halved, coded, and enlarged as libjpeg does."""
     image = scene(1, 96, 80)
-    ours = d.jpeg(image, torch.full((1, 1, 1, 1), 90.0), torch.ones(1, 1, 1, 1).bool())
+    ours = jpeg.jpeg(image, torch.full((1, 1, 1, 1), 90.0), torch.ones(1, 1, 1, 1).bool())
     assert (ours[0] - by_libjpeg(image[0], 90, 2)).abs().mean() < 1 / 255
 
 
@@ -264,9 +269,9 @@ def test_jpeg_of_a_batch_is_that_of_its_images() -> None:
     images = torch.cat([grainy(), grainy().flip(3)])[..., :90, :75]
     quality = torch.tensor([40.0, 92.0]).view(2, 1, 1, 1)
     half = torch.tensor([True, False]).view(2, 1, 1, 1)
-    together = d.jpeg(images, quality, half)
+    together = jpeg.jpeg(images, quality, half)
     for n in range(2):
-        alone = d.jpeg(images[n : n + 1], quality[n : n + 1], half[n : n + 1])
+        alone = jpeg.jpeg(images[n : n + 1], quality[n : n + 1], half[n : n + 1])
         torch.testing.assert_close(together[n : n + 1], alone, atol=1.01 / 255, rtol=0)
         assert F.l1_loss(together[n : n + 1], alone) < 1e-4
 
@@ -276,7 +281,7 @@ def test_jpeg_gets_better_with_quality() -> None:
     image = grainy()
     full = torch.zeros(1, 1, 1, 1).bool()
     errors = [
-        float(F.mse_loss(d.jpeg(image, torch.full((1, 1, 1, 1), q), full), image))
+        float(F.mse_loss(jpeg.jpeg(image, torch.full((1, 1, 1, 1), q), full), image))
         for q in (1.0, 10.0, 40.0, 60.0, 90.0, 100.0)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -289,7 +294,7 @@ def test_jpeg_gets_better_with_quality() -> None:
 def test_a_mixture_draws_by_weight() -> None:
     """Each image gets one part, as often as its weight says."""
     parts = [(value, lambda x, _, value=value: torch.full_like(x, value)) for value in (0.2, 0.8)]
-    values = d.mixture(*parts)(torch.zeros(2000, 1, 1, 1), seeded()).flatten()
+    values = sampling.mixture(*parts)(torch.zeros(2000, 1, 1, 1), seeded()).flatten()
     assert set(values.tolist()) == {np.float32(0.2), np.float32(0.8)}
     assert float((values > 0.5).float().mean()) == pytest.approx(0.8, abs=0.03)
 
@@ -302,6 +307,8 @@ def test_a_part_sees_only_its_own_images() -> None:
         seen.append(x.flatten().tolist())
         return x
 
-    d.mixture((1, record), (1, record), (0, record))(torch.arange(9.0).view(9, 1, 1, 1), seeded())
+    sampling.mixture((1, record), (1, record), (0, record))(
+        torch.arange(9.0).view(9, 1, 1, 1), seeded()
+    )
     assert len(seen) == 2
     assert sorted(seen[0] + seen[1]) == list(range(9))

@@ -268,7 +268,7 @@ def test_severities_are_what_they_say(kind: str, channels: int) -> None:
     clean = smooth("a.png", 3, (64, 80, channels)).astype(np.float32)
     errors = []
     for severity in presets.SEVERITIES:
-        degraded = presets.named(f"{kind}:{severity}").apply(clean)
+        degraded = presets.parse_degradation(f"{kind}:{severity}").apply(clean)
         assert degraded.shape == clean.shape
         assert np.array_equal(degraded, (np.rint(degraded * 255) / 255).astype(np.float32))
         errors.append(float(np.square(degraded - clean).mean()))
@@ -299,14 +299,14 @@ def test_names_win_over_stems() -> None:
     """With two images of one stem, only the whole name is a partner's."""
     for name in ("a/1.png", "a/2.png", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
         picture(name, (12, 12, 3))
-    found, lonely = discovery.match_pairs(Path("a"), Path("b"))
+    found, lonely = discovery.match_pairs(Path("a"), Path("b"), suffixes={".png", ".jpg"})
     assert [(str(pair.clean), str(pair.degraded)) for pair in found] == [
         ("a/1.png", "b/1.jpg"),
         ("a/2.jpg", "b/2.jpg"),
     ]
     assert lonely == [Path("a/2.png")]
     with pytest.raises(UsageError, match="3 in a and 2 in b"):
-        discovery.match_pairs(Path("a"), Path("b"), by_order=True)
+        discovery.match_pairs(Path("a"), Path("b"), suffixes={".png", ".jpg"}, by_order=True)
 
 
 @pytest.mark.parametrize(

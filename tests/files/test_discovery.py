@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from restormer_cli.files.discovery import find_inputs, natural_key, read_list
+from restormer_cli.imaging.io import readable_suffixes
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,10 @@ def touch(*names: str) -> None:
 
 def names(*arguments: str, recursive: bool = False, output: str | None = None) -> list[str]:
     found = find_inputs(
-        arguments, recursive=recursive, outputs=[Path(output)] if output else []
+        arguments,
+        readable_suffixes(),
+        recursive=recursive,
+        outputs=[Path(output)] if output else [],
     ).found
     return [str(one) for one in found]
 
@@ -53,7 +57,7 @@ def test_a_folder_gives_its_images_in_natural_order() -> None:
 def test_a_recursive_search_goes_through_subfolders() -> None:
     """With `recursive`, subfolders are searched, and `relative` tells where a file was found."""
     touch("f/2.png", "f/sub/deep/1.png")
-    found = find_inputs(["f"], recursive=True).found
+    found = find_inputs(["f"], readable_suffixes(), recursive=True).found
     assert [str(one.relative) for one in found] == ["2.png", "sub/deep/1.png"]
 
 
@@ -74,7 +78,7 @@ def test_our_own_outputs_in_a_folder_are_no_inputs() -> None:
 def test_our_own_outputs_among_named_files_are_left_out_if_the_original_is_there() -> None:
     """A shell's `*.png` in a second run names outputs; alone, such a file is an input."""
     touch("a.png", "a.restored.png", "b.restored.png")
-    inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"])
+    inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"], readable_suffixes())
     assert [str(one) for one in inputs.found] == ["a.png", "b.restored.png"]
     assert inputs.own == [Path("a.restored.png")]
 
@@ -118,7 +122,9 @@ def test_a_real_file_wins_over_the_pattern() -> None:
 def test_listed_names_are_never_patterns() -> None:
     """A list holds exact names."""
     touch("a.png")
-    assert [str(one) for one in find_inputs([], listed=["*.png", "a.png"]).found] == [
+    assert [
+        str(one) for one in find_inputs([], readable_suffixes(), listed=["*.png", "a.png"]).found
+    ] == [
         "*.png",
         "a.png",
     ]
@@ -127,7 +133,7 @@ def test_listed_names_are_never_patterns() -> None:
 def test_what_gives_no_image_is_a_problem_with_a_hint() -> None:
     """An empty folder and a pattern without a match are told, the others found."""
     touch("a.png", "empty/sub/b.png")
-    inputs = find_inputs(["a.png", "empty", "no*.png"])
+    inputs = find_inputs(["a.png", "empty", "no*.png"], readable_suffixes())
     assert [str(one) for one in inputs.found] == ["a.png"]
     assert [problem.name for problem in inputs.problems] == ["empty", "no*.png"]
     assert "-r" in inputs.problems[0].hint
@@ -149,7 +155,7 @@ def test_a_list_keeps_names_that_are_not_unicode() -> None:
 def test_an_empty_name_is_no_folder() -> None:
     """A variable of the shell's that is not set does not mean all images here."""
     touch("a.png")
-    inputs = find_inputs(["", "x" * 300])
+    inputs = find_inputs(["", "x" * 300], readable_suffixes())
     assert [problem.error for problem in inputs.problems] == ["an empty name is no file"]
     assert [str(one) for one in inputs.found] == ["x" * 300]
 

@@ -18,6 +18,7 @@ from restormer_cli.errors import UsageError
 from restormer_cli.files import paths
 from restormer_cli.files.discovery import find_inputs
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.io import readable_suffixes
 from tests.support.program import Outcome, picture, tree
 
 if TYPE_CHECKING:
@@ -139,7 +140,10 @@ def test_outputs_are_named_as_those_of_paths_are(shop: dict[str, np.ndarray]) ->
     """Beside the image, or the folder, and never in another bucket."""
 
     def targets(*names: str, **options: Any) -> list[str]:
-        return [str(job.target) for job in plan_jobs(find_inputs(names).found, **options)]
+        return [
+            str(job.target)
+            for job in plan_jobs(find_inputs(names, readable_suffixes()).found, **options)
+        ]
 
     assert targets("memory://shop/in/a.png") == ["memory://shop/in/a.restored.png"]
     assert targets("memory://shop/in") == [

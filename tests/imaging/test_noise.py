@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import gamma
 
-from restormer_cli.batch.events import Noise
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.noise import PATCH, QUANTILE, estimate_noise, sigma_for
+from restormer_cli.imaging.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
 from tests.support.program import Outcome, picture, pixels
 
 if TYPE_CHECKING:

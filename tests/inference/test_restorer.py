@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -161,7 +163,7 @@ def test_the_forecast_counts_what_tiles_share(identity):
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     whole = restorer.plan(1000, 1000)
     assert whole.pixels == 1000 * 1000
-    restorer.tiles = (512,)
+    restorer.config = replace(restorer.config, tile=512)
     assert restorer.plan(1000, 1000).pixels == (3 * 512) ** 2
     told = restorer.forecast(np.zeros((1000, 1000, 3), np.uint8))
     assert told.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)

@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
+from restormer_cli.cli.info import summary_table
 from restormer_cli.network.restormer import Architecture, Restormer
-from restormer_cli.network.summary import _Meter, feature_maps_bytes, prove, summarize, table
+from restormer_cli.network.summary import _Meter, feature_maps_bytes, prove, summarize
 from tests.support.networks import OFFICIAL, PARAMETERS, TINY, tiny_network
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
@@ -35,7 +36,7 @@ def peaks(architecture: Architecture, height: int, width: int) -> dict[str, int]
 def rendered(architecture: Architecture, columns: int, size: int = 256) -> list[str]:
     console = Console(width=columns, color_system=None, legacy_windows=False)
     with console.capture() as capture:
-        console.print(table(described(architecture, size, size)))
+        console.print(summary_table(described(architecture, size, size)))
     return capture.get().splitlines()
 
 
@@ -258,6 +259,6 @@ def test_table_says_what_is_counted():
 def test_table_needs_no_unicode_blocks_on_an_ascii_terminal():
     """Where the output is ASCII, so is the table."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Console(width=120, file=file).print(table(summarize(TINY, 64, 64)))
+    Console(width=120, file=file).print(summary_table(summarize(TINY, 64, 64)))
     file.flush()
     assert b"decoder 1" in file.buffer.getvalue()

@@ -12,7 +12,7 @@ from PIL import ImageCms
 
 from restormer_cli.imaging import difference
 from restormer_cli.imaging import io as image_io
-from restormer_cli.reports.display import Box
+from restormer_cli.imaging.image import Box
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:

@@ -339,7 +339,7 @@ from restormer_cli.training import distributed, loop, state
 
 size = int(sys.argv[2])
 batch = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-with distributed.joined(torch.device("cpu")) as (team, device):
+with distributed.join_ranks(torch.device("cpu")) as (team, device):
     assert team.size == size
     run = state.Run.begin("denoise", tiny_network(), device)
     forward = team.shared(run.network)

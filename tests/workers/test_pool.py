@@ -15,9 +15,10 @@ import pytest
 
 from restormer_cli.batch import stages
 from restormer_cli.batch.events import Event, Failed, Restored, Started
-from restormer_cli.batch.jobs import Job
+from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.errors import DeviceError, RestormerError
 from restormer_cli.imaging import io as image_io
+from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.inference.restorer import Restorer
 from restormer_cli.workers import pool
 from restormer_cli.workers.pool import WorkerExited, WorkerPool
@@ -26,10 +27,10 @@ from tests.support.program import picture, pixels
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from restormer_cli.batch.events import ImageProgress
     from restormer_cli.batch.stages import QueuedImage
-    from restormer_cli.cli.console import ImageProgress
 
-SETTINGS = stages.BatchSettings(quality=95, max_pixels=10**6, strength=1.0, recipe=None, watch=None)
+CONFIG = pool.WorkerConfig(RestorerConfig("derain"), BatchConfig(max_pixels=10**6), None)
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -50,7 +51,7 @@ class Thread:
         start = self.host.starts.pop(0) if self.host.starts else pool.Ready(recipe, "on thread")
         self.tell(start)
         if isinstance(start, pool.Ready):
-            for message in pool.serve(self.inbox, self.host.restorer, SETTINGS):
+            for message in pool.serve(self.inbox, self.host.restorer, CONFIG):
                 if self.alive:
                     self.tell(message)
         if self.alive:
