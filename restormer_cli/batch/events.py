@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from ..checkpoints.resolve import ResolvedCheckpoint
-    from ..imaging.noise import Noise
+    from ..checkpoints import ResolvedCheckpoint
+    from ..imaging import Noise
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..files import paths
-from ..files.discovery import FOLDER_MARK, RESTORED_MARK, Input, exists, is_folder
-from ..imaging import io as image_io
+from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
+from ..imaging import FORMATS, readable_suffixes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
+OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
 """What `--format` says, and what `images` calls it."""
 
 LEAST = 0.1
@@ -81,13 +80,13 @@ def plan_jobs(
     Beside a named file goes `<stem>.restored.<suffix>`, beside a named folder `<folder>-restored`
     with its tree mirrored; `output` names a file, a folder or "-" instead, and `in_place` without
     `output` the input itself. A suffix stays as it is if its format can be written and `format`
-    (a key of FORMATS) asks for no other; what cannot be written becomes PNG.
+    (a key of OUTPUT_FORMATS) asks for no other; what cannot be written becomes PNG.
 
     Raises:
         UsageError: all that would go wrong: outputs that are one file, would replace an input, or
             cannot be written. Nothing has been touched.
     """
-    kind = FORMATS[format] if format else None
+    kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
     rights = _rights(inputs, right)
     jobs = [
@@ -109,11 +108,11 @@ def _targets(
     if output is None:
         return [_beside(one, kind, in_place) for one in inputs]
 
-    folder = paths.as_path(output)
+    folder = as_path(output)
     several = len(inputs) > 1 or any(one.folder for one in inputs)
     if output.endswith(("/", os.sep)) or is_folder(folder):
         several = True
-    elif several and folder.suffix.lower() in image_io.readable_suffixes():
+    elif several and folder.suffix.lower() in readable_suffixes():
         raise UsageError(
             f"{output} names one file, and there are several inputs",
             "Name a folder; with a / at its end if it is to be called so.",
@@ -140,7 +139,7 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
         return path
     if one.folder is None:
         return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
-    if isinstance(one.folder, paths.UrlPath):
+    if isinstance(one.folder, UrlPath):
         if one.folder.is_root:
             raise UsageError(f"{one.folder} has no folder beside it", "Name a folder with -o.")
         beside: Path = one.folder.with_name(f"{one.folder.name}{FOLDER_MARK}")
@@ -154,9 +153,9 @@ def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
 
 
 def _file(output: str, kind: str | None) -> Path:
-    path = paths.as_path(output)
+    path = as_path(output)
     suffix = path.suffix.lower()
-    writable = {s: name for name, held in image_io.FORMATS.items() for s in held.suffixes}
+    writable = {s: name for name, held in FORMATS.items() for s in held.suffixes}
     if suffix and suffix not in writable and not exists(path):
         raise UsageError(
             f"{output}: restormer does not write {suffix} files",
@@ -173,14 +172,14 @@ def with_format(path: Path, kind: str | None) -> Path:
     """`path` with its output's suffix; `kind` is a key of images.FORMATS, None to keep it."""
     suffix = path.suffix.lower()
     if kind is None:
-        if any(suffix in held.suffixes for held in image_io.FORMATS.values()):
+        if any(suffix in held.suffixes for held in FORMATS.values()):
             return path
         kind = "png"
-    if suffix in image_io.FORMATS[kind].suffixes:
+    if suffix in FORMATS[kind].suffixes:
         return path
-    new = image_io.FORMATS[kind].suffixes[0]
+    new = FORMATS[kind].suffixes[0]
     # A suffix that means no picture (`scan.2024`) is a part of the name.
-    if suffix in image_io.readable_suffixes():
+    if suffix in readable_suffixes():
         return path.with_suffix(new)
     return path.with_name(f"{path.name}{new}")
 
@@ -188,7 +187,7 @@ def with_format(path: Path, kind: str | None) -> Path:
 def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
     if right is None:
         return [None] * len(inputs)
-    path = paths.as_path(right)
+    path = as_path(right)
     if is_folder(path):
         return [path / one.relative for one in inputs]
     if len(inputs) > 1 or any(one.folder for one in inputs):
@@ -230,7 +229,7 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
     for folder in dict.fromkeys(target.parent for target in targets):
-        if isinstance(folder, paths.UrlPath):  # writing will tell
+        if isinstance(folder, UrlPath):  # writing will tell
             continue
         there = next(f for f in (folder, *folder.absolute().parents) if os.path.lexists(f))
         if not is_folder(there):
@@ -239,7 +238,7 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
             yield f"{there} is not writable"
 
 
-def disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
+def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     """The file systems that surely have no room for the outputs, and those that perhaps have none.
 
     An output of the same format takes about as much as its input; less than a tenth of it would
@@ -248,7 +247,7 @@ def disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     wanted: dict[int, int] = defaultdict(int)
     free: dict[int, tuple[int, Path]] = {}
     for folder, sharing in _by_folder(jobs).items():
-        if isinstance(folder, paths.UrlPath):
+        if isinstance(folder, UrlPath):
             continue
         there = next(f for f in (folder, *folder.absolute().parents) if is_folder(f))
         device = there.stat().st_dev

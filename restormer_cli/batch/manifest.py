@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._version import __version__
 from ..errors import DamagedError, ImageError, UsageError
-from ..files import paths
-from ..files.atomic import sha256_file, write_atomic
-from ..files.discovery import exists, is_folder, natural_key
-from ..files.paths import UrlPath
-from ..imaging import io as image_io
+from ..files import UrlPath, as_path, exists, is_folder, natural_key, sha256_file, write_atomic
+from ..imaging import read_image
 from .events import Restored, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ..imaging.image import Image
-    from ..inference.restorer import Restorer
+    from ..imaging import Image
+    from ..inference import Restorer
     from .events import Restored
     from .jobs import BatchConfig, Job
 
@@ -204,7 +201,7 @@ def _parsed(piece: bytes) -> Entry | None:
 # --- skipping ------------------------------------------------------------------------------------
 
 
-DONE = "restored before, and nothing has changed"
+UNCHANGED = "restored before, and nothing has changed"
 REPLACED = "restored in place before"
 FOREIGN = "its output exists, and no record says that it was made from this image"
 EDITED = "its output was changed after it was written: remove it to have it made again"
@@ -257,7 +254,7 @@ def _same_right(line: Entry, right: Path | None) -> bool:
 def _damaged(path: Path) -> bool:
     """Whether a file is so: what cannot be read for other reasons may be somebody's work."""
     try:
-        image_io.read_image(path)
+        read_image(path)
     except ImageError as error:
         return isinstance(error, DamagedError)
     return False
@@ -301,7 +298,7 @@ class RecordedOutput:
         above = (folder / name for folder in self.path.absolute().parents)
         named = []
         with suppress(UsageError):  # a URL, of a kind that cannot be reached from here
-            named.append(paths.as_path(name))
+            named.append(as_path(name))
         return next((path for path in (*named, *above) if _is(made_of, path)), None)
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
@@ -311,10 +308,10 @@ class RecordedOutput:
             ImageError: the output cannot be read.
         """
         odd = [] if _is(fingerprint(self.line, "output"), self.path) else [CHANGED]
-        after = image_io.read_image(self.path, max_pixels=max_pixels)
+        after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
             return None, after, [*odd, LOST]
-        before = image_io.read_image(source, max_pixels=max_pixels)
+        before = read_image(source, max_pixels=max_pixels)
         alike = before.pixels.shape[:2] == after.pixels.shape[:2]  # else it was edited
         return before if alike else None, after, odd
 

@@ -14,14 +14,26 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import ImageError
-from ..files.discovery import is_special
-from ..imaging import difference
-from ..imaging import io as image_io
-from ..imaging import noise as noise_level
-from ..imaging.difference import Change
-from ..imaging.formats import FORMATS
-from ..imaging.image import UNDECODED, Array, Image, from_float, to_float
-from ..imaging.noise import Noise
+from ..files import is_special
+from ..imaging import (
+    FORMATS,
+    UNDECODED,
+    Array,
+    Change,
+    Image,
+    Noise,
+    change_warnings,
+    decode,
+    encode,
+    estimate_noise,
+    from_float,
+    make_folder,
+    measure_change,
+    output_format,
+    read_bytes,
+    to_float,
+    write_encoded,
+)
 from . import manifest
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
@@ -33,11 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from ..imaging.image import ImageSequence
-    from ..imaging.noise import Noise
-    from ..inference.restorer import Restoration, Restorer
+    from ..imaging import ImageSequence, Noise
+    from ..inference import Restoration, Restorer
 
-    Observer = Callable[[Restored, image_io.Image, image_io.Image], None]
+    Observer = Callable[[Restored, Image, Image], None]
     """Shown an image: what came of it, as it was, and as it is."""
 
 
@@ -139,7 +150,7 @@ class QueuedImage(NamedTuple):
 
 
 class _Decoded(NamedTuple):
-    image: image_io.Image
+    image: Image
     right: Array | None  # the right view, if there is one
     noise: Noise | None
 
@@ -194,13 +205,13 @@ def run_batch(
         observer: called with each image that is written, or its first page, before and after, from
             another thread; an ImageError it raises is reported.
     """
-    from ..inference import devices  # torch takes seconds to import; who has a restorer has it
+    from ..inference import (  # torch takes seconds to import; who has a restorer has it
+        inherit_threads,
+    )
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
-    line = run_overlapped(
-        queue_images(jobs, streams.stdin), *stages, initializer=devices.inherit_threads()
-    )
+    line = run_overlapped(queue_images(jobs, streams.stdin), *stages, initializer=inherit_threads())
     task = restorer.task.name
     try:
         for (_, job, _), future in line:
@@ -237,7 +248,7 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
     """The event, after the image that has no file has gone to stdout: here, for the same reason."""
     event, data = written
     if data is not None:
-        image_io.write_encoded(data, stdout)
+        write_encoded(data, stdout)
     return event
 
 
@@ -265,7 +276,7 @@ class ImageStages:
         self._go_on()
         job = given.job
         left, left_file = self._opened(job.source, given.data)
-        kind, notes = image_io.output_format(job.target, job.format, left.format)
+        kind, notes = output_format(job.target, job.format, left.format)
         count, warnings = held(left, kind, in_place=job.in_place)
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
@@ -288,9 +299,9 @@ class ImageStages:
         if path is not None and data is None:
             with suppress(OSError):  # then `load` says it
                 mtime = path.stat().st_mtime_ns  # before it is read, lest a change goes unnoticed
-            _, data = image_io.read_bytes(path)
+            _, data = read_bytes(path)
         assert data is not None  # noqa: S101 - stdin has been read
-        found = image_io.decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
+        found = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return found, FileFingerprint.of(data, mtime)
 
     def compute(self, read: _Read) -> _Computed:
@@ -300,22 +311,18 @@ class ImageStages:
             return _Computed(done, [self._restored(read, self._next(read, 1))], None)
         pages: list[Page] = []
         with closing(self._pages(read, pages)) as restored:
-            data, told = image_io.encode(
-                restored, read.kind, count=read.total, quality=self.config.quality
-            )
+            data, told = encode(restored, read.kind, count=read.total, quality=self.config.quality)
         for page, notes in zip(pages, told, strict=True):
             page.notes.extend(notes)
         return _Computed(done, pages, data)
 
-    def _pages(self, read: _Read, done: list[Page]) -> Generator[image_io.Image, None, None]:
+    def _pages(self, read: _Read, done: list[Page]) -> Generator[Image, None, None]:
         """The pages, each restored while the next is decoded; `done` gets what is said of them."""
-        from ..inference import devices
+        from ..inference import inherit_threads
 
         stages = partial(self._next, read), partial(self._restored, read)
         numbers = range(1, read.total + 1)
-        with closing(
-            run_overlapped(numbers, *stages, initializer=devices.inherit_threads())
-        ) as line:
+        with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as line:
             for _, future in line:
                 page = future.result()
                 shown = self.observer is not None and not done  # the first one alone
@@ -342,7 +349,7 @@ class ImageStages:
         self,
         read: _Read,
         number: int,
-        image: image_io.Image,
+        image: Image,
         right: Array | None,
         noise: Noise | None,
     ) -> Page:
@@ -355,7 +362,7 @@ class ImageStages:
             if read.total == 1:
                 raise
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
-        moved = difference.measure_change(before, done.pixels)
+        moved = measure_change(before, done.pixels)
         original = pixels = image.pixels
         if self.config.strength:  # at 0 it is the very input
             after = done.pixels
@@ -370,7 +377,7 @@ class ImageStages:
             noise,
             moved.times(self.config.strength),
             [*image.notes, *done.notes],
-            difference.change_warnings(moved, self.config.strength, noise),
+            change_warnings(moved, self.config.strength, noise),
             original if self.observer is not None and number == 1 else UNDECODED,
         )
 
@@ -386,12 +393,12 @@ class ImageStages:
 
     def write(self, computed: _Computed) -> WrittenImage:
         """Encode it, if that is not done; into its file, or else to be sent."""
-        from ..inference import devices
+        from ..inference import peak_memory
 
         self._go_on()
         read, pages, data = computed
         if data is None:
-            data, told = image_io.encode([pages[0].image], read.kind, quality=self.config.quality)
+            data, told = encode([pages[0].image], read.kind, quality=self.config.quality)
             pages[0].notes.extend(told[0])
         first, moved = pages[0], together(pages)
         notes = [*read.notes, *said(page.notes for page in pages)]
@@ -411,7 +418,7 @@ class ImageStages:
             noise=first.noise,
             mean_absolute_change=round(moved.mean_absolute, 7),
             colour_drift=round(moved.drift, 7),
-            peak_memory=devices.peak_memory(self.restorer.device),
+            peak_memory=peak_memory(self.restorer.device),
             notes=notes,
             warnings=[*read.warnings, *said(page.warnings for page in pages)],
         )
@@ -429,8 +436,8 @@ class ImageStages:
                 )
                 notes.extend(manifest.write(target, line))
 
-        image_io.make_folder(target.parent)
-        image_io.write_encoded(data, target, ready=ready)
+        make_folder(target.parent)
+        write_encoded(data, target, ready=ready)
         self._show(restored, first)
         return WrittenImage(restored, None)
 
@@ -443,9 +450,9 @@ class ImageStages:
             raise ImageError(f"restored, but {error}", error.hint) from error
 
 
-def _noise(task: str, image: image_io.Image) -> Noise | None:
+def _noise(task: str, image: Image) -> Noise | None:
     """What is to be known of an image's noise: of use where noise is what is removed."""
-    return noise_level.estimate_noise(image.pixels) if task == "denoise" else None
+    return estimate_noise(image.pixels) if task == "denoise" else None
 
 
 def failure_event(job: Job, task: str, error: ImageError) -> Failed:
@@ -467,11 +474,9 @@ def preview_batch(
     """
     for job in jobs:
         try:
-            data = (
-                streams.stdin.read() if job.source is None else image_io.read_bytes(job.source)[1]
-            )
-            found = image_io.decode(data, max_pixels=max_pixels, name=job.names[0])
-            kind, _ = image_io.output_format(job.target, job.format, found.format)
+            data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
+            found = decode(data, max_pixels=max_pixels, name=job.names[0])
+            kind, _ = output_format(job.target, job.format, found.format)
             count, _ = held(found, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
             for image in islice(found.images, count):

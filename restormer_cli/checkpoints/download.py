@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # its document
 
 from ..callbacks import Notify
 from ..errors import CheckpointError
-from ..files.atomic import sha256_file
+from ..files import sha256_file
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
 _TIMEOUT = 15  # seconds without a byte

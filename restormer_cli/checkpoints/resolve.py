@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..callbacks import Notify
 from ..errors import CheckpointError
-from ..files.atomic import sha256_file
+from ..files import sha256_file
 from . import download
 from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, CheckpointQuery, Task
 from .download import UnavailableError, expected_sha256
@@ -41,7 +41,7 @@ class ResolvedCheckpoint:
     licence: str | None = None
 
 
-def warn(message: str) -> None:
+def warn_in_python(message: str) -> None:
     """What `resolve` tells a Python program, which has no console of ours."""
     warnings.warn(message, stacklevel=2)
 
@@ -51,7 +51,7 @@ def resolve_checkpoint(
     checkpoint: Checkpoint,
     task: Task,
     *,
-    notify: Notify = warn,
+    notify: Notify = warn_in_python,
     progress: bool = True,
 ) -> ResolvedCheckpoint:
     """Find the file that `weights` means, downloading it if need be.
@@ -95,7 +95,7 @@ def resolve_checkpoint(
 
 
 def pull_checkpoint(
-    checkpoint: Checkpoint, *, notify: Notify = warn, progress: bool = True
+    checkpoint: Checkpoint, *, notify: Notify = warn_in_python, progress: bool = True
 ) -> ResolvedCheckpoint:
     """An official checkpoint, verified, and in the cache from now on.
 
@@ -158,7 +158,7 @@ def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
     return ResolvedCheckpoint(name, "hub", path, download.verify(path, expected_sha256(path)))
 
 
-def find(path_or_name: str | Path, *, notify: Notify = warn) -> ResolvedCheckpoint:
+def find(path_or_name: str | Path, *, notify: Notify = warn_in_python) -> ResolvedCheckpoint:
     """Like `resolve`, for the Python API: a task's name means "auto" for that task.
 
     Raises:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..network.restormer import LEVELS, Architecture, Restormer
+from ..network import LEVELS, Architecture, Restormer
 from .resolve import ResolvedCheckpoint, find, resolve_checkpoint
 
 __all__ = [

@@ -3,20 +3,20 @@
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from .._version import __version__
-from ..errors import RestormerError, UsageError
+from ..errors import RestormerError
 from .console import Console
 from .evaluate import Evaluating
 from .evaluate import run as measure
 from .info import bench, doctor, info
-from .options import Defocusing, Denoising, Device, Json, Quiet, Restoring, takes
+from .options import Defocusing, Denoising, Restoring, takes
 from .report import compare, report
+from .train import train
 from .weights import weights
 
 INTERRUPTED = 130
@@ -236,7 +236,7 @@ def schema(context: typer.Context) -> None:
 # --- training -----------------------------------------------------------------------------------
 
 
-@app.command(
+app.command(
     rich_help_panel=TRAIN,
     epilog=_examples(
         ("restormer train denoise --photos DIR -o my.safetensors --hours 3", ""),
@@ -244,118 +244,4 @@ def schema(context: typer.Context) -> None:
         ("torchrun --nproc-per-node 4 -m restormer_cli train ...", "on four GPUs"),
         ("restormer denoise in.png --weights my.safetensors", "uses what came of it"),
     ),
-)
-def train(
-    context: typer.Context,
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="What to learn: denoise, derain, deblur, defocus; "
-            "of pairs, whatever it is called.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The weights (.safetensors). FILE.resume, beside it, lets a run go on.",
-        ),
-    ],
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Clean, sharp photographs, also in subfolders; degraded on the fly."
-        ),
-    ] = None,
-    pairs: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            metavar="DEGRADED CLEAN",
-            help="In place of --photos: two folders of photographs with the same names and sizes.",
-        ),
-    ] = None,
-    right: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Right dual-pixel views; DEGRADED are the left ones."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
-    start: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start from these weights (fine-tuning).")
-    ] = None,
-    learning_rate: Annotated[float, typer.Option(help="The highest, after the warm-up.")] = 1e-3,
-    validate_every: Annotated[
-        int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
-    ] = 250,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw loss and PSNR (.png, .svg, .pdf) as they come."),
-    ] = None,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a small network, or go on with one, on clean photographs or on pairs.
-
-    The weights that are best on photographs held out are kept. A run that was interrupted goes on
-    when the same command is given again. With --start, an official checkpoint or your own learns
-    on, be it of colour or grey images or of dual-pixel views. Started by torchrun, it trains on
-    several devices at once.
-    """
-    console: Console = context.obj
-    console.configure(json=json, quiet=quiet)
-    if (photos is None) == (pairs is None):
-        raise UsageError(
-            "what shall it learn from?", "Give --photos DIR, or --pairs DEGRADED CLEAN."
-        )
-    from ..inference import devices
-    from ..training import distributed, loop
-    from . import train
-
-    if plot is not None:
-        train.check(plot)
-    settings = loop.Settings(
-        steps=steps,
-        hours=hours,
-        learning_rate=learning_rate,
-        validate_every=validate_every,
-        seed=seed,
-    )
-    degraded, clean = pairs or (None, photos)
-    assert clean is not None  # noqa: S101 - one of the two was given
-    with distributed.join_ranks(devices.choose_device(device)) as (team, own), ExitStack() as bar:
-        if team.leads:
-            bar.enter_context(console.progress(100))
-        reports = loop.train(
-            task,
-            clean,
-            output,
-            settings,
-            start=start,
-            device=own,
-            degraded=degraded,
-            right=right,
-            team=team,
-            notify=console.warn if team.leads else lambda _: None,
-        )
-        for report in reports:
-            if json:
-                told = {k: v for k, v in report._asdict().items() if k != "history"}
-                console.object({"event": "validated", **told})
-            line = (
-                f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
-                f"(best {report.best:.2f})"
-            )
-            console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
-            console.advance(100 * report.progress, f"{report.best:.2f} dB")
-            if plot is not None:
-                try:
-                    train.draw(report.history, plot)
-                except OSError as error:  # no reason to lose a training
-                    console.warn(f"{plot}: cannot be written ({error.strerror})")
-    if team.leads:
-        console.say(f"{output}: {report.best:.2f} dB on photographs held out")
+)(train)

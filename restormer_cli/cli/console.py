@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..batch.events import (
-    Event,
-    Failed,
-    ImageProgress,
-    Planned,
-    Restored,
-    Skipped,
-    Started,
-    Summary,
-)
-from ..checkpoints.catalog import weights_label
+from ..batch import Event, Failed, ImageProgress, Planned, Restored, Skipped, Started, Summary
+from ..checkpoints import weights_label
 from ..errors import RestormerError, UsageError
 from ..text import format_bytes, format_duration, printable
 

@@ -13,9 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..batch.events import ImageProgress
-from ..checkpoints import catalog
-from ..checkpoints.catalog import weights_label
+from ..batch import ImageProgress
+from ..checkpoints import TASKS, weights_label
 from ..errors import UsageError
 from ..text import printable
 from .console import Console
@@ -34,12 +33,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.results import Results
-    from ..evaluation.runner import Condition, Outcome, Score
-    from ..files.discovery import Pair
-    from ..imaging.metrics import Scores
-    from ..inference.config import RestorerConfig
-    from ..inference.restorer import Restorer
+    from ..evaluation import Condition, Outcome, Results, Score
+    from ..files import Pair
+    from ..imaging import Scores
+    from ..inference import Restorer, RestorerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +119,9 @@ class Evaluating:
 
 CONTRADICTIONS: tuple[tuple[Callable[[Evaluating], bool], str, str], ...] = (
     (
-        lambda given: given.task not in catalog.TASKS,
+        lambda given: given.task not in TASKS,
         "there is no such task",
-        f"There are {', '.join(catalog.TASKS)}.",
+        f"There are {', '.join(TASKS)}.",
     ),
     (
         lambda given: sum(x is not None for x in (given.degraded, given.sigma, given.degrade)) > 1,
@@ -171,18 +168,18 @@ def run(console: Console, given: Evaluating) -> None:
         raise UsageError(f"{given.csv}: there is no such folder", "Make it, or name another.")
     tile_side(given.tile)
     from ..evaluation import (
-        published,  # torch takes seconds to import
-        runner,
+        Results,
+        known_set,
+        parse_conditions,
+        published_row,
     )
-    from ..evaluation.results import Results
-    from ..files import discovery
-    from ..imaging import metrics
-    from ..imaging.io import readable_suffixes
+    from ..files import match_pairs
+    from ..imaging import PROTOCOLS, readable_suffixes
 
-    conditions = runner.parse_conditions(given.levels, given.degrade)
+    conditions = parse_conditions(given.levels, given.degrade)
     for condition in conditions:  # what was not published is said at once
         _config(given, condition)
-    found, unpaired = discovery.match_pairs(
+    found, unpaired = match_pairs(
         given.clean,
         given.degraded,
         given.right,
@@ -196,9 +193,9 @@ def run(console: Console, given: Evaluating) -> None:
     sheet = Results(
         task=given.task,
         folder=given.clean,
-        protocol=metrics.PROTOCOLS[given.task],
+        protocol=PROTOCOLS[given.task],
         outcomes=outcomes,
-        published=published.published_row(
+        published=published_row(
             given.task,
             sigma=given.levels is not None,
             gray=channels == {1},
@@ -206,7 +203,7 @@ def run(console: Console, given: Evaluating) -> None:
             two_views=given.right is not None,
             window=given.window,
         ),
-        known=published.known_set(given.clean),
+        known=known_set(given.clean),
         unpaired=unpaired,
     )
     if given.json:
@@ -231,13 +228,13 @@ def _level(given: Evaluating, condition: Condition) -> str | None:
 
 
 def _restorer(console: Console, given: Evaluating, condition: Condition) -> Restorer:
-    from ..inference.restorer import Restorer
+    from ..inference import Restorer
 
     return Restorer(_config(given, condition), notify=console.warn)
 
 
 def _config(given: Evaluating, condition: Condition) -> RestorerConfig:
-    from ..inference.config import RestorerConfig
+    from ..inference import RestorerConfig
 
     return RestorerConfig(
         given.task,
@@ -259,8 +256,8 @@ def _measured(
     console: Console, given: Evaluating, conditions: list[Condition], pairs: list[Pair]
 ) -> list[Outcome]:
     """What comes of every condition, while a bar moves."""
-    from ..evaluation import runner
-    from ..imaging import metrics
+    from ..evaluation import Outcome, Score, evaluate
+    from ..imaging import PROTOCOLS
 
     outcomes: list[Outcome] = []
     restorer = _restorer(console, given, conditions[0])
@@ -273,18 +270,18 @@ def _measured(
         for condition in conditions:
             if given.per_sigma and outcomes:
                 restorer = _restorer(console, given, condition)
-            outcome = runner.Outcome(condition, restorer.weights, str(restorer.device))
+            outcome = Outcome(condition, restorer.weights, str(restorer.device))
             outcomes.append(outcome)
-            for result in runner.evaluate(
+            for result in evaluate(
                 condition,
                 restorer,
                 pairs,
-                metrics.PROTOCOLS[given.task],
+                PROTOCOLS[given.task],
                 gray=given.gray,
                 progress=told,
             ):
                 number += 1
-                if isinstance(result, runner.Score):
+                if isinstance(result, Score):
                     outcome.scores.append(result)
                     console.detail(_line(result, condition))
                 else:
@@ -301,7 +298,7 @@ def _line(score: Score, condition: Condition) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Put the table into a file, whole or not at all."""
-    from ..files.atomic import write_atomic
+    from ..files import write_atomic
 
     try:
         write_atomic(path, text.encode())
@@ -320,8 +317,8 @@ def results_table(results: Results) -> RenderableType:
 
 
 def _facts(results: Results) -> Table:
-    from ..evaluation.published import SETS
-    from ..imaging.metrics import PSNR_DEFINITION, SSIM_DEFINITION
+    from ..evaluation import SETS
+    from ..imaging import PSNR_DEFINITION, SSIM_DEFINITION
 
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._version import __version__
-from ..checkpoints.catalog import CHECKPOINTS, TASKS
+from ..checkpoints import CHECKPOINTS, TASKS
 from ..text import columns, format_bytes
 from .console import Console
 from .options import Device, Json
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console as Terminal
     from rich.console import ConsoleOptions, RenderableType, RenderResult
 
-    from ..checkpoints.resolve import CheckpointStatus
-    from ..evaluation.benchmark import Measurement
-    from ..network.restormer import Restormer
-    from ..network.summary import Structure
+    from ..checkpoints import CheckpointStatus
+    from ..evaluation import Measurement
+    from ..network import Restormer, Structure
 
 
 def info(
@@ -48,11 +47,11 @@ def info(
     """
     console: Console = context.obj
     console.configure(json=json)
-    from ..network import summary
+    from ..network import summarize, trace_shapes
 
     shown = network(name)
-    described = summary.summarize(shown.architecture, height, width)
-    shapes = summary.prove(shown)
+    described = summarize(shown.architecture, height, width)
+    shapes = trace_shapes(shown)
     if json:
         console.object({**described.as_dict(), "proof": dict(shapes)})
         return
@@ -82,18 +81,18 @@ def bench(
     """
     console: Console = context.obj
     console.configure(json=json)
-    from ..evaluation import benchmark as measuring
-    from ..inference import devices
+    from ..evaluation import run_benchmark
+    from ..inference import choose_device
 
-    shown = network(name).to(devices.choose_device(device))
+    shown = network(name).to(choose_device(device))
     sizes = [-(-side // 8) * 8 for side in size or [512]]
     done = []
-    for measurement in measuring.run_benchmark(shown, sizes, repeat=repeat, with_plain=plain):
+    for measurement in run_benchmark(shown, sizes, repeat=repeat, with_plain=plain):
         done.append(measurement)
         if json:
             console.object(measurement.as_dict())
     if not json:
-        console.render(benchmark_table(done, devices.choose_device(device)))
+        console.render(benchmark_table(done, choose_device(device)))
 
 
 WIDE, WIDEST = 100, 120
@@ -285,10 +284,10 @@ def examination() -> dict[str, Any]:
     """What `doctor` tells: groups of facts, each a dict or a list of dicts, fit for JSON."""
     from huggingface_hub import constants
 
-    from ..checkpoints import resolve
-    from ..inference import devices
+    from ..checkpoints import list_checkpoints
+    from ..inference import describe_devices
 
-    rows = resolve.list_checkpoints()
+    rows = list_checkpoints()
     return {
         "versions": {
             "restormer": __version__,
@@ -298,7 +297,7 @@ def examination() -> dict[str, Any]:
         },
         "devices": [
             {**device, "free_memory": format_bytes(device["free_memory"])}
-            for device in devices.describe_devices()
+            for device in describe_devices()
         ],
         "cache": {
             "folder": constants.HF_HUB_CACHE,
@@ -329,8 +328,8 @@ def network(name: str) -> Restormer:
     Raises:
         CheckpointError: it is neither, and no file with a network.
     """
-    from ..checkpoints import resolve, serialization
-    from ..network.restormer import Architecture, Restormer
+    from ..checkpoints import list_checkpoints, load_network
+    from ..network import Architecture, Restormer
 
     if name in TASKS or name in CHECKPOINTS:
         official = _official(name)
@@ -341,8 +340,8 @@ def network(name: str) -> Restormer:
             dual_pixel=official.channels == 6,
         )
         return Restormer(published).eval()
-    bundled = {row.name: row.path for row in resolve.list_checkpoints() if row.path}
-    return serialization.load_network(bundled.get(name, name))
+    bundled = {row.name: row.path for row in list_checkpoints() if row.path}
+    return load_network(bundled.get(name, name))
 
 
 def _installed(library: str) -> str | None:

@@ -11,8 +11,8 @@ from ..errors import UsageError
 from .console import Console
 
 if TYPE_CHECKING:
-    from ..batch.jobs import BatchConfig
-    from ..inference.config import RestorerConfig
+    from ..batch import BatchConfig
+    from ..inference import RestorerConfig
 
 FILES = "Input and output"
 RESTORATION = "Restoration"
@@ -317,7 +317,7 @@ class Restoring:
         Raises:
             UsageError: options that do not go together.
         """
-        from ..inference.config import RestorerConfig
+        from ..inference import RestorerConfig
 
         return RestorerConfig(
             task,
@@ -343,7 +343,7 @@ class Restoring:
 
     def batch_config(self) -> "BatchConfig":
         """Return how images are read, blended and written."""
-        from ..batch.jobs import BatchConfig
+        from ..batch import BatchConfig
 
         return BatchConfig(
             format=self.format,

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..batch.events import Event, Failed, Restored, Summary
+from ..batch import Event, Failed, Restored, Summary
 from ..errors import ImageError, UsageError
 from ..text import format_bytes, printable
 from .console import Console
 from .options import Crops, MaxPixels, Quiet, Restoring
 
 if TYPE_CHECKING:
-    from ..batch.manifest import RecordedOutput
-    from ..reports.page import Report
+    from ..batch import RecordedOutput
+    from ..reports import Report
 
 
 def compare(
@@ -41,14 +41,18 @@ def compare(
     console: Console = context.obj
     console.configure(quiet=quiet)
     from ..reports import (
-        comparison,
+        SHEET_SUFFIXES,
+        check_comparison,
+        parse_crop,
+        read_panels,
+        write_comparison,
     )
 
-    parts = [comparison.parse_crop(text) for text in crop or ()] or None
-    comparison.check_comparison(output, [before, *after])
-    if parts and output.suffix.lower() not in comparison.SHEET_SUFFIXES:
+    parts = [parse_crop(text) for text in crop or ()] or None
+    check_comparison(output, [before, *after])
+    if parts and output.suffix.lower() not in SHEET_SUFFIXES:
         raise UsageError("--crop is for a picture, and -o names a page", "Leave out one of them.")
-    comparison.write_comparison(comparison.read_panels(before, after, max_pixels), output, parts)
+    write_comparison(read_panels(before, after, max_pixels), output, parts)
     console.say(f"{printable(str(output))}: {format_bytes(output.stat().st_size)}")
 
 
@@ -71,11 +75,11 @@ def report(
     """
     console: Console = context.obj
     console.configure(quiet=quiet)
-    from ..batch import manifest
-    from ..reports.page import Report, check_page
+    from ..batch import Manifests, recorded_outputs
+    from ..reports import Report, check_page
 
-    past = manifest.Manifests()
-    outputs = manifest.recorded_outputs(folder, past)
+    past = Manifests()
+    outputs = recorded_outputs(folder, past)
     for note in past.notes:
         console.warn(note)
     path = output or Path(f"{folder.absolute()}-report.html")
@@ -120,10 +124,10 @@ _DEFAULTS = {field.name: field.default for field in fields(Restoring)}
 
 
 def _title(outputs: list["RecordedOutput"]) -> str:
-    from ..reports.page import TITLES
+    from ..reports import TASK_TITLES
 
     tasks = {output.line["recipe"].get("task") for output in outputs}
-    return TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
+    return TASK_TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
 
 
 def _about(folder: Path, outputs: list["RecordedOutput"]) -> str:
@@ -133,10 +137,10 @@ def _about(folder: Path, outputs: list["RecordedOutput"]) -> str:
 
 
 def _figures(events: list[Event]) -> list[tuple[str, str] | tuple[str, str, str]]:
-    from ..reports.page import figures
+    from ..reports import summary_figures
 
     restored = [event for event in events if isinstance(event, Restored)]
-    return figures(
+    return summary_figures(
         Summary(
             task="",
             restored=len(restored),

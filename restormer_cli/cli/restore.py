@@ -11,29 +11,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..batch import manifest, stages
-from ..batch.events import Failed, Planned, Restored, Skipped, Tally
-from ..batch.jobs import disk_space, plan_jobs
-from ..checkpoints.catalog import AUTO_SIGMA, SIGMAS
+from ..batch import (
+    UNCHANGED,
+    Failed,
+    Manifests,
+    Planned,
+    Restored,
+    Skipped,
+    StandardStreams,
+    Tally,
+    check_disk_space,
+    has_same_settings,
+    plan_jobs,
+    skip_reason,
+)
+from ..checkpoints import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
-from ..files import atomic, discovery, paths
-from ..files.discovery import is_special
-from ..imaging import io as image_io
-from ..imaging import noise as noise_level
-from ..reports import observers, terminal
+from ..files import (
+    Inputs,
+    as_path,
+    exists,
+    find_inputs,
+    is_folder,
+    is_special,
+    read_list,
+    remove_leftovers,
+)
+from ..imaging import decode, estimate_noise, read_bytes, readable_suffixes, sigma_for
+from ..reports import Preview, RunObservers, open_preview, plan_observers
 from ..text import printable
-from ..workers import backends
+from ..workers import choose_backend
 from .options import Defocusing, Restoring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from ..batch.events import Event
-    from ..batch.jobs import Job
-    from ..batch.stages import Observer
-    from ..imaging.image import Image
-    from ..inference.config import RestorerConfig
-    from ..workers.backends import Backend
+    from ..batch import Event, Job, Observer
+    from ..imaging import Image
+    from ..inference import RestorerConfig
+    from ..workers import Backend
     from .console import Console
 
 
@@ -72,12 +88,12 @@ def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
             data = stdin.read()
             stdin.seek(0)
         else:
-            data = image_io.read_bytes(job.source)[1]
-        found = image_io.decode(data, max_pixels=max_pixels, name=job.names[0])
-        noise = noise_level.estimate_noise(next(found.images).pixels)
+            data = read_bytes(job.source)[1]
+        found = decode(data, max_pixels=max_pixels, name=job.names[0])
+        noise = estimate_noise(next(found.images).pixels)
     except ImageError:  # which is told when its turn comes
         return "blind"
-    level = noise_level.sigma_for(noise)
+    level = sigma_for(noise)
     said = "nothing can be said of its noise" if noise is None else noise.words
     network = "blind weights" if level == "blind" else f"weights for sigma {level}"
     console.say(f"note: {printable(job.names[0])}: {said}; {network}")
@@ -141,24 +157,22 @@ def run(console: Console, task: str, options: Restoring) -> Tally:
         CheckpointError: the weights cannot be had or do not fit.
         DeviceError: the device is not there.
     """
-    with terminal.open_preview(console, options.preview and not options.dry_run) as seen:
+    with open_preview(console, options.preview and not options.dry_run) as seen:
         return _run(console, task, options, seen)
 
 
-def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview) -> Tally:
+def _run(console: Console, task: str, options: Restoring, seen: Preview) -> Tally:
     for applies, message, hint in CONTRADICTIONS:
         if applies(options):
             raise UsageError(message, hint)
     config, batch = options.restorer_config(task), options.batch_config()
     right = options.right if isinstance(options, Defocusing) else None
-    found = discovery.find_inputs(
+    found = find_inputs(
         options.inputs or (),
-        image_io.readable_suffixes(),
+        readable_suffixes(),
         listed=_listed(options),
         recursive=options.recursive,
-        outputs=[
-            paths.as_path(p) for p in (options.output, options.compare) if p not in (None, "-")
-        ],
+        outputs=[as_path(p) for p in (options.output, options.compare) if p not in (None, "-")],
     )
     jobs = plan_jobs(
         found.found,
@@ -167,7 +181,7 @@ def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview
         in_place=options.in_place,
         right=right,
     )
-    shown = observers.plan_observers(
+    shown = plan_observers(
         task,
         jobs,
         report=options.report,
@@ -176,7 +190,7 @@ def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview
         settings=options.changed(),
     )
     if options.dry_run:
-        shown = observers.Looks(None, None)
+        shown = RunObservers(None, None)
     watch = _together(seen.watch, shown.watch)
     streams = _streams(jobs, options)
     tally = Tally(task)
@@ -197,7 +211,7 @@ def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview
 
     work = [job for job in jobs if not _missing(job)]
     if config.sigma == AUTO_SIGMA:  # which looks at the image beforehand
-        streams = stages.StandardStreams(io.BytesIO(streams.stdin.read()), streams.stdout)
+        streams = StandardStreams(io.BytesIO(streams.stdin.read()), streams.stdout)
     batch = replace(batch, record=_recorded(found, options))
     try:
         show(_problems(found, jobs, task))
@@ -206,7 +220,7 @@ def _run(console: Console, task: str, options: Restoring, seen: terminal.Preview
         for part, mine in parted(console, config, work, streams.stdin, batch.max_pixels):
             if "lite" in sources:
                 part = replace(part, weights="lite")  # the others cannot be had: ask once
-            backend = backends.choose_backend(
+            backend = choose_backend(
                 part, batch, console, observer=watch, ray=options.ray, dry_run=options.dry_run
             )
             with closing(backend):
@@ -248,7 +262,7 @@ def _work(
     options: Restoring,
     place: Backend,
     work: list[Job],
-    streams: stages.StandardStreams,
+    streams: StandardStreams,
     show: Callable[[Iterable[Event]], None],
 ) -> None:
     """Restore with one set of weights, or say how it would be."""
@@ -281,7 +295,7 @@ def _listed(options: Restoring) -> list[str]:
     if options.files_from is None:
         return []
     if options.files_from == "-":
-        return discovery.read_list(sys.stdin.buffer.read(), null=options.null)
+        return read_list(sys.stdin.buffer.read(), null=options.null)
     try:
         data = Path(options.files_from).read_bytes()
     except OSError as error:
@@ -289,10 +303,10 @@ def _listed(options: Restoring) -> list[str]:
             f"{options.files_from}: the list cannot be read ({error.strerror})",
             "--files-from takes a file with one path a line, or - for stdin.",
         ) from error
-    return discovery.read_list(data, null=options.null)
+    return read_list(data, null=options.null)
 
 
-def _streams(jobs: list[Job], options: Restoring) -> stages.StandardStreams:
+def _streams(jobs: list[Job], options: Restoring) -> StandardStreams:
     """Stdin and stdout for the jobs that need them.
 
     Refused is what would end in a terminal full of bytes, in a mixture, or in waiting for ever.
@@ -312,30 +326,30 @@ def _streams(jobs: list[Job], options: Restoring) -> stages.StandardStreams:
                 "Send it to a file (> out.png), or name one with -o.",
             )
         stdout = sys.stdout.buffer
-    return stages.StandardStreams(stdin, stdout)
+    return StandardStreams(stdin, stdout)
 
 
 def _missing(job: Job) -> bool:
-    return job.source is not None and not discovery.exists(job.source)
+    return job.source is not None and not exists(job.source)
 
 
 def _clean_up(console: Console, jobs: list[Job]) -> None:
     """Remove from the outputs' folders what runs that were killed have left there."""
     folders = dict.fromkeys(job.target.parent for job in jobs if job.target is not None)
-    for path in atomic.remove_leftovers(folders):
+    for path in remove_leftovers(folders):
         console.say(f"note: {printable(str(path))}: left by a run that was killed; removed")
 
 
 def _see_room(console: Console, jobs: list[Job]) -> None:
     """Refuse what surely has no room, and warn of what perhaps has none."""
-    none, little = disk_space(jobs)
+    none, little = check_disk_space(jobs)
     if none:
         raise UsageError("; ".join(none), "Make room, or name another folder with -o.")
     for text in little:
         console.warn(printable(text))
 
 
-def _problems(found: discovery.Inputs, jobs: list[Job], task: str) -> Iterator[Event]:
+def _problems(found: Inputs, jobs: list[Job], task: str) -> Iterator[Event]:
     """What can be said of inputs before any is looked at."""
     for problem in found.problems:
         yield Failed(problem.name, None, task, problem.error, problem.hint)
@@ -354,30 +368,26 @@ def _unskipped(
     show: Callable[[Iterable[Event]], None],
 ) -> list[Job]:
     """The jobs that --skip-existing leaves."""
-    past = manifest.Manifests()
+    past = Manifests()
     reasons: dict[Job, str | None] = {}
     lines = {}
     for job in jobs:
-        reasons[job], line = manifest.skip_reason(job, task, past)
+        reasons[job], line = skip_reason(job, task, past)
         if line is not None:
             lines[job] = line
     for note in past.notes:
         console.warn(note)
     if lines:
         recipes = place.prepare(len(jobs))
-        done = (
-            j
-            for j, line in lines.items()
-            if any(manifest.has_same_settings(line, r) for r in recipes)
-        )
-        reasons.update(dict.fromkeys(done, manifest.DONE))
+        done = (j for j, line in lines.items() if any(has_same_settings(line, r) for r in recipes))
+        reasons.update(dict.fromkeys(done, UNCHANGED))
     show(Skipped(*job.names, task, why) for job, why in reasons.items() if why)
     return [job for job, why in reasons.items() if why is None]
 
 
-def _recorded(found: discovery.Inputs, options: Restoring) -> bool:
+def _recorded(found: Inputs, options: Restoring) -> bool:
     """Whether the folders of the outputs get a record: not for a single file of one's own."""
     if options.skip_existing or len(found.found) > 1 or any(one.folder for one in found.found):
         return True
     output = options.output or ""
-    return output.endswith(("/", os.sep)) or discovery.is_folder(paths.as_path(output or "-"))
+    return output.endswith(("/", os.sep)) or is_folder(as_path(output or "-"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..checkpoints.catalog import CHECKPOINTS, TASKS, Checkpoint
+from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes
 from .console import Console
@@ -27,9 +27,9 @@ def list_weights(context: typer.Context, json: Json = False) -> None:
     """List the official checkpoints and the bundled lite ones, and which of them are here."""
     console: Console = context.obj
     console.configure(json=json)
-    from ..checkpoints import resolve
+    from ..checkpoints import list_checkpoints
 
-    rows = resolve.list_checkpoints()
+    rows = list_checkpoints()
     if json:
         console.object([_plain(asdict(row)) for row in rows])
         return
@@ -60,10 +60,10 @@ def pull(
     console.configure(json=json)
     if every == bool(names):
         raise UsageError("what shall be pulled?", "Name tasks or checkpoints, or say --all.")
-    from ..checkpoints import resolve
+    from ..checkpoints import pull_checkpoint
 
     for checkpoint in CHECKPOINTS.values() if every else [_official(name) for name in names or ()]:
-        found = resolve.pull_checkpoint(checkpoint, notify=console.warn)
+        found = pull_checkpoint(checkpoint, notify=console.warn)
         if json:
             console.object(_plain(asdict(found)))
         else:
@@ -73,10 +73,10 @@ def pull(
 @weights.command()
 def path(context: typer.Context, name: Name) -> None:
     """Print where a checkpoint lies; it fails if it is not on this machine."""
-    from ..checkpoints import resolve
+    from ..checkpoints import list_checkpoints
 
     wanted = _official(name).name if name in TASKS else name
-    rows = {row.name: row for row in resolve.list_checkpoints()}
+    rows = {row.name: row for row in list_checkpoints()}
     if wanted not in rows:
         raise _unknown(name)
     found = rows[wanted].path
@@ -92,10 +92,10 @@ def verify(context: typer.Context, json: Json = False) -> None:
     """Hash every checkpoint on this machine and compare; the exit status is 1 if one is damaged."""
     console: Console = context.obj
     console.configure(json=json)
-    from ..checkpoints import resolve
+    from ..checkpoints import verify_checkpoints
 
     words = {True: "whole", False: "DAMAGED", None: "not known"}
-    verdicts = resolve.verify_checkpoints()
+    verdicts = verify_checkpoints()
     if json:
         console.object([_plain(asdict(verdict)) for verdict in verdicts])
     elif verdicts:

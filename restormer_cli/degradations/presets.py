@@ -144,11 +144,11 @@ DEGRADATIONS: dict[str, Degradation] = {
 """What each task's training undoes."""
 
 
-REACH = {"deblur": 16, "defocus": 16}
+BLUR_REACH = {"deblur": 16, "defocus": 16}
 """How far, in pixels, the tasks' blur looks beyond a patch; it would see a mirror there."""
 
 
-AMONG = 2
+SHARPEST_OF = 2
 """Of so many places that are drawn the sharpest is learned from. There is little to learn where
 nothing is; and what is out of focus in a clean photograph teaches that blur is to be left alone,
 of which a little is right: of four places, soft pictures were sharpened that were meant to be."""

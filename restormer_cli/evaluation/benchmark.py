@@ -17,11 +17,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..inference import devices
-from ..inference.engine import restore
-from ..network.reference import plain
-from ..network.restormer import Restormer
-from ..network.summary import summarize
+from ..inference import PRECISIONS, choose_precision, restore, synchronize
+from ..network import Restormer, reference_forward, summarize
 
 if TYPE_CHECKING:
     pass
@@ -76,12 +73,12 @@ def run_benchmark(
             are no ratios and differences.
     """
     device = next(network.parameters()).device
-    half = devices.choose_precision("auto", device)
+    half = choose_precision("auto", device)
     precisions = ["fp32"] if half == "fp32" else ["fp32", half]
-    peaks = {p: matrix_peak(device, devices.PRECISIONS[p]) for p in precisions}
+    peaks = {p: matrix_peak(device, PRECISIONS[p]) for p in precisions}
 
     ways: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
-        ("plain", "fp32", lambda x: plain(network, x).clamp(0, 1)),
+        ("plain", "fp32", lambda x: reference_forward(network, x).clamp(0, 1)),
         *(("strips", p, partial(restore, network, precision=p)) for p in precisions),
         (
             f"tiles of {TILE}",
@@ -119,10 +116,10 @@ def run_benchmark(
 
 def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
     """Seconds until the device is done, and the result."""
-    devices.synchronize(device)
+    synchronize(device)
     started = time.perf_counter()
     result = function()
-    devices.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started, result
 
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..imaging.metrics import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
+from ..imaging import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
 from .published import REMARKS, SETS
 
 if TYPE_CHECKING:

@@ -13,18 +13,16 @@ import cv2
 import numpy as np
 import torch
 
-from ..degradations import presets
+from ..degradations import parse_degradation
 from ..errors import ImageError, UsageError
-from ..imaging import io as image_io
-from ..imaging.image import Array, to_float
-from ..imaging.metrics import SSIM_WINDOW, Protocol, Scores
+from ..imaging import SSIM_WINDOW, Array, Protocol, Scores, read_image, to_float
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..checkpoints.resolve import ResolvedCheckpoint
-    from ..files.discovery import Pair
-    from ..inference.restorer import Restorer
+    from ..checkpoints import ResolvedCheckpoint
+    from ..files import Pair
+    from ..inference import Restorer
 
 
 Degrade = Callable[[Array], Array]
@@ -73,7 +71,7 @@ def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condi
     if sigmas is not None:
         return [with_noise(level) for level in _levels(sigmas)]
     if degradations is not None:
-        named = [presets.parse_degradation(text.strip()) for text in degradations.split(",")]
+        named = [parse_degradation(text.strip()) for text in degradations.split(",")]
         return [Condition(one.name, one.description, one.apply) for one in named]
     return [Condition("", "the images given as degraded")]
 
@@ -203,7 +201,7 @@ def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
 
 def _read(path: Path, gray: bool) -> Array:
     """The colours of an image, H W C float32; `gray`: one channel, as OpenCV reads one."""
-    pixels = image_io.read_image(path).pixels
+    pixels = read_image(path).pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from ..errors import DamagedError, ImageError
-from ..files.atomic import write_atomic
+from ..files import write_atomic
 from .codecs import exif, heif, jpeg, pillow, png, raw, tiff
 from .formats import FORMATS, Container, fit, readable_suffixes
 from .image import Array, Image, ImageSequence, from_float, to_float

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..network.restormer import Convolve, same
+from ..network import Convolve, same
 from .devices import free_memory
 
 # --- cutting -------------------------------------------------------------------------------------

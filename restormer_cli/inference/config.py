@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..checkpoints.catalog import CheckpointQuery
+from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..checkpoints.resolve import ResolvedCheckpoint
+    from ..checkpoints import ResolvedCheckpoint
 
 TILE_MULTIPLE = 8
 """Sides of tiles are multiples of this: the network halves the resolution three times."""

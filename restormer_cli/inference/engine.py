@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..callbacks import Notify, Progress
 from ..errors import ImageError
-from ..imaging.metrics import psnr
-from ..network.restormer import MULTIPLE, Architecture, Restormer
+from ..imaging import psnr
+from ..network import MULTIPLE, Architecture, Restormer
 from . import strips
 from .blocking import Cut
 from .config import tile_size

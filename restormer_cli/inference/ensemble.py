@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Progress
-from ..network.restormer import Architecture
+from ..network import Architecture
 
 Turn = Callable[[Tensor], Tensor]
 

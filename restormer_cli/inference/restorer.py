@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Notify, Progress
-from ..checkpoints import catalog, serialization
+from ..checkpoints import TASKS, load_network, resolve_checkpoint
 from ..errors import CheckpointError, ImageError, UsageError
-from ..imaging.io import from_float, to_float
-from ..network.restormer import CHANNELS
+from ..imaging import from_float, to_float
+from ..network import CHANNELS
 from . import devices, engine, ensemble
 from .blocking import finer, grain_for
 from .config import RestorerConfig
@@ -99,18 +99,16 @@ class Restorer:
     ) -> None:
         config = RestorerConfig(task, **options) if isinstance(task, str) else task
         self.config = config
-        self.task = catalog.TASKS[config.task]
+        self.task = TASKS[config.task]
         self.notify = notify or (lambda _: None)
         self.device = devices.choose_device(config.device)
         self.precision = devices.choose_precision(config.precision, self.device)
         self._unproven = config.precision == "auto" and self.precision != "fp32"
         weights = config.weights
         if isinstance(weights, str):
-            weights = serialization.resolve_checkpoint(
-                weights, config.checkpoint, self.task, notify=self.notify
-            )
+            weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
-        self.network = serialization.load_network(self.weights).to(self.device)
+        self.network = load_network(self.weights).to(self.device)
         channels = self.network.architecture.in_channels, self.network.architecture.out_channels
         if channels not in CHANNELS:
             raise CheckpointError(

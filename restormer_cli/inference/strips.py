@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..callbacks import Progress
-from ..network.restormer import (
+from ..network import (
     Architecture,
     BlockWeights,
     Convolve,

@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..network.restormer import BlockWeights, Statistics, attention, mix, mixing_matrix
+from ..network import BlockWeights, Statistics, attention, mix, mixing_matrix
 from .blocking import Region, spans
 
 

@@ -1,1 +1,10 @@
-"""TODO face."""
+"""The Restormer network (arXiv 2111.09881): modules, tensor functions and a summary of its cost.
+
+Read `restormer` first: it holds the mathematics once, as functions that the plain forward and the
+strips of `inference` share. `reference` is the published formulation, which speed is measured
+against; `summary` counts parameters, multiply-adds and memory.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

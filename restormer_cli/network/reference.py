@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .restormer import LayerNorm, Restormer, TransformerBlock
 
 
-def plain(network: Restormer, image: Tensor) -> Tensor:
+def reference_forward(network: Restormer, image: Tensor) -> Tensor:
     """The whole image in one pass as the published formulation has it, operation by operation.
 
     B C H W throughout, 1x1 convolutions as convolutions, LayerNorm by `var`, attention and output

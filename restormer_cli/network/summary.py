@@ -179,7 +179,7 @@ def _maps(network: Restormer, image: Tensor) -> dict[str, _Maps]:
     return seen
 
 
-def prove(network: Restormer) -> list[tuple[str, tuple[int, ...]]]:
+def trace_shapes(network: Restormer) -> list[tuple[str, tuple[int, ...]]]:
     """Send a random 64 x 64 image through a network: the shapes that leave its stages.
 
     Returns:

@@ -15,10 +15,20 @@ from PIL import ImageDraw, ImageFont
 
 from .._version import __version__
 from ..errors import ImageError, UsageError
-from ..files.discovery import PAGE_SUFFIXES
-from ..imaging import difference
-from ..imaging import io as image_io
-from ..imaging.image import Box, Image, to_float
+from ..files import PAGE_SUFFIXES
+from ..imaging import (
+    Box,
+    Image,
+    amplification,
+    block_differences,
+    false_colour,
+    make_folder,
+    measure_change,
+    most_changed,
+    read_image,
+    to_float,
+    write_image,
+)
 from .display import fit_size, image_size, render, resize
 from .page import Report
 from .page import check_page as check_report
@@ -26,7 +36,7 @@ from .page import check_page as check_report
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..imaging.image import Array, Box, Image
+    from ..imaging import Array, Box, Image
 
 
 # --- sheets --------------------------------------------------------------------------------------
@@ -124,7 +134,7 @@ def _largest(panels: Sequence[Panel], column: int) -> list[Box]:
     if across < 2 * width or down < 2 * height:  # to be seen as it is
         return []
     before, *afters = (panel.image.pixels for panel in panels)
-    found = (difference.most_changed(before, after, width, height, PARTS) for after in afters)
+    found = (most_changed(before, after, width, height, PARTS) for after in afters)
     return next(filter(None, found), [])
 
 
@@ -132,8 +142,8 @@ def _difference(before: Image, after: Image, shown: tuple[int, int], parts: Sequ
     """The map of a difference, with the parts that are enlarged marked on it."""
     width, height = image_size(before)
     side = max(1, min(width // shown[0], height // shown[1]))
-    cells = difference.block_differences(before.pixels, after.pixels, side)
-    factor = difference.amplification(cells)
+    cells = block_differences(before.pixels, after.pixels, side)
+    factor = amplification(cells)
     picture = _map(cells, factor, shown)
     ink = ImageDraw.Draw(picture)
     scale = shown[0] / width
@@ -149,7 +159,7 @@ def _difference(before: Image, after: Image, shown: tuple[int, int], parts: Sequ
 
 
 def _map(cells: Array, factor: int, shown: tuple[int, int]) -> PIL.Image.Image:
-    picture = PIL.Image.fromarray(difference.false_colour(cells, factor))
+    picture = PIL.Image.fromarray(false_colour(cells, factor))
     how = PIL.Image.Resampling
     return picture.resize(shown, how.NEAREST if shown[0] >= cells.shape[1] else how.BOX)
 
@@ -174,8 +184,8 @@ def _rows(panels: Sequence[Panel], parts: Sequence[Box], column: int) -> list[li
         )
     if len(panels) == 2:
         one, other = (panel.image.pixels for panel in panels)
-        maps = [difference.block_differences(part.of(one), part.of(other), 1) for part in parts]
-        factor = min(map(difference.amplification, maps), default=0)
+        maps = [block_differences(part.of(one), part.of(other), 1) for part in parts]
+        factor = min(map(amplification, maps), default=0)
         for row, cells, shown in zip(rows, maps, sizes, strict=True):
             row.append(_Cell(_map(cells, factor, shown), ("", "", _amplified(factor))))
     return rows
@@ -272,10 +282,10 @@ def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[P
     Raises:
         ImageError: one cannot be read, or has another shape.
     """
-    first = image_io.read_image(before, max_pixels=max_pixels)
+    first = read_image(before, max_pixels=max_pixels)
     panels = [Panel(first, "Before", str(before), describe_image(first))]
     for path in afters:
-        image = image_io.read_image(path, max_pixels=max_pixels)
+        image = read_image(path, max_pixels=max_pixels)
         about = describe_image(image)
         if image_size(image) != image_size(first):
             image = _sized(image, first, path)
@@ -309,9 +319,7 @@ def write_comparison(panels: Sequence[Panel], output: Path, parts: Sequence[Box]
     before = panels[0]
     page = Report(output, "Comparison", [])
     for number, after in enumerate(panels[1:]):
-        moved = difference.measure_change(
-            to_float(before.image.pixels), to_float(after.image.pixels)
-        )
+        moved = measure_change(to_float(before.image.pixels), to_float(after.image.pixels))
         page.previews.write(str(number), before.image, after.image)
         page.image(
             str(number),
@@ -357,8 +365,8 @@ def write_sheet(sheet: object, path: Path) -> None:
     Raises:
         ImageError: it cannot be written.
     """
-    image_io.make_folder(path.parent)
-    image_io.write_image(Image(np.asarray(sheet)), path, quality=92)
+    make_folder(path.parent)
+    write_image(Image(np.asarray(sheet)), path, quality=92)
 
 
 def parse_crop(text: str) -> Box:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from ..imaging.image import Array, Box, Image, from_float, to_float
+from ..imaging import Array, Box, Image, from_float, to_float
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _CHEQUER = 8, (0.80, 0.95)  # side of a square in pixels, and the two greys

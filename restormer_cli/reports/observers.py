@@ -11,24 +11,22 @@ from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..callbacks import Notify
-from ..checkpoints.catalog import weights_label
+from ..checkpoints import weights_label
 from ..errors import UsageError
-from ..files import paths
-from ..files.discovery import PAGE_SUFFIXES, is_folder
-from ..imaging.image import Box, Image
+from ..files import PAGE_SUFFIXES, UrlPath, as_path, is_folder
+from ..imaging import Box, Image
 from ..text import format_bytes, printable
 from . import comparison
 from .comparison import SHEET_SUFFIXES, check_parts, describe_image, parse_crop, write_sheet
-from .page import TITLES, Report, Terms, check_page, figures
+from .page import TASK_TITLES, Report, Terms, check_page, summary_figures
 
 if TYPE_CHECKING:
-    from ..batch.events import Event, Restored, Summary
-    from ..batch.jobs import Job
+    from ..batch import Event, Job, Restored, Summary
     from .page import Previews
 
 
 @dataclass(frozen=True)
-class Watch:
+class ImageObserver:
     """What is made of an image while it is in memory, as it was and as it is, once it is written.
 
     It holds nothing but paths, so that any thread or process may call it.
@@ -64,10 +62,10 @@ def _how(event: Restored) -> str:
 
 
 @dataclass(frozen=True)
-class Looks:
+class RunObservers:
     """What a run has been asked to show."""
 
-    watch: Watch | None
+    watch: ImageObserver | None
     report: Report | None
 
     def add(self, event: Event) -> None:
@@ -86,7 +84,7 @@ class Looks:
         when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
         ended = "interrupted " if summary.interrupted else ""
         about = f"{ended}{when}, restormer {__version__}"
-        count = self.report.write(about, figures(summary))
+        count = self.report.write(about, summary_figures(summary))
         say(f"report: {printable(str(self.report.path))}, {format_bytes(count)}")
 
 
@@ -98,7 +96,7 @@ def plan_observers(
     compare: str | None = None,
     crops: Iterable[str] = (),
     settings: Terms | None = None,
-) -> Looks:
+) -> RunObservers:
     """Check beforehand that the report and the comparisons can be written.
 
     Args:
@@ -116,17 +114,17 @@ def plan_observers(
     if parts and compare is None:
         raise UsageError("--crop is for a comparison, and there is none", "Add --compare PATH.")
     for where in (report, compare):
-        if where is not None and isinstance(paths.as_path(where), paths.UrlPath):
+        if where is not None and isinstance(as_path(where), UrlPath):
             raise UsageError(f"{where}: reports and comparisons are local files", "Name one.")
     compared = {} if compare is None else _sheets(compare, jobs)
     shown = None
     if report is not None:
         path = Path(report)
         check_page(path)
-        shown = Report(path, TITLES[task], settings or [])
+        shown = Report(path, TASK_TITLES[task], settings or [])
     if not (compared or shown):
-        return Looks(None, None)
-    return Looks(Watch(compared, parts, shown.previews if shown else None), shown)
+        return RunObservers(None, None)
+    return RunObservers(ImageObserver(compared, parts, shown.previews if shown else None), shown)
 
 
 def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:

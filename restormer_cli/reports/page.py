@@ -18,20 +18,17 @@ import PIL.Image
 from PIL import ImageDraw, ImageOps
 
 from .._version import __version__
-from ..batch.events import Event, Failed, Restored, Skipped, Summary
+from ..batch import Event, Failed, Restored, Skipped, Summary
 from ..errors import ImageError, UsageError
-from ..files import paths
-from ..files.atomic import write_atomic
-from ..files.discovery import PAGE_FOLDER_MARK, PAGE_SUFFIXES, exists
-from ..imaging import difference
-from ..imaging.image import Box
+from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
+from ..imaging import Box, most_changed
 from ..text import format_duration
 from .display import fit_size, image_size, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ..imaging.image import Image
+    from ..imaging import Image
 
 
 # --- previews ------------------------------------------------------------------------------------
@@ -107,7 +104,7 @@ def _pictures(before: Image | None, after: Image) -> Iterator[tuple[str, PIL.Ima
     if whole == (width, height):
         return
     sides = min(DETAIL, width), min(DETAIL, height)
-    found = difference.most_changed(before.pixels, after.pixels, *sides, 1)
+    found = most_changed(before.pixels, after.pixels, *sides, 1)
     middle = Box((width - sides[0]) // 2, (height - sides[1]) // 2, *sides)
     detail = found[0] if found else middle
     yield "detail-before", render(before, *sides, detail)
@@ -141,7 +138,7 @@ EMBEDDED = 20_000_000
 An image takes about a quarter of a kilobyte besides: a page of 50,000 has 12 megabytes.
 """
 
-TITLES = {
+TASK_TITLES = {
     "denoise": "Noise removed",
     "derain": "Rain removed",
     "deblur": "Motion blur removed",
@@ -321,7 +318,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
+def summary_figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
     """What a run comes to: a number and what it counts; what is bad is marked as such."""
     counted: list[tuple[str, str] | tuple[str, str, str]] = [("restored", f"{summary.restored:,}")]
     if summary.failed:
@@ -347,8 +344,4 @@ def _links(event: Restored) -> dict[str, str]:
     files = {"before": event.input, "after": event.output}
     if event.input == event.output:
         del files["before"]
-    return {
-        side: name
-        for side, name in files.items()
-        if not isinstance(paths.as_path(name), paths.UrlPath)
-    }
+    return {side: name for side, name in files.items() if not isinstance(as_path(name), UrlPath)}

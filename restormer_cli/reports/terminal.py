@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 
-from ..batch.events import Restored
+from ..batch import Restored
 from ..errors import UsageError
-from ..imaging import io as image_io
-from ..imaging.image import Array, Image, from_float, to_float
+from ..imaging import Array, Image, from_float, read_image, to_float, write_image
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..batch.events import Event
+    from ..batch import Event
 
 GAP = 0.02
 """Of the width: between the two."""
@@ -78,7 +77,7 @@ class Watch:
         gap = np.zeros((a.shape[0], self.gap, 3), np.float32)
         a, b = (np.broadcast_to(one, (*one.shape[:2], 3)) for one in (a, b))
         picture = from_float(np.hstack([a, gap, b]), np.uint8)
-        image_io.write_image(Image(picture), self.path(event), quality=100)
+        write_image(Image(picture), self.path(event), quality=100)
 
     def path(self, event: Restored) -> Path:
         """The picture of an output."""
@@ -137,7 +136,7 @@ class Preview:
         if self.watch is None or not isinstance(event, Restored):
             return
         path = self.watch.path(event)
-        height, width = image_io.read_image(path).pixels.shape[:2]
+        height, width = read_image(path).pixels.shape[:2]
         part = [(width - self.watch.gap) // 2 * self.watch.scale, height * self.watch.scale]
         caption = "before | after"
         if part[0] < event.width or part[1] < event.height:
@@ -190,7 +189,7 @@ def _column(kind: Any) -> int:
     from rich.console import Console as Terminal
 
     picture, width = io.BytesIO(), 1000
-    image_io.write_image(Image(np.zeros((1, width, 3), np.uint8)), picture, format="png")
+    write_image(Image(np.zeros((1, width, 3), np.uint8)), picture, format="png")
     picture.seek(0)
     terminal = Terminal(stderr=True)
     columns: int = kind(picture).__rich_measure__(terminal, terminal.options).maximum

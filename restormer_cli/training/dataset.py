@@ -21,11 +21,10 @@ import torch
 from torch import Generator, Tensor
 
 from ..callbacks import Notify
-from ..degradations.sampling import Degradation
+from ..degradations import Degradation
 from ..errors import ImageError, UsageError
-from ..files import discovery
-from ..imaging import io as image_io
-from ..imaging.image import Array
+from ..files import match_pairs
+from ..imaging import Array, from_float, read_image, readable_suffixes, to_float
 
 # --- photos --------------------------------------------------------------------------------------
 
@@ -78,8 +77,8 @@ def load_photos(
             learn from, one to validate with.
     """
     if partners:
-        matches, lonely = discovery.match_pairs(
-            folder, *partners, suffixes=image_io.readable_suffixes(), recursive=True
+        matches, lonely = match_pairs(
+            folder, *partners, suffixes=readable_suffixes(), recursive=True
         )
         for path in lonely:
             notify(f"left out: {path}: there is none of its name in the other folder")
@@ -110,13 +109,13 @@ def load_photos(
 
 
 def _images(folder: Path) -> list[Path]:
-    suffixes = image_io.readable_suffixes()
+    suffixes = readable_suffixes()
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
 def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]) -> Sample:
     """Photographs of one scene, converted, of which at most `share` pixels are kept."""
-    views = [image_io.read_image(path).pixels for path in paths]
+    views = [read_image(path).pixels for path in paths]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
     height, width = views[0].shape[:2]
     for path, view in zip(paths, views, strict=True):
@@ -134,7 +133,7 @@ def _decode(paths: Sequence[Path], share: int, convert: Callable[[Array], Array]
 def _to_8_bit(pixels: Array) -> Array:
     if pixels.dtype == np.uint8:
         return pixels
-    return image_io.from_float(image_io.to_float(pixels), np.uint8)
+    return from_float(to_float(pixels), np.uint8)
 
 
 def _to_rgb(pixels: Array) -> Array:

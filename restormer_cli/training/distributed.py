@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import DeviceError
-from ..inference import devices
+from ..inference import choose_device
 
 
 class Ranks(NamedTuple):
@@ -60,7 +60,7 @@ def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     if device.type == "mps":
         raise DeviceError("several processes cannot train on mps", "Say --device cpu.")
     if device.type == "cuda":
-        device = devices.choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

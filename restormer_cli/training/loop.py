@@ -31,14 +31,12 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..callbacks import Notify
-from ..checkpoints import serialization
-from ..checkpoints.resolve import warn
-from ..degradations.presets import AMONG, DEGRADATIONS, REACH
-from ..degradations.sampling import Degradation
+from ..checkpoints import load_network, save_network, warn_in_python
+from ..degradations import BLUR_REACH, DEGRADATIONS, SHARPEST_OF, Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
-from ..imaging import metrics
-from ..inference import devices
-from ..network.restormer import CHANNELS, Architecture, Restormer
+from ..imaging import psnr
+from ..inference import device_model, native_bf16
+from ..network import CHANNELS, Architecture, Restormer
 from .dataset import (
     MULTIPLE,
     Pair,
@@ -128,9 +126,7 @@ def mean_psnr(
 ) -> float:
     """PSNR in dB over all channels, averaged over pairs; the output clamped, not rounded."""
     with torch.inference_mode():
-        values = [
-            metrics.psnr(restore(bad.to(device)).clamp(0, 1).cpu(), clean) for bad, clean in pairs
-        ]
+        values = [psnr(restore(bad.to(device)).clamp(0, 1).cpu(), clean) for bad, clean in pairs]
     return sum(min(value, VALIDATION_CEILING) for value in values) / len(values)
 
 
@@ -151,7 +147,7 @@ def train(
     degrade: Degradation | None = None,
     validation_photos: int = 24,
     team: Ranks = ALONE,
-    notify: Notify = warn,
+    notify: Notify = warn_in_python,
 ) -> Iterator[Report]:
     """Train a Restormer to undo what `DEGRADATIONS[task]` does, yielding at every validation.
 
@@ -228,14 +224,14 @@ def train(
         "validation_psnr_degraded": round(
             mean_psnr(lambda bad: bad[:, : a.out_channels], validation), 3
         ),
-        "device": f"{devices.device_model(device)}, PyTorch {device.type}",
+        "device": f"{device_model(device)}, PyTorch {device.type}",
         "torch": torch.__version__,
         "settings": asdict(settings),
     }
 
     generator = torch.Generator(device)
     orient = side_by_side if a.dual_pixel else augment_dihedral
-    bf16 = devices.native_bf16(device)
+    bf16 = native_bf16(device)
     began = time.monotonic() - run.seconds
 
     def progress(step: int) -> float:
@@ -332,7 +328,7 @@ def _begin_or_go_on(
 ) -> Run:
     """The run that `resume` holds, or a new one."""
     if not resume.exists():
-        network = fresh(architecture, seed) if start is None else serialization.load_network(start)
+        network = fresh(architecture, seed) if start is None else load_network(start)
         return Run.begin(task, network, device, None if start is None else start.name)
     run = Run.load(resume, device)
     if run.task != task:
@@ -356,8 +352,8 @@ def _lesson(task: str, views: int, degrade: Degradation | None) -> SampleSpec:
     if task not in DEGRADATIONS:
         known = ", ".join(DEGRADATIONS)
         raise UsageError(f"{task} cannot be trained", f"Tasks that can: {known}.")
-    reach = REACH.get(task, 0)
-    return SampleSpec(degrading(DEGRADATIONS[task], reach), reach, AMONG)
+    reach = BLUR_REACH.get(task, 0)
+    return SampleSpec(degrading(DEGRADATIONS[task], reach), reach, SHARPEST_OF)
 
 
 def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
@@ -371,7 +367,7 @@ def _save_average(run: Run, output: Path, record: dict[str, Any]) -> None:
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     average = run.average
-    serialization.save_network(
+    save_network(
         average.state_dict(),
         average.architecture,
         output,

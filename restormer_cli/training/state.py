@@ -14,8 +14,8 @@ import torch
 
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
-from ..inference import devices
-from ..network.restormer import Architecture, Restormer
+from ..inference import is_out_of_memory
+from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
 
 # --- schedule ------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Run:
             for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
                 setattr(run, name, state[name])
         except _DAMAGE as error:
-            if devices.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise _unusable(path, error) from error
         return run

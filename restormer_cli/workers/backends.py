@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from ..batch import manifest, stages
-from ..checkpoints import catalog
+from ..batch import preview_batch, run_batch, settings_fingerprint
+from ..checkpoints import CHECKPOINTS, TASKS
 from .pool import Host, WorkerConfig, WorkerPool, about
 from .processes import Processes
 from .ray_cluster import Cluster
@@ -15,13 +15,17 @@ from .ray_cluster import Cluster
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from ..batch.events import Event, ImageProgress
-    from ..batch.jobs import BatchConfig, Job
-    from ..batch.manifest import SettingsFingerprint
-    from ..batch.stages import Observer, StandardStreams
-    from ..checkpoints.resolve import ResolvedCheckpoint
-    from ..inference.config import RestorerConfig
-    from ..inference.restorer import Restorer
+    from ..batch import (
+        BatchConfig,
+        Event,
+        ImageProgress,
+        Job,
+        Observer,
+        SettingsFingerprint,
+        StandardStreams,
+    )
+    from ..checkpoints import ResolvedCheckpoint
+    from ..inference import Restorer, RestorerConfig
 
 
 class Backend(Protocol):
@@ -81,14 +85,12 @@ def choose_backend(
 
     @cache  # found once for all of them, and not before they are needed
     def weights() -> ResolvedCheckpoint | str:
-        from ..checkpoints import resolve  # the Hub's client takes its time
+        from ..checkpoints import resolve_checkpoint  # the Hub's client takes its time
 
         if ray is not None or not isinstance(config.weights, str):
             return config.weights  # elsewhere each looks for them
-        task = catalog.TASKS[config.task]
-        return resolve.resolve_checkpoint(
-            config.weights, config.checkpoint, task, notify=reporter.warn
-        )
+        task = TASKS[config.task]
+        return resolve_checkpoint(config.weights, config.checkpoint, task, notify=reporter.warn)
 
     def worker_config(device: str, sharing: int) -> WorkerConfig:
         mine = replace(config, device=device, weights=weights(), sharing=sharing)
@@ -117,11 +119,11 @@ class InProcess:
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
         """Load the network and return what it restores with."""
-        return [manifest.settings_fingerprint(self.restorer, self.batch)]
+        return [settings_fingerprint(self.restorer, self.batch)]
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore the images one after the other."""
-        return stages.run_batch(
+        return run_batch(
             jobs,
             self.restorer,
             streams,
@@ -146,15 +148,15 @@ class DryRun:
     @cached_property
     def restorer(self) -> Restorer | None:
         """None if its weights would have to be downloaded."""
-        from ..checkpoints import download  # the Hub's client takes its time
+        from ..checkpoints import cached_file, is_offline  # the Hub's client takes its time
 
         weights = self.config.weights
         assert isinstance(weights, str)  # noqa: S101 - only workers get resolved ones
-        wanted = catalog.CHECKPOINTS.get(weights, self.config.checkpoint)
-        official = weights in ("auto", "official", *catalog.CHECKPOINTS)
-        at_hand = not official or download.cached_file(wanted) is not None
+        wanted = CHECKPOINTS.get(weights, self.config.checkpoint)
+        official = weights in ("auto", "official", *CHECKPOINTS)
+        at_hand = not official or cached_file(wanted) is not None
         remote = weights.startswith("hf:") or not at_hand
-        if remote and not download.is_offline():  # else a run would do without, and so does this
+        if remote and not is_offline():  # else a run would do without, and so does this
             name = wanted.name if official else weights
             instead = ", or the lite ones taken if they cannot be had" if weights == "auto" else ""
             self.reporter.say(
@@ -168,12 +170,12 @@ class DryRun:
         """Load the network and return what it restores with."""
         if self.restorer is None:
             return []
-        return [manifest.settings_fingerprint(self.restorer, self.batch)]
+        return [settings_fingerprint(self.restorer, self.batch)]
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore the images one after the other."""
         most = self.batch.max_pixels
-        yield from stages.preview_batch(jobs, self.config.task, self.restorer, streams, most)
+        yield from preview_batch(jobs, self.config.task, self.restorer, streams, most)
 
     def close(self) -> None:
         """Do nothing: `run` leaves nothing running."""
@@ -181,6 +183,6 @@ class DryRun:
 
 
 def _restorer(config: RestorerConfig, reporter: Reporter) -> Restorer:
-    from ..inference.restorer import Restorer  # torch takes seconds to import
+    from ..inference import Restorer  # torch takes seconds to import
 
     return Restorer(config, notify=reporter.warn)

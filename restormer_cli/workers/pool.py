@@ -10,32 +10,32 @@ from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..batch import manifest, stages
-from ..batch.events import Event, Failed, ImageProgress, Started
-from ..batch.pipeline import stage_executor
-from ..batch.stages import (
+from ..batch import (
     Cancelled,
+    Event,
+    Failed,
+    ImageProgress,
+    ImageStages,
     QueuedImage,
     StandardStreams,
+    Started,
     WrittenImage,
     failure_event,
     queue_images,
     send_to_stdout,
+    settings_fingerprint,
+    stage_executor,
 )
 from ..callbacks import Notify
 from ..errors import DeviceError, ImageError, RestormerError
-from ..files import atomic
+from ..files import remove_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from queue import SimpleQueue
 
-    from ..batch.events import Failed
-    from ..batch.jobs import BatchConfig, Job
-    from ..batch.manifest import SettingsFingerprint
-    from ..batch.stages import Observer
-    from ..inference.config import RestorerConfig
-    from ..inference.restorer import Restorer
+    from ..batch import BatchConfig, Failed, Job, Observer, SettingsFingerprint
+    from ..inference import Restorer, RestorerConfig
 
 
 # --- worker --------------------------------------------------------------------------------------
@@ -65,14 +65,14 @@ class WorkerConfig:
 
 def work(inbox: SimpleQueue[Any], config: WorkerConfig) -> Generator[Any, None, None]:
     """Load the network, then serve: yields Ready first, or the error for which it cannot."""
-    from ..inference.restorer import Restorer
+    from ..inference import Restorer
 
     try:
         restorer = Restorer(config.restorer, notify=lambda text: inbox.put(Note(text)))
     except RestormerError as error:
         yield error
         return
-    yield Ready(manifest.settings_fingerprint(restorer, config.batch), about(restorer))
+    yield Ready(settings_fingerprint(restorer, config.batch), about(restorer))
     yield from serve(inbox, restorer, config)
 
 
@@ -95,9 +95,11 @@ def serve(
         restorer: does it.
         config: how to read, blend, write and observe.
     """
-    from ..inference import devices  # torch takes seconds to import; who has a restorer has it
+    from ..inference import (
+        inherit_threads,  # torch takes seconds to import; who has a restorer has it
+    )
 
-    work = stages.ImageStages(restorer, config.batch, inbox.put, config.observer, Flag())
+    work = ImageStages(restorer, config.batch, inbox.put, config.observer, Flag())
     under_way: dict[Future[WrittenImage], Job] = {}
 
     def end(future: Future[WrittenImage]) -> Iterator[WrittenImage | Failed]:
@@ -105,13 +107,13 @@ def serve(
         try:
             yield future.result()
         except ImageError as error:
-            yield stages.failure_event(job, restorer.task.name, error)
+            yield failure_event(job, restorer.task.name, error)
         except (Cancelled, CancelledError):
             pass
 
     try:
         with stage_executor(
-            work.read, work.compute, work.write, initializer=devices.inherit_threads()
+            work.read, work.compute, work.write, initializer=inherit_threads()
         ) as submit:
             for item in iter(inbox.get, None):
                 if isinstance(item, QueuedImage):
@@ -357,7 +359,7 @@ class WorkerPool:
         """Go on without a worker: take another for one that has died, none if it did not start."""
         self._members.remove(member)
         targets = [item.job.target for item in member.held]
-        atomic.remove_leftovers({target.parent for target in targets if target is not None})
+        remove_leftovers({target.parent for target in targets if target is not None})
         name = self.host.places[member.place]
         if member.ready is None:
             self.notify(f"no worker can be started on {name} again ({cause})")

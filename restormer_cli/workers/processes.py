@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from ..batch.stages import QueuedImage
+    from ..batch import QueuedImage
 
 _ENDED = (EOFError, OSError)
 """What reading from and writing to a process raises that is no longer there."""

@@ -16,14 +16,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..batch.events import ImageProgress
+from ..batch import ImageProgress
 from ..errors import DeviceError, UsageError
 from .pool import WorkerConfig, WorkerExited, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ..batch.stages import QueuedImage
+    from ..batch import QueuedImage
 
 LOCAL = "local"
 """The address of a cluster that is started on this machine for the run, and ends with it."""

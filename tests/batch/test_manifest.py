@@ -48,7 +48,7 @@ def go_on(restormer: Callable[..., Outcome]) -> Callable[..., dict[str, str | No
 
 
 Again = dict[str, str | None]
-NOTHING: Again = {"a.png": manifest.DONE, "b.png": manifest.DONE}
+NOTHING: Again = {"a.png": manifest.UNCHANGED, "b.png": manifest.UNCHANGED}
 ALL: Again = {"a.png": None, "b.png": None}
 
 
@@ -108,7 +108,7 @@ def test_a_changed_input_is_restored_again(go_on: Callable[..., Again]) -> None:
     """And only that one; the same bytes with another time are not a change."""
     os.utime("f/b.png", (1, 1))
     picture("f/a.png", seed=9)
-    assert go_on() == {"a.png": None, "b.png": manifest.DONE}
+    assert go_on() == {"a.png": None, "b.png": manifest.UNCHANGED}
 
 
 def test_a_lost_output_is_restored_again(go_on: Callable[..., Again]) -> None:
@@ -123,7 +123,7 @@ def test_what_somebody_changed_is_not_written_over(go_on: Callable[..., Again]) 
     """A retouched output stays, and is said."""
     picture("out/a.png", seed=5)
     retouched = Path("out/a.png").read_bytes()
-    assert go_on() == {"a.png": manifest.EDITED, "b.png": manifest.DONE}
+    assert go_on() == {"a.png": manifest.EDITED, "b.png": manifest.UNCHANGED}
     assert Path("out/a.png").read_bytes() == retouched
 
 
@@ -139,7 +139,7 @@ def test_a_torn_last_line_costs_only_itself(torn: bytes, go_on: Callable[..., Ag
     first, _ = RECORD.read_bytes().splitlines(keepends=True)
     RECORD.write_bytes(first + torn)
     Path("out/b.png").unlink()
-    assert go_on() == {"a.png": manifest.DONE, "b.png": None}
+    assert go_on() == {"a.png": manifest.UNCHANGED, "b.png": None}
     assert go_on() == NOTHING
 
 
@@ -252,7 +252,7 @@ def test_the_right_view_counts_as_input(
         reasons += [
             e.get("reason") for e in outcome.events if e["event"] in ("restored", "skipped")
         ]
-    assert reasons == [None, manifest.DONE, None]
+    assert reasons == [None, manifest.UNCHANGED, None]
 
 
 def test_a_dry_run_tells_what_is_left(

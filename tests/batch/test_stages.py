@@ -168,7 +168,7 @@ def test_what_is_being_written_at_an_interruption_is_finished_and_told(
             computing.set()
             time.sleep(0.05)
 
-    monkeypatch.setattr(image_io, "write_encoded", slow)
+    monkeypatch.setattr(stages, "write_encoded", slow)
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "b.png")]
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +194,7 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
             time.sleep(0.05)  # time enough to read all of them
             seen.append(len(read) - part.number - 1)
 
-    monkeypatch.setattr(image_io, "decode", reading)
+    monkeypatch.setattr(stages, "decode", reading)
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
     events = list(stages.run_batch(jobs, restorer, streams(), progress=progress))
     assert max(seen) in (1, 2)

@@ -14,10 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from restormer_cli.batch import stages
 from restormer_cli.cli import console
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.codecs import png as png_codec
+from restormer_cli.workers import backends
 from tests.support.image_files import chunk, directory, exif, noise, png, tags, wide_gamut
 from tests.support.program import Outcome, tree
 
@@ -262,12 +262,12 @@ def test_progress_tells_the_page(
 ) -> None:
     """All pages together are one image of the bar's."""
     seen: list[console.ImageProgress] = []
-    run = stages.run_batch
+    run = backends.run_batch
 
     def spied(*arguments: Any, **options: Any) -> Any:
         return run(*arguments, **{**options, "progress": seen.append})
 
-    monkeypatch.setattr(stages, "run_batch", spied)
+    monkeypatch.setattr(backends, "run_batch", spied)
     write(scans(), "a.tif")
     assert restormer("denoise", "a.tif", *EXACT).status == 0
     last = {part.page: str(part) for part in seen}

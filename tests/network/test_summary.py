@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from restormer_cli.cli.info import summary_table
 from restormer_cli.network.restormer import Architecture, Restormer
-from restormer_cli.network.summary import _Meter, feature_maps_bytes, prove, summarize
+from restormer_cli.network.summary import _Meter, feature_maps_bytes, summarize, trace_shapes
 from tests.support.networks import OFFICIAL, PARAMETERS, TINY, tiny_network
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
@@ -195,7 +195,7 @@ def test_proof_shows_the_shapes(variant):
     """A 64 x 64 image really goes through, halved thrice and doubled thrice."""
     network = tiny_network(**VARIANTS[variant])
     a = network.architecture
-    assert prove(network) == [
+    assert trace_shapes(network) == [
         ("image", (1, a.in_channels, 64, 64)),
         ("patch_embed", (1, 64, 64, 8)),
         ("encoder_level1", (1, 64, 64, 8)),
@@ -221,7 +221,7 @@ def test_proof_shows_the_shapes(variant):
 def test_proof_leaves_the_network_as_it_was():
     """No hook stays behind, and no gradient is recorded."""
     network = tiny_network()
-    prove(network)
+    trace_shapes(network)
     assert not any(module._forward_hooks for module in network.modules())
     assert all(p.grad is None for p in network.parameters())
 

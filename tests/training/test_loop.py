@@ -307,8 +307,8 @@ def test_the_course_is_drawn(
     """`--plot` draws loss and PSNR of all validations, those before an interruption included."""
     pytest.importorskip("matplotlib")
     drawn: list[list[int]] = []
-    draw = train.draw
-    monkeypatch.setattr(train, "draw", lambda h, p: (drawn.append(sorted(h)), draw(h, p)))
+    draw = train.draw_curves
+    monkeypatch.setattr(train, "draw_curves", lambda h, p: (drawn.append(sorted(h)), draw(h, p)))
     options = ("-o", tmp_path / "a.safetensors", "--validate-every", 1)
     for steps in (1, 2):
         words = (*options, "--steps", steps, "--plot", tmp_path / name, "-q")

@@ -295,7 +295,7 @@ def test_an_interruption_leaves_whole_files_and_tells_them(
             raise KeyboardInterrupt
 
     work = jobs(*"abcdefgh")
-    monkeypatch.setattr(image_io, "write_encoded", slow)
+    monkeypatch.setattr(stages, "write_encoded", slow)
     events: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         events.extend(Run(host, interrupt)(work))

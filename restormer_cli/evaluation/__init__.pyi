@@ -1,0 +1,11 @@
+from .benchmark import Measurement as Measurement
+from .benchmark import run_benchmark as run_benchmark
+from .published import SETS as SETS
+from .published import known_set as known_set
+from .published import published_row as published_row
+from .results import Results as Results
+from .runner import Condition as Condition
+from .runner import Outcome as Outcome
+from .runner import Score as Score
+from .runner import evaluate as evaluate
+from .runner import parse_conditions as parse_conditions

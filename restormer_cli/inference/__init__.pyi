@@ -1,0 +1,14 @@
+from .config import RestorerConfig as RestorerConfig
+from .devices import PRECISIONS as PRECISIONS
+from .devices import choose_device as choose_device
+from .devices import choose_precision as choose_precision
+from .devices import describe_devices as describe_devices
+from .devices import device_model as device_model
+from .devices import inherit_threads as inherit_threads
+from .devices import is_out_of_memory as is_out_of_memory
+from .devices import native_bf16 as native_bf16
+from .devices import peak_memory as peak_memory
+from .devices import synchronize as synchronize
+from .engine import restore as restore
+from .restorer import Restoration as Restoration
+from .restorer import Restorer as Restorer

@@ -1,0 +1,13 @@
+from .comparison import SHEET_SUFFIXES as SHEET_SUFFIXES
+from .comparison import check_comparison as check_comparison
+from .comparison import parse_crop as parse_crop
+from .comparison import read_panels as read_panels
+from .comparison import write_comparison as write_comparison
+from .observers import RunObservers as RunObservers
+from .observers import plan_observers as plan_observers
+from .page import TASK_TITLES as TASK_TITLES
+from .page import Report as Report
+from .page import check_page as check_page
+from .page import summary_figures as summary_figures
+from .terminal import Preview as Preview
+from .terminal import open_preview as open_preview

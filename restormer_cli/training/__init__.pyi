@@ -1,0 +1,3 @@
+from .distributed import join_ranks as join_ranks
+from .loop import train as train
+from .state import Settings as Settings
