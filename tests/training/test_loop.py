@@ -293,7 +293,7 @@ def test_it_learns_from_one_thing(
     """Neither photographs nor pairs, or both of them, is a usage error."""
     done = restormer("train", "denoise", *words, "-o", "a.safetensors", "--steps", 1)
     assert done.status == 2
-    assert "what shall it learn from?" in done.stderr
+    assert "--photos or --pairs is required" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.svg"])
@@ -323,7 +323,7 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     """Before hours are spent: no matplotlib, or no format of a picture."""
     line = ("train", "denoise", "--photos", photos, "-o", "a.safetensors", "--steps", 1, "--plot")
-    assert "a.txt is no picture" in restormer(*line, "a.txt").stderr
+    assert "a.txt: plots have another format" in restormer(*line, "a.txt").stderr
     monkeypatch.setattr(train, "find_spec", lambda _: None)
     done = restormer(*line, "a.png")
     assert done.status == 2
