@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from ..checkpoints import ResolvedCheckpoint
     from ..imaging import Noise
     from .schema import (
         Count,
@@ -46,11 +45,6 @@ class Weights:
     name: str
     source: Source
     sha256: Sha256
-
-    @classmethod
-    def of(cls, checkpoint: ResolvedCheckpoint) -> Weights:
-        """Return the part of a resolved checkpoint that events report."""
-        return cls(checkpoint.name, checkpoint.source, checkpoint.sha256)
 
 
 @dataclass(frozen=True)
@@ -249,16 +243,7 @@ class Tally:
 
 
 class ImageProgress(NamedTuple):
-    """Progress of an image.
-
-    Attributes:
-        number: number of images finished before this one; fractional if several are in progress.
-        name: the input.
-        done: strips or tiles of the page that are done.
-        total: strips or tiles of the page.
-        page: number of the page, from 1.
-        pages: number of pages.
-    """
+    """Strips or tiles of a page (from 1) that are done, after `number` finished images."""
 
     number: float
     name: str

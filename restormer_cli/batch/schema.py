@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from ..checkpoints import TASKS
 from ..imaging import Noise
-from . import events
+from .events import Failed, Planned, Restored, Skipped, Started, Summary, Weights
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -28,15 +28,8 @@ Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
     types = dict(globals())
-    types |= {kind.__name__: _struct(kind, types) for kind in (Noise, events.Weights)}
-    kinds = (
-        events.Planned,
-        events.Started,
-        events.Restored,
-        events.Skipped,
-        events.Failed,
-        events.Summary,
-    )
+    types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
+    kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)
     (root,), definitions = msgspec.json.schema_components(
         [Union[structs]],  # noqa: UP007 - of a tuple
