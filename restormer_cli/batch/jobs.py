@@ -201,17 +201,12 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
     folder = input_.folder
     if folder is None:
         return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
-    name = folder.name
-    if isinstance(folder, UrlPath):
-        nameless = folder.is_root
-    else:
-        absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - a linked folder keeps its name
-        name, nameless = absolute.name, not absolute.name
-        if folder.name in ("", ".."):  # else keep the path as typed
-            folder = absolute
-    if nameless:
-        raise UsageError(f"{folder} has no folder beside it", "Name a folder with -o.")
-    return folder.with_name(f"{name}{FOLDER_MARK}") / with_format(input_.relative, kind)
+    is_url = isinstance(folder, UrlPath)
+    absolute = folder if is_url else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps links
+    if folder.is_root if isinstance(folder, UrlPath) else not absolute.name:
+        raise UsageError(f"{absolute} has no folder beside it", "Name a folder with -o.")
+    typed = absolute if folder.name in ("", "..") else folder  # `photos` stays relative
+    return typed.with_name(f"{absolute.name}{FOLDER_MARK}") / with_format(input_.relative, kind)
 
 
 def _file(output: str, kind: str | None) -> Path:

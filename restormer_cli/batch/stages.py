@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     Observer = Callable[[Restored, Image, Image], None]
     """Called with the event of an image, its input and its output."""
+    _DecodedPage = tuple[Image, Array | None, Noise | None]  # and the right view's pixels
 
 
 @dataclass(frozen=True)
@@ -190,12 +191,6 @@ def failure_event(job: Job, task: str, error: ImageError) -> Failed:
     return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
 
 
-class _DecodedPage(NamedTuple):
-    image: Image
-    right: Array | None  # the right view's pixels
-    noise: Noise | None
-
-
 class _ReadImage(NamedTuple):
     number: int
     job: Job
@@ -242,8 +237,7 @@ class ImageStages:
             rights = (image.pixels for image in right.images)
         views = enumerate(zip(islice(images.images, count), rights, strict=False))
         decoded = (
-            _DecodedPage(image, view, _noise(task, job, number, image))
-            for number, (image, view) in views
+            (image, view, _noise(task, job, number, image)) for number, (image, view) in views
         )
         pages = chain([next(decoded)], decoded)
         return _ReadImage(

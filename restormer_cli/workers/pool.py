@@ -57,7 +57,7 @@ class Worker(Protocol):
     """A running worker, as the pool sees it."""
 
     def give(self, image: QueuedImage | None) -> None:
-        """Send an image, or None to stop. Ignore that the worker has ended: it reports that."""
+        """Send an image, or None to stop. Do nothing if the worker has ended."""
 
     def kill(self) -> None:
         """End the worker at once."""
