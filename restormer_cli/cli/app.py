@@ -1,15 +1,16 @@
 """The `restormer` program: its commands, their examples, and the exit statuses."""
 
 import inspect
+import json
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from .. import batch
 from .._version import __version__
 from ..errors import RestormerError
 from .console import Console
@@ -31,8 +32,7 @@ def schema(console: Console) -> None:
     Examples:
         restormer schema > events.schema.json  # for a validator
     """
-    path = Path(__file__).parents[1] / "batch" / "events.schema.json"
-    console.result(path.read_text("utf-8").rstrip())
+    console.result(json.dumps(batch.event_schema(), indent=2))
 
 
 RESTORE = "Restore"

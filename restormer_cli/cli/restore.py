@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..batch import Event, Job, Observer, Tally
     from ..files import Inputs
-    from ..imaging import Image
+    from ..imaging import Image, Noise
     from ..inference import RestorerConfig
     from ..workers import Backend
 
@@ -246,15 +246,16 @@ class _Run:
             return
         by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
         for job in jobs:
-            by_level[self._noise_level(job)].append(job)
+            noise = self._estimate_noise(job)
+            by_level[imaging.sigma_for(noise)].append(replace(job, noise=noise))
         for level, part in by_level.items():
             if part:
                 yield replace(self.config, sigma=level), part
 
-    def _noise_level(self, job: Job) -> str:
-        """Return the level whose weights fit an image best."""
+    def _estimate_noise(self, job: Job) -> Noise | None:
+        """Return the noise of an image's first page; None if it is unknown."""
         if job.source is not None and files.is_special(job.source):  # can be read only once
-            return "blind"
+            return None
         try:
             if job.source is None:
                 data = self.streams.stdin.read()
@@ -264,12 +265,12 @@ class _Run:
             sequence = imaging.decode(data, max_pixels=self.options.max_pixels, name=job.names[0])
             noise = imaging.estimate_noise(next(sequence.images).pixels)
         except ImageError:  # reported when the image is restored
-            return "blind"
+            return None
         level = imaging.sigma_for(noise)
         estimate = "noise cannot be estimated" if noise is None else noise.words
         weights = "blind weights" if level == "blind" else f"weights for sigma {level}"
         self.console.say(f"note: {printable(job.names[0])}: {estimate}; {weights}")
-        return level
+        return noise
 
     def _restore(self, config: RestorerConfig, jobs: list[Job]) -> None:
         """Restore jobs that use the same weights."""

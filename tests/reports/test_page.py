@@ -293,7 +293,7 @@ def test_what_has_changed_since_is_told(done: Callable[..., Outcome]) -> None:
     Path("f-restored/sub/c.png").unlink()
     outcome = done("-o", "report.html")
     assert outcome.status == 1
-    assert "f-restored/sub/c.png: the output is no longer there" in outcome.stderr
+    assert "f-restored/sub/c.png: the output is missing" in outcome.stderr
     page = data("report.html")
     assert [name for name, _, _ in page["failed"]] == ["f-restored/sub/c.png"]
     a, b = page["images"]
@@ -324,7 +324,7 @@ def test_a_record_of_nonsense_costs_its_image_only(done: Callable[..., Outcome])
     record.write_text("".join(json.dumps(line) + "\n" for line in lines))
     outcome = done()
     assert outcome.status == 1
-    assert "f-restored/a.png: the record does not tell how it was made" in outcome.stderr
+    assert "f-restored/a.png: the manifest does not say how it was made" in outcome.stderr
     assert len(data("f-restored-report.html")["images"]) == 2
 
 
@@ -335,7 +335,7 @@ def test_a_folder_without_a_record_is_refused(
     """It says what leaves one."""
     outcome = restormer("report", where)
     assert outcome.status == 2
-    assert "record" in outcome.stderr or "no such folder" in outcome.stderr
+    assert "manifest" in outcome.stderr or "no such folder" in outcome.stderr
 
 
 def test_a_comparison_can_be_a_page(restormer: Callable[..., Outcome]) -> None:
