@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from restormer_cli import imaging
+from restormer_cli.batch import stages
 from restormer_cli.checkpoints import serialization
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging import noise
 from tests.support.program import PROGRAM, Outcome, picture, pixels, python, tree
 
 if TYPE_CHECKING:
@@ -233,7 +237,7 @@ def test_a_dry_run_downloads_nothing(
     picture("a.png")
     outcome = restormer("derain", "a.png", "--dry-run")
     assert outcome.status == 0
-    assert "deraining would be downloaded first, or the lite ones taken if" in outcome.stderr
+    assert "deraining would be downloaded first, or the lite ones used if" in outcome.stderr
     assert not list(hf_home.rglob("*.pth"))
 
 
@@ -261,3 +265,28 @@ def test_lite_weights_replace_unavailable_ones_with_a_warning(
     assert outcome.status == 0
     assert outcome.stderr.startswith("warning: ")
     assert outcome.events[2]["weights"]["source"] == "lite"
+
+
+def test_sigma_auto_estimates_the_noise_of_each_image_once(
+    publish: Callable[..., Any],
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The noise that chooses the weights is also the noise that is reported."""
+    publish("gaussian_color_denoising_blind", tiny().read_bytes())
+    names = ("a.png", "b.png")
+    for name in names:
+        picture(name, (64, 64, 3))
+    estimates: list[noise.Noise] = []
+
+    def estimate(image: np.ndarray) -> noise.Noise:
+        estimates.append(noise.Noise(sigma=8.0 + len(estimates), coarse=8.0))
+        return estimates[-1]
+
+    monkeypatch.setattr(imaging, "estimate_noise", estimate)
+    monkeypatch.setattr(stages, "estimate_noise", estimate)
+    outcome = restormer("denoise", *names, "--sigma", "auto", "--device", "cpu", "--json")
+    reported = [event["noise"] for event in outcome.events if event["event"] == "restored"]
+    assert reported == [asdict(estimate) for estimate in estimates]
+    assert len(estimates) == len(names)
