@@ -261,15 +261,15 @@ def _note(*lines: str) -> RenderableType:
 
 def _table(*headers: str, **options: Any) -> Table:
     """Return an empty table whose first column is aligned left and the others right."""
-    t = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, **options)
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, **options)
     for number, header in enumerate(headers):
-        t.add_column(header, justify="right" if number else "left", no_wrap=True)
-    return t
+        table.add_column(header, justify="right" if number else "left", no_wrap=True)
+    return table
 
 
 def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
     with_attention = columns >= FULL_WIDTH
-    t = _table(
+    table = _table(
         *("Stage", "Resolution", "Blocks", "Chan-\nnels", "Heads", "Hidden", "Parameters"),
         *("Multiply-\nadds", *(["Attention"] if with_attention else []), "Share"),
         padding=(0, 1 if columns >= BARS_WIDTH else 0, 0, 0),
@@ -279,7 +279,7 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
     by = " x " if max(structure.height, structure.width) < 10_000 else "x"
     largest = max(s.share for s in structure.stages)
     if bars:  # in the space that the other columns leave
-        t.add_column(width=min(24, columns - (101 if with_attention else 90)))
+        table.add_column(width=min(24, columns - (101 if with_attention else 90)))
     for s in structure.stages:
         row: list[RenderableType] = [
             "  " * (s.level - 1) + s.title,
@@ -293,7 +293,7 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
         row.append(f"{s.share:.1%}")
         if bars:
             row.append(Bar(largest, 0, s.share, color="cyan"))
-        t.add_row(*row, style="dim" if s.blocks is None else "")
+        table.add_row(*row, style="dim" if s.blocks is None else "")
     totals = {
         "Stage": "total",
         "Parameters": f"{structure.parameters:,}",
@@ -301,23 +301,24 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
         "Attention": _count(structure.attention, unit),
         "Share": "100%",
     }
-    for column in t.columns:
+    for column in table.columns:
         column.footer = Text(totals.get(str(column.header), ""), style="bold")
-    return t
+    return table
 
 
 def _levels_table(structure: Structure) -> Table:
-    t = _table("Level", "Resolution", "Channels", "One feature map")
-    for n in structure.levels:
-        t.add_row(f"{n.level}", f"{n.width} x {n.height}", f"{n.channels}", _bytes(n.map_bytes))
-    return t
+    table = _table("Level", "Resolution", "Channels", "One feature map")
+    for level in structure.levels:
+        size = f"{level.width} x {level.height}"
+        table.add_row(f"{level.level}", size, f"{level.channels}", _bytes(level.map_bytes))
+    return table
 
 
 def _peaks_table(structure: Structure) -> Table:
-    t = _table("Activation memory, at its peak", "This size", "Per megapixel")
+    table = _table("Activation memory, at its peak", "This size", "Per megapixel")
     for peak in structure.peaks:
-        t.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
-    return t
+        table.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
+    return table
 
 
 def _unit(count: int) -> tuple[float, str]:
@@ -340,14 +341,14 @@ def benchmark_table(measurements: list[Measurement], device: torch.device) -> Ta
     import torch
 
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    shown = Table(title=f"Restormer on {where}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"Restormer on {where}", title_justify="left", box=None, pad_edge=False)
     for heading in ("pixels", "way", "", "seconds", "MP/s", "ratio", "memory", "of peak", "PSNR"):
-        shown.add_column(heading, justify="left" if heading in ("way", "") else "right")
+        table.add_column(heading, justify="left" if heading in ("way", "") else "right")
     last = None
     for m in measurements:
         if last not in (None, m.size):
-            shown.add_row()
-        shown.add_row(
+            table.add_row()
+        table.add_row(
             "" if last == m.size else f"{m.size} x {m.size}",
             m.way,
             m.precision,
@@ -359,4 +360,4 @@ def benchmark_table(measurements: list[Measurement], device: torch.device) -> Ta
             "" if m.psnr is None or m.way == "plain" else f"{m.psnr:.1f} dB",
         )
         last = m.size
-    return shown
+    return table

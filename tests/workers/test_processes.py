@@ -139,4 +139,4 @@ def test_ray_does_not_go_with_previews(
     picture("f/a.png")
     outcome = restormer("derain", "f", "-o", "out", "--ray", "local", *option)
     assert outcome.status == 2
-    assert "--ray may go elsewhere" in outcome.stderr
+    assert "do not work with --ray" in outcome.stderr
