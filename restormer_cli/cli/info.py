@@ -81,7 +81,7 @@ def info(
     network are shown.
 
     Examples:
-        restormer info                                    # the published network for denoising
+        restormer info                                    # the default for denoising
         restormer info mine.safetensors                   # the network in a file
         restormer info derain --width 4000 --height 3000  # cost of 12 megapixels
     """
@@ -118,7 +118,7 @@ def bench(
     Nothing is downloaded: speed does not depend on the weights' values.
 
     Examples:
-        restormer bench                               # the published network at 512 x 512
+        restormer bench                               # the default at 512 x 512
         restormer bench mine.safetensors --size 1024  # a file at 1024 x 1024
     """
     chosen = inference.choose_device(device)

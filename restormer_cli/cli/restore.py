@@ -168,7 +168,7 @@ class _Run:
         if options.dry_run:
             self.observers = reports.RunObservers(None, None)
         self.streams = _open_streams(self.jobs, options)
-        if self.config.sigma == AUTO_SIGMA:  # which reads stdin twice
+        if self.config.sigma == AUTO_SIGMA:  # stdin is read twice
             self.streams = batch.StandardStreams(
                 io.BytesIO(self.streams.stdin.read()), self.streams.stdout
             )

@@ -124,7 +124,9 @@ def test_help_of_every_command(command: str, restormer: Callable[..., Outcome]) 
             assert title.encode() in outcome.stdout
 
 
-@pytest.mark.parametrize("command", [*app.COMMANDS["Restore"], "eval", "train", "compare"])
+@pytest.mark.parametrize(
+    "command", [name for commands in app.COMMANDS.values() for name in commands]
+)
 def test_help_fits_80_columns(
     command: str, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +134,8 @@ def test_help_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     lines = restormer(command, "--help").stdout.decode().splitlines()
     assert max(map(len, lines)) <= 80
-    examples = lines[next(i for i, line in enumerate(lines) if "Examples" in line) + 1 :]
+    start = next((i for i, line in enumerate(lines) if "Examples" in line), len(lines))
+    examples = lines[start + 1 :]
     for line in filter(str.strip, examples):
         assert line.startswith((" restormer ", " torchrun ", " Environment", " --skip-existing"))
 
