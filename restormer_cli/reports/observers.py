@@ -55,9 +55,10 @@ class ImageObserver:
 
 
 def _how(event: Restored) -> str:
+    weights = weights_label(event.weights.name, event.weights.source)
     return (
-        f"restormer {event.task}, {weights_label(event.weights.name, event.weights.source)}, {event.strategy}, "
-        f"{event.precision} on {event.device}, {event.seconds:.1f} s"
+        f"restormer {event.task}, {weights}, {event.strategy}, {event.precision} on {event.device}, "
+        f"{event.seconds:.1f} s"
     )
 
 
