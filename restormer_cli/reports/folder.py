@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ..batch import Event, RecordedOutput
+    from ..batch import RecordedOutput
 
 
 def report_folder(
@@ -23,7 +23,7 @@ def report_folder(
     *,
     max_pixels: int,
     defaults: Mapping[str, object],
-) -> Iterator[Event]:
+) -> Iterator[Restored | Failed]:
     """Write a page about the outputs of a folder, and yield an event for each of them.
 
     The page is complete once the iterator is exhausted.
