@@ -102,11 +102,11 @@ def test_a_part_can_be_named(restormer: Callable[..., Outcome]) -> None:
 @pytest.mark.parametrize(
     ("part", "status", "said"),
     [
-        ("1,2,3", 2, "--crop is '1,2,3'"),
-        ("a,b,c,d", 2, "--crop is 'a,b,c,d'"),
-        ("-1,0,10,10", 2, "--crop is '-1,0,10,10'"),
-        ("60,0,10,10", 1, "a.png: 64 x 48 pixels have no part 60,0,10,10"),
-        ("0,0,0,10", 1, "have no part"),
+        ("1,2,3", 2, "--crop '1,2,3': not a region"),
+        ("a,b,c,d", 2, "--crop 'a,b,c,d': not a region"),
+        ("-1,0,10,10", 2, "--crop '-1,0,10,10': not a region"),
+        ("60,0,10,10", 1, "a.png: 64 x 48 pixels do not contain the crop 60,0,10,10"),
+        ("0,0,0,10", 1, "do not contain the crop"),
     ],
 )
 def test_a_part_that_is_none_is_refused(
@@ -185,17 +185,17 @@ def test_another_size_is_scaled(restormer: Callable[..., Outcome]) -> None:
     assert equal("sheet.png") == 48 * 64 * 9**2
     outcome = restormer("compare", "a.png", "c.png", "-o", "other.png")
     assert outcome.status == 1
-    assert "c.png: 96 x 96 pixels, and 64 x 48 before" in outcome.stderr
+    assert "c.png: 96 x 96 pixels, but a.png has 64 x 48" in outcome.stderr
     assert not Path("other.png").exists()
 
 
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        ("a.png", "is to be compared, and would be replaced"),
-        ("sheet.txt", "no comparison can be called so"),
-        ("sheet", "no comparison can be called so"),
-        ("other.html", "no report of restormer's"),
+        ("a.png", "a.png: would overwrite a compared image"),
+        ("sheet.txt", "unsupported format for a comparison"),
+        ("sheet", "unsupported format for a comparison"),
+        ("other.html", "other.html: exists and is not a restormer report"),
     ],
 )
 def test_no_file_of_yours_is_replaced(
@@ -254,10 +254,10 @@ def test_several_images_get_a_folder_of_sheets(restormer: Callable[..., Outcome]
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--compare", "sheet.png"), "sheet.png is one file, and there are several images"),
-        (("--compare", "sheet.html"), "--compare makes pictures"),
-        (("--crop", "0,0,8,8"), "--crop is for a comparison, and there is none"),
-        (("--compare", "s", "--crop", "8"), "--crop is '8'"),
+        (("--compare", "sheet.png"), "sheet.png: one file, but there are several images"),
+        (("--compare", "sheet.html"), "sheet.html: --compare writes pictures"),
+        (("--crop", "0,0,8,8"), "--crop: has no effect without --compare"),
+        (("--compare", "s", "--crop", "8"), "--crop '8': not a region"),
     ],
 )
 def test_what_makes_no_comparison_is_refused(

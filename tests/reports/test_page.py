@@ -162,10 +162,10 @@ def test_the_policy_allows_the_page_itself_only(restormer: Callable[..., Outcome
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("report.txt", "a report is a page"),
-        ("mine.html", "mine.html is there, and no report of restormer's"),
-        ("a.png/report.html", "is no folder to write to"),
-        ("folder.html", "a folder, or no file at all"),
+        ("report.txt", "report.txt: not the name of a page"),
+        ("mine.html", "mine.html: exists and is not a restormer report"),
+        ("a.png/report.html", "is not a writable folder"),
+        ("folder.html", "folder.html: not a regular file"),
     ],
 )
 def test_a_place_that_will_not_do_is_refused(
@@ -202,7 +202,7 @@ def test_a_report_that_cannot_be_written_is_an_error(
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
-    assert "report.html: the report cannot be written (No space left on device)" in outcome.stderr
+    assert "report.html: cannot write the report (No space left on device)" in outcome.stderr
     assert Path("a.restored.png").exists()
 
 
@@ -220,7 +220,7 @@ def test_previews_that_cannot_be_written_are_a_failure(
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
-    assert "a.png: restored, but report_files: its previews cannot be written" in outcome.stderr
+    assert "a.png: restored, but report_files: cannot write previews" in outcome.stderr
     assert Path("a.restored.png").exists()
     assert [name for name, _, _ in data("report.html")["failed"]] == ["a.png"]
 
@@ -348,5 +348,5 @@ def test_a_comparison_can_be_a_page(restormer: Callable[..., Outcome]) -> None:
     assert page["title"] == "Comparison"
     b, c = page["images"]
     assert (b["name"], c["name"]) == ("b.png", "c.png")
-    assert c["facts"][1] == "0 of 255 changed on average"
+    assert c["facts"][1] == "mean change 0 of 255"
     assert b["change"] == pytest.approx(85 / 255, abs=0.05)  # of uniform noise

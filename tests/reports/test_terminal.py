@@ -60,7 +60,7 @@ def test_the_part_that_changed_most_is_shown(tmp_path: Path) -> None:
     before = np.zeros((200, 300, 1), np.uint16)
     after = before.copy()
     after[120:150, 200:240] = 65535
-    watch = terminal.Watch(tmp_path, width=100, height=40)
+    watch = terminal.PreviewWriter(tmp_path, width=100, height=40)
     watch(event(300, 200), Image(before), Image(after))
     shown = image_io.read_image(watch.path(event(300, 200))).pixels
     assert shown.shape == (40, 49 * 2 + watch.gap, 3)
@@ -77,7 +77,7 @@ def test_images_of_any_size_have_a_picture(
     """Within its bounds, however small or narrow they are."""
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(2))
-    watch = terminal.Watch(tmp_path, width=60, height=20, scale=scale)
+    watch = terminal.PreviewWriter(tmp_path, width=60, height=20, scale=scale)
     told = event(shape[1], shape[0])
     watch(told, Image(before), Image(after))
     height, width = image_io.read_image(watch.path(told)).pixels.shape[:2]
@@ -90,7 +90,7 @@ def test_without_a_terminal_a_note_is_all(restormer: Callable[..., Outcome]) -> 
     before = picture("a.png")
     outcome = restormer("derain", "a.png", "-o", "-", "--preview")
     assert outcome.status == 0
-    assert "note: --preview shows nothing: stderr is no terminal" in outcome.stderr
+    assert "note: --preview has no effect: stderr is not a terminal" in outcome.stderr
     assert np.array_equal(image_io.read_image(outcome.stdout).pixels, before)
 
 
@@ -100,7 +100,7 @@ def test_without_the_library_its_name_is_told(
     """And how to install it; nothing was touched."""
     picture("a.png")
     monkeypatch.setitem(sys.modules, "textual_image", None)
-    monkeypatch.setattr(terminal, "on_a_terminal", lambda: True)
+    monkeypatch.setattr(terminal, "stderr_is_terminal", lambda: True)
     outcome = restormer("derain", "a.png", "--preview")
     assert outcome.status == 2
     assert "textual-image" in outcome.stderr
@@ -176,7 +176,7 @@ def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, sign
     assert np.array_equal(image_io.read_image(sent).pixels, before)
     assert "before | after" in shown
     assert sign in shown
-    assert not list(Path("/tmp").glob(f"restormer-preview-*/{'?' * 64}.png"))  # noqa: S108
+    assert not list(Path("/tmp").glob("restormer-preview-*/*.png"))  # noqa: S108
 
 
 def test_a_preview_changes_no_record(restormer: Callable[..., Outcome]) -> None:
