@@ -326,13 +326,13 @@ def test_a_large_image_shows_its_detail(holiday: str, visit: Callable[..., Any])
 def test_the_gallery_is_searched_sorted_and_walked(holiday: str, visit: Callable[..., Any]) -> None:
     """By name and by change; the arrow keys go from card to card, and back to where one was."""
     tab = visit(holiday)
-    search = tab.get_by_role("searchbox", name="Name")
+    search = tab.get_by_role("searchbox", name="Filter")
     search.fill("LARGE")
     assert tab.locator(".card bdi").all_text_contents() == ["large.jpg"]
     assert tab.get_by_role("status").first.text_content() == "1 of 5"
     search.fill("")
     tab.get_by_label("Order").select_option("change")
-    changes = tab.evaluate("chosen.map((image) => image.change)")
+    changes = tab.evaluate("matching.map((image) => image.change)")
     assert changes == sorted(changes, reverse=True)
     tab.get_by_label("Order").select_option("name")
     tab.locator(".card").first.focus()
