@@ -80,8 +80,8 @@ def parse_crop(text: str) -> Box:
     numbers = text.split(",")
     if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers):
         raise UsageError(
-            f"--crop {text!r}: not a region",
-            "Give x,y,width,height in pixels, for example 100,80,200,150.",
+            f"--crop {text!r}: not x,y,width,height",
+            "Give pixels from the upper left corner, for example 100,80,200,150.",
         )
     return Box(*map(int, numbers))
 
@@ -171,20 +171,12 @@ def write_sheet(
             raise ImageError(
                 f"{panels[0].name}: {width} x {height} pixels do not contain the crop "
                 f"{','.join(map(str, crop))}",
-                "--crop takes x,y,width,height in pixels, from the upper left corner.",
+                "Give --crop as x,y,width,height in pixels, from the upper left corner.",
             )
-    sheet = _draw_sheet(panels, crops, footer)
-    make_folder(path.parent)
-    write_image(Image(np.asarray(sheet)), path, quality=92)
-
-
-def _draw_sheet(
-    panels: Sequence[Panel], crops: Sequence[Box] | None, footer: str
-) -> PIL.Image.Image:
     one_result = len(panels) == 2  # its difference has a column, those of several have a row
     columns = len(panels) + one_result
     available = max(_MIN_COLUMN, (_MAX_WIDTH - 2 * _MARGIN - (columns - 1) * _GAP) // columns)
-    size = _drawn_size(*image_size(panels[0].image), available)
+    size = _drawn_size(width, height, available)
     column = max(_MIN_COLUMN, size[0])
     if crops is None:
         crops = _find_crops(panels, column)
@@ -196,7 +188,9 @@ def _draw_sheet(
         _difference_cell(panels[0].image, panel.image, size, column, crops) for panel in panels[1:]
     ]
     rows: _Rows = [[*images, *maps]] if one_result else [[*images], [None, *maps]]
-    return _arrange([*rows, *_crop_rows(panels, crops, column)], column, footer)
+    sheet = _arrange([*rows, *_crop_rows(panels, crops, column)], column, footer)
+    make_folder(path.parent)
+    write_image(Image(np.asarray(sheet)), path, quality=92)
 
 
 def _drawn_size(width: int, height: int, available: int) -> tuple[int, int]:

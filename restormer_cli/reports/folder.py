@@ -30,13 +30,10 @@ def report_folder(
 
     Args:
         folder: named on the page.
-        outputs: as `recorded_outputs(folder, ...)` returns them; at least one.
+        outputs: at least one, as `recorded_outputs` returns them.
         path: file of the page.
         max_pixels: largest image to read.
-        defaults: option values by field name. The page lists only options that differ from them.
-
-    Yields:
-        `Restored` for an output that is on the page, `Failed` for one that cannot be shown.
+        defaults: values by option; the page lists only options with other values.
 
     Raises:
         UsageError: nothing can be written at `path`, or another file is there.

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,10 +32,7 @@ if TYPE_CHECKING:
     from ..imaging import Image
 
 EMBEDDED = 20_000_000
-"""Largest total size, in bytes, of previews embedded in the page. More go to a folder beside it.
-
-The rest takes about a quarter of a kilobyte per image: 12 MB for 50,000 images.
-"""
+"""Largest total size, in bytes, of previews embedded in the page. More go to a folder beside it."""
 
 SIDE = 1600
 """Longest side of a preview in pixels. Of a larger image there is also a detail."""
@@ -46,7 +44,7 @@ THUMBNAIL = 360, 270
 """Width and height of a thumbnail, which is cropped to this shape."""
 
 KINDS = "thumbnail", "before", "after", "detail-before", "detail-after"
-"""The pictures of an image, as the page's data names them."""
+"""Keys of an image's previews in the page's data."""
 
 TASK_TITLES = {
     "denoise": "Noise removed",
@@ -54,7 +52,6 @@ TASK_TITLES = {
     "deblur": "Motion blur removed",
     "defocus": "Defocus blur removed",
 }
-"""Title of the report by task."""
 
 Terms = list[tuple[str, str]]
 """Names and values."""
@@ -63,7 +60,6 @@ Figure = tuple[str, str] | tuple[str, str, str]
 """What is counted, the number and, optionally, the CSS class "bad"."""
 
 _GENERATOR = b'<meta name="generator" content="restormer '
-_GENERATOR_WITHIN = 2000  # bytes from the start of a page
 _PREVIEW_NAME = re.compile(rf"([0-9a-f]{{16}})-(?:{'|'.join(KINDS)})\.jpg")
 
 
@@ -79,18 +75,8 @@ def check_page(path: Path) -> None:
     parent = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: {parent} is not a writable folder", "Choose another path.")
-    if exists(path):
-        if not path.is_file():
-            raise UsageError(f"{path}: not a regular file", "Choose another path.")
-        try:
-            with path.open("rb") as file:
-                is_report = _GENERATOR in file.read(_GENERATOR_WITHIN)
-        except OSError:
-            is_report = False
-        if not is_report:
-            raise UsageError(
-                f"{path}: exists and is not a restormer report", "Choose another path."
-            )
+    if exists(path) and not _is_report(path):
+        raise UsageError(f"{path}: exists and is not a restormer report", "Choose another path.")
 
 
 def timestamp() -> str:
@@ -287,6 +273,14 @@ def summary_figures(summary: Summary) -> list[Figure]:
         ("time", format_duration(seconds) if seconds > 90 else f"{seconds:.0f} s"),
         ("megapixels per second", f"{summary.megapixels / max(seconds, 1e-3):.2g}"),
     ]
+
+
+def _is_report(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return _GENERATOR in file.read(2000)
+    return False
 
 
 def _links(event: Restored) -> dict[str, str]:
