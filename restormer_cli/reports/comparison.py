@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
-ASPECT_TOLERANCE = 0.01
-"""Largest relative difference of aspect ratios up to which an image is scaled to the first one."""
-
+_ASPECT_TOLERANCE = 0.01  # relative difference up to which an image is scaled to the first
 _MAX_WIDTH = 1960  # of a sheet in pixels, unless its columns would be too narrow
 _MIN_COLUMN = 280
 _MARGIN, _GAP, _FOOTER = 56, 20, 44
@@ -115,7 +113,7 @@ def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[P
         image, note = read_image(path, max_pixels=max_pixels), ""
         (width, height), (to_width, to_height) = image_size(image), image_size(first)
         if (width, height) != (to_width, to_height):
-            if abs(width * to_height / (height * to_width) - 1) > ASPECT_TOLERANCE:
+            if abs(width * to_height / (height * to_width) - 1) > _ASPECT_TOLERANCE:
                 raise ImageError(
                     f"{path}: {width} x {height} pixels, but {before} has {to_width} x {to_height}",
                     "Crop them to the same aspect ratio.",

@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunObservers:
-    """The report and the comparison sheets of a run.
-
-    Attributes:
-        watch: observer to call with each image, before and after; None: not needed.
-        report: the report page; None: no report.
-    """
+    """The report and the comparison sheets of a run, either of which may be absent."""
 
     watch: ImageObserver | None
     report: Report | None
@@ -57,15 +52,10 @@ class ImageObserver:
     """Observer that writes an image's comparison sheet and its previews for the report.
 
     It holds only paths and boxes, so it can be sent to another process.
-
-    Attributes:
-        sheets: file of the sheet by input name; inputs not listed get none.
-        crops: enlarged on each sheet; None: where the image changed most.
-        previews: the report's previews; None: no report.
     """
 
-    sheets: Mapping[str, Path]
-    crops: tuple[Box, ...] | None
+    sheets: Mapping[str, Path]  # by input; inputs that are not listed have none
+    crops: tuple[Box, ...] | None  # None: where an image changed most
     previews: Previews | None
 
     def __call__(self, event: Restored, before: Image, after: Image) -> None:

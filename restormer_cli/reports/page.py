@@ -31,20 +31,14 @@ if TYPE_CHECKING:
 
     from ..imaging import Image
 
-EMBEDDED = 20_000_000
-"""Largest total size, in bytes, of previews embedded in the page. More go to a folder beside it."""
-
-SIDE = 1600
-"""Longest side of a preview in pixels. Of a larger image there is also a detail."""
-
-DETAIL = 640
-"""Longest side in pixels of a detail, the unscaled crop that changed most."""
-
-THUMBNAIL = 360, 270
-"""Width and height of a thumbnail, which is cropped to this shape."""
-
+# Constants of the previews. Sides are in pixels.
+EMBEDDED = (
+    20_000_000  # bytes that a page can embed; if there are more, all go to a folder beside it
+)
+SIDE = 1600  # of a preview at most; a larger image also has a detail
+DETAIL = 640  # of a detail at most, which is the unscaled crop that changed most
+THUMBNAIL = 360, 270  # of a thumbnail, which is cropped to this shape
 KINDS = "thumbnail", "before", "after", "detail-before", "detail-after"
-"""Keys of an image's previews in the page's data."""
 
 TASK_TITLES = {
     "denoise": "Noise removed",
@@ -53,11 +47,8 @@ TASK_TITLES = {
     "defocus": "Defocus blur removed",
 }
 
-Terms = list[tuple[str, str]]
-"""Names and values."""
-
-Figure = tuple[str, str] | tuple[str, str, str]
-"""What is counted, the number and, optionally, the CSS class "bad"."""
+Terms = list[tuple[str, str]]  # names and values
+Figure = tuple[str, str] | tuple[str, str, str]  # label, number and, optionally, a CSS class
 
 _GENERATOR = b'<meta name="generator" content="restormer '
 _PREVIEW_NAME = re.compile(rf"([0-9a-f]{{16}})-(?:{'|'.join(KINDS)})\.jpg")
@@ -105,9 +96,7 @@ class Report:
     def add(self, event: Event, links: Mapping[str, str] | None = None) -> None:
         """Add an event to the report.
 
-        Args:
-            event: other events than `Restored`, `Failed` and `Skipped` are ignored.
-            links: files to link to as "before" and "after", if they are not where the event says.
+        `links` replaces the paths of the event as targets of the links "before" and "after".
         """
         match event:
             case Restored():
@@ -214,12 +203,7 @@ class Previews:
     folder: Path
 
     def write(self, key: str, before: Image | None, after: Image) -> None:
-        """Write the previews of an image.
-
-        Args:
-            key: distinguishes the image from all others of the report.
-            before: None: show the result alone.
-            after: as large as `before`.
+        """Write the previews of an image, whose `key` is unique in the report.
 
         Raises:
             ImageError: they cannot be written.
@@ -337,12 +321,9 @@ def _extend(json_object: str, members: Mapping[str, str]) -> str:
 
 
 def _fill_template(title: str, data: str, image_sources: str) -> str:
-    """Return the page, which may load only its own style and script, by their hashes, and images.
+    """Return the page.
 
-    Args:
-        title: of the page.
-        data: JSON for the script.
-        image_sources: sources of images, in the syntax of a Content Security Policy.
+    Its Content Security Policy allows only its own style and script, and the `image_sources`.
     """
     assets = Path(__file__).parent / "assets"
     template, style, script = (

@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
     from ..batch import Event
 
-GAP = 0.02
-"""Space between before and after, as a fraction of the preview's width."""
-
-BLOCK_SCALE = 2
-"""Image pixels averaged, in each direction, into one pixel drawn as a block character."""
+GAP = 0.02  # between before and after, as a fraction of the preview's width
+BLOCK_SCALE = 2  # image pixels, in each direction, per pixel drawn by block characters
 
 
 class Screen(Protocol):
@@ -46,19 +43,12 @@ class Screen(Protocol):
 
 @dataclass(frozen=True)
 class PreviewWriter:
-    """Observer that writes before and after as one picture; any thread or process may call it.
-
-    Attributes:
-        folder: receives the pictures.
-        width: largest width of a picture, in its pixels.
-        height: largest height of a picture, in its pixels.
-        scale: image pixels, in each direction, per pixel of a picture.
-    """
+    """Observer that writes before and after as one picture; any thread or process may call it."""
 
     folder: Path
-    width: int
+    width: int  # of a picture at most, in its pixels
     height: int
-    scale: int = 1
+    scale: int = 1  # image pixels, in each direction, per pixel of a picture
 
     @property
     def gap(self) -> int:
@@ -91,19 +81,12 @@ class PreviewWriter:
 
 @dataclass(frozen=True)
 class Preview:
-    """Show previews on a screen as images are restored.
-
-    Attributes:
-        console: draws the previews.
-        watch: observer that writes the pictures; None: show nothing.
-        renderable: class of textual-image that draws a picture.
-        graphics: `renderable` draws pixels rather than block characters.
-    """
+    """Show previews on a screen as images are restored."""
 
     console: Screen
-    watch: PreviewWriter | None = None
-    renderable: Any = None
-    graphics: bool = False
+    watch: PreviewWriter | None = None  # None: show nothing
+    renderable: Any = None  # class of textual-image that draws a picture
+    graphics: bool = False  # it draws pixels rather than block characters
 
     def add(self, event: Event) -> None:
         """Show the picture of an image that was restored; ignore other events."""
