@@ -85,6 +85,16 @@ def test_images_of_any_size_have_a_preview(
     assert width == 2 * min((60 - writer.gap) // 2, -(-shape[1] // scale)) + writer.gap
 
 
+def test_transparent_pixels_show_a_checkerboard(tmp_path: Path) -> None:
+    """The preview shows a transparent image as sheets and pages do."""
+    image = Image(np.zeros((16, 16, 3), np.uint8), alpha=np.zeros((16, 16), np.uint8))
+    writer = terminal.PreviewWriter(tmp_path, width=100, height=40)
+    writer(restored(16, 16), image, image)
+    picture = image_io.read_image(writer.path(restored(16, 16))).pixels
+    assert picture[0, 0, 0] == 204
+    assert picture[0, 8, 0] == 242
+
+
 def test_without_a_terminal_there_is_only_a_note(restormer: Callable[..., Outcome]) -> None:
     """The image is restored, and stdout is the same as without --preview."""
     before = picture("a.png")
