@@ -1,7 +1,8 @@
-"""Ways to look at results: a report page, comparison sheets, a preview in the terminal.
+"""Present results: report pages, comparison sheets, previews in the terminal.
 
-Read `observers` first: what a run shows while it goes on. `page` writes the report, `comparison` the
-sheets, and `display` renders any image for a screen.
+Read `observers` first: the report and the sheets that a run writes. `page` writes the report page,
+`folder` makes one of a finished folder, `comparison` draws the sheets, and `display` renders images
+for a screen.
 """
 
 import lazy_loader

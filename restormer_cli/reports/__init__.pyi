@@ -3,6 +3,7 @@ from .comparison import check_comparison as check_comparison
 from .comparison import parse_crop as parse_crop
 from .comparison import read_panels as read_panels
 from .comparison import write_comparison as write_comparison
+from .folder import report_folder as report_folder
 from .observers import RunObservers as RunObservers
 from .observers import plan_observers as plan_observers
 from .page import TASK_TITLES as TASK_TITLES
