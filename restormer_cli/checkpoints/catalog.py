@@ -1,4 +1,4 @@
-"""What can be restored and with which published checkpoint: tables, and one look-up in them."""
+"""Tables of tasks and published checkpoints, and the choice of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ..errors import UsageError
 
 HUB_REPOSITORY = "deepinv/Restormer"
 HUB_REVISION = "aa2667c79d766b67da2c1489c7ce5f0423bae798"
-"""A commit, not a branch: what it names cannot change, and once cached needs no look-up."""
+"""A commit, not a branch: its content cannot change, so a cached file needs no request."""
 
 GITHUB_RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
-"""The author's own release: all 13 files under the same names."""
+"""The author's release, which contains all 13 checkpoints under the same names."""
 
 LICENCE = "MIT"
-"""Of the official checkpoints (since 2025-10-23) and of our own lite weights."""
+"""Licence of the official checkpoints (since 2025-10-23) and of the bundled lite weights."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Task:
     """One kind of restoration.
 
     Attributes:
-        name: the command's name.
+        name: name of the command.
         summary: one line for help texts.
-        official: name of the checkpoint that is meant when nothing more is said.
-        lite: file name of the bundled weights.
-        window: side in pixels of the windows over which attention is best measured (test-time
-            local conversion, Chu et al., ECCV 2022); None: the whole image.
+        official: name of the default official checkpoint.
+        lite: file name of the bundled lite weights.
+        window: side in pixels of the attention windows (test-time local converter, Chu et al.,
+            ECCV 2022); None for attention over the whole image.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published file.
+    """One published checkpoint.
 
     Attributes:
-        name: the file's stem, which is what users call it.
-        task: the task it serves.
-        purpose: what it was trained on or for, in a few words.
-        channels: what the network takes: 3 (RGB), 1 (grey) or 6 (two RGB views).
-        bytes: its size, where known.
-        sha256: its hash, where known; the Hub's own is the reference otherwise.
-        on_hub: whether `HUB_REPOSITORY` has it; the GitHub release has all.
+        name: the file's stem, by which users name it.
+        task: key of its task in `TASKS`.
+        purpose: degradation and training data in a few words.
+        channels: input channels: 3 (RGB), 1 (grey) or 6 (two RGB views).
+        bytes: file size, if known.
+        sha256: hash of the file, if known; otherwise the Hub's hash is the reference.
+        on_hub: True if `HUB_REPOSITORY` has the file; the GitHub release has all of them.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @property
     def file(self) -> str:
-        """Its name on the Hub and in the release."""
+        """File name on the Hub and in the release."""
         return f"{self.name}.pth"
 
 
@@ -95,7 +95,6 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
-
 
 CHECKPOINTS: dict[str, Checkpoint] = {
     checkpoint.name: checkpoint
@@ -183,22 +182,22 @@ CHECKPOINTS: dict[str, Checkpoint] = {
 
 NOISES = ("real", "gaussian")
 SIGMAS = ("blind", "15", "25", "50")
-
-
 AUTO_SIGMA = "auto"
-"""The `sigma` that picks the checkpoint by the noise estimated in each image."""
+"""Value of `sigma` that selects the checkpoint by the noise estimated in each image."""
+
+SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
 
 
 @dataclass(frozen=True)
 class CheckpointQuery:
-    """What decides which published checkpoint is used.
+    """Choice of a published checkpoint.
 
     Attributes:
         task: a key of `TASKS`.
         noise: one of `NOISES`, for denoise; by default "gaussian" if `sigma` or `gray` is given
             and "real" otherwise.
-        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` stands for
-            "blind" until the noise of an image is known.
+        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` counts as
+            "blind" until the noise of an image has been estimated.
         gray: use the one-channel network, for Gaussian noise.
         dual_pixel: use the two-view network, for defocus.
     """
@@ -215,34 +214,34 @@ class CheckpointQuery:
         """The published checkpoint for this query.
 
         Raises:
-            UsageError: none was published for that combination.
+            UsageError: a value is unknown, or there is no checkpoint for the combination.
         """
         task, noise, sigma = self.task, self.noise, self.sigma
         if task not in TASKS:
-            raise UsageError(f"no task is called {task!r}", f"There are {', '.join(TASKS)}.")
+            raise UsageError(f"no task is called {task!r}", f"Choose one of {', '.join(TASKS)}.")
         gaussian = [name for name, given in (("--sigma", sigma), ("--gray", self.gray)) if given]
         if task != "denoise" and (noise or gaussian):
             options = " and ".join((["--noise"] if noise else []) + gaussian)
             raise UsageError(
-                f"{options} and {task} do not go together", "They belong to `restormer denoise`."
+                f"{options} and {task} do not go together",
+                "Use --noise, --sigma and --gray with `restormer denoise` only.",
             )
         if self.dual_pixel and task != "defocus":
             raise UsageError(
                 f"two views and {task} do not go together",
-                "--right belongs to `restormer defocus`.",
+                "Use --right with `restormer defocus` only.",
             )
         if self.dual_pixel:
             return CHECKPOINTS["dual_pixel_defocus_deblurring"]
-
         if noise not in (None, *NOISES):
-            raise UsageError(f"--noise is {noise!r}", f"There are {' and '.join(NOISES)}.")
+            raise UsageError(f"--noise is {noise!r}", f"Choose one of {', '.join(NOISES)}.")
         if sigma not in (None, AUTO_SIGMA, *SIGMAS):
-            raise UsageError(f"--sigma is {sigma!r}", f"There are {', '.join(SIGMAS)}.")
+            raise UsageError(f"--sigma is {sigma!r}", f"Choose one of auto, {', '.join(SIGMAS)}.")
         if noise == "real" and gaussian:
             raise UsageError(
                 f"--noise real and {' and '.join(gaussian)} do not go together: the network for "
-                "camera noise needs no sigma and takes colour",
-                "Leave out one of them, or say --noise gaussian.",
+                "camera noise needs no sigma and takes colour images",
+                "Leave out one of them, or use --noise gaussian.",
             )
         if noise == "gaussian" or gaussian:
             color = "gray" if self.gray else "color"
@@ -251,9 +250,6 @@ class CheckpointQuery:
         return CHECKPOINTS[TASKS[task].official]
 
 
-SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
-
-
 def weights_label(name: str, source: str) -> str:
-    """Name weights and their source for people: "restormer-lite-denoise (bundled)"."""
+    """Return the name and source of weights for people: "restormer-lite-denoise (bundled)"."""
     return f"{name} ({SOURCE_LABELS.get(source, source)})"
