@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from restormer_cli.degradations import blur
 from restormer_cli.degradations.sampling import to_linear
+from tests.support.scenes import column, seeded
 
 ALL = {
     f.__name__: f for f in (blur.camera_shake, blur.varying_shake, blur.moving_region, blur.defocus)
@@ -19,19 +20,11 @@ every_blur = pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
 Degrade = Callable[[Tensor, Generator], Tensor]
 
 
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
 def texture(count: int, height: int = 48, width: int = 48) -> Tensor:
     """Return coarse random colours, the same for each image: B 3 H W."""
     cells = torch.rand(1, 3, (height + 3) // 4, (width + 3) // 4, generator=seeded(9))
     image = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width]
     return (0.1 + 0.7 * image).repeat(count, 1, 1, 1)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1, 1)
 
 
 def motion(count: int, extent: float, seed: int = 0) -> Tensor:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from restormer_cli.degradations import rain
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
+from tests.support.scenes import column, seeded
 
 
 def grey(count: int, height: int = 48, width: int = 48, level: float = 0.4) -> Tensor:
     return torch.full((count, 3, height, width), level)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1, 1)
 
 
 def kernel(angle: float, length: float = 24.0, width: float = 0.8) -> Tensor:
