@@ -219,11 +219,12 @@ class CheckpointQuery:
         task, noise, sigma = self.task, self.noise, self.sigma
         if task not in TASKS:
             raise UsageError(f"no task is called {task!r}", f"Choose one of {', '.join(TASKS)}.")
-        gaussian = [name for name, given in (("--sigma", sigma), ("--gray", self.gray)) if given]
-        if task != "denoise" and (noise or gaussian):
-            options = " and ".join((["--noise"] if noise else []) + gaussian)
+        options = {"--noise": noise, "--sigma": sigma, "--gray": self.gray}
+        given = [option for option, value in options.items() if value]
+        gaussian = [option for option in given if option != "--noise"]
+        if task != "denoise" and given:
             raise UsageError(
-                f"{options} and {task} do not go together",
+                f"{' and '.join(given)} and {task} do not go together",
                 "Use --noise, --sigma and --gray with `restormer denoise` only.",
             )
         if self.dual_pixel and task != "defocus":

@@ -248,13 +248,12 @@ def _check_fit(state: State, expected: State, path: Path) -> None:
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    problems = []
-    if missing := [name for name in expected if name not in state]:
-        problems.append(f"{_some(missing)} missing")
-    if unexpected := [name for name in state if name not in expected]:
-        problems.append(f"{_some(unexpected)} unexpected")
-    if shapes:
-        problems.append(f"wrong shapes: {_some(shapes)}")
+    findings = {
+        "{} missing": [name for name in expected if name not in state],
+        "{} unexpected": [name for name in state if name not in expected],
+        "wrong shapes: {}": shapes,
+    }
+    problems = [text.format(_some(names)) for text, names in findings.items() if names]
     if problems:
         raise CheckpointError(
             f"{path}: the weights do not fit the network: {'; '.join(problems)}",

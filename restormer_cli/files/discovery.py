@@ -208,21 +208,19 @@ def match_pairs(
             )
         return [Pair(*row) for row in zip(*files, strict=True)], []
     tables = [_by_name(images, folder) for images, folder in zip(files, folders, strict=True)]
-    shared = set.intersection(*map(set, tables))
-    rows = []
-    for path in files[0]:
-        keys = (k for k in _names(path, clean) if k in shared and tables[0][k] == path)
-        if (key := next(keys, None)) is not None:
-            rows.append([table[key] for table in tables])
+    rows: dict[Path, list[Path]] = {}
+    for name, path in tables[0].items():
+        if all(name in table for table in tables):
+            rows.setdefault(path, [table[name] for table in tables])
     if not rows:
         raise UsageError(
             "no image has the name of one in the other folder: "
             + " and ".join(str(images[0]) for images in files),
             "Give partners the same name, or match them with --pair order.",
         )
-    matched = {path for row in rows for path in row}
+    matched = {path for row in rows.values() for path in row}
     unmatched = [path for images in files for path in images if path not in matched]
-    return [Pair(*row) for row in rows], unmatched
+    return [Pair(*rows[path]) for path in files[0] if path in rows], unmatched
 
 
 def read_list(data: bytes, *, null: bool) -> list[str]:
@@ -296,16 +294,12 @@ def _walk(
             continue
         visited.add((stat.st_dev, stat.st_ino))
         # Sorted, because a folder with several links is searched under the first of them.
-        subfolders[:] = sorted(
-            (
-                sub
-                for sub in subfolders
-                if recursive
-                and (parent / sub).resolve() not in left_out
-                and not _is_left_out(parent / sub, exists, is_folder)
-            ),
-            key=natural_key,
-        )
+        paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
+        subfolders[:] = [
+            path.name
+            for path in paths
+            if path.resolve() not in left_out and not _is_left_out(path, exists, is_folder)
+        ]
         yield from (parent / file for file in files)
 
 
@@ -356,15 +350,9 @@ def _outputs_of_others(inputs: list[Input]) -> dict[Path, None]:
     )
 
 
-def _names(path: Path, folder: Path) -> tuple[Path, Path]:
-    """Return an image's path below `folder`, with its suffix and without."""
-    name = path.relative_to(folder)
-    return name, name.with_suffix("")
-
-
 def _by_name(images: list[Path], folder: Path) -> dict[Path, Path]:
-    """Map names to images, and stems where only one image has them."""
-    names = [_names(path, folder) for path in images]
-    counts = Counter(stem for _, stem in names)
-    stems = {s: path for (_, s), path in zip(names, images, strict=True) if counts[s] == 1}
-    return stems | {name: path for (name, _), path in zip(names, images, strict=True)}
+    """Map paths below `folder` to images, then those without suffix that only one image has."""
+    names = {path.relative_to(folder): path for path in images}
+    stems = Counter(name.with_suffix("") for name in names)
+    unique = {name.with_suffix(""): path for name, path in names.items()}
+    return names | {s: path for s, path in unique.items() if stems[s] == 1 and s not in names}
