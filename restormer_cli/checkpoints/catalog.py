@@ -19,45 +19,28 @@ LICENCE = "MIT"
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of restoration.
-
-    Attributes:
-        name: name of the command.
-        summary: one line for help texts.
-        official: name of the default official checkpoint.
-        lite: file name of the bundled lite weights.
-        window: side in pixels of the attention windows (test-time local converter, Chu et al.,
-            ECCV 2022); None for attention over the whole image.
-    """
+    """One kind of restoration, and the name of its command."""
 
     name: str
-    summary: str
-    official: str
-    lite: str
+    summary: str  # one line for help texts
+    official: str  # name of the default official checkpoint
+    lite: str  # file name of the bundled lite weights
     window: int | None = None
+    """Side in pixels of the attention windows (test-time local converter, Chu et al., ECCV 2022);
+    None for attention over the whole image."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published checkpoint.
+    """One published checkpoint; values are None if they are unknown."""
 
-    Attributes:
-        name: the file's stem, by which users name it.
-        task: key of its task in `TASKS`.
-        purpose: degradation and training data in a few words.
-        channels: input channels: 3 (RGB), 1 (grey) or 6 (two RGB views).
-        bytes: file size, if known.
-        sha256: hash of the file, if known; otherwise the Hub's hash is the reference.
-        on_hub: True if `HUB_REPOSITORY` has the file; the GitHub release has all of them.
-    """
-
-    name: str
-    task: str
-    purpose: str
-    channels: int = 3
+    name: str  # stem of the file
+    task: str  # key in `TASKS`
+    purpose: str  # degradation and training data
+    channels: int = 3  # of the input: 3 (RGB), 1 (grey) or 6 (two RGB views)
     bytes: int | None = None
-    sha256: str | None = None
-    on_hub: bool = True
+    sha256: str | None = None  # if unknown, the Hub's hash is the reference
+    on_hub: bool = True  # the GitHub release has all files
 
     @property
     def file(self) -> str:

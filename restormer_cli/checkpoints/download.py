@@ -53,19 +53,14 @@ _FAILURES = cast(
 )
 
 # Cause and remedy of a failed download, by exception and by HTTP status.
-_CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        GatedRepoError,
-        "access to the repository is restricted",
-        "Request access on its page, then set HF_TOKEN.",
-    ),
-    (
-        RepositoryNotFoundError,
+_CAUSES: dict[type[Exception], tuple[str, str]] = {  # a subclass before its base class
+    GatedRepoError: ("access is restricted", "Request access on its page, then set HF_TOKEN."),
+    RepositoryNotFoundError: (
         "no such repository, or it is private",
         "Check its name; set HF_TOKEN if it is private.",
     ),
-    (RevisionNotFoundError, "no such revision", "Check the revision after @."),
-)
+    RevisionNotFoundError: ("no such revision", "Check the revision after @."),
+}
 _REFUSED = "Set HF_TOKEN to a valid token with access, or unset it if the file is public."
 _STATUSES = {
     401: ("access was refused (HTTP 401)", _REFUSED),
@@ -291,7 +286,7 @@ def _hub_output(progress: bool) -> Iterator[None]:
 
 def _unavailable(name: str, error: Exception) -> UnavailableError:
     """Return the error for a failed download, with its cause and a remedy."""
-    for kind, cause, hint in _CAUSES:
+    for kind, (cause, hint) in _CAUSES.items():
         if isinstance(error, kind):
             return UnavailableError(f"{name}: {cause}", hint)
     # For "not in the cache, and the Hub failed", report the Hub's failure.

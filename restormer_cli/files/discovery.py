@@ -57,13 +57,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Result of `find_inputs`.
-
-    Attributes:
-        found: the images.
-        problems: names that give no image.
-        own: files left out because they are outputs of other inputs.
-    """
+    """Result of `find_inputs`: the images, the problems, and outputs of other inputs (left out)."""
 
     found: list[Input]
     problems: list[Problem]
