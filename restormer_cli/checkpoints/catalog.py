@@ -19,15 +19,11 @@ LICENCE = "MIT"
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of restoration, and the name of its command."""
+    """One kind of restoration."""
 
-    name: str
-    summary: str  # one line for help texts
+    name: str  # of the command, too
     official: str  # name of the default official checkpoint
     lite: str  # file name of the bundled lite weights
-    window: int | None = None
-    """Side in pixels of the attention windows (test-time local converter, Chu et al., ECCV 2022);
-    None for attention over the whole image."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +47,10 @@ class Checkpoint:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            "denoise",
-            "Remove noise: a camera's, or added Gaussian noise.",
-            official="real_denoising",
-            lite="restormer-lite-denoise.safetensors",
-        ),
-        Task(
-            "derain",
-            "Remove rain streaks.",
-            official="deraining",
-            lite="restormer-lite-derain.safetensors",
-        ),
-        Task(
-            "deblur",
-            "Remove motion blur.",
-            official="motion_deblurring",
-            lite="restormer-lite-deblur.safetensors",
-            window=384,
-        ),
-        Task(
-            "defocus",
-            "Sharpen what is out of focus.",
-            official="single_image_defocus_deblurring",
-            lite="restormer-lite-defocus.safetensors",
-        ),
+        Task("denoise", "real_denoising", "restormer-lite-denoise.safetensors"),
+        Task("derain", "deraining", "restormer-lite-derain.safetensors"),
+        Task("deblur", "motion_deblurring", "restormer-lite-deblur.safetensors"),
+        Task("defocus", "single_image_defocus_deblurring", "restormer-lite-defocus.safetensors"),
     )
 }
 
