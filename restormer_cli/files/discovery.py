@@ -99,16 +99,20 @@ def find_inputs(
         recursive: search subfolders, too.
         outputs: folders that are written to and therefore not searched.
     """
-    inputs: list[Input] = []
+    inputs: dict[str, Input] = {}
     problems: list[Problem] = []
 
     def report(name: str, error: OSError) -> None:
         problems.append(Problem(name, f"cannot be searched ({error.strerror or error})"))
 
+    def include(path: Path, folder: Path | None = None) -> None:
+        # Links are not followed: a link and its target are two names with two outputs.
+        inputs.setdefault(os.path.abspath(path), Input(path, folder))  # noqa: PTH100
+
     def add(path: Path) -> None:
         if not is_folder(path):
             # A missing file is reported when it is read, so that it does not stop the others.
-            inputs.append(Input(path))
+            include(path)
             return
         count = len(problems)
         try:
@@ -120,8 +124,8 @@ def find_inputs(
         except OSError as error:
             report(str(path), error)
             return
-        images.sort(key=lambda image: [natural_key(part) for part in image.parts])
-        inputs.extend(Input(image, path) for image in images)
+        for image in sorted(images, key=lambda image: [natural_key(p) for p in image.parts]):
+            include(image, path)
         if not images and len(problems) == count:
             hint = "" if recursive else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
@@ -130,8 +134,8 @@ def find_inputs(
         if not name:  # an unset shell variable; as a path it would be the current folder
             problems.append(Problem("''", "an empty name is no file"))
         elif name == "-":
-            inputs.append(Input(None))
-        elif glob.has_magic(name) and not _is_existing_name(name):
+            inputs.setdefault("-", Input(None))
+        elif glob.has_magic(name):
             try:
                 matches = sorted(_match(name), key=natural_key)
             except OSError as error:
@@ -145,9 +149,8 @@ def find_inputs(
             add(as_path(name))
     for name in listed:
         add(as_path(name))
-    inputs = _without_duplicates(inputs)
-    own = _outputs_of_others(inputs)
-    return Inputs([i for i in inputs if i.path not in own], problems, list(own))
+    own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
+    return Inputs([i for i in inputs.values() if i.path not in own], problems, list(own))
 
 
 def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
@@ -158,7 +161,7 @@ def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = Fa
     """
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    inputs = find_inputs([str(folder)], suffixes, recursive=recursive)
+    inputs = find_inputs((), suffixes, listed=[str(folder)], recursive=recursive)
     for problem in inputs.problems:
         raise UsageError(
             f"{problem.name}: {problem.error}", "Name the folder that contains the images."
@@ -254,13 +257,11 @@ def is_special(path: Path) -> bool:
     return not isinstance(path, UrlPath) and exists(path) and not path.is_file()
 
 
-def _is_existing_name(name: str) -> bool:
-    path = as_path(name)
-    return path.is_file() if isinstance(path, UrlPath) else os.path.lexists(name)
-
-
 def _match(pattern: str) -> Iterable[Path]:
+    """Return the matches of a pattern; if its name exists, it matches only itself."""
     path = as_path(pattern)
+    if path.is_file() if isinstance(path, UrlPath) else os.path.lexists(path):
+        return [path]
     if isinstance(path, UrlPath):
         return path.matches()
     return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
@@ -323,18 +324,8 @@ def _is_left_out(
     )
 
 
-def _without_duplicates(inputs: list[Input]) -> list[Input]:
-    first: dict[str, Input] = {}
-    for image in inputs:
-        # Links are not followed: a link and its target are two names with two outputs.
-        key = "-" if image.path is None else os.path.abspath(image.path)  # noqa: PTH100
-        first.setdefault(key, image)
-    return list(first.values())
-
-
-def _outputs_of_others(inputs: list[Input]) -> dict[Path, None]:
+def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
     """Return `a.restored.png` where `a.*` is an input, too: `*.png` matches both."""
-    paths = [image.path for image in inputs if image.path is not None]
     originals = {path.with_suffix("") for path in paths}
     return dict.fromkeys(
         path
