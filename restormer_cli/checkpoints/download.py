@@ -40,9 +40,7 @@ from ..errors import CheckpointError
 from ..files import sha256_file
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
-TIMEOUT = 15
-"""Seconds without a byte after which a download fails."""
-
+TIMEOUT = 15  # seconds without a byte after which a download fails
 _CHUNK = 1 << 20  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

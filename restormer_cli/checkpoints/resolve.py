@@ -22,21 +22,13 @@ LITE_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
 
 @dataclass(frozen=True)
 class ResolvedCheckpoint:
-    """A verified checkpoint file on this machine.
+    """A verified checkpoint file on this machine."""
 
-    Attributes:
-        name: name of the official checkpoint, or else of the file.
-        source: "official", "lite", "hub" or "file".
-        path: the file.
-        sha256: hash of its content, just computed.
-        licence: licence of the weights, if known.
-    """
-
-    name: str
-    source: str
+    name: str  # of the official checkpoint, or else of the file
+    source: str  # "official", "lite", "hub" or "file"
     path: Path
-    sha256: str
-    licence: str | None = None
+    sha256: str  # hash of the content, just computed
+    licence: str | None = None  # None if it is unknown
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ _WRAPPERS = ("params_ema", "params", "state_dict")
 """Keys under which training programs store the weights. The moving average (EMA) comes first,
 because the authors restore images with it."""
 
-_NAMED = 3
-"""Number of tensors that a message names before it only counts the others."""
+_NAMED = 3  # tensors that a message names before it only counts the others
 
 _MALFORMED = (
     RuntimeError,

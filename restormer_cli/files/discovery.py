@@ -24,15 +24,10 @@ PAGE_FOLDER_MARK = "_files"  # ends the name of the folder of pictures beside a 
 
 @dataclass(frozen=True)
 class Input:
-    """One image to restore.
+    """One image to restore."""
 
-    Attributes:
-        path: the file; None stands for stdin.
-        folder: the named folder that contains it; None if the file was named itself.
-    """
-
-    path: Path | None
-    folder: Path | None = None
+    path: Path | None  # None stands for stdin
+    folder: Path | None = None  # the named folder that contains it, unless the file was named
 
     def __str__(self) -> str:
         return "-" if self.path is None else str(self.path)
@@ -66,7 +61,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean image and the images to restore it from; without any, it is degraded artificially."""
+    """A clean image and the views to restore it from; without any, it is degraded artificially."""
 
     clean: Path
     degraded: Path | None = None
@@ -201,7 +196,8 @@ def match_pairs(
         if len({len(images) for images in files}) > 1:
             counts = " and ".join(f"{len(i)} in {f}" for i, f in zip(files, folders, strict=True))
             raise UsageError(
-                f"{counts}: by order each image needs its partner", "Match them by name."
+                f"{counts}: by order each image needs its partner",
+                "Use folders with equal numbers of images, or match them by name.",
             )
         return [Pair(*row) for row in zip(*files, strict=True)], []
     tables = [_by_name(images, folder) for images, folder in zip(files, folders, strict=True)]
@@ -211,9 +207,9 @@ def match_pairs(
             rows.setdefault(path, [table[name] for table in tables])
     if not rows:
         raise UsageError(
-            "no image has the name of one in the other folder: "
+            "no images in the folders have the same name: "
             + " and ".join(str(images[0]) for images in files),
-            "Give partners the same name, or match them with --pair order.",
+            "Give the images of a pair the same name, or match them with --pair order.",
         )
     matched = {path for row in rows.values() for path in row}
     unmatched = [path for images in files for path in images if path not in matched]
@@ -273,10 +269,7 @@ def _is_image(file: Path, suffixes: Collection[str]) -> bool:
 
 
 def _walk(
-    folder: Path,
-    recursive: bool,
-    outputs: Iterable[Path],
-    onerror: Callable[[OSError], None],
+    folder: Path, recursive: bool, outputs: Iterable[Path], onerror: Callable[[OSError], None]
 ) -> Iterator[Path]:
     """Yield the files in a folder, except in hidden subfolders and folders of outputs."""
     left_out = {output.resolve() for output in outputs}
