@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restormer_cli.errors import UsageError
-from restormer_cli.files.discovery import find_inputs, list_images, natural_key, read_list
+from restormer_cli.files.discovery import find_inputs, natural_key, read_list
 from restormer_cli.imaging.io import readable_suffixes
 
 
@@ -56,25 +55,6 @@ def test_a_recursive_search_goes_through_subfolders() -> None:
     touch("f/2.png", "f/sub/deep/1.png")
     inputs = find_inputs(["f"], readable_suffixes(), recursive=True)
     assert [str(image.relative) for image in inputs.found] == ["2.png", "sub/deep/1.png"]
-
-
-def test_the_images_of_a_folder_are_listed() -> None:
-    """`list_images` returns the paths in natural order."""
-    touch("f/10.png", "f/sub/3.png", "f/2.png", "f/notes.txt")
-    listed = list_images(Path("f"), readable_suffixes(), recursive=True)
-    assert [str(path) for path in listed] == ["f/2.png", "f/10.png", "f/sub/3.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("missing", "missing: no such folder"), ("empty", "empty: there are no images")],
-)
-def test_a_folder_without_images_is_a_usage_error(name: str, message: str) -> None:
-    """`list_images` raises an error with a remedy."""
-    Path("empty").mkdir()
-    with pytest.raises(UsageError, match=message) as raised:
-        list_images(Path(name), readable_suffixes())
-    assert raised.value.hint
 
 
 def test_hidden_files_and_folders_are_left_out_of_a_folder() -> None:
