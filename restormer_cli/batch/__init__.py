@@ -1,8 +1,8 @@
-"""Many files: jobs, pipeline stages, events, and the manifest beside the outputs.
+"""Restore many files: jobs, pipeline stages, events, and the manifest beside the outputs.
 
-Read `jobs` first: which output belongs to which input. `stages` reads, restores and writes an image
-in overlapping stages, `events` says what happened, and `manifest` records it, so that a later run
-can skip what is unchanged.
+Read `jobs` first: it finds the output of each input. `stages` reads, restores and writes images in
+overlapping stages, `events` defines the reports of a run, and `manifest` records the outputs, so
+that a later run can skip unchanged images.
 """
 
 import lazy_loader

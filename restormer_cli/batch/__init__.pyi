@@ -20,6 +20,7 @@ from .manifest import recorded_outputs as recorded_outputs
 from .manifest import settings_fingerprint as settings_fingerprint
 from .manifest import skip_reason as skip_reason
 from .pipeline import stage_executor as stage_executor
+from .schema import event_schema as event_schema
 from .stages import Cancelled as Cancelled
 from .stages import ImageStages as ImageStages
 from .stages import Observer as Observer

@@ -1,4 +1,4 @@
-"""What a run reports: an event for each thing that happens, which is a line of `--json`."""
+"""Events of a run. Each is one line of `--json`; `event_schema` describes them all."""
 
 from __future__ import annotations
 
@@ -7,128 +7,209 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from ..checkpoints import ResolvedCheckpoint
     from ..imaging import Noise
+    from .schema import (
+        Count,
+        Fraction,
+        NonNegative,
+        Orientations,
+        Positive,
+        Precision,
+        Sha256,
+        Source,
+        Task,
+    )
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of `--json`: its name, then its fields; what is not known or not so is null."""
+    """Base of all events; fields that are unknown or do not apply are null."""
 
     name: ClassVar[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """The event as plain values, fit for JSON."""
+        """Return the event as plain values for JSON."""
         return {"event": self.name, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights ran: `source` is "official", "lite", "hub" or "file"."""
+    """The weights that ran.
+
+    Attributes:
+        name: name of the checkpoint.
+        source: origin of the checkpoint.
+        sha256: digest of the checkpoint's file.
+    """
 
     name: str
-    source: str
-    sha256: str
-
-    @classmethod
-    def of(cls, found: ResolvedCheckpoint) -> Weights:
-        """The part of a found checkpoint that is worth reporting."""
-        return cls(found.name, found.source, found.sha256)
+    source: Source
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
-class Planned(Event):
-    """An image is to be restored; with `--dry-run` it has been looked at, and will not be."""
+class ImageEvent(Event):
+    """Base of the events about an image with a known output.
+
+    Attributes:
+        input: path as given or found; - is stdin.
+        output: path; - is stdout.
+        task: the restoration.
+    """
+
+    input: str
+    output: str
+    task: Task
+
+
+@dataclass(frozen=True)
+class Planned(ImageEvent):
+    """An image is to be restored.
+
+    A dry run has decoded the image: size and pages are known. Strategy, memory and time are known
+    too if the weights are on this machine.
+
+    Attributes:
+        width: pixels of the first page, upright.
+        height: pixels of the first page, upright.
+        pages: number of pages or frames to restore.
+        strategy: whole, or the tiles to use.
+        peak_bytes: estimated peak memory in bytes: of this program's tensors on a GPU, else of the
+            process.
+        seconds: estimated time, from a measurement of one second on this device.
+        noise: estimated noise of the input; denoise only.
+    """
 
     name = "planned"
-    input: str  # a path, "-" for stdin
-    output: str  # a path, "-" for stdout
-    task: str
-    width: int | None = None
-    height: int | None = None
-    pages: int | None = None
+    width: Positive | None = None
+    height: Positive | None = None
+    pages: Positive | None = None
     strategy: str | None = None
-    peak_bytes: int | None = None  # as `peak_memory` of Restored
-    seconds: float | None = None
-    noise: Noise | None = None  # of denoise, once the image has been looked at
+    peak_bytes: Count | None = None
+    seconds: NonNegative | None = None
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True)
-class Started(Event):
-    """An image is being worked on."""
+class Started(ImageEvent):
+    """Work on an image has started.
+
+    In a single process, restored or failed follows for the same image before the next is started.
+    """
 
     name = "started"
-    input: str
-    output: str
-    task: str
 
 
 @dataclass(frozen=True)
-class Restored(Event):
-    """An image is restored and written, whole."""
+class Restored(ImageEvent):
+    """An image is restored and completely written.
+
+    Attributes:
+        weights: the weights that ran.
+        device: cpu, cuda:0, ...
+        precision: precision of the computation.
+        strategy: whole, or the tiles used.
+        orientations: number of flips and rotations averaged (--ensemble); 1 without.
+        width: pixels of the first page, upright.
+        height: pixels of the first page, upright.
+        pages: number of pages or frames restored.
+        pixels: pixels of all pages.
+        seconds: computing time, without reading and writing.
+        noise: estimated noise of the input; denoise only.
+        mean_absolute_change: mean over all samples as a fraction of their range, after --strength
+            and before rounding.
+        colour_drift: root mean square change of the mean colours of large cells, as a fraction of
+            the range, after --strength and before rounding.
+        peak_memory: peak memory so far in bytes: of this program's tensors on CUDA, else of the
+            process.
+        notes: requests that could not be met and data that could not be kept.
+        warnings: reasons to check this result.
+    """
 
     name = "restored"
-    input: str
-    output: str
-    task: str
     weights: Weights
     device: str
-    precision: str
+    precision: Precision
     strategy: str
-    orientations: int  # flips and rotations averaged over: see `ensemble`
-    width: int  # of the first page
-    height: int
-    pages: int  # or frames, that were restored
-    pixels: int  # of all of them
-    seconds: float
-    noise: Noise | None  # of the input, for denoise
-    mean_absolute_change: float  # of all samples, as a part of their range
-    colour_drift: float  # likewise; see change.Change
-    peak_memory: int  # bytes, the most so far: of the GPU by our tensors, or of the process
+    orientations: Orientations
+    width: Positive
+    height: Positive
+    pages: Positive
+    pixels: Positive
+    seconds: NonNegative
+    noise: Noise | None
+    mean_absolute_change: Fraction
+    colour_drift: Fraction
+    peak_memory: Count
     notes: list[str]
     warnings: list[str]
 
 
 @dataclass(frozen=True)
 class Skipped(Event):
-    """An image was left alone on purpose."""
+    """An image was skipped on purpose.
+
+    Attributes:
+        input: path as given or found.
+        output: path; null if none was planned.
+        task: the restoration.
+        reason: reason for skipping.
+    """
 
     name = "skipped"
     input: str
     output: str | None
-    task: str
+    task: Task
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """An image could not be restored; with `input` null, the whole run could not start."""
+    """An image could not be restored, or the whole run could not start (null input).
+
+    Attributes:
+        input: path as given or found; - is stdin.
+        output: path; - is stdout; null if none was planned.
+        task: the restoration; null if the run could not start.
+        error: the cause.
+        hint: the remedy; may be empty.
+    """
 
     name = "failed"
     input: str | None
     output: str | None
-    task: str | None
+    task: Task | None
     error: str
     hint: str
 
 
 @dataclass(frozen=True)
 class Summary(Event):
-    """The end of a run."""
+    """The end of a run.
+
+    Attributes:
+        task: the restoration.
+        restored: number of images.
+        skipped: number of images.
+        failed: number of images.
+        megapixels: restored pixels in millions.
+        seconds: time from the start of the command to its end.
+        interrupted: whether SIGINT, SIGTERM or an error ended the run early.
+    """
 
     name = "summary"
-    task: str
-    restored: int
-    skipped: int
-    failed: int
-    megapixels: float
-    seconds: float
+    task: Task
+    restored: Count
+    skipped: Count
+    failed: Count
+    megapixels: NonNegative
+    seconds: NonNegative
     interrupted: bool
 
 
 @dataclass
 class Tally:
-    """Counts events as they come, for the summary."""
+    """Counts of a run's events, for its summary."""
 
     task: str
     restored: int = 0
@@ -138,7 +219,7 @@ class Tally:
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, event: Event) -> None:
-        """Count this event."""
+        """Count an event."""
         match event:
             case Restored():
                 self.restored += 1
@@ -149,12 +230,12 @@ class Tally:
                 self.failed += 1
 
     def summary(self, *, interrupted: bool) -> Summary:
-        """What was counted."""
+        """Return the summary of the events counted so far."""
         return Summary(
-            task=self.task,
-            restored=self.restored,
-            skipped=self.skipped,
-            failed=self.failed,
+            self.task,
+            self.restored,
+            self.skipped,
+            self.failed,
             megapixels=round(self.pixels / 1e6, 3),
             seconds=round(time.perf_counter() - self.started, 3),
             interrupted=interrupted,
@@ -162,7 +243,7 @@ class Tally:
 
 
 class ImageProgress(NamedTuple):
-    """How many strips or tiles of a page are done, and how many images were done before it."""
+    """Strips or tiles of a page (from 1) that are done, after `number` finished images."""
 
     number: float
     name: str
@@ -173,7 +254,7 @@ class ImageProgress(NamedTuple):
 
     @property
     def share(self) -> float:
-        """What is done of the image, all pages taken together."""
+        """Fraction of the image that is done, 0..1."""
         return (self.page - 1 + self.done / max(self.total, 1)) / self.pages
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Where results go: an output named for every input, and what would go wrong seen beforehand."""
+"""Jobs: the output of every input, and the problems that can be foreseen."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists,
 from ..imaging import FORMATS, readable_suffixes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from ..imaging import Noise
 
 OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
-"""What `--format` says, and what `images` calls it."""
+"""Values of `--format`, and the keys of FORMATS that they stand for."""
 
-LEAST = 0.1
-"""The part of its input's size that an output of the same format takes at least."""
+LEAST_SIZE = 0.1
+"""Smallest size of an output of the same format, relative to its input."""
 
-_SHOWN = 20
-"""How many problems are spelled out before the rest is only counted."""
+_MOST_PROBLEMS = 20
+"""Number of problems listed before the rest is only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """What applies to every image of a run beside the restorer.
+    """Settings of a run beside those of the restorer.
 
     Attributes:
-        format: of the outputs, as `--format` says; "keep" keeps the input's.
-        quality: of lossy formats, 1..100.
-        max_pixels: larger images fail.
-        strength: part of the change that is applied, 0..1.
-        record: enter outputs in the manifests of their folders.
+        format: format of the outputs, as in `--format`; "keep" for that of the input.
+        quality: quality of lossy formats, 1..100.
+        max_pixels: most pixels of an image; larger images fail.
+        strength: fraction of the change that is applied, 0..1.
+        record: add outputs to the manifests of their folders.
     """
 
     format: str = "keep"
@@ -47,16 +49,17 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One image and where it goes; None is stdin, or stdout."""
+    """An image to restore."""
 
-    source: Path | None
-    target: Path | None
+    source: Path | None  # None: stdin
+    target: Path | None  # None: stdout
     right: Path | None = None
-    format: str | None = None  # a key of images.FORMATS; None: as the target's suffix says
+    format: str | None = None  # a key of FORMATS; None: by the target's suffix
+    noise: Noise | None = None  # of the first page, if it is estimated already
 
     @property
     def names(self) -> tuple[str, str]:
-        """Input and output as users know them."""
+        """Names of input and output for messages."""
         return str(self.source or "-"), str(self.target or "-")
 
     @property
@@ -75,113 +78,149 @@ def plan_jobs(
     in_place: bool = False,
     right: str | None = None,
 ) -> list[Job]:
-    """Name an output for every input.
+    """Return a job for every input.
 
-    Beside a named file goes `<stem>.restored.<suffix>`, beside a named folder `<folder>-restored`
-    with its tree mirrored; `output` names a file, a folder or "-" instead, and `in_place` without
-    `output` the input itself. A suffix stays as it is if its format can be written and `format`
-    (a key of OUTPUT_FORMATS) asks for no other; what cannot be written becomes PNG.
+    By default, the output of a file is `<stem>.restored.<suffix>` beside it, and the outputs of a
+    folder go to `<folder>-restored` beside it, with the same tree.
+
+    Args:
+        inputs: the inputs.
+        output: a file, a folder, or "-" for stdout.
+        format: format of the outputs, a key of OUTPUT_FORMATS; None to keep a format that can be
+            written, and use PNG instead of others.
+        in_place: outputs may replace their own inputs, and do so without `output`.
+        right: right view, or folder of right views.
 
     Raises:
-        UsageError: all that would go wrong: outputs that are one file, would replace an input, or
-            cannot be written. Nothing has been touched.
+        UsageError: outputs collide, would replace inputs, or cannot be written. The error lists
+            all problems.
     """
     kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
     rights = _rights(inputs, right)
     jobs = [
-        Job(one.path, target, view, kind)
-        for one, target, view in zip(inputs, targets, rights, strict=True)
+        Job(input_.path, target, view, kind)
+        for input_, target, view in zip(inputs, targets, rights, strict=True)
     ]
     if problems := [*_collisions(jobs), *_replacements(jobs, in_place), *_unwritable(jobs)]:
-        raise UsageError(*_told(problems))
+        listed = problems[:_MOST_PROBLEMS]
+        if more := len(problems) - len(listed):
+            listed.append(f"and {more} more")
+        if len(problems) > 1:
+            listed.insert(0, f"{len(problems)} things would go wrong:")
+        raise UsageError(
+            "\n  ".join(listed),
+            "Nothing was touched. Use -o FOLDER or --format for other names, or separate runs.",
+        )
     return jobs
+
+
+def with_format(path: Path, kind: str | None) -> Path:
+    """Return `path` with the suffix of a format, a key of FORMATS; None keeps one of FORMATS."""
+    suffix = path.suffix.lower()
+    if kind is None:
+        if any(suffix in container.suffixes for container in FORMATS.values()):
+            return path
+        kind = "png"
+    if suffix in FORMATS[kind].suffixes:
+        return path
+    new = FORMATS[kind].suffixes[0]
+    # A suffix that is not an image's (`scan.2024`) is part of the name.
+    if suffix in readable_suffixes():
+        return path.with_suffix(new)
+    return path.with_name(f"{path.name}{new}")
+
+
+def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
+    """Return messages on file systems that certainly, and on those that possibly, lack space.
+
+    An output takes about the space of its input, and at least a tenth. Other formats do not count.
+    """
+    needed: dict[int, int] = defaultdict(int)
+    free: dict[int, tuple[int, Path]] = {}
+    for job in jobs:
+        if job.target is None or isinstance(job.target, UrlPath):
+            continue
+        folder = job.target.parent
+        existing = _nearest(folder, is_folder)
+        device = existing.stat().st_dev
+        if device not in free:
+            free[device] = shutil.disk_usage(existing).free, folder
+        needed[device] += _expected_size(job)
+    certain: list[str] = []
+    possible: list[str] = []
+    for device, (free_bytes, folder) in free.items():
+        if needed[device] > free_bytes:
+            text = (
+                f"{folder}: {free_bytes / 1e6:,.1f} MB are free, and about "
+                f"{needed[device] / 1e6:,.1f} MB will be written"
+            )
+            (certain if LEAST_SIZE * needed[device] > free_bytes else possible).append(text)
+    return certain, possible
 
 
 def _targets(
     inputs: list[Input], output: str | None, kind: str | None, in_place: bool
 ) -> list[Path | None]:
-    if output == "-" or (output is None and any(one.path is None for one in inputs)):
-        if len(inputs) > 1 or any(one.folder for one in inputs):
+    several = len(inputs) > 1 or any(input_.folder for input_ in inputs)
+    stdin = any(input_.path is None for input_ in inputs)
+    if output == "-" or (output is None and stdin):
+        if several:
             raise UsageError("stdout takes one image, and there are several", "Name a folder: -o.")
         return [None] * len(inputs)
     if output is None:
-        return [_beside(one, kind, in_place) for one in inputs]
+        return [_beside(input_, kind, in_place) for input_ in inputs]
 
-    folder = as_path(output)
-    several = len(inputs) > 1 or any(one.folder for one in inputs)
-    if output.endswith(("/", os.sep)) or is_folder(folder):
-        several = True
-    elif several and folder.suffix.lower() in readable_suffixes():
-        raise UsageError(
-            f"{output} names one file, and there are several inputs",
-            "Name a folder; with a / at its end if it is to be called so.",
-        )
-    if not several:
-        return [_file(output, kind)] * len(inputs)
-    if any(one.path is None for one in inputs):
+    path = as_path(output)
+    if not (output.endswith(("/", os.sep)) or is_folder(path)):
+        if not several:
+            return [_file(output, kind)] * len(inputs)
+        if path.suffix.lower() in readable_suffixes():
+            raise UsageError(
+                f"{output} names one file, and there are several inputs",
+                "Name a folder; add a / at the end if that is really its name.",
+            )
+    if stdin:
         raise UsageError(
             f"{output} is a folder, and the image on stdin has no name",
             "Name the file: -o FILE, or -o - for stdout.",
         )
-    return [folder / with_format(one.relative, kind) for one in inputs]
+    return [path / with_format(input_.relative, kind) for input_ in inputs]
 
 
-def _beside(one: Input, kind: str | None, in_place: bool) -> Path:
-    assert one.path is not None  # noqa: S101 - stdin goes to stdout
-    path = with_format(one.path, kind)
+def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
+    assert input_.path is not None  # noqa: S101 - stdin goes to stdout
+    path = with_format(input_.path, kind)
     if in_place:
-        if path != one.path:
+        if path != input_.path:
             raise UsageError(
-                f"{one.path} cannot be replaced by its output, which is {path.name}",
+                f"{input_.path} cannot be replaced by its output, which is {path.name}",
                 "--in-place keeps the format: leave out --format, or name a folder with -o.",
             )
         return path
-    if one.folder is None:
+    folder = input_.folder
+    if folder is None:
         return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
-    if isinstance(one.folder, UrlPath):
-        if one.folder.is_root:
-            raise UsageError(f"{one.folder} has no folder beside it", "Name a folder with -o.")
-        beside: Path = one.folder.with_name(f"{one.folder.name}{FOLDER_MARK}")
-        return beside / with_format(one.relative, kind)
-    folder = Path(os.path.abspath(one.folder))  # noqa: PTH100 - a linked folder keeps its name
-    if not folder.name:
-        raise UsageError(f"{folder} has no folder beside it", "Name a folder with -o.")
-    # As it was typed, where that has a name: `photos`, but not `.` or `..`.
-    typed = one.folder if one.folder.name not in ("", "..") else folder
-    return typed.with_name(f"{folder.name}{FOLDER_MARK}") / with_format(one.relative, kind)
+    is_url = isinstance(folder, UrlPath)
+    absolute = folder if is_url else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps links
+    if folder.is_root if isinstance(folder, UrlPath) else not absolute.name:
+        raise UsageError(f"{absolute} has no folder beside it", "Name a folder with -o.")
+    typed = absolute if folder.name in ("", "..") else folder  # `photos` stays relative
+    return typed.with_name(f"{absolute.name}{FOLDER_MARK}") / with_format(input_.relative, kind)
 
 
 def _file(output: str, kind: str | None) -> Path:
     path = as_path(output)
     suffix = path.suffix.lower()
-    writable = {s: name for name, held in FORMATS.items() for s in held.suffixes}
+    writable = {s: name for name, container in FORMATS.items() for s in container.suffixes}
     if suffix and suffix not in writable and not exists(path):
         raise UsageError(
             f"{output}: restormer does not write {suffix} files",
             f"It writes {', '.join(writable)}; a / at the end makes it a folder.",
         )
     if kind and suffix in writable and writable[suffix] != kind:
-        raise UsageError(
-            f"{output} and --format say two different formats", "Leave out one of them."
-        )
+        raise UsageError(f"{output} and --format name different formats", "Leave out one of them.")
     return path
-
-
-def with_format(path: Path, kind: str | None) -> Path:
-    """`path` with its output's suffix; `kind` is a key of images.FORMATS, None to keep it."""
-    suffix = path.suffix.lower()
-    if kind is None:
-        if any(suffix in held.suffixes for held in FORMATS.values()):
-            return path
-        kind = "png"
-    if suffix in FORMATS[kind].suffixes:
-        return path
-    new = FORMATS[kind].suffixes[0]
-    # A suffix that means no picture (`scan.2024`) is a part of the name.
-    if suffix in readable_suffixes():
-        return path.with_suffix(new)
-    return path.with_name(f"{path.name}{new}")
 
 
 def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
@@ -189,8 +228,8 @@ def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
         return [None] * len(inputs)
     path = as_path(right)
     if is_folder(path):
-        return [path / one.relative for one in inputs]
-    if len(inputs) > 1 or any(one.folder for one in inputs):
+        return [path / input_.relative for input_ in inputs]
+    if len(inputs) > 1 or any(input_.folder for input_ in inputs):
         raise UsageError(
             f"there are several left views, and {right} is not a folder",
             "Give --right the folder that holds the right views under the same names.",
@@ -198,16 +237,12 @@ def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
     return [path] * len(inputs)
 
 
-def _real(path: Path) -> str:
-    return os.path.normcase(os.path.realpath(path))
-
-
 def _collisions(jobs: list[Job]) -> Iterator[str]:
-    sources = defaultdict(list)
+    by_target = defaultdict(list)
     for job in jobs:
         if job.target is not None:
-            sources[_real(job.target)].append(job)
-    for sharing in sources.values():
+            by_target[_real(job.target)].append(job)
+    for sharing in by_target.values():
         if len(sharing) > 1:
             names = " and ".join(job.names[0] for job in sharing)
             yield f"{names} would both become {sharing[0].target}"
@@ -229,64 +264,30 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
     for folder in dict.fromkeys(target.parent for target in targets):
-        if isinstance(folder, UrlPath):  # writing will tell
+        if isinstance(folder, UrlPath):  # known only when it is written
             continue
-        there = next(f for f in (folder, *folder.absolute().parents) if os.path.lexists(f))
-        if not is_folder(there):
-            yield f"{folder} cannot be made: {there} is not a folder"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            yield f"{there} is not writable"
+        existing = _nearest(folder, os.path.lexists)
+        if not is_folder(existing):
+            yield f"{folder} cannot be made: {existing} is not a folder"
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            yield f"{existing} is not writable"
 
 
-def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
-    """The file systems that surely have no room for the outputs, and those that perhaps have none.
-
-    An output of the same format takes about as much as its input; less than a tenth of it would
-    be strange, at any quality. Of other formats nothing is assumed.
-    """
-    wanted: dict[int, int] = defaultdict(int)
-    free: dict[int, tuple[int, Path]] = {}
-    for folder, sharing in _by_folder(jobs).items():
-        if isinstance(folder, UrlPath):
-            continue
-        there = next(f for f in (folder, *folder.absolute().parents) if is_folder(f))
-        device = there.stat().st_dev
-        free.setdefault(device, (shutil.disk_usage(there).free, folder))
-        wanted[device] += sum(map(_expected, sharing))
-    said = {
-        device: f"{folder}: {free_bytes / 1e6:,.1f} MB are free, and about "
-        f"{wanted[device] / 1e6:,.1f} MB will be written"
-        for device, (free_bytes, folder) in free.items()
-    }
-    short = [device for device, (free_bytes, _) in free.items() if wanted[device] > free_bytes]
-    surely = [device for device in short if LEAST * wanted[device] > free[device][0]]
-    return [said[d] for d in surely], [said[d] for d in short if d not in surely]
+def _nearest(folder: Path, exists: Callable[[Path], bool]) -> Path:
+    """Return the folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if exists(path))
 
 
-def _by_folder(jobs: list[Job]) -> dict[Path, list[Job]]:
-    folders = defaultdict(list)
-    for job in jobs:
-        if job.target is not None:
-            folders[job.target.parent].append(job)
-    return folders
-
-
-def _expected(job: Job) -> int:
+def _expected_size(job: Job) -> int:
     if job.source is None or job.target is None:
         return 0
     if job.source.suffix.lower() != job.target.suffix.lower():
         return 0
     try:
         return job.source.stat().st_size
-    except OSError:  # its turn will tell
+    except OSError:  # reading reports it
         return 0
 
 
-def _told(problems: list[str]) -> tuple[str, str]:
-    hint = "Nothing was touched. -o FOLDER or --format gives other names; so do separate runs."
-    if len(problems) == 1:
-        return problems[0], hint
-    shown = problems[:_SHOWN]
-    if more := len(problems) - len(shown):
-        shown.append(f"and {more} more")
-    return "\n  ".join([f"{len(problems)} things would go wrong:", *shown]), hint
+def _real(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""What a folder's outputs were made of: a line for each, so that a later run can go on."""
+"""The manifest beside the outputs: how each was made, so that a later run can skip it."""
 
 from __future__ import annotations
 
@@ -19,31 +19,33 @@ from ..imaging import read_image
 from .events import Restored, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from ..imaging import Image
     from ..inference import Restorer
-    from .events import Restored
     from .jobs import BatchConfig, Job
 
-
-# --- records -------------------------------------------------------------------------------------
-
 NAME = ".restormer.jsonl"
-"""The record, in the folder of the outputs; hidden, and so no input."""
+"""File name of a manifest; it is hidden, so that no run takes it for an input."""
 
 FOLDER = ".restormer"
-"""Where the record is files, one for each output: stores of objects append nothing."""
+"""Folder of the manifest's entries in object stores, which cannot append: a file for each."""
 
-Entry = dict[str, Any]
+UNCHANGED = "restored before, and nothing has changed"
+REPLACED = "restored in place before"
+FOREIGN = "its output exists, and no manifest says that it was made from this image"
+EDITED = "its output was changed after it was written: remove it to restore the image again"
+LOST = "its input is missing or has changed: only the result is shown"
+CHANGED = "it was changed after it was written"
 
 SettingsFingerprint = dict[str, Any]
-"""What decides on the result beside the input: "task", "weights" (sha256), "options"."""
+"""The settings that determine the output of an input: "task", "weights" (SHA-256), "options"."""
+
+Entry = dict[str, Any]
+"""The fields of Restored, where "input", "output" and "right" are fingerprints of files, and
+"recipe" (settings fingerprint), "version" and "time"."""
 
 
 def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFingerprint:
-    """Return what decides on the results of a run beside its inputs."""
+    """Return the fingerprint of a run's settings."""
     config = restorer.config
     return {
         "task": config.task,
@@ -61,20 +63,30 @@ def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFing
     }
 
 
+def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
+    """Return whether an output was made with these settings."""
+    return bool(entry["recipe"] == settings)
+
+
 class FileFingerprint(NamedTuple):
-    """What tells that a file is still the same."""
+    """Size, time (None for stdin) and digest of a file."""
 
     size: int
-    mtime_ns: int | None  # None: it was no file, but stdin
+    mtime_ns: int | None
     sha256: str
 
     @classmethod
     def of(cls, data: bytes, mtime_ns: int | None) -> FileFingerprint:
-        """Of a file with these bytes."""
+        """Return the fingerprint of a file with these bytes."""
         return cls(len(data), mtime_ns, hashlib.sha256(data).hexdigest())
 
+    @classmethod
+    def from_entry(cls, recorded: dict[str, Any]) -> FileFingerprint:
+        """Return the fingerprint in an entry's "input", "output" or "right"."""
+        return cls(*(recorded[name] for name in cls._fields))
+
     def fits(self, path: Path) -> bool:
-        """Whether the file is as it was; it is read only if its time says that it might not be."""
+        """Return whether the file is unchanged. Read it only if its time differs."""
         try:
             stat = path.stat()
             if stat.st_size != self.size:
@@ -86,32 +98,32 @@ class FileFingerprint(NamedTuple):
             return False
 
 
-def line(
+def make_entry(
     event: Restored,
-    recipe: SettingsFingerprint,
-    left: FileFingerprint,
+    settings: SettingsFingerprint,
+    source: FileFingerprint,
     right: FileFingerprint | None,
     output: FileFingerprint,
 ) -> Entry:
-    """What is recorded of an output: the event, with what tells whether all is still the same."""
+    """Return the entry of an output."""
     return {
         **event.as_dict(),
-        "input": {"name": event.input, **left._asdict()},
+        "input": {"name": event.input, **source._asdict()},
         "right": right and right._asdict(),
         "output": {"name": Path(event.output).name, **output._asdict()},
-        "recipe": recipe,
+        "recipe": settings,
         "version": __version__,
     }
 
 
-def write(target: Path, line: Entry) -> list[str]:
-    """Add a line about `target` to its folder's record; return why that could not be.
+def append_entry(target: Path, entry: Entry) -> list[str]:
+    """Add an entry to the manifest beside `target`; return a note if this fails.
 
-    One write at the end of the file, which other processes may be adding to, and onto the disk. A
-    line that a killed run left torn is ended first, and so costs no other.
+    The entry is appended in one write, since other processes may append at the same time. It
+    starts on a new line, should a killed run have left half a line.
     """
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    text = json.dumps({**line, "time": now}).encode() + b"\n"
+    text = json.dumps({**entry, "time": now}).encode() + b"\n"
     path = target.parent / NAME
     try:
         if isinstance(target, UrlPath):
@@ -132,127 +144,99 @@ def write(target: Path, line: Entry) -> list[str]:
 
 
 class Manifests:
-    """The records of several folders, each read when it is first asked about.
-
-    `notes` says which of them are damaged.
-    """
+    """The manifests of several folders, each read once. `notes` names those that are damaged."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[Entry]]] = {}
         self.notes: list[str] = []
 
-    def about(self, target: Path) -> list[Entry]:
-        """The lines about this output, the newest first."""
-        folder = target.parent
+    def outputs(self, folder: Path) -> dict[str, list[Entry]]:
+        """Return the entries of each output in a folder, the newest first."""
         if folder not in self._folders:
-            self._folders[folder] = self._read(folder / NAME)
-        return self._folders[folder].get(target.name, [])
+            self._folders[folder] = self._read(folder)
+        return self._folders[folder]
 
-    def of(self, folder: Path) -> list[tuple[Path, list[Entry]]]:
-        """The outputs that a folder's record tells of, each with its lines, the newest first."""
-        self.about(folder / NAME)  # which reads it
-        return [(folder / name, lines) for name, lines in self._folders[folder].items()]
-
-    def _read(self, path: Path) -> dict[str, list[Entry]]:
-        lines: dict[str, list[Entry]] = defaultdict(list)
-        damaged = 0
+    def _read(self, folder: Path) -> dict[str, list[Entry]]:
+        path = folder / NAME
         try:
-            pieces = _pieces(path)
+            if isinstance(folder, UrlPath):
+                files = (folder / FOLDER).files(recursive=False)
+                lines = [file.read_bytes().strip() for file in files]
+            else:
+                lines = path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return {}
         except OSError as error:
             self.notes.append(f"{path} cannot be read ({error.strerror or error}) and is ignored")
             return {}
-        for piece in filter(None, reversed(pieces)):
-            line = _parsed(piece)
-            if line is not None:
-                lines[line["output"]["name"]].append(line)
-            elif piece is not pieces[-1]:  # the last is what a killed run was writing
+        entries: dict[str, list[Entry]] = defaultdict(list)
+        damaged = 0
+        for line in filter(None, reversed(lines)):
+            entry = _parse(line)
+            if entry is not None:
+                entries[entry["output"]["name"]].append(entry)
+            elif line is not lines[-1]:  # a killed run may leave half a last line
                 damaged += 1
         if damaged:
             self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")
-        return lines
+        return entries
 
 
-def _pieces(path: Path) -> list[bytes]:
-    """What ought to be lines of a record."""
-    if isinstance(path, UrlPath):
-        return [each.read_bytes().strip() for each in (path.parent / FOLDER).files(recursive=False)]
-    return path.read_bytes().split(b"\n")
-
-
-def fingerprint(line: Entry, of: str) -> FileFingerprint:
-    """What a line says about its "input" or "output"."""
-    return FileFingerprint(*(line[of][field] for field in FileFingerprint._fields))
-
-
-def _parsed(piece: bytes) -> Entry | None:
-    """A line that has all that is asked of it later."""
+def _parse(line: bytes) -> Entry | None:
+    """Return an entry with the fields that are read later, or None."""
     try:
-        line = json.loads(piece)
-        fingerprint(line, "input"), fingerprint(line, "output")
-        _ = line["recipe"]["task"], line["right"] and FileFingerprint(**line["right"])
-        _ = line["output"]["name"] + "is text"
+        entry = json.loads(line)
+        for recorded in (entry["input"], entry["output"], entry["right"] or entry["input"]):
+            FileFingerprint.from_entry(recorded)
+        _ = entry["recipe"]["task"], entry["output"]["name"] + ""
     except (ValueError, KeyError, TypeError):
         return None
-    return dict(line)
+    return dict(entry)
 
 
-# --- skipping ------------------------------------------------------------------------------------
+def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, Entry | None]:
+    """Decide whether to skip an image, without knowledge of the weights.
 
+    Outputs that others wrote or changed are never replaced. In place, such a file is an input,
+    unless this task has made it.
 
-UNCHANGED = "restored before, and nothing has changed"
-REPLACED = "restored in place before"
-FOREIGN = "its output exists, and no record says that it was made from this image"
-EDITED = "its output was changed after it was written: remove it to have it made again"
-
-
-def skip_reason(job: Job, task: str, records: Manifests) -> tuple[str | None, Entry | None]:
-    """Why this image is skipped whatever the weights, or else the line that they are to be held to.
-
-    Both are None if it is to be restored: there is no output, it is damaged, or it was made from
-    another input. What somebody else wrote, or changed, is never written over; but in place it is
-    an input, unless it is what this task has made of one.
+    Returns:
+        The reason for skipping, or the entry whose settings decide, or neither to restore it:
+        there is no output, it is damaged, or it was made from another input.
     """
     if job.target is None or not exists(job.target):
         return None, None
-    target, lines = job.target, records.about(job.target)
-    written = (line for line in lines if fingerprint(line, "output").fits(target))
-    line = next(written, None)
+    target = job.target
+    entries = manifests.outputs(target.parent).get(target.name, [])
+    current = next((entry for entry in entries if _fits(entry["output"], target)), None)
     if job.in_place:
-        return REPLACED if line and task in _tasks(line, lines) else None, None
-    if not lines:
+        return REPLACED if current and task in _tasks(current, entries) else None, None
+    if not entries:
         return FOREIGN, None
-    if line is None:
-        return (None if _damaged(target) else EDITED), None
-    same = job.source is not None and fingerprint(line, "input").fits(job.source)
-    return None, line if same and _same_right(line, job.right) else None
+    if current is None:
+        return (None if _is_damaged(target) else EDITED), None
+    same = _fits(current["input"], job.source) and _fits(current["right"], job.right)
+    return None, current if same else None
 
 
-def _tasks(last: Entry, lines: list[Entry]) -> set[str]:
-    """The tasks that one after the other made, in its place, the file that `last` tells of."""
-    tasks, at = set(), fingerprint(last, "output").sha256
-    for line in lines:  # the newest first
-        if fingerprint(line, "output").sha256 == at:
-            tasks.add(line["recipe"]["task"])
-            at = fingerprint(line, "input").sha256
+def _fits(recorded: dict[str, Any] | None, path: Path | None) -> bool:
+    if recorded is None or path is None:
+        return recorded is None and path is None
+    return FileFingerprint.from_entry(recorded).fits(path)
+
+
+def _tasks(current: Entry, entries: list[Entry]) -> set[str]:
+    """Return the tasks that made a file in place, one after the other."""
+    tasks, digest = set(), current["output"]["sha256"]
+    for entry in entries:  # the newest first
+        if entry["output"]["sha256"] == digest:
+            tasks.add(entry["recipe"]["task"])
+            digest = entry["input"]["sha256"]
     return tasks
 
 
-def has_same_settings(line: Entry, recipe: SettingsFingerprint) -> bool:
-    """Whether an output was made as one would be now."""
-    return bool(line["recipe"] == recipe)
-
-
-def _same_right(line: Entry, right: Path | None) -> bool:
-    recorded = line["right"]
-    if right is None or recorded is None:
-        return right is recorded
-    return FileFingerprint(**recorded).fits(right)
-
-
-def _damaged(path: Path) -> bool:
-    """Whether a file is so: what cannot be read for other reasons may be somebody's work."""
+def _is_damaged(path: Path) -> bool:
+    """Return whether a file is damaged, not unreadable for another reason."""
     try:
         read_image(path)
     except ImageError as error:
@@ -260,88 +244,73 @@ def _damaged(path: Path) -> bool:
     return False
 
 
-# --- finished ------------------------------------------------------------------------------------
-
-
-LOST = "its input is no longer there, or no longer what it was: only the result is shown"
-CHANGED = "it was changed after it was written"
-
-
 @dataclass(frozen=True)
 class RecordedOutput:
-    """An output, and the newest line about it."""
+    """An output and its newest entry."""
 
     path: Path
     line: Entry
 
     def event(self) -> Restored:
-        """What was told when it was restored, with the notes of today.
+        """Return the event of its restoration.
 
         Raises:
-            ImageError: it is gone, or its record has not all of that.
+            ImageError: the output is missing, or the entry incomplete.
         """
         if not exists(self.path):
-            raise ImageError("the output is no longer there", "Restore the image again.")
+            raise ImageError("the output is missing", "Restore the image again.")
         names = {"input": self.line["input"]["name"], "output": str(self.path)}
         try:
-            told = {f.name: self.line[f.name] for f in fields(Restored)} | names
-            return Restored(**told | {"weights": Weights(**told["weights"])})
+            values = {f.name: self.line[f.name] for f in fields(Restored)} | names
+            return Restored(**values | {"weights": Weights(**values["weights"])})
         except (KeyError, TypeError) as error:
-            raise ImageError("the record does not tell how it was made") from error
+            raise ImageError("the manifest does not say how it was made") from error
 
     def input(self) -> Path | None:
-        """The file that it was made of, if it is there and has not changed.
+        """Return the path of its input, None if it is missing or has changed.
 
-        Its name is relative to where the run was started: that is here, or above the output.
+        The recorded name is relative to the folder of the run: the current folder, or one above
+        the output.
         """
-        name, made_of = self.line["input"]["name"], fingerprint(self.line, "input")
-        above = (folder / name for folder in self.path.absolute().parents)
-        named = []
-        with suppress(UsageError):  # a URL, of a kind that cannot be reached from here
-            named.append(as_path(name))
-        return next((path for path in (*named, *above) if _is(made_of, path)), None)
+        recorded = self.line["input"]
+        name, paths = recorded["name"], []
+        with suppress(UsageError):  # a URL that cannot be reached from this machine
+            paths.append(as_path(name))
+        paths += [folder / name for folder in self.path.absolute().parents]
+        return next((path for path in paths if _fits(recorded, path)), None)
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
-        """Its input, if that can be shown beside it, and itself, with what is odd about them.
+        """Return its input (None if it cannot be shown), its pixels, and warnings.
 
         Raises:
             ImageError: the output cannot be read.
         """
-        odd = [] if _is(fingerprint(self.line, "output"), self.path) else [CHANGED]
+        warnings = [] if _fits(self.line["output"], self.path) else [CHANGED]
         after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
-            return None, after, [*odd, LOST]
+            return None, after, [*warnings, LOST]
         before = read_image(source, max_pixels=max_pixels)
-        alike = before.pixels.shape[:2] == after.pixels.shape[:2]  # else it was edited
-        return before if alike else None, after, odd
+        same_size = before.pixels.shape[:2] == after.pixels.shape[:2]  # else the output was edited
+        return before if same_size else None, after, warnings
 
 
-def _is(made_of: FileFingerprint, path: Path) -> bool:
-    return exists(path) and path.is_file() and made_of.fits(path)
-
-
-def recorded_outputs(folder: Path, past: Manifests) -> list[RecordedOutput]:
-    """All outputs that the records in a folder, and below it, tell of, in natural order.
+def recorded_outputs(folder: Path, manifests: Manifests) -> list[RecordedOutput]:
+    """Return the outputs in the manifests of a folder and its subfolders, in natural order.
 
     Raises:
-        UsageError: it is no folder, or there is no record.
+        UsageError: there is no such folder, or no manifest in it.
     """
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of restored images.")
-    found = [
-        RecordedOutput(path, lines[0])
-        for below in _recorded(folder)
-        for path, lines in past.of(below)
+    outputs = [
+        RecordedOutput(Path(parent, name), entries[0])
+        for parent, _, files in os.walk(folder)
+        if NAME in files
+        for name, entries in manifests.outputs(Path(parent)).items()
     ]
-    if not found:
+    if not outputs:
         raise UsageError(
-            f"{folder} has no record ({NAME}) of what was restored",
-            "A run over a folder leaves one; of other images, restormer compare makes a page.",
+            f"{folder} has no manifest ({NAME}) of what was restored",
+            "A run over a folder writes one. For other images, use restormer compare.",
         )
-    return sorted(found, key=lambda output: [natural_key(part) for part in output.path.parts])
-
-
-def _recorded(folder: Path) -> Iterator[Path]:
-    for name, _, files in os.walk(folder):
-        if NAME in files:
-            yield Path(name)
+    return sorted(outputs, key=lambda output: [natural_key(part) for part in output.path.parts])

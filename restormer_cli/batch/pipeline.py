@@ -1,4 +1,4 @@
-"""Work in stages that overlap: one thing is written while the next is computed, the third read."""
+"""Overlapping stages: while one item is written, the next is computed and another is read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ Item = TypeVar("Item")
 def stage_executor(
     *stages: Callable[[Any], Any], initializer: Callable[[], object] | None = None
 ) -> Iterator[Callable[[Any], Future[Any]]]:
-    """A function that sends an item through the stages, and returns the future of its end.
+    """Provide a function that submits an item to the stages and returns a future of the last.
 
-    Each stage has a thread, takes one item at a time, in their order, and is given what the stage
-    before it returned; what one raises, the future raises. Leaving the context drops what no
-    stage has begun with, and waits for the rest. `initializer` is called in every thread.
+    Each stage runs in one thread, on one item at a time, in the order of submission. It receives
+    the result of the previous stage. The future raises the error of any stage. Leaving the context
+    cancels stages that have not begun, and waits for the others.
+
+    Args:
+        stages: functions of one argument.
+        initializer: called in every thread.
     """
     threads = [ThreadPoolExecutor(1, initializer=initializer) for _ in stages]
 
     def submit(item: Any) -> Future[Any]:
         future = threads[0].submit(stages[0], item)
         for thread, stage in zip(threads[1:], stages[1:], strict=True):
-            future = thread.submit(_after, future, stage)
+            future = thread.submit(lambda before, stage: stage(before.result()), future, stage)
         return future
 
     try:
@@ -38,26 +42,22 @@ def stage_executor(
             thread.shutdown(cancel_futures=True)
 
 
-def _after(before: Future[Any], stage: Callable[[Any], Any]) -> Any:
-    return stage(before.result())
-
-
 def run_overlapped(
     items: Iterable[Item],
     *stages: Callable[[Any], Any],
     initializer: Callable[[], object] | None = None,
 ) -> Generator[tuple[Item, Future[Any]], None, None]:
-    """The items in their order, each with the future of what the last stage will have made of it.
+    """Yield the items in order, each with the future of its last stage.
 
-    Whoever asks for the next item must have waited for this one's future: then no more items are
-    under way than there are stages. Closing the iterator drops what no stage has begun with, and
-    waits for the rest.
+    Wait for the future of an item before asking for the next: then no more items are in progress
+    than there are stages. Closing the generator cancels stages that have not begun, and waits for
+    the others.
     """
-    under_way: deque[tuple[Item, Future[Any]]] = deque()
+    pending: deque[tuple[Item, Future[Any]]] = deque()
     with stage_executor(*stages, initializer=initializer) as submit:
         for item in items:
-            under_way.append((item, submit(item)))
-            if len(under_way) == len(stages):
-                yield under_way.popleft()
-        while under_way:
-            yield under_way.popleft()
+            pending.append((item, submit(item)))
+            if len(pending) == len(stages):
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()  # and keep no reference to its result

@@ -1,12 +1,11 @@
-"""Many images restored, each read, computed and written while its neighbours are; whole or not."""
+"""Restore many images. While one is computed, the next is read and the previous one written."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, repeat
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -16,10 +15,8 @@ import numpy as np
 from ..errors import ImageError
 from ..files import is_special
 from ..imaging import (
-    FORMATS,
     UNDECODED,
     Array,
-    Change,
     Image,
     Noise,
     change_warnings,
@@ -34,10 +31,10 @@ from ..imaging import (
     to_float,
     write_encoded,
 )
-from . import manifest
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint
+from .manifest import FileFingerprint, append_entry, make_entry, settings_fingerprint
+from .pages import Page, count_pages, merge_texts, total_change
 from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
@@ -45,136 +42,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from ..imaging import ImageSequence, Noise
-    from ..inference import Restoration, Restorer
+    from ..imaging import ImageSequence
+    from ..inference import Restorer
 
     Observer = Callable[[Restored, Image, Image], None]
-    """Shown an image: what came of it, as it was, and as it is."""
-
-
-# --- paging --------------------------------------------------------------------------------------
-
-_WRITE_ELSEWHERE = "In place they would be lost: write elsewhere."
-
-
-class Page(NamedTuple):
-    """A restored page, and what there is to say of it."""
-
-    image: Image
-    height: int
-    width: int
-    restoration: Restoration  # without its pixels
-    noise: Noise | None
-    change: Change
-    notes: list[str]
-    warnings: list[str]
-    original: Array  # its pixels as they were read, if it is looked at
-
-    @property
-    def pixels(self) -> int:
-        """How many it has."""
-        return self.height * self.width
-
-    def without_pixels(self) -> Page:
-        """What there is to say of it, alone."""
-        image = replace(self.image, pixels=UNDECODED)
-        return self._replace(image=image, original=UNDECODED)
-
-
-def held(found: ImageSequence, kind: str, *, in_place: bool = False) -> tuple[int, list[str]]:
-    """How many of a file's pages an output of this format holds, and what to say of the others.
-
-    Raises:
-        ImageError: with `in_place` the others, or what the file holds besides, would be lost.
-    """
-    if in_place and found.besides:
-        raise ImageError(f"it holds {', and '.join(found.besides)}", _WRITE_ELSEWHERE)
-    if found.count == 1 or FORMATS[kind].several == found.unit:
-        return found.count, []
-    text = f"{found.count} {found.unit}s, and {kind} holds one: {found.count - 1} are left out"
-    if in_place:
-        raise ImageError(text, _WRITE_ELSEWHERE)
-    return 1, [text]
-
-
-def together(pages: list[Page]) -> Change:
-    """The mean change of all, and the drift of the page that drifts most."""
-    pixels = sum(page.pixels for page in pages)
-    mean = sum(page.change.mean_absolute * page.pixels for page in pages) / pixels
-    return Change(mean, max(page.change.drift for page in pages))
-
-
-def said(of_each: Iterable[list[str]]) -> list[str]:
-    """What is said of each page, once: with the pages, if it is not true of all of them."""
-    pages: dict[str, list[int]] = defaultdict(list)
-    count = 0
-    for count, texts in enumerate(of_each, 1):
-        for text in dict.fromkeys(texts):
-            pages[text].append(count)
-    return [text if len(of) == count else f"{_named(of)}: {text}" for text, of in pages.items()]
-
-
-def _named(numbers: list[int]) -> str:
-    """`page 3` or `pages 1-4, 7`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    listed = ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
-    return f"page{'s' if len(numbers) > 1 else ''} {listed}"
-
-
-# --- batch ---------------------------------------------------------------------------------------
+    """Called with the event of an image, its input and its output."""
+    _DecodedPage = tuple[Image, Array | None, Noise | None]  # and the right view's pixels
 
 
 @dataclass(frozen=True)
 class StandardStreams:
-    """Where an image comes from, or goes to, that has no path."""
+    """The streams for images without a path."""
 
     stdin: BinaryIO
     stdout: BinaryIO
 
 
-class Cancelled(Exception):  # noqa: N818 - nothing went wrong
-    """The run was interrupted, and this image dropped."""
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The run was interrupted, and the image dropped."""
 
 
 class QueuedImage(NamedTuple):
-    """An image before it is read; `data` are its bytes if they come in a stream."""
+    """An image to be read; `data` holds its bytes if it comes from a stream."""
 
     number: int
     job: Job
     data: bytes | None
 
 
-class _Decoded(NamedTuple):
-    image: Image
-    right: Array | None  # the right view, if there is one
-    noise: Noise | None
-
-
-class _Read(NamedTuple):
-    number: int
-    job: Job
-    kind: str  # the output's format
-    pages: Iterator[_Decoded]  # one by one
-    total: int
-    notes: list[str]
-    warnings: list[str]
-    left_file: FileFingerprint
-    right_file: FileFingerprint | None
-
-
-class _Computed(NamedTuple):
-    read: _Read
-    pages: list[Page]  # if it is one, with its pixels; if there are several,
-    data: bytes | None  # all are in this file
-
-
 class WrittenImage(NamedTuple):
-    """The end of an image; `data` are the bytes of one that has no file, and is to be sent."""
+    """A finished image; `data` holds its bytes if they are to be sent to stdout."""
 
     event: Restored
     data: bytes | None
@@ -189,275 +86,45 @@ def run_batch(
     progress: Callable[[ImageProgress], None] | None = None,
     observer: Observer | None = None,
 ) -> Generator[Event, None, None]:
-    """Restore and write images in their order; one that fails is reported, and the next begun.
+    """Restore and write images in their order; report one that fails, and go on.
 
-    Yields Started, then Restored or Failed for each. While one is computed, the next is read and
-    the last one written: of each of these there is one at most. Outputs appear whole or not at
-    all, even if the generator is closed or interrupted in the middle; what is being written then
-    is finished.
+    Yields Started, then Restored or Failed for each image. At most one image is read, one computed
+    and one written at a time. Outputs are written completely or not at all, even if the generator
+    is closed or interrupted: an image that is being written is then finished.
 
     Args:
-        jobs: what to restore, and where to.
+        jobs: inputs and outputs.
         restorer: the network to run.
-        streams: for jobs without a path.
+        streams: streams for jobs without a path.
         config: how to read, blend and write.
-        progress: called with the progress of the image at work, from another thread.
-        observer: called with each image that is written, or its first page, before and after, from
-            another thread; an ImageError it raises is reported.
+        progress: called with the progress of the current image, from another thread.
+        observer: called from another thread with each written image (its first page) before and
+            after; its ImageError is reported.
     """
-    from ..inference import (  # torch takes seconds to import; who has a restorer has it
-        inherit_threads,
-    )
+    from ..inference import inherit_threads
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
-    line = run_overlapped(queue_images(jobs, streams.stdin), *stages, initializer=inherit_threads())
+    images = queue_images(jobs, streams.stdin)
+    results = run_overlapped(images, *stages, initializer=inherit_threads())
     task = restorer.task.name
     try:
-        for (_, job, _), future in line:
-            told: Event
+        for (_, job, _), future in results:
+            event: Event
             try:
                 yield Started(*job.names, task)
-                told = send_to_stdout(future.result(), streams.stdout)
+                event = send_to_stdout(future.result(), streams.stdout)
             except ImageError as error:
-                told = failure_event(job, task, error)
+                event = failure_event(job, task, error)
             except KeyboardInterrupt:
                 work.stop.set()
                 with suppress(Cancelled, CancelledError, ImageError):
                     yield send_to_stdout(future.result(), streams.stdout)
                 raise
-            yield told  # here, where an interruption of whoever listens is not one of the writing
+            yield event  # outside of `try`: an interruption of the consumer does not concern it
     finally:
         work.stop.set()
-        line.close()
-
-
-def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
-    """The jobs with what comes in a stream: read here, where an interruption ends the waiting."""
-    for number, job in enumerate(jobs):
-        data = None
-        if job.source is None:
-            data = stdin.read()
-        elif is_special(job.source):
-            with suppress(OSError):  # the one who reads it will say so
-                data = job.source.read_bytes()
-        yield QueuedImage(number, job, data)
-
-
-def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
-    """The event, after the image that has no file has gone to stdout: here, for the same reason."""
-    event, data = written
-    if data is not None:
-        write_encoded(data, stdout)
-    return event
-
-
-@dataclass(frozen=True)
-class ImageStages:
-    """What is done to an image, in three stages, each in a thread of its own."""
-
-    restorer: Restorer
-    config: BatchConfig
-    progress: Callable[[ImageProgress], None] | None
-    observer: Observer | None
-    stop: Flag
-
-    @cached_property
-    def fingerprint(self) -> manifest.SettingsFingerprint | None:
-        """What outputs are recorded with; None if they are not."""
-        return (
-            manifest.settings_fingerprint(self.restorer, self.config)
-            if self.config.record
-            else None
-        )
-
-    def read(self, given: QueuedImage) -> _Read:
-        """Decode the image, or the first of its pages, and the right view if there is one."""
-        self._go_on()
-        job = given.job
-        left, left_file = self._opened(job.source, given.data)
-        kind, notes = output_format(job.target, job.format, left.format)
-        count, warnings = held(left, kind, in_place=job.in_place)
-        rights: Iterator[Array | None] = repeat(None)
-        right_file = None
-        if job.right is not None:
-            right, right_file = self._opened(job.right, None)
-            if right.count != left.count:
-                raise ImageError(f"it has {left.count} {left.unit}s, its right view {right.count}")
-            rights = (image.pixels for image in right.images)
-        both = zip(islice(left.images, count), rights, strict=False)
-        decoded = (
-            _Decoded(image, view, _noise(self.restorer.task.name, image)) for image, view in both
-        )
-        pages = chain([next(decoded)], decoded)
-        return _Read(given.number, job, kind, pages, count, notes, warnings, left_file, right_file)
-
-    def _opened(
-        self, path: Path | None, data: bytes | None
-    ) -> tuple[ImageSequence, FileFingerprint]:
-        mtime = None
-        if path is not None and data is None:
-            with suppress(OSError):  # then `load` says it
-                mtime = path.stat().st_mtime_ns  # before it is read, lest a change goes unnoticed
-            _, data = read_bytes(path)
-        assert data is not None  # noqa: S101 - stdin has been read
-        found = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
-        return found, FileFingerprint.of(data, mtime)
-
-    def compute(self, read: _Read) -> _Computed:
-        """Restore it. Several pages are encoded as well: never are all of them in memory."""
-        done = read._replace(pages=iter(()))  # which would keep what was read
-        if read.total == 1:
-            return _Computed(done, [self._restored(read, self._next(read, 1))], None)
-        pages: list[Page] = []
-        with closing(self._pages(read, pages)) as restored:
-            data, told = encode(restored, read.kind, count=read.total, quality=self.config.quality)
-        for page, notes in zip(pages, told, strict=True):
-            page.notes.extend(notes)
-        return _Computed(done, pages, data)
-
-    def _pages(self, read: _Read, done: list[Page]) -> Generator[Image, None, None]:
-        """The pages, each restored while the next is decoded; `done` gets what is said of them."""
-        from ..inference import inherit_threads
-
-        stages = partial(self._next, read), partial(self._restored, read)
-        numbers = range(1, read.total + 1)
-        with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as line:
-            for _, future in line:
-                page = future.result()
-                shown = self.observer is not None and not done  # the first one alone
-                done.append(page if shown else page.without_pixels())
-                yield page.image
-
-    def _next(self, read: _Read, number: int) -> tuple[int, _Decoded]:
-        self._go_on()
-        return number, next(read.pages)
-
-    def _restored(self, read: _Read, following: tuple[int, _Decoded]) -> Page:
-        """A page restored. Blending is in float: rounded is once, at the end."""
-        self._go_on()
-        number, decoded = following
-        try:
-            return self._page(read, number, *decoded)
-        except MemoryError as error:  # beside the network, which makes do with less if it can
-            height, width = decoded.image.pixels.shape[:2]
-            raise ImageError(
-                f"memory does not suffice for {width} x {height} pixels", "Free some of it."
-            ) from error
-
-    def _page(
-        self,
-        read: _Read,
-        number: int,
-        image: Image,
-        right: Array | None,
-        noise: Noise | None,
-    ) -> Page:
-        before = to_float(image.pixels)
-        progress = partial(self._progress, read, number)
-        view = None if right is None else to_float(right)
-        try:
-            done = self.restorer.restore(before, view, progress=progress)
-        except ImageError as error:
-            if read.total == 1:
-                raise
-            raise ImageError(f"page {number}: {error.message}", error.hint) from error
-        moved = measure_change(before, done.pixels)
-        original = pixels = image.pixels
-        if self.config.strength:  # at 0 it is the very input
-            after = done.pixels
-            if self.config.strength < 1:
-                after = before + np.float32(self.config.strength) * (after - before)
-            pixels = from_float(after, pixels.dtype)
-        return Page(
-            replace(image, pixels=pixels),
-            pixels.shape[0],
-            pixels.shape[1],
-            replace(done, pixels=UNDECODED),
-            noise,
-            moved.times(self.config.strength),
-            [*image.notes, *done.notes],
-            change_warnings(moved, self.config.strength, noise),
-            original if self.observer is not None and number == 1 else UNDECODED,
-        )
-
-    def _progress(self, read: _Read, page: int, done: int, total: int) -> None:
-        self._go_on()
-        if self.progress is not None:
-            name = read.job.names[0]
-            self.progress(ImageProgress(read.number, name, done, total, page, read.total))
-
-    def _go_on(self) -> None:
-        if self.stop.is_set():
-            raise Cancelled
-
-    def write(self, computed: _Computed) -> WrittenImage:
-        """Encode it, if that is not done; into its file, or else to be sent."""
-        from ..inference import peak_memory
-
-        self._go_on()
-        read, pages, data = computed
-        if data is None:
-            data, told = encode([pages[0].image], read.kind, quality=self.config.quality)
-            pages[0].notes.extend(told[0])
-        first, moved = pages[0], together(pages)
-        notes = [*read.notes, *said(page.notes for page in pages)]
-        restored = Restored(
-            *read.job.names,
-            task=self.restorer.task.name,
-            weights=Weights.of(self.restorer.weights),
-            device=str(self.restorer.device),
-            precision=pages[-1].restoration.precision,
-            strategy=", ".join(dict.fromkeys(page.restoration.strategy for page in pages)),
-            orientations=self.restorer.orientations,
-            width=first.width,
-            height=first.height,
-            pages=len(pages),
-            pixels=sum(page.pixels for page in pages),
-            seconds=round(sum(page.restoration.seconds for page in pages), 3),
-            noise=first.noise,
-            mean_absolute_change=round(moved.mean_absolute, 7),
-            colour_drift=round(moved.drift, 7),
-            peak_memory=peak_memory(self.restorer.device),
-            notes=notes,
-            warnings=[*read.warnings, *said(page.warnings for page in pages)],
-        )
-        target = read.job.target
-        if target is None:
-            # Encoded first: an image that cannot be leaves stdout empty.
-            self._show(restored, first)
-            return WrittenImage(restored, data)
-
-        def ready(data: bytes, stat: os.stat_result) -> None:
-            if self.fingerprint is not None:
-                written = FileFingerprint.of(data, stat.st_mtime_ns)
-                line = manifest.line(
-                    restored, self.fingerprint, read.left_file, read.right_file, written
-                )
-                notes.extend(manifest.write(target, line))
-
-        make_folder(target.parent)
-        write_encoded(data, target, ready=ready)
-        self._show(restored, first)
-        return WrittenImage(restored, None)
-
-    def _show(self, restored: Restored, page: Page) -> None:
-        if self.observer is None:
-            return
-        try:
-            self.observer(restored, replace(page.image, pixels=page.original), page.image)
-        except ImageError as error:  # whoever repeats it should know
-            raise ImageError(f"restored, but {error}", error.hint) from error
-
-
-def _noise(task: str, image: Image) -> Noise | None:
-    """What is to be known of an image's noise: of use where noise is what is removed."""
-    return estimate_noise(image.pixels) if task == "denoise" else None
-
-
-def failure_event(job: Job, task: str, error: ImageError) -> Failed:
-    """The event for what went wrong with one image, whose name is not said twice."""
-    return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
+        results.close()
 
 
 def preview_batch(
@@ -467,22 +134,22 @@ def preview_batch(
     streams: StandardStreams,
     max_pixels: int,
 ) -> Iterator[Event]:
-    """What `run` would do, without doing it: Planned with size, strategy and cost, or Failed.
+    """Decode the images without restoring them: yield Planned or Failed for each.
 
-    Every image is decoded, so that a damaged one is known beforehand. Without a `restorer` (its
-    weights are not on this machine) the strategy stays unknown.
+    Without a `restorer` (its weights are not on this machine) strategy, memory and time are None.
     """
     for job in jobs:
         try:
             data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
-            found = decode(data, max_pixels=max_pixels, name=job.names[0])
-            kind, _ = output_format(job.target, job.format, found.format)
-            count, _ = held(found, kind, in_place=job.in_place)
+            images = decode(data, max_pixels=max_pixels, name=job.names[0])
+            kind, _ = output_format(job.target, job.format, images.format)
+            count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
-            for image in islice(found.images, count):
+            for number, image in enumerate(islice(images.images, count)):
                 sizes.append(image.pixels.shape[:2])
-                noises += [_noise(task, image)]
-                plans += [restorer.forecast(image.pixels)] if restorer else []
+                noises.append(_noise(task, job, number, image))
+                if restorer:
+                    plans.append(restorer.forecast(image.pixels))
         except ImageError as error:
             yield failure_event(job, task, error)
             continue
@@ -497,3 +164,237 @@ def preview_batch(
             seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
             noise=noises[0],
         )
+
+
+def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
+    """Yield the jobs with the bytes of streams, read in this thread, where Ctrl-C interrupts."""
+    for number, job in enumerate(jobs):
+        data = None
+        if job.source is None:
+            data = stdin.read()
+        elif is_special(job.source):
+            with suppress(OSError):  # the read stage reports it
+                data = job.source.read_bytes()
+        yield QueuedImage(number, job, data)
+
+
+def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
+    """Return the event, after writing an image without a file to stdout."""
+    event, data = written
+    if data is not None:
+        write_encoded(data, stdout)
+    return event
+
+
+def failure_event(job: Job, task: str, error: ImageError) -> Failed:
+    """Return the event for an error of one image, without repeating the image's name."""
+    return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
+
+
+@dataclass
+class _CurrentImage:
+    """An image on its way through the stages."""
+
+    number: int
+    job: Job
+    kind: str  # the output's format
+    decoded: Iterator[_DecodedPage]  # on demand
+    total: int
+    notes: list[str]
+    warnings: list[str]
+    source_file: FileFingerprint
+    right_file: FileFingerprint | None
+    pages: list[Page] = field(default_factory=list)  # with pixels if it is one page
+    data: bytes | None = None  # the encoded pages if they are several
+
+
+@dataclass(frozen=True)
+class ImageStages:
+    """The stages of an image, each run in its own thread. They raise Cancelled after `stop`."""
+
+    restorer: Restorer
+    config: BatchConfig
+    progress: Callable[[ImageProgress], None] | None
+    observer: Observer | None
+    stop: Flag
+
+    def read(self, queued: QueuedImage) -> _CurrentImage:
+        """Decode the image, or the first of its pages, and the right view if there is one."""
+        self._check_stop()
+        job, task = queued.job, self.restorer.task.name
+        images, source_file = self._open(job.source, queued.data)
+        kind, notes = output_format(job.target, job.format, images.format)
+        count, warnings = count_pages(images, kind, in_place=job.in_place)
+        rights: Iterator[Array | None] = repeat(None)
+        right_file = None
+        if job.right is not None:
+            right, right_file = self._open(job.right, None)
+            if right.count != images.count:
+                raise ImageError(
+                    f"it has {images.count} {images.unit}s, its right view {right.count}"
+                )
+            rights = (image.pixels for image in right.images)
+        views = enumerate(zip(islice(images.images, count), rights, strict=False))
+        decoded = (
+            (image, view, _noise(task, job, number, image)) for number, (image, view) in views
+        )
+        pages = chain([next(decoded)], decoded)
+        return _CurrentImage(
+            queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
+        )
+
+    def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
+        mtime = None
+        if path is not None and data is None:
+            with suppress(OSError):  # `read_bytes` reports it
+                mtime = path.stat().st_mtime_ns  # before reading, to notice a later change
+            _, data = read_bytes(path)
+        assert data is not None  # noqa: S101 - stdin is read by `queue_images`
+        images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
+        return images, FileFingerprint.of(data, mtime)
+
+    def compute(self, current: _CurrentImage) -> _CurrentImage:
+        """Restore the image. Encode several pages one by one, to hold few of them in memory."""
+        if current.total == 1:
+            current.pages.append(self._restore(current, self._next_page(current, 1)))
+        else:
+            with closing(self._restored_pages(current)) as images:
+                current.data, notes = encode(
+                    images, current.kind, count=current.total, quality=self.config.quality
+                )
+            for page, more in zip(current.pages, notes, strict=True):
+                page.notes.extend(more)
+        current.decoded = iter(())  # frees the memory of the input
+        return current
+
+    def _restored_pages(self, current: _CurrentImage) -> Generator[Image, None, None]:
+        """Yield the pages, each restored while the next is decoded; keep their reports."""
+        from ..inference import inherit_threads
+
+        stages = partial(self._next_page, current), partial(self._restore, current)
+        numbers = range(1, current.total + 1)
+        with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as results:
+            for number, future in results:
+                page = future.result()
+                observed = self.observer is not None and number == 1
+                current.pages.append(page if observed else page.without_pixels())
+                yield page.image
+
+    def _next_page(self, current: _CurrentImage, number: int) -> tuple[int, _DecodedPage]:
+        self._check_stop()
+        return number, next(current.decoded)
+
+    def _restore(self, current: _CurrentImage, numbered: tuple[int, _DecodedPage]) -> Page:
+        self._check_stop()
+        number, (image, right, noise) = numbered
+        height, width = image.pixels.shape[:2]
+        strength = self.config.strength
+        try:
+            before = to_float(image.pixels)
+            result = self.restorer.restore(
+                before,
+                None if right is None else to_float(right),
+                progress=partial(self._report_progress, current, number),
+            )
+            change = measure_change(before, result.pixels)
+            pixels = image.pixels
+            if strength:  # at 0 the output is exactly the input
+                after = result.pixels
+                if strength < 1:
+                    after = before + np.float32(strength) * (after - before)
+                pixels = from_float(after, pixels.dtype)
+        except MemoryError as error:
+            raise ImageError(
+                f"not enough memory for {width} x {height} pixels", "Free some memory."
+            ) from error
+        except ImageError as error:
+            if current.total == 1:
+                raise
+            raise ImageError(f"page {number}: {error.message}", error.hint) from error
+        return Page(
+            image=replace(image, pixels=pixels),
+            original=image.pixels if self.observer is not None and number == 1 else UNDECODED,
+            height=height,
+            width=width,
+            restoration=replace(result, pixels=UNDECODED),
+            noise=noise,
+            change=change.times(strength),
+            notes=[*image.notes, *result.notes],
+            warnings=change_warnings(change, strength, noise),
+        )
+
+    def _report_progress(self, current: _CurrentImage, page: int, done: int, total: int) -> None:
+        self._check_stop()
+        if self.progress is not None:
+            name = current.job.names[0]
+            self.progress(ImageProgress(current.number, name, done, total, page, current.total))
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Cancelled
+
+    def write(self, current: _CurrentImage) -> WrittenImage:
+        """Encode a single page, and write the file unless it goes to stdout."""
+        self._check_stop()
+        first, data, target = current.pages[0], current.data, current.job.target
+        if data is None:
+            data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
+            first.notes.extend(notes)
+        event = self._restored_event(current)
+        # Encoding is done before writing: an image that cannot be encoded leaves stdout empty.
+        if target is not None:
+            self._write_file(target, data, current, event)
+            data = None
+        if self.observer is not None:
+            try:
+                self.observer(event, replace(first.image, pixels=first.original), first.image)
+            except ImageError as error:
+                raise ImageError(f"restored, but {error}", error.hint) from error
+        return WrittenImage(event, data)
+
+    def _restored_event(self, current: _CurrentImage) -> Restored:
+        from ..inference import peak_memory
+
+        pages = current.pages
+        first, change = pages[0], total_change(pages)
+        weights = self.restorer.weights
+        return Restored(
+            *current.job.names,
+            task=self.restorer.task.name,
+            weights=Weights(weights.name, weights.source, weights.sha256),
+            device=str(self.restorer.device),
+            precision=pages[-1].restoration.precision,
+            strategy=", ".join(dict.fromkeys(page.restoration.strategy for page in pages)),
+            orientations=self.restorer.orientations,
+            width=first.width,
+            height=first.height,
+            pages=len(pages),
+            pixels=sum(page.pixels for page in pages),
+            seconds=round(sum(page.restoration.seconds for page in pages), 3),
+            noise=first.noise,
+            mean_absolute_change=round(change.mean_absolute, 7),
+            colour_drift=round(change.drift, 7),
+            peak_memory=peak_memory(self.restorer.device),
+            notes=[*current.notes, *merge_texts(page.notes for page in pages)],
+            warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
+        )
+
+    def _write_file(
+        self, target: Path, data: bytes, current: _CurrentImage, event: Restored
+    ) -> None:
+        def record(data: bytes, stat: os.stat_result) -> None:
+            if self.config.record:
+                settings = settings_fingerprint(self.restorer, self.config)
+                output = FileFingerprint.of(data, stat.st_mtime_ns)
+                entry = make_entry(event, settings, current.source_file, current.right_file, output)
+                event.notes.extend(append_entry(target, entry))
+
+        make_folder(target.parent)
+        write_encoded(data, target, ready=record)
+
+
+def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
+    """Return the estimated noise of a page (from 0) for denoising, else None."""
+    if task != "denoise":
+        return None
+    return job.noise if job.noise and number == 0 else estimate_noise(image.pixels)

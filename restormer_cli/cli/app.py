@@ -1,9 +1,9 @@
 """The command line: what `restormer` can be told, and the way it ends."""
 
+import json
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -227,10 +227,10 @@ def evaluate(console: Console, given: Evaluating) -> None:
 )
 def schema(context: typer.Context) -> None:
     """Print the JSON Schema of the events that --json gives, one a line."""
+    from ..batch import event_schema
+
     console: Console = context.obj
-    console.result(
-        (Path(__file__).parents[1] / "batch" / "events.schema.json").read_text("utf-8").rstrip()
-    )
+    console.result(json.dumps(event_schema(), indent=2))
 
 
 # --- training -----------------------------------------------------------------------------------

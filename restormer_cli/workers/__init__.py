@@ -1,7 +1,7 @@
-"""Where a batch runs: this process, a dry run, a pool of processes, a Ray cluster.
+"""Backends of a batch: this process, a dry run, a pool of processes, a Ray cluster.
 
-Read `backends` first: one interface for all of them. `pool` distributes images among workers, which
-`processes` and `ray_cluster` start.
+Read `backends` first: it has one interface for all of them. `pool` distributes images among the
+workers that `processes` and `ray_cluster` start, and `worker` is what runs there.
 """
 
 import lazy_loader

@@ -1,21 +1,17 @@
-"""Several workers on one run: who restores which image, and what becomes of a dead one's."""
+"""A worker pool: distributes the images of a run and replaces workers that die."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Event as Flag
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..batch import (
-    Cancelled,
     Event,
     Failed,
     ImageProgress,
-    ImageStages,
     QueuedImage,
     StandardStreams,
     Started,
@@ -23,389 +19,277 @@ from ..batch import (
     failure_event,
     queue_images,
     send_to_stdout,
-    settings_fingerprint,
-    stage_executor,
 )
-from ..callbacks import Notify
 from ..errors import DeviceError, ImageError, RestormerError
 from ..files import remove_leftovers
+from .worker import Message, Note, Ready, WorkerExited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from queue import SimpleQueue
+    from collections.abc import Generator, Iterator, Sequence
 
-    from ..batch import BatchConfig, Failed, Job, Observer, SettingsFingerprint
-    from ..inference import Restorer, RestorerConfig
+    from ..batch import Job, SettingsFingerprint
+    from .worker import Send
 
+PREFETCH = 3
+"""Most images that a worker holds: one is read, one computed, one written."""
 
-# --- worker --------------------------------------------------------------------------------------
-
-
-class Ready(NamedTuple):
-    """The network is loaded: what it makes outputs with, and what it runs on, in words."""
-
-    recipe: SettingsFingerprint
-    about: str
+STOP_TIMEOUT = 30.0
+"""Seconds that workers have to finish writing when the run is stopped."""
 
 
-class Note(NamedTuple):
-    """What a user should know."""
+class Reporter(Protocol):
+    """Receives reports of a run."""
 
-    text: str
+    def say(self, text: str) -> None:
+        """Report a line that may be suppressed."""
 
+    def detail(self, text: str) -> None:
+        """Report a line of detail."""
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What a worker runs; it is sent to the worker's process."""
+    def warn(self, text: str) -> None:
+        """Report a warning."""
 
-    restorer: RestorerConfig
-    batch: BatchConfig
-    observer: Observer | None
-
-
-def work(inbox: SimpleQueue[Any], config: WorkerConfig) -> Generator[Any, None, None]:
-    """Load the network, then serve: yields Ready first, or the error for which it cannot."""
-    from ..inference import Restorer
-
-    try:
-        restorer = Restorer(config.restorer, notify=lambda text: inbox.put(Note(text)))
-    except RestormerError as error:
-        yield error
-        return
-    yield Ready(settings_fingerprint(restorer, config.batch), about(restorer))
-    yield from serve(inbox, restorer, config)
-
-
-def about(restorer: Restorer) -> str:
-    """What it runs with, and where."""
-    return f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
-
-
-def serve(
-    inbox: SimpleQueue[Any], restorer: Restorer, config: WorkerConfig
-) -> Generator[Any, None, None]:
-    """Restore and write images as they come, in the stages of `batch.run`.
-
-    Yields, in the order of the images, what each ends in: Written, or Failed; and all else that
-    comes into the inbox, which is the way out for other threads: Parts of the image at work.
-
-    Args:
-        inbox: images to come (Given). With None the service ends: what is being written is
-            finished and told, the rest dropped.
-        restorer: does it.
-        config: how to read, blend, write and observe.
-    """
-    from ..inference import (
-        inherit_threads,  # torch takes seconds to import; who has a restorer has it
-    )
-
-    work = ImageStages(restorer, config.batch, inbox.put, config.observer, Flag())
-    under_way: dict[Future[WrittenImage], Job] = {}
-
-    def end(future: Future[WrittenImage]) -> Iterator[WrittenImage | Failed]:
-        job = under_way.pop(future)
-        try:
-            yield future.result()
-        except ImageError as error:
-            yield failure_event(job, restorer.task.name, error)
-        except (Cancelled, CancelledError):
-            pass
-
-    try:
-        with stage_executor(
-            work.read, work.compute, work.write, initializer=inherit_threads()
-        ) as submit:
-            for item in iter(inbox.get, None):
-                if isinstance(item, QueuedImage):
-                    future = submit(item)
-                    under_way[future] = item.job
-                    future.add_done_callback(inbox.put)
-                elif isinstance(item, Future):
-                    yield from end(item)
-                else:
-                    yield item
-            work.stop.set()
-        for future in list(under_way):
-            yield from end(future)
-    finally:
-        work.stop.set()
-
-
-# --- fleet ---------------------------------------------------------------------------------------
-
-
-AHEAD = 3
-"""How many images a worker holds in a long run: one is read, one computed, one written."""
-
-PATIENCE = 30.0
-"""Seconds that workers have, when the run is stopped, to finish what they are writing."""
-
-
-class WorkerExited(NamedTuple):
-    """A worker has ended, and how."""
-
-    cause: str
+    def part(self, part: ImageProgress) -> None:
+        """Report the progress of the current image."""
 
 
 class Worker(Protocol):
-    """One that runs `worker.work`, wherever that is."""
+    """A running worker, as the pool sees it."""
 
-    def give(self, item: QueuedImage | None) -> None:
-        """Put it into the inbox. That the worker has ended is no error: it will be heard."""
+    def give(self, image: QueuedImage | None) -> None:
+        """Send an image, or None to stop. Do nothing if the worker has ended."""
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """End the worker at once."""
 
 
-class Host(Protocol):
-    """Where workers run."""
+class Launcher(Protocol):
+    """Starts workers."""
 
     @property
-    def places(self) -> Sequence[str]:
-        """What each of them runs on."""
+    def devices(self) -> Sequence[str]:
+        """The device of each worker."""
 
-    def hire(self, place: int, tell: Callable[[object], None]) -> Worker:
-        """Start a worker; `tell` is to be called with what `work` yields and, at last, Gone."""
+    def start_worker(self, index: int, send: Send) -> Worker:
+        """Start a worker on `devices[index]`; it calls `send` from another thread."""
 
     def close(self) -> None:
-        """Leave it. All workers have been killed."""
+        """Release resources, once all workers are killed."""
 
 
 @dataclass(eq=False)
 class _Member:
-    """A worker and the images it holds, the first of which is its next to end."""
+    """State of a worker; `images` are those it holds, in the order in which they end."""
 
-    place: int
-    worker: Worker | None = None
+    index: int
+    worker: Worker = field(init=False)
     ready: Ready | None = None
-    held: deque[QueuedImage] = field(default_factory=deque)
-    on_trial: bool = False  # the image it holds is one that a worker has died with
-    part: float = 0.0  # of the image it computes, how much is done
+    images: deque[QueuedImage] = field(default_factory=deque)
+    retrying: bool = False  # its only image is one with which a worker has died
+    share: float = 0.0  # of its current image, done
 
 
 @dataclass
 class WorkerPool:
-    """Shares a run's images among workers: whoever is free takes the next.
+    """Distributes a run's images among workers: the next image goes to a free worker.
 
-    When a worker dies, another takes its place. Each image that it held is tried once more, by a
-    worker that holds no other: should that one die, too, it is known with which.
+    A worker that dies is replaced. Each image that it held is tried once more, alone, by another
+    worker. If that worker dies too, the image is the cause, and fails.
 
     Args:
-        host: where the workers run.
-        task: what they do.
-        notify: told in a sentence what did not go as asked.
-        detail: told of every worker that is ready.
-        progress: told of the images that are computed.
+        launcher: starts the workers.
+        task: name of the task.
+        reporter: receives warnings, descriptions of the workers, and progress.
     """
 
-    host: Host
+    launcher: Launcher
     task: str
-    notify: Notify
-    detail: Notify
-    progress: Callable[[ImageProgress], None]
+    reporter: Reporter
     _members: list[_Member] = field(default_factory=list)
-    _heard: SimpleQueue[tuple[_Member, object]] = field(default_factory=SimpleQueue)
-    _noted: set[str] = field(default_factory=set)
-    _trials: deque[QueuedImage] = field(default_factory=deque)
-    _weights: object = None  # that all of them restore with
-    _left: int = 0  # images that nobody has been given
-    _ended: int = 0
+    _inbox: SimpleQueue[tuple[_Member, Message]] = field(default_factory=SimpleQueue)
+    _notes: set[str] = field(default_factory=set)
+    _retries: deque[QueuedImage] = field(default_factory=deque)
+    _weights: str | None = None  # digest, the same for all workers
+    _unassigned: int = 0
+    _finished: int = 0
+    _running: bool = False
+    _stopping: bool = False
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
-        """Start as many workers as so many images are worth; what each of them restores with.
+        """Start the workers that this number of images needs; return each one's settings.
 
         Raises:
-            RestormerError: one of them cannot start.
+            RestormerError: a worker cannot start.
         """
-        for place in range(len(self._members), min(images, len(self.host.places))):
-            self._hire(place)
+        for index in range(len(self._members), min(images, len(self.launcher.devices))):
+            self._start_worker(index)
         while not all(member.ready for member in self._members):
-            for member, message in self._hear():
-                if isinstance(message, RestormerError):
-                    raise message
-                if isinstance(message, WorkerExited):
-                    raise DeviceError(
-                        f"the worker on {self.host.places[member.place]} ended before it was ready "
-                        f"({message.cause})",
-                        "Memory may be too little for so many: name fewer devices.",
-                    )
-        return [member.ready.recipe for member in self._members if member.ready]
+            deque(self._receive(), maxlen=0)
+        return [member.ready.settings for member in self._members if member.ready]
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        """Restore and write images: as `batch.run`, but told in the order in which they end.
+        """Restore and write images as `run_batch` does; yield events in the order of completion.
 
         Raises:
             RestormerError: a worker cannot start.
         """
         self.prepare(len(jobs))
-        line, self._left = queue_images(jobs, streams.stdin), len(jobs)
+        self._running = True
+        images, self._unassigned = queue_images(jobs, streams.stdin), len(jobs)
         try:
-            while self._left or self._trials or any(member.held for member in self._members):
+            while self._unassigned or self._retries or any(m.images for m in self._members):
                 if not self._members:
-                    yield from self._abandoned([*self._trials, *line])
+                    for image in (*self._retries, *images):
+                        yield self._fail(image, "no worker is left to restore it")
                     return
-                yield from self._hand_out(line)
-                for member, message in self._hear():
-                    yield from self._act_on(member, message, streams)
+                yield from self._assign(images)
+                for result in self._receive():
+                    yield _event(result, streams)
         except KeyboardInterrupt:
-            for written in self._wind_up():
-                yield send_to_stdout(written, streams.stdout)
+            for result in self._stop():
+                if isinstance(result, WrittenImage):
+                    yield _event(result, streams)
             raise
         finally:
             self.close()
 
     def close(self) -> None:
-        """End all workers; what they are writing is finished, and what they compute is dropped."""
+        """Stop and kill all workers. They finish writing, and drop other images."""
         try:
-            if any(member.held for member in self._members):
-                deque(self._wind_up(), maxlen=0)
+            if not self._stopping and any(member.images for member in self._members):
+                deque(self._stop(), maxlen=0)
         finally:
             for member in self._members:
-                if member.worker is not None:
-                    member.worker.kill()
+                member.worker.kill()
             self._members.clear()
-            self.host.close()
+            self.launcher.close()
 
-    def _hire(self, place: int) -> None:
-        member = _Member(place)
-        self._members.append(member)  # before it starts: an interruption must find it
-        member.worker = self.host.hire(place, lambda message: self._heard.put((member, message)))
+    def _start_worker(self, index: int) -> None:
+        member = _Member(index)
+        member.worker = self.launcher.start_worker(
+            index, lambda message: self._inbox.put((member, message))
+        )
+        self._members.append(member)
 
-    # --- giving ---
+    def _stop(self) -> Iterator[Event | WrittenImage]:
+        """Ask all workers to stop; yield what they finish within the timeout."""
+        self._stopping = True
+        for member in self._members:
+            member.worker.give(None)
+        end = time.monotonic() + STOP_TIMEOUT
+        while self._members and (timeout := end - time.monotonic()) > 0:
+            yield from self._receive(timeout)
 
-    def _hand_out(self, line: Iterator[QueuedImage]) -> Iterator[Event]:
-        """Give everybody what is theirs now, one image each in turn."""
-        giving = True
-        while giving:
-            giving = False
+    def _assign(self, images: Iterator[QueuedImage]) -> Iterator[Started]:
+        """Give every worker the images it may hold, one each in turn."""
+        assigned = True
+        while assigned:
+            assigned = False
             for member in self._members:
-                item = self._next(member, line)
-                if item is not None and member.worker is not None:
-                    giving = True
-                    member.held.append(item)
-                    member.worker.give(item)
-                    if len(member.held) == 1:
-                        yield Started(*item.job.names, self.task)
+                if (image := self._next_image(member, images)) is not None:
+                    assigned = True
+                    member.images.append(image)
+                    member.worker.give(image)
+                    if len(member.images) == 1:
+                        yield Started(*image.job.names, self.task)
 
-    def _next(self, member: _Member, line: Iterator[QueuedImage]) -> QueuedImage | None:
-        if member.ready is None or member.on_trial or (self._trials and member.held):
+    def _next_image(self, member: _Member, images: Iterator[QueuedImage]) -> QueuedImage | None:
+        if member.ready is None or member.retrying or (self._retries and member.images):
             return None
-        if self._trials:
-            member.on_trial = True
-            return self._trials.popleft()
-        # Near its end nothing is given ahead: all shall end at about the same time.
-        most = AHEAD if self._left > AHEAD * len(self._members) else 1
-        if not self._left or len(member.held) >= most:
+        if self._retries:
+            member.retrying = True
+            return self._retries.popleft()
+        # No prefetch near the end of the run, so that all workers end at about the same time.
+        most = PREFETCH if self._unassigned > PREFETCH * len(self._members) else 1
+        if not self._unassigned or len(member.images) >= most:
             return None
-        self._left -= 1
-        return next(line)
+        self._unassigned -= 1
+        return next(images)
 
-    # --- hearing ---
-
-    def _hear(self, timeout: float | None = None) -> Iterator[tuple[_Member, object]]:
-        """Wait for what a worker has to tell; what is not about an image is done with here."""
+    def _receive(self, timeout: float | None = None) -> Iterator[Event | WrittenImage]:
+        """Wait for a message and act on it."""
         try:
-            member, message = self._heard.get(timeout=timeout)
+            member, message = self._inbox.get(timeout=timeout)
         except Empty:
             return
-        if member not in self._members:  # the last words of a dead one
+        if member not in self._members:  # it was replaced
             return
         match message:
-            case Ready(recipe, about):
-                if self._weights not in (None, recipe["weights"]):
-                    yield (
-                        member,
-                        DeviceError(
-                            "the workers have found different weights",
-                            "Name some that all of them have: --weights lite, or a file.",
-                        ),
+            case Ready(settings, description):
+                if self._weights not in (None, settings["weights"]):
+                    error = DeviceError(
+                        "the workers have found different weights",
+                        "Name weights that all of them have: --weights lite, or a file.",
                     )
+                    yield from self._replace(member, error)
                     return
-                self._weights = recipe["weights"]
+                self._weights = settings["weights"]
                 member.ready = message
-                self.detail(about)
+                self.reporter.detail(description)
             case Note(text):
-                if text not in self._noted:  # all of them would say it
-                    self._noted.add(text)
-                    self.notify(text)
-            case _:
-                yield member, message
-
-    def _act_on(
-        self, member: _Member, message: object, streams: StandardStreams
-    ) -> Iterator[Event]:
-        match message:
+                if text not in self._notes:  # the other workers send it too
+                    self._notes.add(text)
+                    self.reporter.warn(text)
             case ImageProgress():
-                member.part = message.share
-                others = sum(each.part for each in self._members if each is not member)
-                self.progress(message._replace(number=self._ended + others))
+                if not self._stopping:
+                    member.share = message.share
+                    others = sum(other.share for other in self._members if other is not member)
+                    self.reporter.part(message._replace(number=self._finished + others))
             case WrittenImage() | Failed():
-                member.held.popleft()
-                member.on_trial, member.part = False, 0.0
-                self._ended += 1
-                yield (
-                    send_to_stdout(message, streams.stdout)
-                    if isinstance(message, WrittenImage)
-                    else message
-                )
-                if member.held:
-                    yield Started(*member.held[0].job.names, self.task)
-            case WorkerExited(cause):
-                yield from self._replace(member, cause)
-            case RestormerError():  # of one that was to take a dead one's place
-                yield from self._replace(member, message.message)
+                member.images.popleft()
+                member.retrying, member.share = False, 0.0
+                self._finished += 1
+                yield message
+                if member.images:
+                    yield Started(*member.images[0].job.names, self.task)
+            case WorkerExited() | RestormerError():
+                yield from self._replace(member, message)
 
-    def _replace(self, member: _Member, cause: str) -> Iterator[Event]:
-        """Go on without a worker: take another for one that has died, none if it did not start."""
+    def _replace(self, member: _Member, reason: WorkerExited | RestormerError) -> Iterator[Failed]:
+        """Start another worker for one that died; none if it was the replacement of another."""
         self._members.remove(member)
-        targets = [item.job.target for item in member.held]
-        remove_leftovers({target.parent for target in targets if target is not None})
-        name = self.host.places[member.place]
-        if member.ready is None:
-            self.notify(f"no worker can be started on {name} again ({cause})")
+        member.worker.kill()
+        if self._stopping:
             return
-        if member.on_trial:
-            self._ended += 1
-            yield self._dead(member.held.popleft(), f"a second worker died with it ({cause})")
-        elif member.held:
-            again = [item for item in member.held if not item.job.in_place]
-            for item in member.held:
-                if item.job.in_place:  # perhaps it is done, and must not be done twice
-                    self._ended += 1
-                    yield failure_event(item.job, self.task, _unknown(cause))
-            names = ", ".join(str(item.job.names[0]) for item in again) or "nothing"
-            self.notify(f"the worker on {name} died ({cause}); to be tried again: {names}")
-            self._trials += again
-        if self._left or self._trials:
-            self._hire(member.place)
+        device = self.launcher.devices[member.index]
+        cause = reason.cause if isinstance(reason, WorkerExited) else reason.message
+        if not self._running:
+            if isinstance(reason, RestormerError):
+                raise reason
+            raise DeviceError(
+                f"the worker on {device} ended before it was ready ({cause})",
+                "Memory may be too small for all of them: name fewer devices.",
+            )
+        remove_leftovers({i.job.target.parent for i in member.images if i.job.target is not None})
+        if member.ready is None:
+            self.reporter.warn(f"no worker can be started on {device} again ({cause})")
+            return
+        if member.retrying:
+            yield self._fail(member.images.popleft(), f"a second worker died with it ({cause})")
+        elif member.images:
+            # One that is restored in place may be done, and must not be restored twice.
+            for image in (image for image in member.images if image.job.in_place):
+                yield self._fail(
+                    image,
+                    f"a worker died with it ({cause}), and in place it may be restored already",
+                    "Repeat the command with --skip-existing: it restores the image if needed.",
+                )
+            retries = [image for image in member.images if not image.job.in_place]
+            names = ", ".join(image.job.names[0] for image in retries) or "nothing"
+            self.reporter.warn(f"the worker on {device} died ({cause}); to be tried again: {names}")
+            self._retries += retries
+        if self._unassigned or self._retries:
+            self._start_worker(member.index)
 
-    def _dead(self, item: QueuedImage, cause: str) -> Failed:
-        error = ImageError(cause, "It may want more memory than there is: try --tile 512.")
-        return failure_event(item.job, self.task, error)
-
-    def _abandoned(self, items: Iterable[QueuedImage]) -> Iterator[Event]:
-        """The end of a run that has no workers any more."""
-        for item in items:
-            yield self._dead(item, "no worker is left to restore it")
-
-    def _wind_up(self) -> Iterator[WrittenImage]:
-        """Tell all workers to end, and wait for what they are writing."""
-        for member in self._members:
-            if member.worker is not None:
-                member.worker.give(None)
-        end = time.monotonic() + PATIENCE
-        while self._members and (patience := end - time.monotonic()) > 0:
-            for member, message in self._hear(patience):
-                if isinstance(message, WrittenImage):
-                    yield message
-                elif isinstance(message, (WorkerExited, RestormerError)):
-                    if member.worker is not None:
-                        member.worker.kill()
-                    self._members.remove(member)
+    def _fail(
+        self,
+        image: QueuedImage,
+        cause: str,
+        hint: str = "It may need more memory than there is: try --tile 512.",
+    ) -> Failed:
+        self._finished += 1
+        return failure_event(image.job, self.task, ImageError(cause, hint))
 
 
-def _unknown(cause: str) -> ImageError:
-    return ImageError(
-        f"a worker died with it ({cause}), and in place it may be restored already",
-        "The same command with --skip-existing knows, and restores it if it is not.",
-    )
+def _event(result: Event | WrittenImage, streams: StandardStreams) -> Event:
+    return send_to_stdout(result, streams.stdout) if isinstance(result, WrittenImage) else result

@@ -1,4 +1,4 @@
-"""A host of workers: processes on this machine, one for each device that was named."""
+"""Workers as processes on this machine, one for each device named."""
 
 from __future__ import annotations
 
@@ -7,65 +7,82 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from .pool import WorkerConfig, WorkerExited, work
+from ..checkpoints import TASKS
+from .worker import Message, WorkerConfig, WorkerExited, run_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
     from ..batch import QueuedImage
+    from ..callbacks import Notify
+    from .worker import Send
 
 _ENDED = (EOFError, OSError)
-"""What reading from and writing to a process raises that is no longer there."""
+"""Errors of a connection whose other end is closed."""
 
 
 @dataclass
-class Processes:
-    """One process for each of the `places`.
+class ProcessLauncher:
+    """Starts a process for each device.
 
     Args:
-        places: devices.
-        orders: tells what a worker does on a device that so many share.
+        devices: device of each worker; workers may share one.
+        config: configuration of the workers.
+        notify: called with a sentence when the weights are not those asked for.
     """
 
-    places: Sequence[str]
-    orders: Callable[[str, int], WorkerConfig]
+    devices: Sequence[str]
+    config: WorkerConfig
+    notify: Notify
 
-    def hire(self, place: int, tell: Callable[[object], None]) -> _Process:
-        """A process that loads torch and the network, which takes it seconds."""
-        device = self.places[place]
-        sharing = self.places.count(device)
-        return _Process(self.orders(device, sharing), sharing, tell)
+    @cached_property
+    def _resolved_config(self) -> WorkerConfig:
+        """The configuration with its checkpoint resolved once, for all workers."""
+        from ..checkpoints import resolve_checkpoint  # the Hub's client is slow to import
+
+        restorer = self.config.restorer
+        if not isinstance(restorer.weights, str):
+            return self.config
+        weights = resolve_checkpoint(
+            restorer.weights, restorer.checkpoint, TASKS[restorer.task], notify=self.notify
+        )
+        return replace(self.config, restorer=replace(restorer, weights=weights))
+
+    def start_worker(self, index: int, send: Send) -> _Process:
+        """Start a process, which takes seconds to load torch and the network."""
+        device = self.devices[index]
+        return _Process(self._resolved_config.for_device(device, self.devices.count(device)), send)
 
     def close(self) -> None:
-        """Nothing is left when the processes are not."""
+        """Do nothing: the processes hold all resources."""
 
 
 class _Process:
-    def __init__(self, orders: WorkerConfig, sharing: int, tell: Callable[[object], None]) -> None:
-        # Not forked: a fork has only one of torch's threads, and none of CUDA.
+    def __init__(self, config: WorkerConfig, send: Send) -> None:
+        # Not forked: a fork has only one of torch's threads, and no CUDA.
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, orders, sharing), daemon=True)
-        with _deaf():
+        self._connection, remote = context.Pipe()
+        self._process = context.Process(target=_main, args=(remote, config), daemon=True)
+        with _signals_blocked():
             self._process.start()
-        theirs.close()
-        threading.Thread(target=self._listen, args=(tell,), daemon=True).start()
+        remote.close()
+        threading.Thread(target=self._listen, args=(send,), daemon=True).start()
 
-    def _listen(self, tell: Callable[[object], None]) -> None:
+    def _listen(self, send: Send) -> None:
         with suppress(*_ENDED):
             while True:
-                tell(self._connection.recv())
+                send(self._connection.recv())
         self._process.join()
-        tell(WorkerExited(_cause(self._process.exitcode or 0)))
+        send(WorkerExited(_cause(self._process.exitcode or 0)))
 
-    def give(self, item: QueuedImage | None) -> None:
+    def give(self, image: QueuedImage | None) -> None:
         with suppress(*_ENDED):
-            self._connection.send(item)
+            self._connection.send(image)
 
     def kill(self) -> None:
         self._process.kill()
@@ -80,18 +97,18 @@ def _cause(status: int) -> str:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C, which a terminal sends to all, nor SIGTERM.
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that ignore SIGTERM and Ctrl-C, which a terminal sends to all processes.
 
-    They are told to end by this one; should it be gone, their pipe is closed. The signals are
-    blocked from the very start, as torch is being imported.
+    The parent stops them. If it dies, its end of their pipe closes, and they stop, too. Blocked
+    signals are inherited, and so already hold while the process imports torch.
     """
     if sys.platform == "win32":
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # which would be started now, and unblock them
+    resource_tracker.ensure_running()  # else it would be started now, and unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -99,20 +116,16 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _main(connection: Connection, orders: WorkerConfig, sharing: int) -> None:
-    """The process: what is read goes to the worker, and what that yields is written."""
+def _main(connection: Connection, config: WorkerConfig) -> None:
+    """Run the worker in its process."""
     import torch
 
-    torch.set_num_threads(max(1, torch.get_num_threads() // sharing))
-    inbox: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_fill, args=(inbox, connection), daemon=True).start()
-    with suppress(*_ENDED):
-        for message in work(inbox, orders):
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.restorer.sharing))
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        with lock, suppress(*_ENDED):
             connection.send(message)
 
-
-def _fill(inbox: SimpleQueue[Any], connection: Connection) -> None:
     with suppress(*_ENDED):
-        while (item := connection.recv()) is not None:
-            inbox.put(item)
-    inbox.put(None)
+        run_worker(iter(connection.recv, None), config, send)

@@ -1,4 +1,4 @@
-"""A host of workers: actors on a Ray cluster, one for each GPU or for a share of the processors."""
+"""Workers as actors on a Ray cluster, one for each GPU or for a share of the processors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,91 +19,92 @@ from typing import TYPE_CHECKING, Any
 
 from ..batch import ImageProgress
 from ..errors import DeviceError, UsageError
-from .pool import WorkerConfig, WorkerExited, work
+from .worker import Message, WorkerConfig, WorkerExited, run_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..batch import QueuedImage
+    from .worker import Send
 
 LOCAL = "local"
-"""The address of a cluster that is started on this machine for the run, and ends with it."""
+"""Address of a cluster that is started on this machine for the run only."""
 
-SHARE = 4
-"""Processors for each worker where there are no GPUs, and no devices are named."""
+PROCESSORS_PER_WORKER = 4
+"""Processors of each worker if there are no GPUs, and no devices are named."""
 
 
 @dataclass
-class Cluster:
-    """Ray at an address; without a device's name, its free GPUs or else processors are taken.
+class RayLauncher:
+    """Starts actors on a Ray cluster, on its free GPUs or else processors unless devices are named.
 
     Args:
         address: as Ray takes it, or LOCAL.
-        devices: what the options name.
-        orders: tells what a worker does on a device of which so many are.
+        names: devices as named by the options.
+        config: configuration of the workers.
     """
 
     address: str
-    devices: Sequence[str]
-    orders: Callable[[str, int], WorkerConfig]
+    names: Sequence[str]
+    config: WorkerConfig
 
     @cached_property
-    def places(self) -> list[str]:
-        """The devices, for which the cluster has to be there."""
-        free = _ray(self.address).available_resources()
+    def devices(self) -> list[str]:
+        """The device of each worker; connects to the cluster."""
+        free = _connect(self.address).available_resources()
         gpus, processors = (int(free.get(kind, 0)) for kind in ("GPU", "CPU"))
-        places = [device.partition(":")[0] for device in self.devices]
-        if places == ["auto"]:
-            shares = sum(max(count // SHARE, 1) for count in self._processors())
-            places = ["cuda"] * gpus or ["cpu"] * min(shares, processors)
-        wanted = Counter(places)
-        if not places or wanted["cuda"] > gpus or wanted["cpu"] > processors:
+        devices = [name.partition(":")[0] for name in self.names]
+        if devices == ["auto"]:
+            shares = sum(max(count // PROCESSORS_PER_WORKER, 1) for count in self._processors())
+            devices = ["cuda"] * gpus or ["cpu"] * min(shares, processors)
+        needed = Counter(devices)
+        if not devices or needed["cuda"] > gpus or needed["cpu"] > processors:
             raise DeviceError(
                 f"the Ray cluster has {gpus} GPUs and {processors} processors free, which is too "
                 "little",
                 "Name fewer with --device, or wait until it is less busy.",
             )
-        return places
+        return devices
+
+    @cached_property
+    def processors_per_worker(self) -> int:
+        """Most processors that every worker can have, each on one machine."""
+        counts, workers = self._processors(), self.devices.count("cpu")
+        shares = range(max(counts), 0, -1)
+        return next((n for n in shares if sum(count // n for count in counts) >= workers), 1)
 
     def _processors(self) -> list[int]:
-        """How many each machine has, of those that have any."""
+        """Return the number of processors of each machine that has any."""
         import ray
 
         counts = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
         return [count for count in counts if count]
 
-    @cached_property
-    def _share(self) -> int:
-        """The most processors that every worker can have, none being spread over two machines."""
-        counts, wanted = self._processors(), self.places.count("cpu")
-        shares = range(max(counts), 0, -1)
-        return next((n for n in shares if sum(count // n for count in counts) >= wanted), 1)
-
-    def hire(self, place: int, tell: Callable[[object], None]) -> _Actor:
-        """An actor; where its worker has to wait for resources, so does the run."""
-        device = self.places[place]
-        takes = {"num_cpus": 1, "num_gpus": 1} if device == "cuda" else {"num_cpus": self._share}
-        # Ray gives a GPU to one alone; of a machine's memory each has its part.
-        together = min(self.places.count("cpu"), max(self._processors()) // self._share)
-        return _Actor(self.orders(device, 1 if device == "cuda" else together), takes, tell)
+    def start_worker(self, index: int, send: Send) -> _Actor:
+        """Start an actor. It waits until its resources are free."""
+        device = self.devices[index]
+        if device == "cuda":  # Ray gives each GPU to one actor
+            return _Actor(self.config.for_device(device, 1), {"num_cpus": 1, "num_gpus": 1}, send)
+        count = self.processors_per_worker
+        sharing = min(self.devices.count("cpu"), max(self._processors()) // count)
+        return _Actor(self.config.for_device(device, sharing), {"num_cpus": count}, send)
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
-        ray = sys.modules.get("ray")
-        if ray is not None:
+        """Leave the cluster, and end one that was started for this run."""
+        if (ray := sys.modules.get("ray")) is not None:
             ray.shutdown()
 
 
-def _ray(address: str) -> Any:
-    """Ray, connected."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # which would tell its makers of it
+def _connect(address: str) -> Any:
+    """Return the module `ray`, connected."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == LOCAL:
-        # What Ray calls so makes it listen on the loopback interface alone, on any system.
+        # As on Windows and macOS, a cluster of one machine then listens on loopback only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     before = signal.getsignal(signal.SIGTERM)
     try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
-        if port.isdecimal():  # Ray itself would try for minutes
+        if port.isdecimal():  # fail at once, while Ray would retry for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         import ray
 
@@ -118,42 +120,40 @@ def _ray(address: str) -> Any:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DeviceError(
             f"there is no Ray cluster at {address} ({cause})",
-            "Say HOST:PORT, ray://HOST:PORT, auto, or local for one on this machine.",
+            "Give HOST:PORT, ray://HOST:PORT, auto, or local for one on this machine.",
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, before)  # Ray puts its own there
+        signal.signal(signal.SIGTERM, before)  # Ray installs a handler
     return ray
 
 
 class _Actor:
-    """A worker on the cluster, as seen from here."""
+    """A worker on the cluster, as the pool sees it."""
 
-    def __init__(
-        self, orders: WorkerConfig, takes: dict[str, int], tell: Callable[[object], None]
-    ) -> None:
+    def __init__(self, config: WorkerConfig, resources: dict[str, int], send: Send) -> None:
         import ray
 
-        remote = ray.remote(RayWorker).options(max_concurrency=2, **takes)
+        remote = ray.remote(RayWorker).options(max_concurrency=2, **resources)
         self._actor = remote.remote(str(Path.cwd()))
-        stream = self._actor.work.options(num_returns="streaming").remote(orders)
-        self._listener = threading.Thread(target=self._listen, args=(stream, tell), daemon=True)
+        stream = self._actor.run.options(num_returns="streaming").remote(config)
+        self._listener = threading.Thread(target=self._listen, args=(stream, send), daemon=True)
         self._listener.start()
 
-    def _listen(self, stream: Any, tell: Callable[[object], None]) -> None:
+    def _listen(self, stream: Any, send: Send) -> None:
         import ray
 
         cause = "it ended"
         try:
             for message in stream:
-                tell(ray.get(message))
+                send(ray.get(message))
         except ray.exceptions.RayActorError:
             cause = "its actor died"
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1]
-        tell(WorkerExited(cause))
+        send(WorkerExited(cause))
 
-    def give(self, item: QueuedImage | None) -> None:
-        self._actor.give.remote(item)
+    def give(self, image: QueuedImage | None) -> None:
+        self._actor.give.remote(image)
 
     def kill(self) -> None:
         import ray
@@ -163,19 +163,25 @@ class _Actor:
 
 
 class RayWorker:
-    """The worker itself, as `ps` and Ray call it; two of its methods run at once."""
+    """The actor, named so in `ps` and by Ray. `give` is called while `run` goes on."""
 
     def __init__(self, folder: str) -> None:
-        self._inbox: SimpleQueue[Any] = SimpleQueue()
-        with suppress(OSError):  # then the images that are named relative to it will be missing
+        self._requests: SimpleQueue[QueuedImage | None] = SimpleQueue()
+        with suppress(OSError):  # images with relative names will then fail as missing
             os.chdir(folder)
 
-    def give(self, item: QueuedImage | None) -> None:
-        """Called while `work` goes on."""
-        self._inbox.put(item)
+    def give(self, image: QueuedImage | None) -> None:
+        """Queue an image, or None to stop."""
+        self._requests.put(image)
 
-    def work(self, orders: WorkerConfig) -> Iterator[Any]:
-        """What it has to tell, but how far an image is: that would be a message for every strip."""
-        for message in work(self._inbox, orders):
-            if not isinstance(message, ImageProgress):
-                yield message
+    def run(self, config: WorkerConfig) -> Iterator[Message]:
+        """Yield the worker's messages but progress, which would be one for every strip."""
+        messages: SimpleQueue[Message | None] = SimpleQueue()
+        requests = iter(self._requests.get, None)
+        with ThreadPoolExecutor(1) as executor:
+            done = executor.submit(run_worker, requests, config, messages.put)
+            done.add_done_callback(lambda _: messages.put(None))
+            while (message := messages.get()) is not None:
+                if not isinstance(message, ImageProgress):
+                    yield message
+            done.result()  # raises the error of a worker that crashed

@@ -1,4 +1,4 @@
-"""What goes wrong in earnest: runs killed at any moment, damaged files, full and closed folders."""
+"""Killed runs, damaged inputs, full disks and folders without write permission."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
 KILLS = int(os.environ.get("RESTORMER_TEST_KILLS", "2"))
-"""How often the run is killed; each time costs the seconds that torch takes to import."""
+"""Number of times that the run is killed. Each takes the seconds to import torch."""
 
 WITH_HEIF, WITH_RAW = (importlib.util.find_spec(name) for name in ("pillow_heif", "rawpy"))
 
@@ -37,15 +37,12 @@ DAMAGED = 300
 GOOD = 30
 
 
-# --- killed -------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
+def test_repeatedly_killed_runs_give_the_same_outputs(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """At every moment there are whole outputs only, and at the end no temporaries."""
+    """Outputs are complete at any moment, and no temporary files remain."""
     rng = random.Random(0)  # noqa: S311 - no secret
     count = 8 + 3 * KILLS
     for i in range(count):
@@ -72,10 +69,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     assert not [path for path in out.iterdir() if path.name.endswith(atomic.TEMPORARY)]
 
 
-def test_temporaries_of_a_killed_run_are_removed_and_said(
+def test_temporary_files_of_a_killed_run_are_removed_with_a_note(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """By the next run into that folder; those of a run that still goes on are not."""
+    """The next run into the folder removes them, but not those of a concurrent run."""
     picture("f/a.png")
     Path("out").mkdir()
     stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
@@ -94,8 +91,8 @@ def test_temporaries_of_a_killed_run_are_removed_and_said(
     assert tree() == ["f/a.png", "out/a.png", "out/b.png"]
 
 
-def test_a_dry_run_leaves_temporaries_alone(restormer: Callable[..., Outcome]) -> None:
-    """It touches nothing."""
+def test_a_dry_run_removes_no_temporary_files(restormer: Callable[..., Outcome]) -> None:
+    """It changes nothing on disk."""
     picture("f/a.png")
     Path("out").mkdir()
     stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
@@ -105,10 +102,10 @@ def test_a_dry_run_leaves_temporaries_alone(restormer: Callable[..., Outcome]) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
-def test_where_files_cannot_be_locked_temporaries_get_old_first(
+def test_without_file_locks_only_old_temporary_files_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On such a file system a day must have passed."""
+    """They must be older than a day."""
     import fcntl
 
     def unsupported(descriptor: int, operation: int) -> None:
@@ -123,11 +120,8 @@ def test_where_files_cannot_be_locked_temporaries_get_old_first(
     assert young.exists()
 
 
-# --- damaged ------------------------------------------------------------------------------------
-
-
 def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
-    """Names and contents, and whether an image can be made of it all the same."""
+    """Yield names, contents, and whether the file may be readable nevertheless."""
     whole = {}
     for kind in ("png", "jpg", "tif", "webp", "bmp", "avif", *(["heic"] if WITH_HEIF else [])):
         picture(f"whole.{kind}", (40, 56, 3))
@@ -157,7 +151,7 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
         flipped[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
         yield (
             (f"{i}.cut.{kind}", cut, False),
-            (f"{i}.flipped.{kind}", bytes(flipped), True),  # if nothing says so: no checksum
+            (f"{i}.flipped.{kind}", bytes(flipped), True),  # some formats have no checksum
             (f"{i}.misnamed.{kinds[i % len(kinds)]}", data, True),
             (f"{i}.empty.{kind}", b"", False),
             (f"{i}.text.{kind}", b"This is not a picture.\n" * 9, False),
@@ -167,14 +161,14 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
 
 
 @pytest.mark.slow
-def test_damaged_files_cost_nothing_but_themselves(restormer: Callable[..., Outcome]) -> None:
-    """Hundreds of them among good ones: each is reported or restored, with never a traceback."""
+def test_damaged_files_fail_alone(restormer: Callable[..., Outcome]) -> None:
+    """Each of hundreds is reported or restored, without a traceback."""
     for i in range(GOOD):
         picture(f"f/{i * 10}.good.png", (24, 32, 3), seed=i)
     possible = {}
-    for name, data, can_be in damaged(np.random.default_rng(0)):
+    for name, data, readable in damaged(np.random.default_rng(0)):
         Path("f", name).write_bytes(data)
-        possible[f"f/{name}"] = can_be
+        possible[f"f/{name}"] = readable
     outcome = restormer("derain", "f", "-o", "out", "--json", "--precision", "fp32")
     assert outcome.status == 1
     assert "Traceback" not in outcome.stderr
@@ -195,13 +189,10 @@ def test_damaged_files_cost_nothing_but_themselves(restormer: Callable[..., Outc
     assert summary["restored"] + summary["failed"] == GOOD + DAMAGED
 
 
-# --- no room ------------------------------------------------------------------------------------
-
-
 def in_a_small_file_system(*arguments: str, options: str) -> tuple[int, str, list[str]]:
-    """Run the program with `out` on a file system of its own: exit status, stderr, what is in it.
+    """Run the program with `out` on its own file system; return status, stderr and its files.
 
-    The mount is in a namespace of its own, and goes with it.
+    The mount ends with its own namespace.
     """
     script = (
         f"mount -t tmpfs -o {options} tmpfs out || exit 77\n"
@@ -216,27 +207,27 @@ def in_a_small_file_system(*arguments: str, options: str) -> tuple[int, str, lis
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
-def test_a_full_disk_is_told_for_each_image_and_leaves_whole_files() -> None:
-    """What fits is there, what does not is an error of one line, and nothing is half-written."""
+def test_a_full_disk_is_an_error_of_each_image() -> None:
+    """Outputs that fit are complete, and others are errors of one line."""
     for i in range(4):
         picture(f"f/{i}.png", (64, 96, 3), seed=i)  # 18 kB each, of random pixels
     Path("out").mkdir()
-    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="size=48k")
+    status, stderr, files = in_a_small_file_system("derain", "f", "-o", "out", options="size=48k")
     assert status == 1
-    assert [name for name in there if not name.startswith(".")] == ["0.png", "1.png"]
+    assert [name for name in files if not name.startswith(".")] == ["0.png", "1.png"]
     assert stderr.count("No space left on device") >= 2
-    assert not [name for name in there if name.endswith(atomic.TEMPORARY)]
+    assert not [name for name in files if name.endswith(atomic.TEMPORARY)]
     assert "warning: out: 0.0 MB are free, and about 0.1 MB will be written" in stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
-def test_a_closed_folder_and_too_small_a_disk_are_told_before_anything_is_touched() -> None:
-    """Wrong usage, with the cause."""
+def test_a_read_only_folder_or_tiny_disk_is_an_error_at_the_start() -> None:
+    """It is a usage error with the cause."""
     picture("f/a.png", (256, 256, 3))
     Path("out").mkdir()
-    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="ro")
-    assert (status, there) == (2, [])
+    status, stderr, files = in_a_small_file_system("derain", "f", "-o", "out", options="ro")
+    assert (status, files) == (2, [])
     assert "out is not writable" in stderr
-    status, stderr, there = in_a_small_file_system("derain", "f", "-o", "out", options="size=4k")
-    assert (status, there) == (2, [])
+    status, stderr, files = in_a_small_file_system("derain", "f", "-o", "out", options="size=4k")
+    assert (status, files) == (2, [])
     assert "MB are free" in stderr

@@ -1,4 +1,4 @@
-"""What outputs are called, and what is refused before anything is touched."""
+"""Names of outputs, and problems that are found before anything is touched."""
 
 from __future__ import annotations
 
@@ -48,56 +48,58 @@ def targets(*names: str, **options: Any) -> list[str]:
         ("f/a.png", None, "f/a.restored.png"),
     ],
 )
-def test_a_file_goes_beside_itself(name: str, kind: str | None, target: str) -> None:
-    """The suffix is kept, or that of the format; PNG stands for what cannot be written."""
+def test_the_output_of_a_file_is_beside_it(name: str, kind: str | None, target: str) -> None:
+    """It keeps the suffix, or has that of `--format`, or `.png` for formats that are only read."""
     assert targets(name, format=kind) == [target]
 
 
-def test_a_folder_is_mirrored_beside_itself() -> None:
-    """`f` becomes `f-restored`, with the names and subfolders it has."""
+def test_the_outputs_of_a_folder_mirror_it() -> None:
+    """`f` becomes `f-restored`, with the same names and subfolders."""
     assert targets("f") == ["f-restored/a.png", "f-restored/sub/b.tif"]
     assert targets("f/") == targets("f")
 
 
-def test_the_current_folder_has_a_name_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`.` is mirrored beside the folder that it is."""
+def test_outputs_of_the_current_folder_are_beside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`.` is resolved to the name of the folder."""
     monkeypatch.chdir(folder / "f")
     (target, _) = targets(".")
     assert os.path.realpath(target) == str(folder / "f-restored" / "a.png")
 
 
 @pytest.mark.parametrize("output", ["out/", "f", "."])
-def test_an_output_folder_is_one_that_is_there_or_ends_in_a_slash(output: str) -> None:
-    """Into it, a file goes under its own name."""
+def test_an_output_folder_exists_or_ends_in_a_slash(output: str) -> None:
+    """The output in it has the name of its input."""
     assert targets("g/a.jpg", output=output) == [str(Path(output, "a.jpg"))]
 
 
 def test_several_inputs_make_the_output_a_folder() -> None:
-    """Two files, or one folder, need a folder to go to."""
+    """This holds for several files and for one folder."""
     assert targets("a.png", "b.jpeg", output="out") == ["out/a.png", "out/b.jpeg"]
     assert targets("f", output="out") == ["out/a.png", "out/sub/b.tif"]
 
 
-def test_a_single_input_goes_to_the_file_that_is_named() -> None:
-    """Its suffix says the format."""
+def test_the_output_of_one_input_is_the_file_named() -> None:
+    """It may have any suffix or none."""
     assert targets("a.png", output="x/out.jpg") == ["x/out.jpg"]
     assert targets("a.png", output="out") == ["out"]
 
 
 def test_stdin_goes_to_stdout_unless_a_file_is_named() -> None:
-    """`-` alone is a filter."""
+    """Without -o, or with `-o -`, the program is a filter."""
     assert jobs("-") == [Job(None, None)]
     assert jobs("-", output="-", format="jpg") == [Job(None, None, format="jpeg")]
     assert targets("-", output="out.png") == ["out.png"]
 
 
 def test_in_place_means_the_input_itself() -> None:
-    """Without an output, each image replaces its file."""
+    """Without -o, each output replaces its input."""
     assert targets("a.png", "f/a.png", in_place=True) == ["a.png", "f/a.png"]
 
 
-def test_right_views_are_matched_by_their_place() -> None:
-    """A file for a file; in a folder, the same name relative to the folder that was named."""
+def test_right_views_are_matched_by_name() -> None:
+    """A file matches a file; in a folder, names relative to the folder match."""
     assert [job.right for job in jobs("a.png", right="r.png")] == [Path("r.png")]
     Path("right").mkdir()
     rights = [job.right for job in jobs("f", right="right")]
@@ -122,16 +124,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_makes_no_sense_is_refused(case: str) -> None:
-    """A usage error, with a hint, before anything is touched."""
+def test_contradictory_outputs_are_an_error(case: str) -> None:
+    """It is a usage error with a hint."""
     names, options = REFUSED[case]
     with pytest.raises(UsageError) as caught:
         jobs(*names, **options)
     assert caught.value.hint
 
 
-def test_all_that_would_go_wrong_is_told_at_once() -> None:
-    """One list names every collision, replacement and folder that cannot be made."""
+def test_all_problems_are_reported_at_once() -> None:
+    """One list has every collision, replacement and folder that cannot be made."""
     Path("out").mkdir()
     Path("out/sub").touch()
     Path("out/b.jpeg").mkdir()
@@ -145,14 +147,14 @@ def test_all_that_would_go_wrong_is_told_at_once() -> None:
 
 
 def test_in_place_allows_an_output_to_replace_its_input_but_no_other() -> None:
-    """What has not been read yet is never replaced."""
+    """An input that is still to be read is never replaced."""
     assert targets("a.png", output=".", in_place=True) == ["a.png"]
     with pytest.raises(UsageError, match="is an input, too"):
         jobs("f/a.png", "a.png", output=".", in_place=True)
 
 
 def test_a_link_to_the_input_is_the_input() -> None:
-    """Written to through a link, the file would be replaced all the same."""
+    """Writing through a link would replace the input."""
     Path("link.png").symlink_to("a.png")
     with pytest.raises(UsageError, match="would be replaced"):
         jobs("a.png", output="link.png")
@@ -161,15 +163,15 @@ def test_a_link_to_the_input_is_the_input() -> None:
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
 )
-def test_a_folder_that_cannot_be_written_is_told() -> None:  # pragma: no cover
-    """Permissions are looked at before the start."""
+def test_a_folder_without_write_permission_is_an_error() -> None:  # pragma: no cover
+    """Permissions are checked before the start."""
     Path("f").chmod(0o500)
     with pytest.raises(UsageError, match="f is not writable"):
         jobs("a.png", output="f/out/")
 
 
-def test_a_long_list_of_problems_is_cut() -> None:
-    """Twenty are spelled out, the rest is counted."""
+def test_a_long_list_of_problems_is_shortened() -> None:
+    """Twenty are listed, the others counted."""
     names = []
     for i in range(25):
         Path(f"n{i}.png").touch()

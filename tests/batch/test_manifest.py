@@ -1,4 +1,4 @@
-"""What `--skip-existing` leaves alone, restores again, and never writes over."""
+"""Manifests, and what `--skip-existing` skips, restores again and never replaces."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
-RECORD = Path("out", manifest.NAME)
+MANIFEST = Path("out", manifest.NAME)
 
 
 def lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RECORD.read_bytes().splitlines()]
+    return [json.loads(line) for line in MANIFEST.read_bytes().splitlines()]
 
 
 @pytest.fixture
-def go_on(restormer: Callable[..., Outcome]) -> Callable[..., dict[str, str | None]]:
-    """Restore two images, and return what becomes of each in a second run: why it is skipped."""
+def repeat(restormer: Callable[..., Outcome]) -> Callable[..., dict[str, str | None]]:
+    """Restore two images; return a function that repeats the run and returns reasons to skip."""
     for seed, name in enumerate(("a.png", "b.png")):
         picture(f"f/{name}", seed=seed)
     command = ("derain", "f", "-o", "out", "--skip-existing", "--json")
     assert restormer(*command, "--precision", "fp32").status == 0
 
-    def go_on(*options: object) -> dict[str, str | None]:
+    def repeat(*options: object) -> dict[str, str | None]:
         precision = () if "--precision" in options else ("--precision", "fp32")
         outcome = restormer(*command, *precision, *options)
         assert outcome.status == 0
@@ -44,23 +44,23 @@ def go_on(restormer: Callable[..., Outcome]) -> Callable[..., dict[str, str | No
             if event["event"] in ("restored", "skipped")
         }
 
-    return go_on
+    return repeat
 
 
-Again = dict[str, str | None]
-NOTHING: Again = {"a.png": manifest.UNCHANGED, "b.png": manifest.UNCHANGED}
-ALL: Again = {"a.png": None, "b.png": None}
+Reasons = dict[str, str | None]
+SKIPPED: Reasons = {"a.png": manifest.UNCHANGED, "b.png": manifest.UNCHANGED}
+RESTORED: Reasons = {"a.png": None, "b.png": None}
 
 
-def test_what_was_restored_is_not_restored_again(go_on: Callable[..., Again]) -> None:
-    """Nothing is written, neither images nor record."""
+def test_unchanged_images_are_skipped(repeat: Callable[..., Reasons]) -> None:
+    """Neither images nor manifest are written."""
     before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
-    assert go_on() == NOTHING
+    assert repeat() == SKIPPED
     assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
 
 
-def test_a_record_tells_how_each_output_was_made(go_on: Callable[..., Again]) -> None:
-    """One line each, with hashes of input, weights and output, options and version."""
+def test_an_entry_describes_how_an_output_was_made(repeat: Callable[..., Reasons]) -> None:
+    """It has the digests of input, weights and output, the options and the version."""
     line, other = lines()
     assert (line["input"]["name"], other["input"]["name"]) == ("f/a.png", "f/b.png")
     assert line["output"]["name"] == "a.png"
@@ -88,79 +88,85 @@ def test_a_record_tells_how_each_output_was_made(go_on: Callable[..., Again]) ->
         ["--precision", "bf16"],
     ],
 )
-def test_other_options_restore_again(options: list[str], go_on: Callable[..., Again]) -> None:
-    """What could give another result is not taken for the same; then it is known as well."""
-    assert go_on(*options) == ALL
-    assert go_on(*options) == NOTHING
-
-
-def test_other_weights_restore_again(
-    go_on: Callable[..., Again], identity: Callable[..., Path], tiny: Callable[..., Path]
+def test_images_are_restored_again_with_other_options(
+    options: list[str], repeat: Callable[..., Reasons]
 ) -> None:
-    """By their hash: a copy under another name is the same."""
+    """The new outputs are then skipped in turn."""
+    assert repeat(*options) == RESTORED
+    assert repeat(*options) == SKIPPED
+
+
+def test_images_are_restored_again_with_other_weights(
+    repeat: Callable[..., Reasons], identity: Callable[..., Path], tiny: Callable[..., Path]
+) -> None:
+    """Weights are compared by digest: a copy under another name is the same."""
     copy = identity().with_name("copy.pth")
     copy.write_bytes(identity().read_bytes())
-    assert go_on("--weights", tiny()) == ALL
-    assert go_on("--weights", tiny()) == NOTHING
+    assert repeat("--weights", tiny()) == RESTORED
+    assert repeat("--weights", tiny()) == SKIPPED
 
 
-def test_a_changed_input_is_restored_again(go_on: Callable[..., Again]) -> None:
-    """And only that one; the same bytes with another time are not a change."""
+def test_a_changed_input_is_restored_again(repeat: Callable[..., Reasons]) -> None:
+    """Other inputs are skipped, even if their time has changed."""
     os.utime("f/b.png", (1, 1))
     picture("f/a.png", seed=9)
-    assert go_on() == {"a.png": None, "b.png": manifest.UNCHANGED}
+    assert repeat() == {"a.png": None, "b.png": manifest.UNCHANGED}
 
 
-def test_a_lost_output_is_restored_again(go_on: Callable[..., Again]) -> None:
-    """The record alone is no output; one that can no longer be read is none, either."""
+def test_a_missing_or_damaged_output_is_restored_again(repeat: Callable[..., Reasons]) -> None:
+    """An entry in the manifest alone is no reason to skip."""
     Path("out/a.png").unlink()
     Path("out/b.png").write_bytes(Path("out/b.png").read_bytes()[:100])
-    assert go_on() == ALL
-    assert go_on() == NOTHING
+    assert repeat() == RESTORED
+    assert repeat() == SKIPPED
 
 
-def test_what_somebody_changed_is_not_written_over(go_on: Callable[..., Again]) -> None:
-    """A retouched output stays, and is said."""
+def test_a_changed_output_is_not_replaced(repeat: Callable[..., Reasons]) -> None:
+    """A retouched output is skipped for this reason."""
     picture("out/a.png", seed=5)
     retouched = Path("out/a.png").read_bytes()
-    assert go_on() == {"a.png": manifest.EDITED, "b.png": manifest.UNCHANGED}
+    assert repeat() == {"a.png": manifest.EDITED, "b.png": manifest.UNCHANGED}
     assert Path("out/a.png").read_bytes() == retouched
 
 
-def test_what_somebody_else_wrote_is_not_written_over(go_on: Callable[..., Again]) -> None:
-    """Without a record, an output is nobody's business."""
-    RECORD.unlink()
-    assert go_on() == {"a.png": manifest.FOREIGN, "b.png": manifest.FOREIGN}
+def test_an_output_without_entry_is_not_replaced(repeat: Callable[..., Reasons]) -> None:
+    """Without a manifest, an output may come from elsewhere."""
+    MANIFEST.unlink()
+    assert repeat() == {"a.png": manifest.FOREIGN, "b.png": manifest.FOREIGN}
 
 
-@pytest.mark.parametrize("torn", [b'{"output": {"name": "b.pn', b"{", b"\xff\xfe", b"null", b"[1]"])
-def test_a_torn_last_line_costs_only_itself(torn: bytes, go_on: Callable[..., Again]) -> None:
-    """A run that is killed while it adds one; the next line is whole again."""
-    first, _ = RECORD.read_bytes().splitlines(keepends=True)
-    RECORD.write_bytes(first + torn)
+@pytest.mark.parametrize(
+    "partial", [b'{"output": {"name": "b.pn', b"{", b"\xff\xfe", b"null", b"[1]"]
+)
+def test_a_partial_last_line_loses_one_entry(
+    partial: bytes, repeat: Callable[..., Reasons]
+) -> None:
+    """A killed run may leave it; the next entry starts on a new line."""
+    first, _ = MANIFEST.read_bytes().splitlines(keepends=True)
+    MANIFEST.write_bytes(first + partial)
     Path("out/b.png").unlink()
-    assert go_on() == {"a.png": manifest.UNCHANGED, "b.png": None}
-    assert go_on() == NOTHING
+    assert repeat() == {"a.png": manifest.UNCHANGED, "b.png": None}
+    assert repeat() == SKIPPED
 
 
 @pytest.mark.parametrize("damage", [b"hello\nworld\n", b"\0" * 5000 + b"\n", b"{}\n[]\nnull\n"])
-def test_a_damaged_record_is_ignored_and_said(
-    damage: bytes, go_on: Callable[..., Again], restormer: Callable[..., Outcome]
+def test_damaged_lines_are_ignored_with_a_warning(
+    damage: bytes, repeat: Callable[..., Reasons], restormer: Callable[..., Outcome]
 ) -> None:
-    """Lines that make no sense are counted, those that do still count."""
-    RECORD.write_bytes(damage + RECORD.read_bytes())
-    assert go_on() == NOTHING
-    RECORD.write_bytes(damage)
+    """Valid lines of the same manifest still count."""
+    MANIFEST.write_bytes(damage + MANIFEST.read_bytes())
+    assert repeat() == SKIPPED
+    MANIFEST.write_bytes(damage)
     outcome = restormer("derain", "f", "-o", "out", "--skip-existing")
     assert outcome.status == 0
     assert "out/.restormer.jsonl is damaged" in outcome.stderr
     assert outcome.stderr.count("skipped, its output exists") == 2
 
 
-def test_a_record_that_cannot_be_is_a_note(restormer: Callable[..., Outcome]) -> None:
-    """The images are written all the same."""
+def test_a_manifest_that_cannot_be_written_is_a_note(restormer: Callable[..., Outcome]) -> None:
+    """The images are written nevertheless."""
     picture("f/a.png")
-    RECORD.mkdir(parents=True)
+    MANIFEST.mkdir(parents=True)
     outcome = restormer("derain", "f", "-o", "out")
     assert outcome.status == 0
     assert "note: f/a.png: out/.restormer.jsonl cannot be written" in outcome.stderr
@@ -168,8 +174,8 @@ def test_a_record_that_cannot_be_is_a_note(restormer: Callable[..., Outcome]) ->
     assert "warning: out/.restormer.jsonl cannot be read" in outcome.stderr
 
 
-def test_a_single_image_leaves_no_record(restormer: Callable[..., Outcome]) -> None:
-    """Beside one's own files, or as a file of a name of one's own; a folder gets one."""
+def test_a_single_file_leaves_no_manifest(restormer: Callable[..., Outcome]) -> None:
+    """An output folder has one even for a single image."""
     picture("a.png")
     restormer("derain", "a.png")
     restormer("derain", "a.png", "-o", "b.png")
@@ -178,8 +184,8 @@ def test_a_single_image_leaves_no_record(restormer: Callable[..., Outcome]) -> N
     assert [line["output"]["name"] for line in lines()] == ["a.png"]
 
 
-def test_each_folder_has_its_own_record(restormer: Callable[..., Outcome]) -> None:
-    """So that it does not matter how a run was spelled; records are no inputs."""
+def test_each_folder_has_its_own_manifest(restormer: Callable[..., Outcome]) -> None:
+    """The folder named on the command line does not matter, and manifests are no inputs."""
     picture("f/a.png")
     picture("f/sub/b.png")
     assert restormer("derain", "f", "-r").status == 0
@@ -198,8 +204,8 @@ def test_each_folder_has_its_own_record(restormer: Callable[..., Outcome]) -> No
     ]
 
 
-def test_in_place_nothing_is_restored_twice(restormer: Callable[..., Outcome]) -> None:
-    """What we put there is left alone, whatever the options; a new photo in its place is not."""
+def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) -> None:
+    """Outputs are skipped whatever the options; a new photo in their place is restored."""
     for seed, name in enumerate(("f/a.jpg", "f/b.jpg")):
         picture(name, seed=seed)
     command = ("derain", "f", "--in-place", "--skip-existing", "--json")
@@ -215,8 +221,8 @@ def test_in_place_nothing_is_restored_twice(restormer: Callable[..., Outcome]) -
     assert Path("f/a.jpg").read_bytes() == done
 
 
-def test_in_place_one_task_may_follow_another(restormer: Callable[..., Outcome]) -> None:
-    """Each task is done once, however many come after it."""
+def test_several_tasks_in_place_follow_each_other(restormer: Callable[..., Outcome]) -> None:
+    """Each task is done once, whatever tasks come after it."""
     picture("f/a.png")
     ends = []
     for task in ("derain", "deblur", "derain", "deblur"):
@@ -225,22 +231,22 @@ def test_in_place_one_task_may_follow_another(restormer: Callable[..., Outcome])
     assert ends == ["restored", "restored", "skipped", "skipped"]
 
 
-def test_what_was_retouched_in_a_way_that_cannot_be_read_stays(
-    go_on: Callable[..., Again],
+def test_an_unreadable_output_that_is_not_damaged_is_not_replaced(
+    repeat: Callable[..., Reasons],
 ) -> None:
-    """Only what is damaged is made again; what has NaN in it, say, is somebody's work."""
-    go_on()
-    strange = image_io.Image(np.full((8, 8, 3), np.nan, np.float32))
-    image_io.write_image(strange, Path("out/a.png"), format="tiff")
+    """An output with NaN, for example, was edited on purpose."""
+    repeat()
+    edited = image_io.Image(np.full((8, 8, 3), np.nan, np.float32))
+    image_io.write_image(edited, Path("out/a.png"), format="tiff")
     before = Path("out/a.png").read_bytes()
-    assert go_on()["a.png"] == manifest.EDITED
+    assert repeat()["a.png"] == manifest.EDITED
     assert Path("out/a.png").read_bytes() == before
 
 
-def test_the_right_view_counts_as_input(
+def test_another_right_view_is_another_input(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """Another right view restores the image again."""
+    """The image is restored again."""
     dual = tiny("dual.pth", in_channels=6, dual_pixel=True)
     for seed, name in enumerate(("l/a.png", "r/a.png")):
         picture(name, seed=seed)
@@ -255,10 +261,10 @@ def test_the_right_view_counts_as_input(
     assert reasons == [None, manifest.UNCHANGED, None]
 
 
-def test_a_dry_run_tells_what_is_left(
-    go_on: Callable[..., Again], restormer: Callable[..., Outcome]
+def test_a_dry_run_skips_like_a_run(
+    repeat: Callable[..., Reasons], restormer: Callable[..., Outcome]
 ) -> None:
-    """What would be skipped is skipped there, too."""
+    """It lists skipped images and those to restore."""
     picture("f/c.png")
     outcome = restormer(
         "derain", "f", "-o", "out", "--skip-existing", "--dry-run", "--precision", "fp32"

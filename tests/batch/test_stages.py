@@ -1,4 +1,4 @@
-"""Many images one after the other: what is reported, and what is on the disk then."""
+"""Runs over several images in this process: events, outputs and interruptions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from restormer_cli.batch import stages
 from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
 from restormer_cli.batch.jobs import BatchConfig, Job
+from restormer_cli.imaging import Noise
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference.restorer import Restorer
 
@@ -31,7 +32,7 @@ def picture(path: Path, shape: tuple[int, ...] = (9, 14, 3)) -> np.ndarray:
 
 @pytest.fixture
 def restorer(identity: Callable[..., Path]) -> Restorer:
-    """A network that restores every image to itself, in tiles, after each of which it tells."""
+    """A restorer that returns every image unchanged, with progress after each of many tiles."""
     weights = str(identity())
     return Restorer("derain", weights=weights, device="cpu", precision="fp32", tile=8, overlap=0)
 
@@ -41,7 +42,7 @@ def streams(data: bytes = b"") -> stages.StandardStreams:
 
 
 def test_each_image_is_started_and_restored(restorer: Restorer, tmp_path: Path) -> None:
-    """Two events an image, in order, and the outputs are there with their folders."""
+    """Each image has two events, in order, and an output in a new folder."""
     pixels = picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
     jobs = [Job(tmp_path / f"{n}.png", tmp_path / "new" / n / f"{n}.png") for n in "ab"]
@@ -55,7 +56,7 @@ def test_each_image_is_started_and_restored(restorer: Restorer, tmp_path: Path) 
 
 
 def test_a_bad_image_does_not_stop_the_others(restorer: Restorer, tmp_path: Path) -> None:
-    """It is reported with its cause, its name not said twice, and leaves no output."""
+    """Its event has the cause without the name, and there is no output."""
     (tmp_path / "bad.png").write_bytes(b"not an image")
     picture(tmp_path / "good.png")
     jobs = [Job(tmp_path / n, tmp_path / "out" / n) for n in ("bad.png", "gone.png", "good.png")]
@@ -69,7 +70,7 @@ def test_a_bad_image_does_not_stop_the_others(restorer: Restorer, tmp_path: Path
 
 
 def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_path: Path) -> None:
-    """Should a file have taken its place after the start, the others go on."""
+    """A file in place of the folder is an error of this image."""
     picture(tmp_path / "a.png")
     (tmp_path / "out").touch()
     (_, event) = stages.run_batch(
@@ -80,7 +81,7 @@ def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_p
 
 
 def test_stdin_goes_to_stdout(restorer: Restorer, tmp_path: Path) -> None:
-    """One image in, one image out, in the format that is asked for."""
+    """The output has the format asked for."""
     pixels = picture(tmp_path / "a.png")
     pipes = streams((tmp_path / "a.png").read_bytes())
     (_, event) = stages.run_batch([Job(None, None, format="tiff")], restorer, pipes)
@@ -95,7 +96,7 @@ def test_stdin_goes_to_stdout(restorer: Restorer, tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_encoded_leaves_stdout_empty(
     restorer: Restorer, tmp_path: Path
 ) -> None:
-    """Half an image is never sent."""
+    """Encoding is finished before anything is sent."""
     picture(tmp_path / "a.png")
     pipes = streams()
     (_, event) = stages.run_batch([Job(tmp_path / "a.png", None, format="gif")], restorer, pipes)
@@ -104,8 +105,8 @@ def test_an_image_that_cannot_be_encoded_leaves_stdout_empty(
     assert pipes.stdout.getvalue() == b""
 
 
-def test_a_reader_that_went_away_ends_the_run(restorer: Restorer, tmp_path: Path) -> None:
-    """A closed stdout is no fault of the image's, and is not reported as one."""
+def test_a_closed_stdout_ends_the_run(restorer: Restorer, tmp_path: Path) -> None:
+    """It is not reported as an error of the image."""
 
     class Closed(io.BytesIO):
         def write(self, data: object) -> int:
@@ -118,7 +119,7 @@ def test_a_reader_that_went_away_ends_the_run(restorer: Restorer, tmp_path: Path
 
 
 def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: Path) -> None:
-    """In the middle of the second image, the first is there and told, and of the second nothing."""
+    """In the middle of the second image, only the first is written and reported."""
     for name in ("a.png", "b.png", "c.png"):
         picture(tmp_path / name)
     out = tmp_path / "out"
@@ -136,7 +137,7 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
 
 
 def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_path: Path) -> None:
-    """A file with fewer pages than its input is no output."""
+    """An output never has fewer pages than it should."""
     pages = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
     image_io.write_encoded(image_io.encode(pages, "tiff", count=3)[0], tmp_path / "a.tif")
 
@@ -150,16 +151,16 @@ def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_being_written_at_an_interruption_is_finished_and_told(
+def test_an_interruption_finishes_the_image_being_written(
     restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The image behind it is dropped, at its next tile."""
+    """The next image is dropped at its next tile."""
     for name in ("a.png", "b.png"):
         picture(tmp_path / name)
     computing, save = threading.Event(), image_io.write_encoded
 
     def slow(data: bytes, target: Path, **options: object) -> None:
-        signal.raise_signal(signal.SIGINT)  # it comes to the main thread, which waits for this
+        signal.raise_signal(signal.SIGINT)  # handled by the main thread, which waits for this one
         computing.wait(10)
         save(data, target, **options)  # type: ignore[arg-type]
 
@@ -177,13 +178,13 @@ def test_what_is_being_written_at_an_interruption_is_finished_and_told(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-def test_the_next_image_is_read_while_one_is_computed_and_no_more(
+def test_reading_is_one_image_ahead_of_computing(
     restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading runs ahead of computing, but never by more images than there are stages."""
+    """Prefetch never exceeds the number of stages."""
     for i in range(8):
         picture(tmp_path / f"{i}.png")
-    read, seen, decode = [], [], image_io.decode
+    read, ahead, decode = [], [], image_io.decode
 
     def reading(*arguments: object, **options: object) -> image_io.ImageSequence:
         read.append(options["name"])
@@ -192,21 +193,21 @@ def test_the_next_image_is_read_while_one_is_computed_and_no_more(
     def progress(part: ImageProgress) -> None:
         if part.done == part.total:
             time.sleep(0.05)  # time enough to read all of them
-            seen.append(len(read) - part.number - 1)
+            ahead.append(len(read) - part.number - 1)
 
     monkeypatch.setattr(stages, "decode", reading)
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
     events = list(stages.run_batch(jobs, restorer, streams(), progress=progress))
-    assert max(seen) in (1, 2)
-    assert seen[-1] == 0
-    told = [event.input for event in events if isinstance(event, Restored)]
-    assert told == [str(job.source) for job in jobs]
+    assert max(ahead) in (1, 2)
+    assert ahead[-1] == 0
+    restored = [event.input for event in events if isinstance(event, Restored)]
+    assert restored == [str(job.source) for job in jobs]
 
 
 def test_a_right_view_of_another_size_fails_that_image(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Both sizes are named."""
+    """The error names both sizes."""
     network = tiny(in_channels=6, dual_pixel=True)
     restorer = Restorer("defocus", weights=str(network), dual_pixel=True, device="cpu")
     picture(tmp_path / "left.png")
@@ -218,8 +219,8 @@ def test_a_right_view_of_another_size_fails_that_image(
     assert "15 x 9" in event.error
 
 
-def test_a_look_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) -> None:
-    """Sizes come from the images themselves, so that a bad one is known beforehand."""
+def test_a_preview_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) -> None:
+    """It decodes the images, and so finds bad ones."""
     picture(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "bad.png")]
@@ -234,10 +235,28 @@ def test_a_look_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_larger_images_than_allowed_are_refused(restorer: Restorer, tmp_path: Path) -> None:
-    """The limit on pixels reaches the reader."""
+def test_an_image_with_too_many_pixels_fails(restorer: Restorer, tmp_path: Path) -> None:
+    """The hint names the option."""
     picture(tmp_path / "a.png")
     job = Job(tmp_path / "a.png", tmp_path / "out.png")
     (_, event) = stages.run_batch([job], restorer, streams(), BatchConfig(max_pixels=100))
     assert isinstance(event, Failed)
     assert "--max-pixels" in event.hint
+
+
+def test_a_noise_that_is_known_is_not_estimated_again(
+    identity: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events report the noise of the job for its first page, in runs and previews."""
+    estimated: list[np.ndarray] = []
+    monkeypatch.setattr(stages, "estimate_noise", estimated.append)
+    pages = [image_io.Image(np.full((9, 14, 3), shade, np.uint8)) for shade in (10, 20)]
+    image_io.write_encoded(image_io.encode(pages, "tiff", count=2)[0], tmp_path / "a.tif")
+    job = Job(tmp_path / "a.tif", tmp_path / "out.tif", noise=Noise(25.0, 24.0))
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    (_, restored) = stages.run_batch([job], restorer, streams())
+    (planned,) = stages.preview_batch([job], "denoise", None, streams(), 10**6)
+    assert isinstance(restored, Restored)
+    assert isinstance(planned, Planned)
+    assert restored.noise == planned.noise == job.noise
+    assert [page.mean() for page in estimated] == [20, 20]

@@ -269,4 +269,4 @@ def test_reports_and_comparisons_are_local(option: str, restormer: Callable[...,
     picture("a.png")
     outcome = restormer("derain", "a.png", option, "memory://b/page.html")
     assert outcome.status == 2
-    assert "local files" in outcome.stderr
+    assert "must be local" in outcome.stderr

@@ -52,7 +52,7 @@ def test_changes_since_the_run_are_reported(report_finished: Callable[..., Outco
     Path("f-restored/sub/c.png").unlink()
     outcome = report_finished("-o", "report.html")
     assert outcome.status == 1
-    assert "f-restored/sub/c.png: the output is no longer there" in outcome.stderr
+    assert "f-restored/sub/c.png: the output is missing" in outcome.stderr
     page = page_data("report.html")
     assert [name for name, _, _ in page["failed"]] == ["f-restored/sub/c.png"]
     a, b = page["images"]
@@ -85,7 +85,7 @@ def test_an_incomplete_manifest_entry_is_one_failure(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     outcome = report_finished()
     assert outcome.status == 1
-    assert "f-restored/a.png: the record does not tell how it was made" in outcome.stderr
+    assert "f-restored/a.png: the manifest does not say how it was made" in outcome.stderr
     assert len(page_data("f-restored-report.html")["images"]) == 2
 
 

@@ -1,4 +1,4 @@
-"""Devices that share a run: real processes, killed, interrupted and left behind."""
+"""Runs on several devices: real processes that are killed, interrupted or orphaned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMAND = ("derain", "f", "-o", "out", "--device", "cpu,cpu", "--precision", "fp
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes that restore."""
+    """Return the worker processes."""
     children = psutil.Process(process.pid).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
@@ -41,24 +41,24 @@ def outputs() -> list[Path]:
     return sorted(Path("out").glob("*.png"))
 
 
-def test_a_killed_worker_costs_nothing(
+def test_images_of_a_killed_worker_are_restored_by_others(
     start: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
-    """What it held is restored by others, as by one process, and all of it is recorded."""
+    """Outputs equal those of one process, and the manifest has all of them."""
     for seed in range(16):
         picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
     Path("f/bad.png").write_text("hello")
     process = start(*COMMAND)
-    there = workers(process)
-    assert len(there) == 2
-    there[0].kill()
+    running = workers(process)
+    assert len(running) == 2
+    running[0].kill()
     stdout, stderr = process.communicate()
     assert process.returncode == 1  # for the bad one
     assert b"the worker on cpu died (killed by SIGKILL); to be tried again: f/" in stderr
     assert b"Traceback" not in stderr
     summary = json.loads(stdout.splitlines()[-1])
     assert (summary["restored"], summary["failed"]) == (16, 1)
-    assert gone(there)
+    assert gone(running)
     for path in outputs():
         assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
     lines = Path("out", manifest.NAME).read_bytes().splitlines()
@@ -68,12 +68,12 @@ def test_a_killed_worker_costs_nothing(
     assert again.events[-1]["skipped"] == 16
 
 
-def test_ctrl_c_ends_all_of_it(start: Callable[..., Any]) -> None:
-    """A terminal sends it to every process: the first alone hears, and ends the others."""
+def test_ctrl_c_ends_all_processes(start: Callable[..., Any]) -> None:
+    """A terminal sends SIGINT to all processes; the parent handles it and stops the workers."""
     for seed in range(60):
         picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
     process = start(*COMMAND)
-    there = workers(process)
+    running = workers(process)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -84,26 +84,26 @@ def test_ctrl_c_ends_all_of_it(start: Callable[..., Any]) -> None:
     assert summary["restored"] == len(outputs())
     for path in outputs():
         assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
-    assert len(there) == 2
-    assert gone(there)
+    assert len(running) == 2
+    assert gone(running)
 
 
 def test_no_worker_outlives_the_run(start: Callable[..., Any]) -> None:
-    """Even one that is killed, and can tell nobody."""
+    """Workers end even if the parent is killed."""
     for seed in range(60):
         picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
     process = start(*COMMAND)
-    there = workers(process)
+    running = workers(process)
     process.kill()
-    assert gone(there)
+    assert gone(running)
     time.sleep(0.1)
     assert len(outputs()) < 60
 
 
-def test_a_device_that_is_absent_is_told_before_anything_is_touched(
+def test_a_missing_device_is_an_error_before_anything_is_touched(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """One of several, in the words that it has alone."""
+    """The error is the same as for a single device."""
     for seed in range(2):
         picture(f"f/{seed}.png", seed=seed)
     outcome = restormer(*COMMAND, "--device", "cpu,cuda:99")
@@ -113,14 +113,14 @@ def test_a_device_that_is_absent_is_told_before_anything_is_touched(
 
 
 def test_a_dry_run_starts_no_processes(restormer: Callable[..., Outcome]) -> None:
-    """It plans with the first device."""
+    """It plans for the first device."""
     picture("f/a.png")
     outcome = restormer(*COMMAND, "--dry-run")
     assert outcome.events[0]["strategy"] == "whole"
 
 
-def test_a_report_shows_what_all_of_them_restored(restormer: Callable[..., Outcome]) -> None:
-    """The workers make the previews of their images, and comparison sheets."""
+def test_a_report_shows_the_images_of_all_workers(restormer: Callable[..., Outcome]) -> None:
+    """Workers write the previews and comparison sheets of their images."""
     for seed in range(4):
         picture(f"f/{seed}.png", (40, 60, 3), seed=seed)
     outcome = restormer(*COMMAND, "--report", "page.html", "--compare", "sheets")
@@ -132,10 +132,10 @@ def test_a_report_shows_what_all_of_them_restored(restormer: Callable[..., Outco
 
 
 @pytest.mark.parametrize("option", [("--preview",), ("--report", "a.html"), ("--compare", "b")])
-def test_what_other_machines_restore_cannot_be_shown(
+def test_ray_does_not_go_with_previews(
     option: tuple[str, ...], restormer: Callable[..., Outcome]
 ) -> None:
-    """A cluster may have machines that write to disks of their own."""
+    """Machines of a cluster may write to their own disks."""
     picture("f/a.png")
     outcome = restormer("derain", "f", "-o", "out", "--ray", "local", *option)
     assert outcome.status == 2

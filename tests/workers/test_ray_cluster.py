@@ -1,4 +1,4 @@
-"""A run on a Ray cluster: a real one, on this machine, one of whose actors is killed."""
+"""Runs on a real Ray cluster on this machine, and the allocation of its resources."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import psutil
 import pytest
 
 from restormer_cli.batch import manifest
+from restormer_cli.batch.jobs import BatchConfig
 from restormer_cli.errors import DeviceError
+from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.workers import ray_cluster
+from restormer_cli.workers.worker import WorkerConfig
 from tests.support.program import Outcome, gone, picture, pixels
 
 if TYPE_CHECKING:
@@ -29,24 +32,24 @@ COMMAND = ("derain", "f", "-o", "out", "--precision", "fp32", "--json")
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_actor_costs_nothing(
+def test_images_of_a_killed_actor_are_restored_by_others(
     start: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
-    """All is restored, recorded and told as by one process; then nothing is left running.
+    """Outputs, manifest and events equal those of one process, and nothing is left running.
 
-    While it runs, nothing of it listens but on the loopback interface.
+    During the run, the cluster listens on the loopback interface only.
     """
     for seed in range(20):
         picture(f"f/{seed}.png", (240, 320, 3), seed=seed)
     Path("f/bad.png").write_text("hello")
     process = start(*COMMAND, "--ray", "local", "--device", "cpu,cpu")
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    actors = [one for one in family if one.cmdline()[:1][0].startswith("ray::RayWorker")]
+    actors = [each for each in family if each.cmdline()[:1][0].startswith("ray::RayWorker")]
     assert len(actors) == 2
     addresses = [
         connection.laddr.ip
-        for one in family
-        for connection in one.net_connections("tcp")
+        for each in family
+        for connection in each.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
     assert addresses
@@ -70,7 +73,7 @@ def test_a_killed_actor_costs_nothing(
 
 
 @pytest.mark.parametrize(
-    ("devices", "processors", "gpus", "places", "share"),
+    ("names", "processors", "gpus", "devices", "share"),
     [
         ("auto", [2], 0, ["cpu"], 2),
         ("auto", [6, 6], 0, ["cpu", "cpu"], 6),
@@ -82,15 +85,15 @@ def test_a_killed_actor_costs_nothing(
         ("auto", [], 0, None, 0),
     ],
 )
-def test_workers_are_as_many_as_the_cluster_has_place_for(
-    devices: str,
+def test_the_cluster_determines_the_number_of_workers(
+    names: str,
     processors: list[int],
     gpus: int,
-    places: list[str] | None,
+    devices: list[str] | None,
     share: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One for each GPU, or else for a few processors, all of which are on one machine."""
+    """There is one worker for each GPU, or else for a few processors of one machine."""
     nodes = [{"Alive": True, "Resources": {"CPU": float(count)}} for count in processors]
     free = {"CPU": float(sum(processors)), "GPU": float(gpus)}
     ray = SimpleNamespace(
@@ -99,18 +102,19 @@ def test_workers_are_as_many_as_the_cluster_has_place_for(
         available_resources=lambda: free,
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    host = ray_cluster.Cluster("auto", devices.split(","), lambda *_: None)  # type: ignore[arg-type, return-value]
-    if places is None:
+    config = WorkerConfig(RestorerConfig("derain"), BatchConfig(), None)
+    launcher = ray_cluster.RayLauncher("auto", names.split(","), config)
+    if devices is None:
         with pytest.raises(DeviceError, match="which is too little"):
-            _ = host.places
+            _ = launcher.devices
     else:
-        assert (host.places, host._share) == (places, share)
+        assert (launcher.devices, launcher.processors_per_worker) == (devices, share)
 
 
-def test_without_ray_the_error_says_how_to_get_it(
+def test_without_ray_the_error_says_how_to_install_it(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong usage, and nothing is touched."""
+    """It is a usage error, and nothing is touched."""
     picture("f/a.png")
     monkeypatch.setitem(sys.modules, "ray", None)
     outcome = restormer(*COMMAND, "--ray", "local")
@@ -119,8 +123,8 @@ def test_without_ray_the_error_says_how_to_get_it(
     assert not Path("out").exists()
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(restormer: Callable[..., Outcome]) -> None:
-    """By its address."""
+def test_a_missing_cluster_is_an_error_at_once(restormer: Callable[..., Outcome]) -> None:
+    """The error names its address."""
     picture("f/a.png")
     outcome = restormer(*COMMAND, "--ray", "127.0.0.1:9")
     assert outcome.status == 3

@@ -1,0 +1,126 @@
+"""A worker and its messages: it loads the network, then restores images until it is stopped.
+
+It is given QueuedImage, and None to stop. It sends Ready or a RestormerError first, then any of the
+other messages, and WorkerExited last.
+"""
+
+from __future__ import annotations
+
+import traceback
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event as Flag
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from ..batch import (
+    Cancelled,
+    Failed,
+    ImageProgress,
+    ImageStages,
+    WrittenImage,
+    failure_event,
+    settings_fingerprint,
+    stage_executor,
+)
+from ..errors import ImageError, RestormerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..batch import BatchConfig, Job, Observer, QueuedImage, SettingsFingerprint
+    from ..inference import Restorer, RestorerConfig
+
+    Send: TypeAlias = Callable[["Message"], None]
+
+
+class Ready(NamedTuple):
+    """The network is loaded; `description` states weights, device and precision."""
+
+    settings: SettingsFingerprint
+    description: str
+
+
+class Note(NamedTuple):
+    """A sentence for the user."""
+
+    text: str
+
+
+class WorkerExited(NamedTuple):
+    """The worker has ended."""
+
+    cause: str
+
+
+Message: TypeAlias = (
+    Ready | Note | ImageProgress | WrittenImage | Failed | WorkerExited | RestormerError
+)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Configuration of a worker, sent to its process."""
+
+    restorer: RestorerConfig
+    batch: BatchConfig
+    observer: Observer | None
+
+    def for_device(self, device: str, sharing: int) -> WorkerConfig:
+        """Return the configuration for a device that `sharing` workers share."""
+        return replace(self, restorer=replace(self.restorer, device=device, sharing=sharing))
+
+
+def run_worker(requests: Iterable[QueuedImage], config: WorkerConfig, send: Send) -> None:
+    """Load the network, send Ready or the error that prevents it, and `serve`."""
+    from ..inference import Restorer
+
+    try:
+        restorer = Restorer(config.restorer, notify=lambda text: send(Note(text)))
+    except RestormerError as error:
+        send(error)
+        return
+    send(Ready(settings_fingerprint(restorer, config.batch), describe(restorer)))
+    serve(requests, restorer, config, send)
+
+
+def describe(restorer: Restorer) -> str:
+    """Return the weights, device and precision in words."""
+    return f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
+
+
+def serve(
+    requests: Iterable[QueuedImage], restorer: Restorer, config: WorkerConfig, send: Send
+) -> None:
+    """Restore and write images in overlapping stages, as `run_batch` does.
+
+    Args:
+        requests: images. At their end, finish writing the current image and drop the others.
+        restorer: the network to run.
+        config: how to read, blend, write and observe.
+        send: called from several threads with WrittenImage or Failed for each image in order, and
+            with the progress of the current image.
+    """
+    from ..inference import inherit_threads
+
+    work = ImageStages(restorer, config.batch, send, config.observer, Flag())
+    stages = work.read, work.compute, work.write
+
+    def finish(job: Job, future: Future[WrittenImage]) -> None:
+        match CancelledError() if future.cancelled() else future.exception():
+            case None:
+                send(future.result())
+            case ImageError() as error:
+                send(failure_event(job, restorer.task.name, error))
+            case Cancelled() | CancelledError():
+                pass
+            case error:  # a defect, which the executor would hide while the pool waits for ever
+                traceback.print_exception(error)
+                send(WorkerExited(f"{type(error).__name__}: {error}"))
+
+    with stage_executor(*stages, initializer=inherit_threads()) as submit:
+        try:
+            for image in requests:
+                submit(image).add_done_callback(partial(finish, image.job))
+        finally:
+            work.stop.set()
