@@ -96,4 +96,4 @@ def test_a_folder_without_a_manifest_is_refused(
     """The error names the missing manifest or folder."""
     outcome = restormer("report", path)
     assert outcome.status == 2
-    assert "record" in outcome.stderr or "no such folder" in outcome.stderr
+    assert "manifest" in outcome.stderr or "no such folder" in outcome.stderr
