@@ -29,15 +29,10 @@ _COLOURS = np.array(
 
 
 class Change(NamedTuple):
-    """Amount of change between two images, as parts of the range 0..1.
+    """Amount of change between two images, as parts of the range 0..1."""
 
-    Attributes:
-        mean_absolute: mean absolute difference of all samples.
-        drift: change of low frequency, the root mean square change of the mean colours of blocks.
-    """
-
-    mean_absolute: float
-    drift: float
+    mean_absolute: float  # over all samples
+    drift: float  # of low frequency: root mean square change of the mean colours of blocks
 
     def times(self, strength: float) -> Change:
         """Return the change that remains after blending with the input."""

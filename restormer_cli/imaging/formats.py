@@ -61,67 +61,56 @@ def readable_suffixes() -> set[str]:
 
 
 def fit(image: Image, kind: str) -> Image:
-    """Return the image as the format can hold it; losses are added to its notes.
+    """Return a copy of the image that the format can hold, with notes on what was lost.
 
     Raises:
         ImageError: the image is too large for the format.
     """
-    spec, notes = FORMATS[kind], image.notes
+    spec, notes = FORMATS[kind], list[str]()
+    image = replace(image, notes=notes)
     if (side := max(image.pixels.shape[:2])) > spec.max_side:
         raise ImageError(
             f"{side} pixels a side, {kind} holds {spec.max_side}", "Write PNG or TIFF."
         )
-    pixels, alpha, icc, block = image.pixels, image.alpha, image.icc, image.exif
-    if alpha is not None and image.premultiplied and kind != "tiff":
-        opacity = np.maximum(to_float(alpha), np.float32(1e-6))[..., None]
-        pixels = from_float(to_float(pixels) / opacity, pixels.dtype)
+    if image.alpha is not None and image.premultiplied and kind != "tiff":
+        opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
+        image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
         notes.append("colour was divided by the alpha it had been multiplied with")
-    if alpha is not None and not spec.alpha:
-        alpha = None
+    image.premultiplied = image.premultiplied and kind == "tiff"
+    if image.alpha is not None and not spec.alpha:
+        image.alpha = None
         notes.append(f"{kind} has no alpha: it is left out")
-    if pixels.dtype.name not in spec.depths:
-        if pixels.dtype == np.float32 and (pixels.min() < 0 or pixels.max() > 1):
+    if (dtype := image.pixels.dtype).name not in spec.depths:
+        if dtype == np.float32 and (image.pixels.min() < 0 or image.pixels.max() > 1):
             notes.append("values outside 0..1 are clipped")
         depth = np.dtype(spec.depths[-1])
-        notes.append(f"{kind} holds no {pixels.dtype} samples: rounded to {depth}")
-        pixels = from_float(to_float(pixels), depth)
-        alpha = None if alpha is None else from_float(to_float(alpha), depth)
+        notes.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
+        image.pixels = from_float(to_float(image.pixels), depth)
+        image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
     if not spec.metadata:
-        pieces = {"EXIF": block, "ICC": icc, "XMP": image.xmp}
-        notes += [
-            f"{kind} has no {name}: it is left out"
-            for name, piece in pieces.items()
-            if piece is not None
-        ]
-        icc = block = None
-    cicp = image.cicp
-    unusual = cicp is not None and not (cicp[0] in _LIKE_SRGB[0] and cicp[1] in _LIKE_SRGB[1])
-    if cicp is not None and unusual and not spec.cicp and icc is None:
-        notes.append(
-            f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
-            "colours will look wrong. PNG can hold it"
-        )
-    if kind != image.format and icc is None and cicp is None:
-        chunks = dict(image.extras)
-        if any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items()):
+        pieces = (("EXIF", image.exif), ("ICC", image.icc), ("XMP", image.xmp))
+        lost = [name for name, piece in pieces if piece is not None]
+        notes += [f"{kind} has no {name}: it is left out" for name in lost]
+        image.exif = image.icc = image.xmp = None
+    if kind != image.format:
+        chunks, image.extras = dict(image.extras), ()
+        unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
+        if unusual and image.icc is None and image.cicp is None:
             notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
-    if block is not None:
+    if (cicp := image.cicp) is not None and not spec.cicp:
+        image.cicp = None
+        if image.icc is None and not (cicp[0] in _LIKE_SRGB[0] and cicp[1] in _LIKE_SRGB[1]):
+            notes.append(
+                f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
+                "colours will look wrong. PNG can hold it"
+            )
+    if image.exif is not None:
         with suppress(*CODEC_ERRORS):  # its thumbnail shows the unrestored picture
-            block = exif.without_thumbnail(block)
-    if pixels.shape[2] == 1 and not spec.grey:
-        pixels = np.repeat(pixels, 3, axis=2)
+            image.exif = exif.without_thumbnail(image.exif)
+    if image.pixels.shape[2] == 1 and not spec.grey:
+        image.pixels = np.repeat(image.pixels, 3, axis=2)
         notes.append(f"{kind} has no grey: written as RGB")
-        if icc is not None and icc[16:20] == b"GRAY":
-            icc = None
+        if image.icc is not None and image.icc[16:20] == b"GRAY":
+            image.icc = None
             notes.append("a grey ICC profile does not fit RGB: it is left out")
-    return replace(
-        image,
-        pixels=pixels,
-        alpha=alpha,
-        icc=icc,
-        cicp=cicp if spec.cicp else None,
-        exif=block,
-        xmp=image.xmp if spec.metadata else None,
-        extras=image.extras if kind == image.format else (),
-        premultiplied=image.premultiplied and kind == "tiff",
-    )
+    return image

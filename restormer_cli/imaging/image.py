@@ -109,12 +109,8 @@ class Box(NamedTuple):
 
     def inside(self, width: int, height: int) -> bool:
         """Return whether the box is not empty and lies within an image of this size."""
-        return (
-            min(self.x, self.y) >= 0
-            and min(self.width, self.height) >= 1
-            and self.x + self.width <= width
-            and self.y + self.height <= height
-        )
+        horizontally = 0 <= self.x < self.x + self.width <= width
+        return horizontally and 0 <= self.y < self.y + self.height <= height
 
 
 def to_float(pixels: Array) -> npt.NDArray[np.float32]:
@@ -127,11 +123,9 @@ def to_float(pixels: Array) -> npt.NDArray[np.float32]:
 
 
 def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
-    """Invert `to_float`: clamp to 0..1 and round half to even for integer types.
+    """Invert `to_float` for finite samples: clamp to 0..1 and round half to even.
 
-    Args:
-        array: finite samples.
-        dtype: uint8, uint16, or float32, which keeps values outside 0..1.
+    With float32, samples are unchanged.
     """
     if np.dtype(dtype) == np.float32:
         return array.astype(np.float32, copy=False)
@@ -150,16 +144,12 @@ def swap_red_blue(samples: Array) -> Array:
     return np.ascontiguousarray(samples if order is None else samples[..., order])
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Check the size that a header gives.
-
-    Raises:
-        ImageError: the image is empty or has more than `max_pixels` pixels.
-    """
+def check_size(width: int, height: int, max_pixels: int, prefix: str = "") -> None:
+    """Raise ImageError if the size in a header is empty or exceeds `max_pixels`."""
     if width < 1 or height < 1:
-        raise ImageError(f"{width} x {height} pixels: nothing to restore")
+        raise ImageError(f"{prefix}{width} x {height} pixels: nothing to restore")
     if width * height > max_pixels:
         raise ImageError(
-            f"{width} x {height} pixels, over the limit of {max_pixels}",
+            f"{prefix}{width} x {height} pixels, over the limit of {max_pixels}",
             "Raise --max-pixels if you trust the file.",
         )

@@ -102,8 +102,9 @@ def encode(
     def fitted() -> Iterator[Image]:
         try:
             for image in images:
-                notes.append([])
-                yield fit(replace(image, notes=notes[-1]), kind)
+                copy = fit(image, kind)
+                notes.append(copy.notes)
+                yield copy
         except BaseException as error:
             source_errors.append(error)
             raise
@@ -201,7 +202,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be made ({error.strerror})", "Name another folder."
+            f"{path}: cannot be created ({error.strerror})", "Choose another folder."
         ) from error
 
 
@@ -218,7 +219,9 @@ def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
         raise ImageError(f"{name}: no such file", "Check the path.") from error
     except (OSError, MemoryError) as error:
         if isinstance(source, Path) and source.is_dir():
-            raise ImageError(f"{name}: a folder, not an image", "Name a file.") from error
+            raise ImageError(
+                f"{name}: a folder, not an image", "Give the path of an image."
+            ) from error
         raise ImageError(
             f"{name}: cannot read ({_reason(error)})", "Check its permissions."
         ) from error
@@ -235,40 +238,34 @@ def _reason(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
-class _LibraryChecksOff:
+_saved_settings: list[tuple[int | None, int]] = []
+_settings_lock = threading.Lock()
+
+
+@contextmanager
+def _library_checks_off() -> Iterator[None]:
     """Lift Pillow's pixel limit and silence OpenCV's log, since `decode` makes its own checks.
 
-    Both settings are global to the process: the first thread to enter changes them, and the last
-    to leave restores them.
+    Both settings are global to the process. The first thread to enter saves the original ones, and
+    the last to leave pops these.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._threads = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._threads == 0:
-                self._limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-            self._threads += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._threads -= 1
-            if self._threads == 0:
-                PIL.Image.MAX_IMAGE_PIXELS = self._limit
-                cv2.utils.logging.setLogLevel(self._level)
-
-
-_LIBRARY_CHECKS_OFF = _LibraryChecksOff()
+    silent = cv2.utils.logging.LOG_LEVEL_SILENT
+    with _settings_lock:
+        _saved_settings.append((PIL.Image.MAX_IMAGE_PIXELS, cv2.utils.logging.setLogLevel(silent)))
+        PIL.Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _settings_lock:
+            PIL.Image.MAX_IMAGE_PIXELS, level = _saved_settings.pop()
+            cv2.utils.logging.setLogLevel(level)
 
 
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
     """Convert the decoders' exceptions to errors that name the file."""
     try:
-        with _LIBRARY_CHECKS_OFF:
+        with _library_checks_off():
             yield
     except ImageError as error:
         raise type(error)(f"{name}: {error.message}", error.hint) from error

@@ -23,16 +23,11 @@ import numpy as np
 if TYPE_CHECKING:
     from .image import Array
 
-PATCH = 7
-"""Side of a patch, as in the paper."""
-
+PATCH = 7  # side of a patch, as in the paper
+# Ratio of gradient strength to variance that one in 10^6 patches of pure noise exceeds: the inverse
+# of the gamma distribution of shape 45 / 2 and scale 2 * 35 / 45 at 1 - 10^-6 (section III), where
+# 45 and 35 are rank and trace of the matrix that sums the squared derivatives of a 7 x 7 patch.
 QUANTILE = 81.8208
-"""Ratio of gradient strength to variance that one in 10^6 patches of pure noise exceeds.
-
-The inverse of the gamma distribution of shape 45 / 2 and scale 2 * 35 / 45 at 1 - 10^-6 (section
-III): 45 and 35 are rank and trace of the matrix that sums the squared derivatives of a 7 x 7 patch.
-"""
-
 _MAX_CLIPPED = 0.1  # part of a patch that may be 0 or 1: clipping removes noise
 _MAX_PATCHES = 40_000  # a channel, evenly spread, to limit the time for large images
 _MIN_PATCHES = 2 * PATCH**2

@@ -39,7 +39,7 @@ def test_drift_is_the_change_of_low_frequency() -> None:
     assert difference.measure_change(before, half).drift == pytest.approx(0.1 / 2**0.5, rel=1e-5)
 
 
-def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome]) -> None:
+def test_a_network_that_changes_nothing_gives_a_warning(restormer: Callable[..., Outcome]) -> None:
     """The warning names the file, and the event reports a change of zero."""
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--json")
@@ -49,7 +49,7 @@ def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome
     assert len(restored["warnings"]) == 1
 
 
-def test_colours_that_drift_are_noticed(
+def test_drifting_colours_give_a_warning(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
     """Random weights shift colours, and the event has the change of the written file."""

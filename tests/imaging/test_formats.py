@@ -150,7 +150,7 @@ def test_resolution_crosses_formats(tmp_path, kind):
     assert back.dpi == pytest.approx((300, 600), rel=1e-4)
 
 
-def test_a_folder_run_picks_up_every_written_suffix():
+def test_every_written_suffix_is_readable():
     """Suffixes are in lower case with their dot, and include all written formats."""
     suffixes = readable_suffixes()
     assert {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"} <= suffixes

@@ -38,7 +38,7 @@ def test_a_format_without_encoder_is_written_as_png():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
-def test_of_several_frames_the_first_is_read(kind):
+def test_the_first_of_several_frames_is_read(kind):
     """The first image of an animation, of pages or of a stereo pair is read."""
     first, second = (PIL.Image.fromarray(noise(16, 16, 3, seed=seed)) for seed in (1, 2))
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -51,7 +51,7 @@ def test_of_several_frames_the_first_is_read(kind):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_file_name_will_do(tmp_path, name):
+def test_any_file_name_works(tmp_path, name):
     """Names outside ASCII, with brackets, or of the greatest length are written and read."""
     image = Image(noise(3, 4, 3))
     assert_same_image(image, rewritten(image, tmp_path / name))
@@ -73,7 +73,7 @@ def test_outputs_have_the_users_permissions(tmp_path, umask):
         os.umask(before)
 
 
-def test_a_link_stays_a_link(tmp_path):
+def test_a_symbolic_link_is_followed(tmp_path):
     """Writing to a symbolic link replaces the file that it points to."""
     (tmp_path / "real.png").write_bytes(b"old")
     (tmp_path / "link.png").symlink_to("real.png")
@@ -83,7 +83,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+def test_a_pipe_is_not_replaced(tmp_path):
     """A target that is not a regular file is not replaced."""
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
@@ -161,7 +161,7 @@ def test_an_unreadable_file_is_an_image_error(tmp_path, monkeypatch):
         image_io.read_image(tmp_path / "a.png")
 
 
-def test_the_pixel_limit_is_the_callers():
+def test_the_pixel_limit_is_inclusive():
     """An image of exactly `max_pixels` is read, a larger one is not."""
     data = png(noise(10, 10, 1), 0, 8)
     assert image_io.read_image(data, max_pixels=100).pixels.shape == (10, 10, 1)

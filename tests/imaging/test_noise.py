@@ -106,7 +106,7 @@ def test_compressed_noise_is_coarse() -> None:
         (Noise(0.5, 0.5), "blind"),
     ],
 )
-def test_weights_are_chosen_where_they_fit(noise: Noise, level: str) -> None:
+def test_fitting_weights_are_selected(noise: Noise, level: str) -> None:
     """White noise within an eighth of a level selects it; all else the blind weights."""
     assert sigma_for(noise) == level
 
@@ -144,7 +144,7 @@ def test_denoise_reports_the_noise(restormer: Callable[..., Outcome]) -> None:
     assert restormer("derain", "a.png", "--json").events[2]["noise"] is None
 
 
-def test_a_change_to_a_clean_image_is_warned_of(
+def test_changing_a_clean_image_gives_a_warning(
     tiny: Callable[..., Path], identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
     """The warning needs a clean input and a change."""
@@ -197,8 +197,8 @@ def test_the_noise_of_stdin_is_estimated(restormer: Callable[..., Outcome]) -> N
     explicit = restormer("denoise", "-", "--sigma", "15", "--device", "cpu", stdin=data)
     assert auto.status == explicit.status == 0
     assert auto.stdout == explicit.stdout
-    other = restormer("denoise", "-", "--sigma", "25", "--device", "cpu", stdin=data)
-    assert auto.stdout != other.stdout
+    different = restormer("denoise", "-", "--sigma", "25", "--device", "cpu", stdin=data)
+    assert auto.stdout != different.stdout
 
 
 @pytest.mark.usefixtures("weights")

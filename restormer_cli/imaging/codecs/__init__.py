@@ -35,11 +35,7 @@ CODEC_ERRORS = (
 
 
 def import_extra(module: str, extra: str, subject: str) -> Any:
-    """Import a package that an optional extra of ours installs.
-
-    Raises:
-        ImageError: the package is not installed; `subject` says what needs it.
-    """
+    """Import a package of an optional extra, or raise ImageError: `subject` needs it."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -73,9 +73,7 @@ class Directory(NamedTuple):
 
 
 def parse(block: bytes, start: int | None = None) -> Directory:
-    """Parse a directory of an EXIF block or a TIFF file, leaving out damaged entries.
-
-    `start` is the offset of the directory; the default is the first one.
+    """Parse the directory at `start`, or the first one, leaving out damaged entries.
 
     Raises:
         LookupError, TypeError, ValueError, struct.error: the directory itself is damaged.
@@ -160,22 +158,14 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
 
 
 def without_thumbnail(block: bytes) -> bytes:
-    """Return the block without the link to its thumbnail; all offsets stay.
-
-    Raises:
-        LookupError, struct.error: the block is damaged.
-    """
+    """Return the block without the link to its thumbnail; all offsets stay. Raises as `parse`."""
     _, start, count = _first_directory(block)
     link = start + 2 + 12 * count
     return block[:link] + bytes(4) + block[link + 4 :]
 
 
 def without_tag(block: bytes, tag: int) -> bytes:
-    """Return the block without a tag of its first directory; all other offsets stay.
-
-    Raises:
-        LookupError, struct.error: the block is damaged.
-    """
+    """Return the block without a tag of its first directory; offsets stay. Raises as `parse`."""
     order, start, count = _first_directory(block)
     end = start + 2 + 12 * count + 4
     for position in range(start + 2, end - 4, 12):

@@ -64,9 +64,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     for index in bodies(_APP2, _MPF):
         with suppress(*CODEC_ERRORS):
             if (others := _count_other_pictures(exif.parse(index))) > 0:
-                omitted.append(f"{others} more pictures, or maps of it")
+                omitted.append(f"{others} more pictures or maps")
     if _MOTION_PHOTO.search(image.xmp or b"") or _SAMSUNG_MOTION_PHOTO in data:
-        omitted.append("a film, as of a motion photo")
+        omitted.append("a video (motion photo)")
     # Pillow would parse APP1 and APP2 and warn of damage there.
     coding = [segment for segment in segments if segment[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]

@@ -94,14 +94,13 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode grey, RGB or RGBA frames in 4:4:4."""
     frames = _Frames(images, count)
     if frames.first.plays:
-        frames.first.notes.append("avif does not say how often it runs: this is left out")
+        frames.first.notes.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
         # Its orientation, which is 1, is stored elsewhere; Pillow would rebuild the block.
         with suppress(*CODEC_ERRORS):
             frames.first.exif = exif.without_tag(frames.first.exif, exif.ORIENTATION)
-    return frames.encode(
-        "AVIF", quality, {"subsampling": "4:0:0" if frames.mode == "L" else "4:4:4"}
-    )
+    subsampling = "4:0:0" if frames.mode == "L" else "4:4:4"
+    return frames.encode("AVIF", quality, {"subsampling": subsampling})
 
 
 def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -134,26 +133,21 @@ def from_samples(samples: Array) -> PIL.Image.Image:
 def read_samples(image: Image, picture: PIL.Image.Image) -> None:
     """Decode `picture` into `image`, and drop a profile that no longer fits."""
     picture.load()
-    if picture.mode == "F":
-        image.set_samples(np.asarray(picture)[..., None], 1)
-        return
-    if picture.mode in _INTEGER_MODES:
+    if picture.mode == "F" or picture.mode in _INTEGER_MODES:
         samples = np.asarray(picture)[..., None]
-        if samples.min() < 0 or samples.max() > 65535:
-            raise ImageError("32-bit integer samples are not supported", "Convert it to 16 bits.")
-        image.set_samples(samples.astype(np.uint16), 1)
+        if picture.mode != "F":
+            if samples.min() < 0 or samples.max() > 65535:
+                raise ImageError("32-bit integers are not supported", "Convert it to 16 bits.")
+            samples = samples.astype(np.uint16)
+        image.set_samples(samples, 1)
         return
     mode = _MODES.get(picture.mode, "RGB")
     if picture.mode in ("CMYK", "LAB"):
         image.notes.append(f"{picture.mode} is converted to RGB")
         if image.icc is not None:
+            intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
             try:
-                picture = to_srgb(
-                    picture,
-                    image.icc,
-                    ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                    ImageCms.Flags.BLACKPOINTCOMPENSATION,
-                )
+                picture = to_srgb(picture, image.icc, intent, ImageCms.Flags.BLACKPOINTCOMPENSATION)
             except (ImageCms.PyCMSError, OSError) as error:
                 image.notes.append(f"without its ICC profile ({error})")
             image.icc = None
@@ -183,11 +177,8 @@ def to_srgb(
 
 def _animation_mode(picture: PIL.Image.Image, count: int) -> str:
     """Return RGBA if any frame has transparency, else RGB; only a GIF's frames may differ."""
-    size = picture.size
     for number in range(count if picture.format == "GIF" else 1):
         picture.seek(number)
-        if picture.size != size:
-            raise ValueError("a frame lies outside the picture")
         picture.load()
         if picture.has_transparency_data:
             return "RGBA"
@@ -249,11 +240,7 @@ def _is_lossless_webp(data: bytes) -> bool:
 
 
 def _check_gif(data: bytes, width: int, height: int) -> None:
-    """Check that a GIF of this size is complete and draws nothing outside.
-
-    Raises:
-        LookupError, ValueError, struct.error: it is damaged.
-    """
+    """Raise ValueError or struct.error if a GIF is incomplete or draws outside its size."""
 
     def colour_table(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0  # bytes (18, 20)
@@ -275,7 +262,7 @@ def _check_gif(data: bytes, width: int, height: int) -> None:
                 position += 1 + size
             position += 1
     except IndexError:
-        raise ValueError("its end is missing") from None
+        raise ValueError("the end of the file is missing") from None
 
 
 class _Frames(PIL.Image.Image):

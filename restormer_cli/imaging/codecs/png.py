@@ -10,7 +10,7 @@ import zlib
 from dataclasses import replace
 from fractions import Fraction
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _Chunks: TypeAlias = list[tuple[bytes, bytes]]  # kinds and bodies
+_Frames: TypeAlias = list[tuple[tuple[int, ...], _Chunks]]  # fields of fcTL, and IDAT chunks
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
 _IHDR = ">IIBBBBB"
@@ -53,23 +54,6 @@ _OVER = 1  # blending of a frame; 0: replace
 _MAX_TERM = 65535  # of a duration's numerator and denominator
 
 
-class _Control(NamedTuple):
-    """The fields of fcTL."""
-
-    number: int
-    width: int
-    height: int
-    left: int
-    top: int
-    delay: int
-    delay_unit: int  # fractions of a second, 0 for hundredths
-    dispose: int
-    blend: int
-
-
-_Frames: TypeAlias = list[tuple[_Control, _Chunks]]  # with their IDAT chunks
-
-
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode one image, or the composed frames of an animation, to their own 8 or 16 bits."""
     notes: list[str] = []
@@ -79,8 +63,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         return ImageSequence.single(decode_still(data, max_pixels))
     width, height = struct.unpack_from(">II", data, 16)
     check_size(width, height, max_pixels)
-    for frame, _ in frames:
-        if frame.left + frame.width > width or frame.top + frame.height > height:
+    for (_, across, down, left, top, *_), _ in frames:
+        if left + across > width or top + down > height:
             raise ValueError("a frame lies outside the picture")
     if still:
         notes.append("the still picture for viewers without animation is left out")
@@ -133,7 +117,7 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
         or depth not in depths
         or methods not in ([0, 0, 0], [0, 0, 1])  # compression, filter, interlace
     ):
-        raise ValueError("its header makes no sense, or chunks are missing")
+        raise ValueError("its header is invalid, or chunks are missing")
     key = None if has_palette else bodies.get(b"tRNS")
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"} | ({b"tRNS"} if has_palette else set())
     bare = _join([chunk for chunk in chunks if chunk[0] in coding])
@@ -167,8 +151,7 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
             except CODEC_ERRORS:
                 image.notes.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
-            primaries, transfer, matrix, full = body
-            image.cicp = (primaries, transfer, matrix, full)
+            image.cicp = (body[0], body[1], body[2], body[3])
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
             # Keyword, compression flag, method, language, translated keyword, text (11.3.3).
             head, text = body[len(_XMP_KEYWORD) :][:2], body[len(_XMP_KEYWORD) + 2 :]
@@ -250,11 +233,11 @@ def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
     numbers = count()
     for kind, body in chunks:
         if kind in (_FCTL, _FDAT) and struct.unpack_from(">I", body)[0] != next(numbers):
-            raise ValueError("a part of a frame is missing")
+            raise ValueError("part of a frame is missing")
         if kind == _ACTL:
             animated = True
         elif kind == _FCTL:
-            frames.append((_Control(*struct.unpack(_FCTL_FORM, body)), []))
+            frames.append((struct.unpack(_FCTL_FORM, body), []))
         elif kind == b"IDAT" and not frames:
             still = True
         elif kind in (b"IDAT", _FDAT):
@@ -270,30 +253,30 @@ def _compose(
     per_frame = (b"IHDR", b"IDAT", b"IEND", _ACTL, _FCTL, _FDAT)
     common = [chunk for chunk in chunks if chunk[0] not in per_frame]
     canvas: Array = UNDECODED
-    for frame, pixels in frames:
-        size = struct.pack(">II", frame.width, frame.height)
+    for (number, across, down, left, top, delay, unit, dispose, blend), pixels in frames:
+        size = struct.pack(">II", across, down)
         still = [(b"IHDR", size + header[8:]), *common, *pixels, (b"IEND", b"")]
         image = decode_still(_join(still), max_pixels)
         samples = image.samples()
         if canvas is UNDECODED:
             width, height = struct.unpack_from(">II", header)
             canvas = np.zeros((height, width, samples.shape[2]), samples.dtype)
-        region = canvas[frame.top : frame.top + frame.height, frame.left :][:, : frame.width]
+        region = canvas[top : top + down, left : left + across]
         before = region.copy()
-        over = frame.blend == _OVER and image.alpha is not None
+        over = blend == _OVER and image.alpha is not None
         region[:] = _blend_over(before, samples) if over else samples
         shown = replace(
             image,
             plays=plays,
             notes=[*notes, *image.notes],
-            duration=Fraction(frame.delay, frame.delay_unit or 100),
+            duration=Fraction(delay, unit or 100),
         )
         shown.set_samples(canvas.copy(), image.pixels.shape[2])
         yield shown
         notes = []
-        if frame.dispose == _BACKGROUND or (frame.dispose == _PREVIOUS and not frame.number):
+        if dispose == _BACKGROUND or (dispose == _PREVIOUS and not number):
             region[:] = 0
-        elif frame.dispose == _PREVIOUS:
+        elif dispose == _PREVIOUS:
             region[:] = before
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from contextlib import suppress
 
 from ..image import Image, ImageSequence, check_size
@@ -18,7 +17,6 @@ SUFFIXES = frozenset[str]().union(
 
 # Signatures that are not TIFF's: Fujifilm, Olympus, Panasonic, Canon's CR2 and CR3, Sigma, Minolta.
 SIGNATURE = rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|II\*\0....CR\x02|....ftypcrx |FOVb|\0MRM"
-_TIFF = re.compile(rb"II\*\0|MM\0\*")
 _DNG_VERSION = 50706
 # Tags about the photograph; the others describe the raw samples or a preview.
 _KEPT = frozenset([270, 271, 272, 305, 306, 315, 33432, 34665, 34853])
@@ -54,7 +52,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         cause = error.args[0] if error.args else error
         raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
     image = Image(pixels, format="raw", notes=["camera raw file: developed to 16-bit sRGB"])
-    if _TIFF.match(data):
+    if data.startswith((b"II*\0", b"MM\0*")):
         with suppress(*CODEC_ERRORS):
             directory = exif.parse(data)
             kept = {tag: value for tag, value in directory.tags.items() if tag in _KEPT}

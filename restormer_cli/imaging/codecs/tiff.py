@@ -53,19 +53,22 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
     Thumbnails and masks of other pages are left out: they belong to the unrestored picture.
     """
-    starts, others, omitted = [], 0, set()
-    for start, page in _directories(data):
+    starts: list[int | None] = []
+    others, omitted, seen = 0, set(), set()
+    start: int | None = None  # the first directory
+    while start != 0:
+        if start in seen:
+            raise ValueError("the links between its pages form a loop")
+        seen.add(start)
+        page, here = exif.parse(data, start), start
+        start = page.following
         if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
             others += 1
             continue
-        starts.append(start)
+        starts.append(here)
         omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
-        try:
-            check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels)
-        except ImageError as error:
-            if len(starts) == 1:
-                raise
-            raise ImageError(f"page {len(starts)}: {error.message}", error.hint) from error
+        name = f"page {len(starts)}: " if len(starts) > 1 else ""
+        check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, name)
     if not starts:
         raise ImageError("it contains thumbnails or masks only")
 
@@ -73,7 +76,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         for number, start in enumerate(starts):
             page = _decode_page(data, exif.parse(data, start))
             if others and not number:
-                page.notes.append(f"{others} smaller copies or masks of it are left out")
+                page.notes.append(f"{others} thumbnails or masks are left out")
             yield page
 
     return ImageSequence(pages(), "tiff", len(starts), besides=tuple(sorted(omitted)))
@@ -98,19 +101,6 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
         struct.pack_into(order + "I", file, link, start)
         link = start + 2 + 12 * len(tags)
     return bytes(file)
-
-
-def _directories(data: bytes) -> Iterator[tuple[int | None, Directory]]:
-    """Yield each directory with its offset, which is None for the first."""
-    start: int | None = None
-    seen = set()
-    while start != 0:
-        if start in seen:
-            raise ValueError("the links of its pages form a loop")
-        seen.add(start)
-        page = exif.parse(data, start)
-        yield start, page
-        start = page.following
 
 
 def _decode_page(data: bytes, page: Directory) -> Image:
@@ -235,14 +225,9 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
                 continue
             pieces = [data[at : at + size] for at, size in zip(starts, lengths, strict=True)]
             if [len(piece) for piece in pieces] == list(lengths):
-                moved = integer_tag(order, LONG, *_offsets(pieces, 8))
+                moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
                 return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
     return exif.build(order, tags, data[8:])
-
-
-def _offsets(pieces: list[bytes], start: int) -> list[int]:
-    """Return the offsets of consecutive pieces from the offset `start`."""
-    return list(accumulate(map(len, pieces[:-1]), initial=start))
 
 
 def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
@@ -301,15 +286,14 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
         for top in range(0, height, rows)
     ]
     if start + sum(map(len, strips)) > 2**32 - 2**24:
-        raise ValueError("over the 4 GB that a TIFF can have")
-    photometric = _RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO
+        raise ValueError("larger than the 4 GB limit of a TIFF")
     integers: dict[int, tuple[int, list[int]]] = {
         _WIDTH: (LONG, [width]),
         _HEIGHT: (LONG, [height]),
         _BITS: (SHORT, [samples.itemsize * 8] * count),
         _COMPRESSION: (SHORT, [_DEFLATE]),
-        _PHOTOMETRIC: (SHORT, [photometric]),
-        _STRIP_OFFSETS: (LONG, _offsets(strips, start)),
+        _PHOTOMETRIC: (SHORT, [_RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO]),
+        _STRIP_OFFSETS: (LONG, list(accumulate(map(len, strips[:-1]), initial=start))),
         _SAMPLES: (SHORT, [count]),
         _ROWS: (LONG, [rows]),
         _STRIP_SIZES: (LONG, [len(strip) for strip in strips]),

@@ -66,7 +66,7 @@ def test_the_loop_count_of_a_gif_becomes_plays(loop: int | None, plays: int) -> 
     assert next(image_io.decode(animation("GIF", loop=loop)).images).plays == plays
 
 
-def test_a_gif_becomes_an_animated_png_and_is_not_forced_into_a_palette(
+def test_a_gif_becomes_an_animated_png(
     restormer: Callable[..., Outcome],
 ) -> None:
     """A GIF is restored to an animated PNG, since a palette would undo the restoration."""
@@ -96,13 +96,13 @@ def test_an_animated_avif_keeps_its_frames(restormer: Callable[..., Outcome]) ->
     before = read("a.avif")
     event = restored(restormer("denoise", "a.avif", "-o", "b.avif", "--json", *EXACT))
     assert event["pages"] == 3
-    for one, other in zip(before, read("b.avif"), strict=True):
-        assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 2
-        assert one.duration == other.duration
+    for expected, actual in zip(before, read("b.avif"), strict=True):
+        assert np.abs(expected.pixels.astype(int) - actual.pixels).mean() < 2
+        assert actual.duration == expected.duration
 
 
 @pytest.mark.parametrize(("dispose", "blend"), [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)])
-def test_frames_of_a_png_are_composed_as_others_compose_them(dispose: int, blend: int) -> None:
+def test_frames_of_a_png_are_composed_as_by_pillow(dispose: int, blend: int) -> None:
     """Partial frames are composed as Pillow does, for each disposal and blending."""
     rng = np.random.default_rng(0)
     opaque = noise(20, 30, 4, seed=1) | np.array([0, 0, 0, 255], "uint8")
@@ -114,15 +114,15 @@ def test_frames_of_a_png_are_composed_as_others_compose_them(dispose: int, blend
         canvas[seed : seed + 8, seed : seed + 9] = part
         pictures.append(PIL.Image.fromarray(canvas))
     buffer = io.BytesIO()
-    # Of the first there is no frame before: Pillow goes back to it all the same.
+    # Not for the first frame, which has no previous one: Pillow would go back to it.
     ways = [0, dispose, dispose]
     pictures[0].save(
         buffer, "PNG", save_all=True, append_images=pictures[1:], disposal=ways, blend=blend
     )
-    found = image_io.decode(buffer.getvalue())
+    sequence = image_io.decode(buffer.getvalue())
     with PIL.Image.open(buffer) as reference:
-        assert found.count == reference.n_frames
-        for number, image in enumerate(found.images):
+        assert sequence.count == reference.n_frames
+        for number, image in enumerate(sequence.images):
             reference.seek(number)
             expected = np.asarray(reference.convert("RGBA"))
             visible = expected[..., 3] > 0
@@ -165,8 +165,8 @@ def test_a_deep_animation_is_not_cut_to_8_bits(
         original.append(Image(deep[..., :colours], alpha, duration=duration, plays=4))
     write(original, "in.png")
     assert restormer("denoise", "in.png", "-o", "out.png", *EXACT).status == 0
-    for one, other in zip(original, read("out.png"), strict=True):
-        assert_same_page(one, other)
+    for expected, actual in zip(original, read("out.png"), strict=True):
+        assert_same_page(actual, expected)
 
 
 def test_the_metadata_of_an_animation_are_kept(restormer: Callable[..., Outcome]) -> None:
@@ -189,7 +189,7 @@ def test_the_metadata_of_an_animation_are_kept(restormer: Callable[..., Outcome]
 @pytest.mark.parametrize(
     "seconds", [Fraction(0), Fraction(1, 3), Fraction(90000), Fraction("9.9999")]
 )
-def test_durations_are_kept_as_nearly_as_two_numbers_of_16_bits_can(seconds: Fraction) -> None:
+def test_durations_are_the_nearest_fractions_of_16_bit_numbers(seconds: Fraction) -> None:
     """Durations are the nearest fractions of 16-bit numbers, up to eighteen hours."""
     pictures = [Image(noise(4, 4, 3, seed=n), duration=seconds) for n in range(2)]
     data = png_codec.encode(pictures, 2, 95)
@@ -220,7 +220,7 @@ def test_a_missing_frame_is_damage(restormer: Callable[..., Outcome]) -> None:
     Path("a.png").write_bytes(data[:first] + data[second:])
     outcome = restormer("denoise", "a.png")
     assert outcome.status == 1
-    assert "damaged or truncated (a part of a frame is missing)" in outcome.stderr
+    assert "damaged or truncated (part of a frame is missing)" in outcome.stderr
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
@@ -242,9 +242,12 @@ def test_the_size_is_known_before_any_frame_is_decoded(
 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
-    [(1, 60000, "a frame lies outside the picture"), (None, None, "its end is missing")],
+    [
+        (1, 60000, "a frame lies outside the picture"),
+        (None, None, "the end of the file is missing"),
+    ],
 )
-def test_a_gif_that_is_larger_or_shorter_than_it_says_is_damage(
+def test_a_gif_that_contradicts_its_header_is_damage(
     place: int | None, value: int | None, message: str, restormer: Callable[..., Outcome]
 ) -> None:
     """A frame outside the picture or a missing end is damage."""

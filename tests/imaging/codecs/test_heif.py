@@ -43,7 +43,7 @@ def heic(library: Any, samples: np.ndarray, *, quality: int = -1, **info: Any) -
 
 @pytest.mark.parametrize("samples", [1, 3, 4])
 @pytest.mark.parametrize("suffix", [".heic", ".heif", ".hif"])
-def test_a_phones_picture_comes_back_as_one(
+def test_a_heif_is_restored_to_a_heif(
     suffix: str, samples: int, heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
     """A HEIF is restored to its format, with grey and alpha, exactly at quality 100."""
@@ -83,8 +83,8 @@ def test_a_heic_is_turned_once(
     assert restormer("denoise", "a.heic", "-o", "b.png", *EXACT).status == 0
     expected = np.asarray(PIL.ImageOps.exif_transpose(original))
     assert np.array_equal(image_io.read_image(Path("b.png")).pixels, expected)
-    with PIL.Image.open("b.png") as other:
-        assert other.getexif().get(274, 1) == 1
+    with PIL.Image.open("b.png") as output:
+        assert output.getexif().get(274, 1) == 1
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4])
@@ -114,7 +114,9 @@ def test_deeper_pictures_are_rounded_to_ten_bits_with_a_note(
 
 
 @pytest.mark.parametrize("quality", [50, 95])
-def test_quality_is_a_heics(quality: int, heif: Any, restormer: Callable[..., Outcome]) -> None:
+def test_quality_applies_to_a_heic(
+    quality: int, heif: Any, restormer: Callable[..., Outcome]
+) -> None:
     """Below quality 100 a HEIF is lossy, with colour at full resolution."""
     image_io.write_image(Image(from_float(smooth(), "uint8")), Path("a.png"))
     restormer("denoise", "a.png", "-o", "b.heic", "--quality", quality, *EXACT)
@@ -124,7 +126,7 @@ def test_quality_is_a_heics(quality: int, heif: Any, restormer: Callable[..., Ou
     assert heif.open_heif("b.heic").info["chroma"] == 444
 
 
-def test_colour_without_a_profile_stays_what_it_is(
+def test_a_colour_space_without_profile_is_kept(
     heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
     """Primaries and transfer without a profile are kept in a HEIF."""
@@ -135,7 +137,7 @@ def test_colour_without_a_profile_stays_what_it_is(
     assert {name: profile[name] for name in numbers} == numbers
 
 
-def test_colour_without_a_profile_crosses_formats(
+def test_a_colour_space_without_profile_crosses_formats(
     heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
     """HEIF and PNG hold a colour space without a profile; its loss in a JPEG is noted."""
@@ -150,9 +152,7 @@ def test_colour_without_a_profile_crosses_formats(
     assert "jpeg as written here cannot hold the colour space (CICP 9/16)" in outcome.stderr
 
 
-def test_of_several_pictures_the_main_one_is_restored(
-    heif: Any, restormer: Callable[..., Outcome]
-) -> None:
+def test_the_primary_picture_is_restored(heif: Any, restormer: Callable[..., Outcome]) -> None:
     """Of several pictures the primary one is restored, with a note on the others."""
     file = heif.from_bytes("RGB", (56, 40), noise(40, 56, 3, seed=1).tobytes())
     for seed in (2, 3):

@@ -89,7 +89,7 @@ def test_bits_that_pillow_cuts_are_noted(bpc, notes):
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4])
-def test_an_avif_comes_back_as_one(samples: int, restormer: Callable[..., Outcome]) -> None:
+def test_an_avif_is_restored_to_an_avif(samples: int, restormer: Callable[..., Outcome]) -> None:
     """An AVIF is restored to an AVIF, with grey and alpha."""
     original = from_float(smooth(samples=samples), "uint8")
     mode = original.squeeze(2) if samples == 1 else original
@@ -125,11 +125,11 @@ def test_an_avif_is_turned_once_and_keeps_its_metadata(
         assert near(image.pixels, upright, 0.03)
         assert (image.icc, image.xmp) == (wide_gamut(), XMP % 1)
         assert tags(image.exif or b"") == tags(block)
-        with PIL.Image.open(target) as other:
-            assert other.getexif().get(274, 1) == 1
+        with PIL.Image.open(target) as output:
+            assert output.getexif().get(274, 1) == 1
 
 
-def test_the_colour_of_an_avif_goes_into_a_png(restormer: Callable[..., Outcome]) -> None:
+def test_a_png_keeps_the_colour_space_of_an_avif(restormer: Callable[..., Outcome]) -> None:
     """The colour space is kept in a PNG; its loss in an AVIF is noted."""
     PIL.Image.fromarray(from_float(smooth(), "uint8")).save("a.avif", quality=100)
     data = Path("a.avif").read_bytes()

@@ -34,7 +34,7 @@ def test_png_is_read_at_its_own_depth(size, depth, colour_type, samples):
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("samples", [1, 2, 3, 4])
-def test_another_decoder_reads_our_png_alike(samples, depth):
+def test_pillow_reads_our_png(samples, depth):
     """Pillow reads the samples from our PNG, at 8 bits where it supports no more."""
     expected = noise(9, 11, samples, f"uint{depth}")
     colours = 1 if samples < 3 else 3

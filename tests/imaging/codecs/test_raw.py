@@ -47,7 +47,7 @@ def encoded(linear: np.ndarray) -> np.ndarray:
 
 @pytest.mark.usefixtures("rawpy")
 def test_a_raw_file_is_developed_to_16_bit_srgb(restormer: Callable[..., Outcome]) -> None:
-    """The camera's white balance, exposure and metadata of the photograph are applied and kept."""
+    """The camera's white balance, exposure and metadata of the photograph are kept."""
     Path("a.dng").write_bytes(dng(mosaic(scene())))
     outcome = restormer("denoise", "a.dng", "--json", *EXACT)
     assert outcome.status == 0
@@ -64,7 +64,9 @@ def test_a_raw_file_is_developed_to_16_bit_srgb(restormer: Callable[..., Outcome
 
 @pytest.mark.usefixtures("rawpy")
 @pytest.mark.parametrize("target", ["b.tif", "b.png", "b.jpg"])
-def test_any_format_takes_a_developed_file(target: str, restormer: Callable[..., Outcome]) -> None:
+def test_a_developed_file_can_be_written_to_any_format(
+    target: str, restormer: Callable[..., Outcome]
+) -> None:
     """A TIFF or PNG gets 16 bits, a JPEG 8 with a note."""
     Path("a.dng").write_bytes(dng(mosaic(scene())))
     outcome = restormer("denoise", "a.dng", "-o", target, *EXACT)
@@ -76,7 +78,7 @@ def test_any_format_takes_a_developed_file(target: str, restormer: Callable[...,
 
 @pytest.mark.usefixtures("rawpy")
 @pytest.mark.parametrize(("orientation", "shape"), [(1, (32, 48)), (3, (32, 48)), (6, (48, 32))])
-def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) -> None:
+def test_a_raw_file_is_turned_upright(orientation: int, shape: tuple[int, int]) -> None:
     """The orientation is applied once and removed from the EXIF."""
     straight = image_io.read_image(dng(mosaic(scene()))).pixels
     image = image_io.read_image(dng(mosaic(scene()), orientation=orientation))
@@ -87,7 +89,7 @@ def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) 
 
 
 @pytest.mark.usefixtures("rawpy")
-def test_two_exposures_stay_two_exposures() -> None:
+def test_exposure_is_not_normalized() -> None:
     """Half the light gives half the brightness: it is not stretched to the full range."""
     bright, dark = (
         image_io.read_image(dng(mosaic(scene() * factor))).pixels for factor in (1, 0.5)

@@ -59,7 +59,7 @@ def test_tiffs_of_libtiff_are_read_exactly(dtype, compression, predictor):
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("colours", [1, 3])
-def test_libtiff_reads_our_tiff_alike(dtype, colours):
+def test_libtiff_reads_our_tiff(dtype, colours):
     """OpenCV reads the samples from our TIFF."""
     samples = noise(300, 211, colours, dtype)
     buffer = io.BytesIO()
@@ -124,7 +124,7 @@ def test_unusual_tiffs_are_read_exactly(layout):
         assert image.premultiplied
 
 
-def test_photoshop_layers_and_storage_tags_do_not_reach_a_written_tiff(tmp_path):
+def test_layers_and_storage_tags_are_not_written(tmp_path):
     """Tags about the old pixels are dropped; private ones about the picture are kept."""
     block = b"II" + struct.pack("<HI", 42, 8)
     private, layers = (50000, 7, 6, b"secret"), (37724, 7, 6, b"layers")

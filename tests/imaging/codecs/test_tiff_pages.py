@@ -50,7 +50,7 @@ def test_every_page_of_a_tiff_keeps_its_size_type_and_metadata(
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg", "group4"])
-def test_pages_that_others_wrote_are_read_as_others_read_them(compression: str) -> None:
+def test_pages_written_by_pillow_are_read_as_pillow_reads_them(compression: str) -> None:
     """Pillow's pages in the usual compressions are read as Pillow reads them."""
     mode = "1" if compression == "group4" else "RGB"
     pages = [PIL.Image.fromarray(noise(16 * n, 24, 3, seed=n)).convert(mode) for n in (1, 2, 3)]
@@ -76,7 +76,7 @@ def test_pages_keep_their_byte_order(restormer: Callable[..., Outcome]) -> None:
         assert_same_page(before, after)
 
 
-def test_smaller_copies_and_masks_are_not_pages(restormer: Callable[..., Outcome]) -> None:
+def test_thumbnails_and_masks_are_not_pages(restormer: Callable[..., Outcome]) -> None:
     """Thumbnails and masks, which show the unrestored picture, are left out with a note."""
     write(scans()[:1] * 3, "in.tif")
     data = bytearray(Path("in.tif").read_bytes())
@@ -87,7 +87,7 @@ def test_smaller_copies_and_masks_are_not_pages(restormer: Callable[..., Outcome
     Path("in.tif").write_bytes(data)
     event = restored(restormer("denoise", "in.tif", "-o", "out.tif", "--json", *EXACT))
     assert event["pages"] == len(read("out.tif")) == 1
-    assert "2 smaller copies or masks of it are left out" in event["notes"]
+    assert "2 thumbnails or masks are left out" in event["notes"]
 
 
 @pytest.mark.parametrize("target", ["out.png", "out.jpg", "out.webp"])
@@ -108,8 +108,8 @@ def test_in_place_all_pages_are_replaced(restormer: Callable[..., Outcome]) -> N
     write(scans(), "a.tif")
     before = read("a.tif")
     assert restormer("denoise", "a.tif", "--in-place", *EXACT).status == 0
-    for one, other in zip(before, read("a.tif"), strict=True):
-        assert_same_page(one, other)
+    for expected, actual in zip(before, read("a.tif"), strict=True):
+        assert_same_page(actual, expected)
     Path("b.bmp").write_bytes(animation("GIF"))
     outcome = restormer("denoise", "b.bmp", "--in-place")
     assert outcome.status == 1
@@ -126,7 +126,7 @@ def test_in_place_other_contents_are_not_lost(restormer: Callable[..., Outcome])
     with Path("b.jpg").open("ab") as file:
         file.write(b"\0\0\0\x18ftypmp42")
     first.save("c.tif", tiffinfo={37724: b"Adobe Photoshop Document Data Block\0"})
-    for name, held in (("a.jpg", "1 more pictures"), ("b.jpg", "a film"), ("c.tif", "layers")):
+    for name, held in (("a.jpg", "1 more pictures"), ("b.jpg", "a video"), ("c.tif", "layers")):
         before = Path(name).read_bytes()
         outcome = restormer("denoise", name, "--in-place")
         assert outcome.status == 1
@@ -139,7 +139,7 @@ def test_in_place_other_contents_are_not_lost(restormer: Callable[..., Outcome])
         assert f"{held}" in outcome.stderr
 
 
-def test_a_page_that_is_damaged_fails_the_file_and_is_named(
+def test_a_damaged_page_fails_the_file_and_is_named(
     restormer: Callable[..., Outcome],
 ) -> None:
     """A damaged page fails its file; the other files are restored."""
@@ -166,10 +166,10 @@ def test_a_loop_of_pages_is_damage(restormer: Callable[..., Outcome]) -> None:
     Path("a.tif").write_bytes(data)
     outcome = restormer("denoise", "a.tif")
     assert outcome.status == 1
-    assert "the links of its pages form a loop" in outcome.stderr
+    assert "the links between its pages form a loop" in outcome.stderr
 
 
-def test_the_limit_on_pixels_is_for_each_page_and_comes_first(
+def test_the_pixel_limit_of_each_page_is_checked_first(
     restormer: Callable[..., Outcome],
 ) -> None:
     """One page over the limit fails the file before any is restored."""
@@ -198,7 +198,7 @@ def test_a_dry_run_reports_the_pages(restormer: Callable[..., Outcome]) -> None:
 
 
 def test_notes_of_all_pages_are_merged(restormer: Callable[..., Outcome]) -> None:
-    """A note that applies to all pages is original without page numbers."""
+    """A note that applies to all pages is given without page numbers."""
     write([page((20, 30, 3), "uint8", title) for title in "abc"], "a.tif")
     event = restored(restormer("denoise", "a.tif", "-o", "b.tif", "--json", *EXACT))
     assert event["warnings"] == [
