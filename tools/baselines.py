@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from skimage.restoration import richardson_lucy
 
+from restormer_cli import imaging
 from restormer_cli.degradations.presets import parse_degradation
 from restormer_cli.evaluation.runner import with_noise
-from restormer_cli.imaging import io as image_io
 
 Method = Callable[[np.ndarray, float], np.ndarray]
 """H W 3 float in 0..1 and a strength: the image, restored."""
@@ -77,9 +77,9 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     """Print a line for each condition."""
     folder, *conditions = sys.argv[1:]
-    suffixes = image_io.readable_suffixes()
+    suffixes = imaging.readable_suffixes()
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
-    clean = [image_io.to_float(image_io.read_image(path).pixels) for path in paths]
+    clean = [imaging.to_float(imaging.read_image(path).pixels) for path in paths]
     for condition in conditions:
         kind, _, amount = condition.partition(":")
         degrade = (

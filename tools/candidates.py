@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from restormer_cli import load_network, restore
+from restormer_cli import imaging, load_network, restore
 from restormer_cli.evaluation.runner import with_noise
-from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.metrics import psnr, round8
 from restormer_cli.inference import devices
 from restormer_cli.network.restormer import Architecture
@@ -66,7 +65,7 @@ def main() -> None:
     assert degrade is not None  # noqa: S101 - it degrades
     pairs = []
     for path in sorted(Path(clean).iterdir()):
-        image = image_io.to_float(image_io.read_image(path).pixels)
+        image = imaging.to_float(imaging.read_image(path).pixels)
         pairs.append([torch.from_numpy(x).permute(2, 0, 1)[None] for x in (degrade(image), image)])
     for name in names or CANDIDATES:
         architecture = CANDIDATES[name]

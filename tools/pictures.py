@@ -18,13 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from restormer_cli import Restorer
+from restormer_cli import Restorer, imaging
 from restormer_cli.degradations import presets
 from restormer_cli.degradations.jpeg import jpeg
 from restormer_cli.degradations.sampling import to_8_bit, to_linear, to_srgb
-from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.image import Array
-from restormer_cli.imaging.io import Image
+from restormer_cli.imaging.image import Array, Image
 
 DOCS = Path(__file__).parent
 SIDE = 300
@@ -53,11 +51,11 @@ PICTURES = {
 def noisy(clean: Array) -> Array:
     """A high-ISO exposure: shot and read noise in linear light, developed, and saved as JPEG."""
     generator = torch.Generator().manual_seed(2)
-    light = to_linear(torch.from_numpy(image_io.to_float(clean)).permute(2, 0, 1).unsqueeze(0))
+    light = to_linear(torch.from_numpy(imaging.to_float(clean)).permute(2, 0, 1).unsqueeze(0))
     noise = torch.randn(light.shape, generator=generator) * (0.012 * light + 0.0004).sqrt()
     one = torch.ones(1, 1, 1, 1)
     coded = jpeg(to_8_bit(to_srgb(light + noise)), 92 * one, one == 0)
-    return image_io.from_float(coded[0].permute(1, 2, 0).numpy(), np.uint8)
+    return imaging.from_float(coded[0].permute(1, 2, 0).numpy(), np.uint8)
 
 
 def write(rows: list[list[Array]], name: str) -> None:
@@ -67,7 +65,7 @@ def write(rows: list[list[Array]], name: str) -> None:
     for row in rows:
         line = np.concatenate([tile for each in row for tile in (across, each)][1:], axis=1)
         lines += [np.full((GAP, line.shape[1], 3), 255, np.uint8), line]
-    image_io.write_image(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
+    imaging.write_image(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
 
 
 def main() -> None:
@@ -75,15 +73,15 @@ def main() -> None:
     folder = Path(sys.argv[1])
     shown: dict[str, list[Array]] = {}  # task -> degraded, restored, clean
     for task, picture in PICTURES.items():
-        clean = image_io.read_image(folder / picture.photo).pixels
+        clean = imaging.read_image(folder / picture.photo).pixels
         if task == "denoise":
             clean = clean[SAMPLE]
             degraded = noisy(clean)
-            image_io.write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
-            degraded = image_io.read_image(DOCS / "sample.jpg").pixels
+            imaging.write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
+            degraded = imaging.read_image(DOCS / "sample.jpg").pixels
         else:
             condition = presets.parse_degradation(picture.condition)
-            degraded = image_io.from_float(condition.apply(image_io.to_float(clean)), np.uint8)
+            degraded = imaging.from_float(condition.apply(imaging.to_float(clean)), np.uint8)
         restored = Restorer(task, weights="lite")(degraded)
         part = (
             slice(picture.top, picture.top + SIDE),

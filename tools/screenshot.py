@@ -17,9 +17,9 @@ import numpy as np
 from pictures import noisy
 from playwright.sync_api import sync_playwright
 
+from restormer_cli import imaging
 from restormer_cli.cli import app
-from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.io import Image
+from restormer_cli.imaging.image import Image
 
 DOCS = Path(__file__).parent.absolute()
 WIDTH, HEIGHTS, GAP = 1100, (590, 650), 12
@@ -30,8 +30,8 @@ def degrade(photos: list[Path]) -> None:
     """Write the photos with noise, as JPEG."""
     Path("holiday").mkdir(exist_ok=True)
     for photo in photos:
-        image = Image(noisy(image_io.read_image(photo).pixels))
-        image_io.write_image(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
+        image = Image(noisy(imaging.read_image(photo).pixels))
+        imaging.write_image(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
 
 
 def photograph() -> None:
@@ -47,11 +47,9 @@ def photograph() -> None:
         tab.wait_for_timeout(500)
         tab.screenshot(path="viewer.png")
         browser.close()
-    page, viewer = (image_io.read_image(Path(name)).pixels for name in ("page.png", "viewer.png"))
+    page, viewer = (imaging.read_image(Path(name)).pixels for name in ("page.png", "viewer.png"))
     gap = np.full((GAP, WIDTH, 3), 128, np.uint8)
-    image_io.write_image(
-        Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74
-    )
+    imaging.write_image(Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74)
 
 
 def main() -> None:

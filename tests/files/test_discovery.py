@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from restormer_cli.files.discovery import find_inputs, natural_key, read_list
-from restormer_cli.imaging.io import readable_suffixes
+from restormer_cli.imaging.formats import readable_suffixes
 
 
 @pytest.fixture(autouse=True)

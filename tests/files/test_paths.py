@@ -18,7 +18,7 @@ from restormer_cli.errors import UsageError
 from restormer_cli.files import paths
 from restormer_cli.files.discovery import find_inputs
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.io import readable_suffixes
+from restormer_cli.imaging.formats import readable_suffixes
 from tests.support.program import Outcome, picture, tree
 
 if TYPE_CHECKING:

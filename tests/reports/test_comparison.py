@@ -280,7 +280,7 @@ def test_a_sheet_that_cannot_be_written_is_a_failure(restormer: Callable[..., Ou
     Path("blocked").write_text("")
     outcome = restormer("denoise", "a.png", "--compare", "blocked/sheets/")
     assert outcome.status == 1
-    assert "error: a.png: restored, but blocked/sheets: cannot be made" in outcome.stderr
+    assert "error: a.png: restored, but blocked/sheets: cannot be created" in outcome.stderr
     assert Path("a.restored.png").exists()
 
 
