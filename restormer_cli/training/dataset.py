@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from ..callbacks import Notify
 from ..degradations import BLUR_REACH, DEGRADATIONS, SHARPEST_OF, Degradation
 from ..errors import ImageError, UsageError
-from ..files import find_inputs, match_pairs
+from ..files import list_images, match_pairs
 from ..imaging import Array, from_float, read_bytes, read_image, readable_suffixes, to_float
 
 MULTIPLE = 16
@@ -142,12 +142,12 @@ def load_photos(
         grey: convert all images to one channel, instead of three.
 
     Raises:
-        UsageError: a folder of partners does not exist, or fewer than two photographs are usable:
-            one for training, one for validation.
+        UsageError: a folder does not exist or has no images, or fewer than two photographs are
+            usable: one for training, one for validation.
     """
     groups = _find_photos(folder, partners, notify)
     channels = (1 if grey else 3) * (1 + len(partners))
-    share = memory // max(1, len(groups)) // channels
+    share = memory // len(groups) // channels
     samples: dict[str, Sample] = {}
     for paths in groups:
         try:
@@ -290,10 +290,7 @@ def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list
     """Return the path of each photograph, followed by those of its partners."""
     suffixes = readable_suffixes()
     if not partners:
-        inputs = find_inputs([], suffixes, listed=[str(folder)], recursive=True)
-        for problem in inputs.problems:
-            notify(f"{problem.name}: {problem.error}")
-        return [[path] for path in sorted(i.path for i in inputs.found if i.path is not None)]
+        return [[path] for path in sorted(list_images(folder, suffixes, recursive=True))]
     pairs, unmatched = match_pairs(folder, *partners, suffixes=suffixes, recursive=True)
     for path in unmatched:
         notify(f"left out: {path}: no image of this name in the other folder")

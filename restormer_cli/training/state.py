@@ -15,6 +15,7 @@ import torch
 from ..callbacks import Notify
 from ..checkpoints import load_network
 from ..errors import CheckpointError, UsageError
+from ..files import open_atomic, remove_leftovers
 from ..inference import is_out_of_memory
 from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
@@ -180,14 +181,11 @@ class Run:
         state: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         state |= {name: state[name].state_dict() for name in _PARTS}
         state["architecture"] = self.network.architecture.as_dict()
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with open_atomic(path) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:
             raise _not_writable(path, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def resume_or_begin(
@@ -233,13 +231,14 @@ def fresh(architecture: Architecture, seed: int) -> Restormer:
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder of `path` and check that files can be written there.
+    """Create the folder of `path`, remove leftovers, and check that files can be written there.
 
     Raises:
         CheckpointError: files cannot be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers([path.parent])
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".restormer-"):
             pass
         if path.is_dir():

@@ -85,8 +85,8 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     """Fewer than two usable photos, or a missing folder, is a usage error with a remedy."""
     write(tmp_path / "only.png", noise(32, 32))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match="photos can be used") as raised:
+    for folder, cause in ((tmp_path, "photos can be used"), (tmp_path / "none", "no such folder")):
+        with pytest.raises(UsageError, match=cause) as raised:
             load_photos(folder, 1 << 20, lambda _: None)
         assert raised.value.hint
 
