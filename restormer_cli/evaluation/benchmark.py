@@ -25,14 +25,9 @@ TILE = 256
 
 @dataclass(frozen=True)
 class Measurement:
-    """Result of one execution mode at one image size.
+    """Result of one execution mode (`way`) on a square image.
 
     Attributes:
-        size: side of the square image in pixels.
-        way: the execution mode: plain, strips or tiles.
-        precision: fp32, or the precision chosen for the device.
-        seconds: time of the fastest run.
-        megapixels_per_second: speed of the fastest run.
         ratio: time of the plain forward divided by this one.
         memory: peak in bytes, without the network and the image.
         of_peak: multiply-adds per second divided by the measured peak of matrix products.

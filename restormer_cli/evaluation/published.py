@@ -145,15 +145,10 @@ def published_row(
     two_views: bool = False,
     window: int | None = None,
 ) -> Row:
-    """Return the published results to compare an evaluation with.
+    """Return the published results of a task's network, to compare an evaluation with.
 
-    Args:
-        task: a key of `checkpoints.TASKS`.
-        sigma: the images have synthetic Gaussian noise.
-        gray: the images are grey.
-        per_sigma: each noise level has its own network.
-        two_views: the network takes dual-pixel views.
-        window: side of the TLC windows; only those of 384 are published.
+    `sigma` means synthetic Gaussian noise, `per_sigma` a network for each level, and `window` the
+    side of the TLC windows.
     """
     variant = {
         "gray" if gray else "color": sigma,

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from ..inference import Restorer
 
 
-Degrade = Callable[[Array], Array]
-"""Returns the degraded image, H W C float32, of a clean one in 0..1."""
-
 _UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)
 """Protocol for noisy images, whose noise is neither clamped nor rounded either."""
 
@@ -39,13 +36,14 @@ class Condition:
     Attributes:
         name: "sigma 25" or "rain:medium"; empty for images with degraded counterparts.
         description: definition of the degradation, for people.
-        degrade: None for images with degraded counterparts.
+        degrade: returns the degraded version of an image, H W C float32 in 0..1; None for images
+            with degraded counterparts.
         sigma: standard deviation of Gaussian noise, of 255.
     """
 
     name: str
     description: str
-    degrade: Degrade | None = None
+    degrade: Callable[[Array], Array] | None = None
     sigma: float | None = None
 
 
@@ -161,51 +159,59 @@ def evaluate(
     """
     for pair in pairs:
         try:
-            yield _score(condition, restorer, pair, protocol, gray, progress)
+            clean, degraded, right = _load(condition, pair, gray)
+            started = time.perf_counter()
+            restored, plan = restorer.forward(
+                degraded,
+                right,
+                progress=partial(progress, pair.name),
+                notify=partial(_notify, restorer, pair.clean),
+            )
+            seconds = time.perf_counter() - started
         except ImageError as error:
             yield Failure(pair.name, error.message, error.hint)
+            continue
+        height, width, channels = clean.shape
+        unprocessed = protocol if condition.sigma is None else _UNCHANGED
+        yield Score(
+            image=pair.name,
+            width=width,
+            height=height,
+            channels=channels,
+            degraded=_scores(unprocessed, degraded, clean),
+            restored=_scores(protocol, restored, clean),
+            seconds=seconds,
+            precision=restorer.precision,
+            strategy=plan.strategy,
+        )
 
 
-def _score(
-    condition: Condition,
-    restorer: Restorer,
-    pair: Pair,
-    protocol: Protocol,
-    gray: bool,
-    progress: Callable[[str, int, int], None],
-) -> Score:
+def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, Array | None]:
+    """Return the clean image, the degraded one with the same shape, and the right view."""
     clean = _read(pair.clean, gray)
     if condition.degrade is not None:
         degraded = condition.degrade(clean)
     else:
         assert pair.degraded is not None  # noqa: S101 - otherwise the condition degrades
-        clean, degraded = _match(clean, _read(pair.degraded, gray), pair)
-    right = None if pair.right is None else _read(pair.right, gray)
-    height, width = clean.shape[:2]
+        degraded = _read(pair.degraded, gray)
+    (height, width, _), (h, w, _) = clean.shape, degraded.shape
+    if (h, w) != (height, width):
+        raise ImageError(
+            f"{pair.degraded} is {w} x {h} pixels, {pair.clean} {width} x {height}",
+            "Give images of the same size.",
+        )
     if min(height, width) < SSIM_WINDOW:
         raise ImageError(
             f"{pair.clean}: {width} x {height} pixels; SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW}",
             "Remove the image from the folder.",
         )
-    started = time.perf_counter()
-    restored, plan = restorer.forward(
-        degraded,
-        right,
-        progress=partial(progress, pair.name),
-        notify=lambda note: restorer.notify(f"{pair.clean}: {note}"),
-    )
-    seconds = time.perf_counter() - started
-    return Score(
-        image=pair.name,
-        width=width,
-        height=height,
-        channels=clean.shape[2],
-        degraded=_scores(_UNCHANGED if condition.sigma is not None else protocol, degraded, clean),
-        restored=_scores(protocol, restored, clean),
-        seconds=seconds,
-        precision=restorer.precision,
-        strategy=plan.strategy,
-    )
+    channels = max(clean.shape[2], degraded.shape[2])  # one of them may be grey
+    clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
+    return clean, degraded, None if pair.right is None else _read(pair.right, gray)
+
+
+def _notify(restorer: Restorer, path: Path, message: str) -> None:
+    restorer.notify(f"{path}: {message}")
 
 
 def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
@@ -219,16 +225,3 @@ def _read(path: Path, gray: bool) -> Array:
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)
-
-
-def _match(clean: Array, degraded: Array, pair: Pair) -> tuple[Array, Array]:
-    """Return both images with three channels if one of them has three."""
-    if clean.shape[:2] != degraded.shape[:2]:
-        (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
-        raise ImageError(
-            f"{pair.degraded} is {w} x {h} pixels, {pair.clean} {width} x {height}",
-            "Give images of the same size.",
-        )
-    channels = max(clean.shape[2], degraded.shape[2])
-    clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
-    return clean, degraded

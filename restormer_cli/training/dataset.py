@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +32,6 @@ VALIDATION_SIDE = 192
 
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean images, B C H W each; the views of a dual-pixel sensor are joined along C."""
-
-Augment = Callable[[Array, np.random.Generator], Array]
-"""Returns a random orientation of a patch, S S C."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +82,36 @@ class SampleSpec(NamedTuple):
         rng: np.random.Generator,
         device: torch.device | str = "cpu",
     ) -> Pair:
-        """Return `count` random pairs of `side` x `side` pixels."""
-        augment = augment_dual_pixel if self.views == 2 else augment_dihedral
+        """Return `count` pairs of `side` x `side` pixels from random positions.
+
+        A photograph is drawn with a probability proportional to its area, so that all pixels are
+        equally likely. Photographs smaller than a patch are not drawn.
+
+        Raises:
+            UsageError: all photographs are smaller than a patch.
+        """
         side += 2 * self.reach
-        clean = patches(photos, side, count, rng, device, augment, self.candidates)
+        usable = [photo.pixels for photo in photos if photo.side >= side]
+        if not usable:
+            raise UsageError(
+                f"no photo is {side} pixels high and wide", "Give larger photos or smaller patches."
+            )
+        area = np.array([p.shape[0] * p.shape[1] for p in usable], dtype=np.float64)
+        augment = augment_dual_pixel if self.views == 2 else augment_dihedral
+
+        def cut(index: int) -> Array:
+            photo = usable[index]
+            top = rng.integers(photo.shape[0] - side + 1)
+            left = rng.integers(photo.shape[1] - side + 1)
+            return photo[top : top + side, left : left + side]
+
+        drawn = rng.choice(len(usable), size=(count, self.candidates), p=area / area.sum())
+        patches = [augment(max(map(cut, row), key=_sharpness), rng) for row in drawn]
         generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-        return self.pair(clean, generator)
+        return self.pair(to_tensor(patches, device), generator)
 
     def pair(self, patches: Tensor, generator: Generator) -> Pair:
-        """Split patches into views, or degrade them and remove the border."""
+        """Split patches, B C H W, into views, or degrade them and remove the border."""
         if self.degrade is None:
             channels = patches.shape[1] // (1 + self.views)
             return patches[:, channels:], patches[:, :channels]
@@ -216,41 +234,6 @@ def augment_dual_pixel(patch: Array, rng: np.random.Generator) -> Array:
     """
     patch = patch[::-1] if rng.integers(2) else patch
     return patch[:, ::-1][..., [0, 1, 2, 6, 7, 8, 3, 4, 5]] if rng.integers(2) else patch
-
-
-def patches(
-    photos: Sequence[Sample],
-    side: int,
-    count: int,
-    rng: np.random.Generator,
-    device: torch.device | str = "cpu",
-    augment: Augment = augment_dihedral,
-    candidates: int = 1,
-) -> Tensor:
-    """Cut patches at random positions: `count` C `side` `side`, float32 in 0..1.
-
-    A photograph is drawn with a probability proportional to its area, so that all pixels are
-    equally likely. Photographs smaller than a patch are not drawn. Each patch is the sharpest of
-    `candidates` positions, in a random orientation.
-
-    Raises:
-        UsageError: all photographs are smaller than a patch.
-    """
-    usable = [photo.pixels for photo in photos if photo.side >= side]
-    if not usable:
-        raise UsageError(
-            f"no photo is {side} pixels high and wide", "Give larger photos or smaller patches."
-        )
-    area = np.array([p.shape[0] * p.shape[1] for p in usable], dtype=np.float64)
-
-    def cut(index: int) -> Array:
-        photo = usable[index]
-        top = rng.integers(photo.shape[0] - side + 1)
-        left = rng.integers(photo.shape[1] - side + 1)
-        return photo[top : top + side, left : left + side]
-
-    drawn = rng.choice(len(usable), size=(count, candidates), p=area / area.sum())
-    return to_tensor([augment(max(map(cut, row), key=_sharpness), rng) for row in drawn], device)
 
 
 def sharpest_crop(photo: Sample, side: int) -> Tensor:

@@ -51,12 +51,8 @@ SINGLE = Ranks()
 def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """Join the processes that `torchrun` started, or run alone.
 
-    Args:
-        device: the requested device.
-
     Yields:
-        The ranks, and the device of this process: of CUDA devices the one numbered by its local
-        rank, else `device`.
+        The ranks, and the device of this process: `device`, or the CUDA device of its local rank.
 
     Raises:
         DeviceError: several processes were started on MPS.

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..callbacks import Notify
-from ..checkpoints import save_network, warn_in_python
+from ..checkpoints import load_network, save_network, warn_in_python
 from ..degradations import Degradation
-from ..errors import RestormerError, UsageError
+from ..errors import CheckpointError, RestormerError, UsageError
 from ..imaging import psnr
 from ..inference import device_model, native_bf16
 from ..network import CHANNELS, Architecture, Restormer
@@ -51,7 +51,7 @@ from .dataset import (
     validation_set,
 )
 from .distributed import SINGLE, Ranks
-from .state import Run, Settings, check_writable, resume_or_begin
+from .state import Run, Settings, check_writable, fresh
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
 """Architecture of the bundled lite networks, 1.1 M parameters."""
@@ -70,14 +70,9 @@ VALIDATION_CEILING = 50.0
 class Report(NamedTuple):
     """State of a run after a validation.
 
-    Attributes:
-        step: number of steps made.
-        progress: completed fraction of the run, 0..1.
-        loss: mean loss since the previous report.
-        psnr: validation PSNR, dB.
-        best: highest validation PSNR of the run, dB.
-        megapixels_per_second: training speed since the previous report.
-        history: loss and PSNR of every validation, by step.
+    `progress` is the completed fraction, 0..1. `loss` and `megapixels_per_second` are means since
+    the previous report, `psnr` and `best` are validation PSNRs in dB, the latter the highest of the
+    run. `history` has loss and PSNR of every validation, by step.
     """
 
     step: int
@@ -119,12 +114,10 @@ def train(
         architecture: the network to train, for RGB, grey or dual-pixel images.
         start: checkpoint with the initial weights (fine-tuning); its architecture is used.
         device: device to train on.
-        degraded: folder with the degraded counterparts of the photographs, with the same names.
-            They replace the synthetic degradation.
+        degraded: folder with degraded counterparts of the same names, for training on pairs.
         right: folder with the right dual-pixel views; `degraded` has the left views.
         degrade: replaces the degradation of the task.
-        validation_photos: number of photographs to hold out; at most a twentieth of all, at least
-            one.
+        validation_photos: size of the validation set, limited by `hold_out`.
         ranks: the processes that train together.
         notify: receives warnings: photographs left out, smaller patches, skipped updates.
 
@@ -145,7 +138,12 @@ def train(
         raise UsageError(f"{output}: is also the --start checkpoint", "Choose another output.")
     check_writable(output)
     resume = output.with_name(output.name + ".resume")
-    run = resume_or_begin(task, architecture, start, resume, settings.seed, device)
+    if resume.exists():
+        run = Run.load(resume, device)
+        _check_same_run(run, resume, task, architecture if start is None else None)
+    else:
+        network = fresh(architecture, settings.seed) if start is None else load_network(start)
+        run = Run.begin(task, network, device, None if start is None else start.name)
     if ranks.broadcast(run.step, device) != run.step:
         raise UsageError(
             f"{resume}: is at step {run.step}, unlike the file of the first process",
@@ -314,15 +312,9 @@ def update(
     forward: nn.Module | None = None,
     bf16: bool = False,
 ) -> float:
-    """Make one optimizer step and update the moving average.
+    """Make one optimizer step at a learning rate, and update the moving average.
 
-    Args:
-        run: the state of the run; updated in place.
-        degraded: input of the network, B C H W in 0..1.
-        clean: target, B C H W in 0..1.
-        rate: learning rate.
-        forward: wrapper to call in place of the network.
-        bf16: use autocast to bfloat16.
+    `forward` wraps the network; `bf16` enables autocast.
 
     Returns:
         The loss. NaN, with the run unchanged, if the loss or its gradient is not finite.
@@ -371,6 +363,19 @@ def mean_psnr(
             psnr(restore(degraded.to(device)).clamp(0, 1).cpu(), clean) for degraded, clean in pairs
         ]
     return sum(min(value, VALIDATION_CEILING) for value in values) / len(values)
+
+
+def _check_same_run(run: Run, resume: Path, task: str, architecture: Architecture | None) -> None:
+    if run.task != task:
+        raise CheckpointError(
+            f"{resume}: belongs to a run for the task {run.task}",
+            "Choose another output, or remove the file.",
+        )
+    if architecture not in (None, run.network.architecture):
+        raise CheckpointError(
+            f"{resume}: belongs to a run with another architecture",
+            "Give the --start of that run, or remove the file to start a new one.",
+        )
 
 
 def _check_views(architecture: Architecture, degraded: Path | None, right: Path | None) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ..callbacks import Notify
-from ..checkpoints import load_network
 from ..errors import CheckpointError, UsageError
 from ..files import open_atomic, remove_leftovers
 from ..inference import is_out_of_memory
@@ -39,12 +38,9 @@ class Settings:
     """Length and hyperparameters of a run.
 
     Attributes:
-        steps: number of optimizer steps. With `hours`, the run ends at whichever comes first.
-        hours: training time, summed over all sessions.
-        learning_rate: highest learning rate, reached after the warm-up.
-        final_learning_rate: learning rate at the end.
-        stages: progressive learning; each is (start as a fraction of the run, side of a patch in
-            pixels, patches in a batch).
+        steps, hours: length; the run ends at whichever comes first.
+        learning_rate, final_learning_rate: after the warm-up, and at the end.
+        stages: start as a fraction of the run, side of a patch in pixels, patches in a batch.
         validate_every: steps between validations.
         seed: seed of the initial weights and of all batches.
         memory: bytes for decoded photographs; of larger sets a crop of each photograph is kept.
@@ -105,19 +101,15 @@ class Run:
     """State that changes from step to step, and is saved for resuming.
 
     Attributes:
-        task: the degradation that is removed.
-        network: the weights that are trained.
-        average: their exponential moving average, which is validated and saved.
-        optimizer: AdamW, as in the paper.
+        average: exponential moving average of the network's weights.
         started_from: file name of the initial checkpoint, if any.
         photos: fingerprint of the photographs of the last session.
         held_out: digests of the validation set.
-        step: number of batches drawn.
-        pixels: number of pixels in them.
+        step, pixels: number of batches drawn, and of the pixels in them.
         seconds: training time, summed over all sessions.
         loss: mean loss before the last validation.
         best: highest validation PSNR, dB.
-        skipped: number of updates left out because the loss or the gradient was not finite.
+        skipped: number of updates left out because they were not finite.
         history: loss and PSNR (dB) of every validation, by step.
     """
 
@@ -186,38 +178,6 @@ class Run:
                 torch.save(state, file)
         except (OSError, RuntimeError) as error:
             raise _not_writable(path, error) from error
-
-
-def resume_or_begin(
-    task: str,
-    architecture: Architecture,
-    start: Path | None,
-    resume: Path,
-    seed: int,
-    device: torch.device,
-) -> Run:
-    """Load the run in `resume` if the file exists, else begin one.
-
-    A new run starts from the checkpoint `start`, or from random weights drawn with `seed`.
-
-    Raises:
-        CheckpointError: `resume` is damaged, or belongs to another task or architecture.
-    """
-    if not resume.exists():
-        network = fresh(architecture, seed) if start is None else load_network(start)
-        return Run.begin(task, network, device, None if start is None else start.name)
-    run = Run.load(resume, device)
-    if run.task != task:
-        raise CheckpointError(
-            f"{resume}: belongs to a run for the task {run.task}",
-            "Choose another output, or remove the file.",
-        )
-    if start is None and run.network.architecture != architecture:
-        raise CheckpointError(
-            f"{resume}: belongs to a run with another architecture",
-            "Give the --start of that run, or remove the file to start a new one.",
-        )
-    return run
 
 
 def fresh(architecture: Architecture, seed: int) -> Restormer:

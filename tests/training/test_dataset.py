@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +20,10 @@ from restormer_cli.errors import UsageError
 from restormer_cli.training.dataset import (
     Sample,
     SampleSpec,
-    augment_dual_pixel,
     fingerprint,
     hold_out,
     largest_side,
     load_photos,
-    patches,
     sharpest_crop,
     validation_set,
 )
@@ -47,6 +46,11 @@ def coordinates(height: int, width: int) -> Sample:
     pixels[..., 0] = np.arange(height)[:, None]
     pixels[..., 1] = np.arange(width)
     return Sample(pixels, f"{height * 1000 + width:016x}")
+
+
+def cut(photos: list[Sample], side: int, count: int, seed: int = 0, **spec: Any) -> Tensor:
+    """Cut patches without degrading them."""
+    return SampleSpec(**spec).draw(photos, side, count, np.random.default_rng(seed))[1]
 
 
 def fail(message: str) -> None:
@@ -147,10 +151,10 @@ def test_patches_are_rotated_or_reflected_squares_of_the_photo(
 ) -> None:
     """A patch is a contiguous part of a photo, in one of eight orientations."""
     photos = [coordinates(height, width), coordinates(64, 48)]
-    cut = patches(photos, side, 5, np.random.default_rng(seed))
-    assert cut.shape == (5, 3, side, side)
-    assert cut.permute(0, 2, 3, 1).is_contiguous()
-    for patch in (cut * 255).round().int().numpy():
+    patches = cut(photos, side, 5, seed)
+    assert patches.shape == (5, 3, side, side)
+    assert patches.permute(0, 2, 3, 1).is_contiguous()
+    for patch in (patches * 255).round().int().numpy():
         rows, columns = patch[:2]
         if rows[0, 0] == rows[0, -1]:  # rotated by 0 or 180 degrees
             assert (np.abs(np.diff(rows, axis=0)) == 1).all()
@@ -163,8 +167,8 @@ def test_patches_are_rotated_or_reflected_squares_of_the_photo(
 
 def test_all_positions_and_all_eight_orientations_are_drawn() -> None:
     """Every corner of a photo is reached, in every rotation and reflection."""
-    cut = patches([coordinates(20, 20)], 16, 400, np.random.default_rng(0))
-    corners = (cut[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
+    patches = cut([coordinates(20, 20)], 16, 400)
+    corners = (patches[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
     tops = corners[:, 0].amin(1)
     assert set(tops.tolist()) == set(range(5))
     orientations = {tuple((c - c.amin(1, keepdim=True)).flatten().tolist()) for c in corners}
@@ -175,11 +179,11 @@ def test_two_views_stay_side_by_side_in_all_four_orientations() -> None:
     """In every orientation the left view is the scene shifted left, the right view right."""
     wide = coordinates(20, 22).pixels
     photo = Sample(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
-    cut = patches([photo], 16, 100, np.random.default_rng(0), "cpu", augment_dual_pixel)
-    clean, left, right = cut.unflatten(1, (3, 3)).unbind(1)
+    views, clean = SampleSpec(views=2).draw([photo], 16, 100, np.random.default_rng(0))
+    left, right = views.chunk(2, dim=1)
     assert torch.equal(left[..., :-1], clean[..., 1:])
     assert torch.equal(right[..., 1:], clean[..., :-1])
-    corners = (cut[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
+    corners = (clean[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
     orientations = {tuple((c - c.amin(1, keepdim=True)).flatten().tolist()) for c in corners}
     assert len(orientations) == 4
 
@@ -189,8 +193,7 @@ def test_photos_are_drawn_by_area() -> None:
     photos = [coordinates(16, 16), coordinates(32, 32), coordinates(64, 64)]
     for n, photo in enumerate(photos):
         photo.pixels[..., 2] = n
-    cut = patches(photos, 32, 1000, np.random.default_rng(0))
-    drawn = (cut[:, 2, 0, 0] * 255).round()
+    drawn = (cut(photos, 32, 1000)[:, 2, 0, 0] * 255).round()
     assert set(drawn.tolist()) == {1, 2}
     assert 0.76 < float((drawn == 2).float().mean()) < 0.84
 
@@ -198,7 +201,7 @@ def test_photos_are_drawn_by_area() -> None:
 def test_patches_larger_than_all_photos_are_refused() -> None:
     """If no photo is large enough, the usage error names the size."""
     with pytest.raises(UsageError, match="no photo is 32 pixels"):
-        patches([coordinates(16, 99)], 32, 1, np.random.default_rng(0))
+        cut([coordinates(16, 99)], 32, 1)
 
 
 def test_half_of_the_photos_can_give_the_largest_patch() -> None:
@@ -221,8 +224,8 @@ def test_the_sharpest_of_several_positions_becomes_a_patch() -> None:
     """With 2 candidates, a detailed photo gives three patches for one of a flat photo."""
     photos = [Sample(np.full((64, 64, 3), 9, np.uint8), "0"), Sample(noise(64, 64), "1")]
     for candidates, share in ((1, 1 / 2), (2, 3 / 4)):
-        cut = patches(photos, 16, 400, np.random.default_rng(0), candidates=candidates)
-        assert float((cut.std((1, 2, 3)) > 0).float().mean()) == pytest.approx(share, abs=0.05)
+        patches = cut(photos, 16, 400, candidates=candidates)
+        assert float((patches.std((1, 2, 3)) > 0).float().mean()) == pytest.approx(share, abs=0.05)
 
 
 def test_both_images_of_a_pair_are_cut_and_rotated_alike(photos: Path, tmp_path: Path) -> None:

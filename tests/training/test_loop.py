@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
-from restormer_cli.training import dataset, loop
-from restormer_cli.training.dataset import Sample
+from restormer_cli.training import loop
+from restormer_cli.training.dataset import Pair, Sample, SampleSpec
 from restormer_cli.training.state import Run, Settings
 from tests.support.networks import TINY, tiny_network
 from tests.support.training import (
@@ -92,13 +92,13 @@ def test_photos_held_out_are_never_trained_on(
 ) -> None:
     """The validation set is the same for all lengths and seeds, and gives no patches."""
     seen: list[set[str]] = []
-    original = dataset.patches
+    draw = SampleSpec.draw
 
-    def watch(photos: list[Sample], *rest: Any) -> Tensor:
+    def watch(spec: SampleSpec, photos: list[Sample], *rest: Any) -> Pair:
         seen.append({photo.digest for photo in photos})
-        return original(photos, *rest)
+        return draw(spec, photos, *rest)
 
-    monkeypatch.setattr(dataset, "patches", watch)
+    monkeypatch.setattr(SampleSpec, "draw", watch)
     held_out = []
     for n, settings in enumerate([SIX, replace(SIX, steps=2), replace(SIX, seed=7)]):
         run(photos, tmp_path / f"{n}.safetensors", settings)

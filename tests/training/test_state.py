@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from restormer_cli.degradations.noise import blind_gaussian_noise
 from restormer_cli.errors import CheckpointError, UsageError
-from restormer_cli.training import dataset, loop
-from restormer_cli.training.dataset import Sample
+from restormer_cli.training import loop
+from restormer_cli.training.dataset import Pair, Sample, SampleSpec
 from restormer_cli.training.state import Run, Settings
 from tests.support.networks import TINY
 from tests.support.training import SIX, SMALL, assert_same, run, state, weights
@@ -123,13 +121,13 @@ def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
         (photos / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     held_out, messages = state(output)["held_out"], []
     trained_on: set[str] = set()
-    original = dataset.patches
+    draw = SampleSpec.draw
 
-    def watched(photos: Sequence[Sample], *rest: Any) -> Tensor:
+    def watch(spec: SampleSpec, photos: list[Sample], *rest: Any) -> Pair:
         trained_on.update(photo.digest for photo in photos)
-        return original(photos, *rest)
+        return draw(spec, photos, *rest)
 
-    monkeypatch.setattr(dataset, "patches", watched)
+    monkeypatch.setattr(SampleSpec, "draw", watch)
     (last,) = run(photos, output, replace(SIX, steps=8, validate_every=8), notify=messages.append)
     assert len(messages) == 1
     assert "photos have changed" in messages[0]
