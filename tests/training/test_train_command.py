@@ -35,9 +35,9 @@ def test_it_learns_from_pairs(
     torch.save({"params": tiny_network(3).state_dict()}, start)
     output = tmp_path / "tuned.safetensors"
     words = ("--start", start, "--steps", 60, "--validate-every", 30, "--learning-rate", 3e-3)
-    done = restormer("train", "denoise", "--pairs", noisy, photos, "-o", output, *words)
-    assert done.status == 0
-    assert "alone.png: no image of this name" in done.stderr
+    outcome = restormer("train", "denoise", "--pairs", noisy, photos, "-o", output, *words)
+    assert outcome.status == 0
+    assert "alone.png: no image of this name" in outcome.stderr
     origin = provenance(output)
     assert origin["pairs"] is True
     assert origin["started_from"] == "start.pth"
@@ -60,9 +60,9 @@ def test_a_dual_pixel_network_learns_from_two_views(
     output = tmp_path / "tuned.safetensors"
     words = ("--start", start, "--steps", 60, "--validate-every", 30, "--learning-rate", 3e-3)
     views = ("--pairs", noisy, photos, "--right", right)
-    done = restormer("train", "defocus", *views, "-o", output, *words)
-    assert done.status == 0
-    assert "1.png: no image of this name in the other folder" in done.stderr
+    outcome = restormer("train", "defocus", *views, "-o", output, *words)
+    assert outcome.status == 0
+    assert "1.png: no image of this name in the other folder" in outcome.stderr
     network = serialization.load_network(output)
     assert network.architecture == TWO_VIEWS
     left, clean = (
@@ -81,9 +81,9 @@ def test_either_photos_or_pairs_are_required(
     words: tuple[str, ...], restormer: Callable[..., Outcome]
 ) -> None:
     """Giving neither or both is a usage error."""
-    done = restormer("train", "denoise", *words, "-o", "a.safetensors", "--steps", 1)
-    assert done.status == 2
-    assert "Give --photos DIR, or --pairs DEGRADED CLEAN." in done.stderr
+    outcome = restormer("train", "denoise", *words, "-o", "a.safetensors", "--steps", 1)
+    assert outcome.status == 2
+    assert "Give --photos DIR, or --pairs DEGRADED CLEAN." in outcome.stderr
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.svg"])
@@ -102,8 +102,8 @@ def test_loss_and_psnr_are_plotted(
     options = ("-o", tmp_path / "a.safetensors", "--validate-every", 1)
     for steps in (1, 2):
         words = (*options, "--steps", steps, "--plot", tmp_path / name, "-q")
-        done = restormer("train", "denoise", "--photos", photos, *words)
-        assert done.status == 0, done.stderr
+        outcome = restormer("train", "denoise", "--photos", photos, *words)
+        assert outcome.status == 0, outcome.stderr
     assert drawn == [[1], [1, 2]]
     assert (tmp_path / name).stat().st_size > 5000
 
@@ -113,11 +113,11 @@ def test_a_plot_that_cannot_be_drawn_is_refused_first(
 ) -> None:
     """An unknown format or a missing matplotlib is an error before training starts."""
     line = ("train", "denoise", "--photos", photos, "-o", "a.safetensors", "--steps", 1, "--plot")
-    done = restormer(*line, "a.txt")
-    assert done.status == 2
-    assert "error: a.txt" in done.stderr
-    assert ".png, .svg, .pdf" in done.stderr
+    outcome = restormer(*line, "a.txt")
+    assert outcome.status == 2
+    assert "error: a.txt" in outcome.stderr
+    assert ".png, .svg, .pdf" in outcome.stderr
     monkeypatch.setattr(train, "find_spec", lambda _: None)
-    done = restormer(*line, "a.png")
-    assert done.status == 2
-    assert "restormer-cli[plot]" in done.stderr
+    outcome = restormer(*line, "a.png")
+    assert outcome.status == 2
+    assert "restormer-cli[plot]" in outcome.stderr
