@@ -27,8 +27,7 @@ from ..imaging import Array, from_float, read_bytes, read_image, readable_suffix
 MULTIPLE = 16
 """Divisor of all patch sides. The network needs 8, JPEG with subsampled chroma 16."""
 
-VALIDATION_SEED = 20211118
-VALIDATION_SIDE = 192
+VALIDATION_PHOTOS, VALIDATION_SIDE, VALIDATION_SEED = 24, 192, 20211118
 
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean images, B C H W each; the views of a dual-pixel sensor are joined along C."""
@@ -189,15 +188,15 @@ def load_photos(
 
 
 def hold_out(
-    photos: Sequence[Sample], count: int, held_out: Sequence[str] = ()
+    photos: Sequence[Sample], held_out: Sequence[str] = ()
 ) -> tuple[list[Sample], list[Sample]]:
     """Split photographs into a training and a validation set.
 
-    The validation set is `held_out`, a list of digests. Without it, the set has the `count` lowest
-    digests, so that it hardly changes when the folder grows: at most a twentieth, at least one.
+    The validation set is `held_out`, a list of digests. Without it, the set has the lowest digests,
+    so that it hardly changes when the folder grows: a twentieth of all, from 1 to 24.
     """
     if not held_out:
-        count = max(1, min(count, len(photos) // 20))
+        count = max(1, min(VALIDATION_PHOTOS, len(photos) // 20))
         held_out = sorted(photo.digest for photo in photos)[:count]
     chosen = set(held_out)
     return (

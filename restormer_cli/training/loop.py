@@ -37,19 +37,8 @@ from ..errors import CheckpointError, RestormerError, UsageError
 from ..imaging import psnr
 from ..inference import device_model, native_bf16
 from ..network import CHANNELS, Architecture, Restormer
-from .dataset import (
-    MULTIPLE,
-    VALIDATION_SIDE,
-    Pair,
-    Sample,
-    SampleSpec,
-    fingerprint,
-    hold_out,
-    largest_side,
-    load_photos,
-    sample_spec,
-    validation_set,
-)
+from . import dataset
+from .dataset import Pair, Sample, SampleSpec
 from .distributed import SINGLE, Ranks
 from .state import Run, Settings, check_writable, fresh
 
@@ -96,7 +85,6 @@ def train(
     degraded: Path | None = None,
     right: Path | None = None,
     degrade: Degradation | None = None,
-    validation_photos: int = 24,
     ranks: Ranks = SINGLE,
     notify: Notify = warn_in_python,
 ) -> Iterator[Report]:
@@ -117,7 +105,6 @@ def train(
         degraded: folder with degraded counterparts of the same names, for training on pairs.
         right: folder with the right dual-pixel views; `degraded` has the left views.
         degrade: replaces the degradation of the task.
-        validation_photos: size of the validation set, limited by `hold_out`.
         ranks: the processes that train together.
         notify: receives warnings: photographs left out, smaller patches, skipped updates.
 
@@ -133,7 +120,7 @@ def train(
     """
     device = torch.device(device)
     partners = [folder for folder in (degraded, right) if folder is not None]
-    spec = sample_spec(task, len(partners), degrade)
+    spec = dataset.sample_spec(task, len(partners), degrade)
     if start is not None and start.exists() and output.exists() and output.samefile(start):
         raise UsageError(f"{output}: is also the --start checkpoint", "Choose another output.")
     check_writable(output)
@@ -156,19 +143,20 @@ def train(
         run.best = -math.inf  # the best weights were removed: save the next best
 
     grey = run.network.architecture.out_channels == 1
-    min_side = MULTIPLE + 2 * spec.reach
-    samples = load_photos(photos, settings.memory, notify, min_side, partners, grey)
-    training, held_out = hold_out(samples, validation_photos, run.held_out)
+    min_side = dataset.MULTIPLE + 2 * spec.reach
+    samples = dataset.load_photos(photos, settings.memory, notify, min_side, partners, grey)
+    training, held_out = dataset.hold_out(samples, run.held_out)
     if not training or not held_out:
         raise UsageError(
             f"{photos}: not the photos of {resume}", "Remove that file to start a new run."
         )
-    if run.photos not in ("", fingerprint(samples)):
+    fingerprint = dataset.fingerprint(samples)
+    if run.photos not in ("", fingerprint):
         notify("the photos have changed since the last session; training continues with these")
         run.best = -math.inf  # a PSNR on other photographs, or on other crops of them
-    run.photos = fingerprint(samples)
+    run.photos = fingerprint
     run.held_out = run.held_out or [photo.digest for photo in held_out]
-    settings = settings.within(largest_side(training) - 2 * spec.reach, notify)
+    settings = settings.within(dataset.largest_side(training) - 2 * spec.reach, notify)
     trainer = Trainer(
         run, output, resume, settings, spec, training, held_out, device, ranks, notify
     )
@@ -191,7 +179,7 @@ class Trainer:
     notify: Notify
 
     def __post_init__(self) -> None:
-        self.validation = validation_set(self.held_out, self.spec)
+        self.validation = dataset.validation_set(self.held_out, self.spec)
         self.provenance = self._provenance()
         self.forward = self.ranks.wrap(self.run.network)
         self.bf16 = native_bf16(self.device)
@@ -282,7 +270,8 @@ class Trainer:
 
     def _provenance(self) -> dict[str, Any]:
         """Return the origin of the weights, for the checkpoint's metadata."""
-        run, channels = self.run, self.run.network.architecture.out_channels
+        run, side = self.run, dataset.VALIDATION_SIDE
+        channels = run.network.architecture.out_channels
         pixels = sum(photo.pixels[..., 0].size for photo in self.training)
         return {
             "task": run.task,
@@ -293,7 +282,7 @@ class Trainer:
             "processes": self.ranks.size,
             "photo_megapixels": round(pixels / 1e6, 1),
             "held_out": len(self.held_out),
-            "validation": f"PSNR, not rounded; the sharpest {VALIDATION_SIDE} pixels of each",
+            "validation": f"PSNR, not rounded; the sharpest {side} pixels of each",
             "validation_psnr_degraded": round(
                 mean_psnr(lambda degraded: degraded[:, :channels], self.validation), 3
             ),

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
-from restormer_cli.training import loop
+from restormer_cli.training import dataset, loop
 from restormer_cli.training.dataset import Pair, Sample, SampleSpec
 from restormer_cli.training.state import Run, Settings
 from tests.support.networks import TINY, tiny_network
@@ -47,7 +47,7 @@ def test_it_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
 def test_a_grey_network_learns_from_colour_photos(photos: Path, tmp_path: Path) -> None:
     """The photos are converted to grey before they are degraded."""
     output = tmp_path / "grey.safetensors"
-    settings = Settings(steps=60, validate_every=30, stages=SMALL, learning_rate=3e-3)
+    settings = Settings(steps=30, validate_every=15, stages=SMALL, learning_rate=3e-3)
     run(photos, output, settings, architecture=GREY, degrade=noise_25)
     origin = provenance(output)
     # Converted after the degradation, the photos would have a third less noise: 23.7 dB.
@@ -142,7 +142,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An output that is a folder, or lies in a file, is an error before photos are read."""
-    monkeypatch.setattr(loop, "load_photos", None)
+    monkeypatch.setattr(dataset, "load_photos", None)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.safetensors").mkdir()
     for output in (tmp_path / "file" / "a.safetensors", tmp_path / "folder.safetensors"):

@@ -34,7 +34,7 @@ def test_it_learns_from_pairs(
     start = tmp_path / "start.pth"
     torch.save({"params": tiny_network(3).state_dict()}, start)
     output = tmp_path / "tuned.safetensors"
-    words = ("--start", start, "--steps", 60, "--validate-every", 30, "--learning-rate", 3e-3)
+    words = ("--start", start, "--steps", 30, "--validate-every", 15, "--learning-rate", 3e-3)
     outcome = restormer("train", "denoise", "--pairs", noisy, photos, "-o", output, *words)
     assert outcome.status == 0
     assert "alone.png: no image of this name" in outcome.stderr
@@ -58,7 +58,7 @@ def test_a_dual_pixel_network_learns_from_two_views(
     shutil.copytree(noisy, right)
     (right / "1.jpg").unlink()
     output = tmp_path / "tuned.safetensors"
-    words = ("--start", start, "--steps", 60, "--validate-every", 30, "--learning-rate", 3e-3)
+    words = ("--start", start, "--steps", 30, "--validate-every", 15, "--learning-rate", 3e-3)
     views = ("--pairs", noisy, photos, "--right", right)
     outcome = restormer("train", "defocus", *views, "-o", output, *words)
     assert outcome.status == 0
