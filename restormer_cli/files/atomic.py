@@ -16,12 +16,8 @@ from .paths import UrlPath, status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-TEMPORARY = ".restormer-tmp"
-"""Suffix of the names of temporary files, which start with a dot."""
-
-STALE = 24 * 60 * 60
-"""Age in seconds from which a temporary file is a leftover, where files cannot be locked."""
-
+TEMPORARY = ".restormer-tmp"  # suffix of the names of temporary files, which start with a dot
+STALE = 24 * 60 * 60  # age in seconds of a leftover, where files cannot be locked
 _CHUNK = 1 << 20  # bytes
 
 

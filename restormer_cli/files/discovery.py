@@ -24,15 +24,10 @@ PAGE_FOLDER_MARK = "_files"  # ends the name of the folder of pictures beside a 
 
 @dataclass(frozen=True)
 class Input:
-    """One image to restore.
+    """One image to restore."""
 
-    Attributes:
-        path: the file; None stands for stdin.
-        folder: the named folder that contains it; None if the file was named itself.
-    """
-
-    path: Path | None
-    folder: Path | None = None
+    path: Path | None  # None stands for stdin
+    folder: Path | None = None  # the named folder that contains it, unless the file was named
 
     def __str__(self) -> str:
         return "-" if self.path is None else str(self.path)
@@ -57,13 +52,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Result of `find_inputs`.
-
-    Attributes:
-        found: the images.
-        problems: names that give no image.
-        own: files left out because they are outputs of other inputs.
-    """
+    """Result of `find_inputs`: the images, the problems, and outputs of other inputs (left out)."""
 
     found: list[Input]
     problems: list[Problem]
@@ -72,7 +61,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean image and the images to restore it from; without any, it is degraded artificially."""
+    """A clean image and the views to restore it from; without any, it is degraded artificially."""
 
     clean: Path
     degraded: Path | None = None
@@ -105,16 +94,20 @@ def find_inputs(
         recursive: search subfolders, too.
         outputs: folders that are written to and therefore not searched.
     """
-    inputs: list[Input] = []
+    inputs: dict[str, Input] = {}
     problems: list[Problem] = []
 
     def report(name: str, error: OSError) -> None:
         problems.append(Problem(name, f"cannot be searched ({error.strerror or error})"))
 
+    def include(path: Path, folder: Path | None = None) -> None:
+        # Links are not followed: a link and its target are two names with two outputs.
+        inputs.setdefault(os.path.abspath(path), Input(path, folder))  # noqa: PTH100
+
     def add(path: Path) -> None:
         if not is_folder(path):
             # A missing file is reported when it is read, so that it does not stop the others.
-            inputs.append(Input(path))
+            include(path)
             return
         count = len(problems)
         try:
@@ -126,8 +119,8 @@ def find_inputs(
         except OSError as error:
             report(str(path), error)
             return
-        images.sort(key=lambda image: [natural_key(part) for part in image.parts])
-        inputs.extend(Input(image, path) for image in images)
+        for image in sorted(images, key=lambda image: [natural_key(p) for p in image.parts]):
+            include(image, path)
         if not images and len(problems) == count:
             hint = "" if recursive else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
@@ -136,8 +129,8 @@ def find_inputs(
         if not name:  # an unset shell variable; as a path it would be the current folder
             problems.append(Problem("''", "an empty name is no file"))
         elif name == "-":
-            inputs.append(Input(None))
-        elif glob.has_magic(name) and not _is_existing_name(name):
+            inputs.setdefault("-", Input(None))
+        elif glob.has_magic(name):
             try:
                 matches = sorted(_match(name), key=natural_key)
             except OSError as error:
@@ -151,9 +144,8 @@ def find_inputs(
             add(as_path(name))
     for name in listed:
         add(as_path(name))
-    inputs = _without_duplicates(inputs)
-    own = _outputs_of_others(inputs)
-    return Inputs([i for i in inputs if i.path not in own], problems, list(own))
+    own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
+    return Inputs([i for i in inputs.values() if i.path not in own], problems, list(own))
 
 
 def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
@@ -164,7 +156,7 @@ def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = Fa
     """
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    inputs = find_inputs([str(folder)], suffixes, recursive=recursive)
+    inputs = find_inputs((), suffixes, listed=[str(folder)], recursive=recursive)
     for problem in inputs.problems:
         raise UsageError(
             f"{problem.name}: {problem.error}", "Name the folder that contains the images."
@@ -204,25 +196,24 @@ def match_pairs(
         if len({len(images) for images in files}) > 1:
             counts = " and ".join(f"{len(i)} in {f}" for i, f in zip(files, folders, strict=True))
             raise UsageError(
-                f"{counts}: by order each image needs its partner", "Match them by name."
+                f"{counts}: by order each image needs its partner",
+                "Use folders with equal numbers of images, or match them by name.",
             )
         return [Pair(*row) for row in zip(*files, strict=True)], []
     tables = [_by_name(images, folder) for images, folder in zip(files, folders, strict=True)]
-    shared = set.intersection(*map(set, tables))
-    rows = []
-    for path in files[0]:
-        keys = (k for k in _names(path, clean) if k in shared and tables[0][k] == path)
-        if (key := next(keys, None)) is not None:
-            rows.append([table[key] for table in tables])
+    rows: dict[Path, list[Path]] = {}
+    for name, path in tables[0].items():
+        if all(name in table for table in tables):
+            rows.setdefault(path, [table[name] for table in tables])
     if not rows:
         raise UsageError(
-            "no image has the name of one in the other folder: "
+            "no images in the folders have the same name: "
             + " and ".join(str(images[0]) for images in files),
-            "Give partners the same name, or match them with --pair order.",
+            "Give the images of a pair the same name, or match them with --pair order.",
         )
-    matched = {path for row in rows for path in row}
+    matched = {path for row in rows.values() for path in row}
     unmatched = [path for images in files for path in images if path not in matched]
-    return [Pair(*row) for row in rows], unmatched
+    return [Pair(*rows[path]) for path in files[0] if path in rows], unmatched
 
 
 def read_list(data: bytes, *, null: bool) -> list[str]:
@@ -262,13 +253,11 @@ def is_special(path: Path) -> bool:
     return not isinstance(path, UrlPath) and exists(path) and not path.is_file()
 
 
-def _is_existing_name(name: str) -> bool:
-    path = as_path(name)
-    return path.is_file() if isinstance(path, UrlPath) else os.path.lexists(name)
-
-
 def _match(pattern: str) -> Iterable[Path]:
+    """Return the matches of a pattern; if its name exists, it matches only itself."""
     path = as_path(pattern)
+    if path.is_file() if isinstance(path, UrlPath) else os.path.lexists(path):
+        return [path]
     if isinstance(path, UrlPath):
         return path.matches()
     return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
@@ -280,10 +269,7 @@ def _is_image(file: Path, suffixes: Collection[str]) -> bool:
 
 
 def _walk(
-    folder: Path,
-    recursive: bool,
-    outputs: Iterable[Path],
-    onerror: Callable[[OSError], None],
+    folder: Path, recursive: bool, outputs: Iterable[Path], onerror: Callable[[OSError], None]
 ) -> Iterator[Path]:
     """Yield the files in a folder, except in hidden subfolders and folders of outputs."""
     left_out = {output.resolve() for output in outputs}
@@ -296,16 +282,12 @@ def _walk(
             continue
         visited.add((stat.st_dev, stat.st_ino))
         # Sorted, because a folder with several links is searched under the first of them.
-        subfolders[:] = sorted(
-            (
-                sub
-                for sub in subfolders
-                if recursive
-                and (parent / sub).resolve() not in left_out
-                and not _is_left_out(parent / sub, exists, is_folder)
-            ),
-            key=natural_key,
-        )
+        paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
+        subfolders[:] = [
+            path.name
+            for path in paths
+            if path.resolve() not in left_out and not _is_left_out(path, exists, is_folder)
+        ]
         yield from (parent / file for file in files)
 
 
@@ -335,18 +317,8 @@ def _is_left_out(
     )
 
 
-def _without_duplicates(inputs: list[Input]) -> list[Input]:
-    first: dict[str, Input] = {}
-    for image in inputs:
-        # Links are not followed: a link and its target are two names with two outputs.
-        key = "-" if image.path is None else os.path.abspath(image.path)  # noqa: PTH100
-        first.setdefault(key, image)
-    return list(first.values())
-
-
-def _outputs_of_others(inputs: list[Input]) -> dict[Path, None]:
+def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
     """Return `a.restored.png` where `a.*` is an input, too: `*.png` matches both."""
-    paths = [image.path for image in inputs if image.path is not None]
     originals = {path.with_suffix("") for path in paths}
     return dict.fromkeys(
         path
@@ -356,15 +328,9 @@ def _outputs_of_others(inputs: list[Input]) -> dict[Path, None]:
     )
 
 
-def _names(path: Path, folder: Path) -> tuple[Path, Path]:
-    """Return an image's path below `folder`, with its suffix and without."""
-    name = path.relative_to(folder)
-    return name, name.with_suffix("")
-
-
 def _by_name(images: list[Path], folder: Path) -> dict[Path, Path]:
-    """Map names to images, and stems where only one image has them."""
-    names = [_names(path, folder) for path in images]
-    counts = Counter(stem for _, stem in names)
-    stems = {s: path for (_, s), path in zip(names, images, strict=True) if counts[s] == 1}
-    return stems | {name: path for (name, _), path in zip(names, images, strict=True)}
+    """Map paths below `folder` to images, then those without suffix that only one image has."""
+    names = {path.relative_to(folder): path for path in images}
+    stems = Counter(name.with_suffix("") for name in names)
+    unique = {name.with_suffix(""): path for name, path in names.items()}
+    return names | {s: path for s, path in unique.items() if stems[s] == 1 and s not in names}
