@@ -148,7 +148,7 @@ def train(
             device=own,
             degraded=degraded,
             right=right,
-            team=team,
+            ranks=team,
             notify=console.warn if team.leads else lambda _: None,
         )
         for report in reports:
