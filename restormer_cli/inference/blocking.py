@@ -147,11 +147,7 @@ class StripRunner:
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the region and the result of `compute` for each block of a map, in order.
 
-        Args:
-            source: the map to read.
-            compute: the function to apply to each block.
-            halo: width in pixels of the border around each block.
-            edges: rows and columns that no block crosses.
+        Blocks come with `halo` pixels on every side. None crosses `edges` (rows, columns).
         """
         height, width = source[0].shape[1:3]
         shape = self.blocking(sum(group.shape[-1] for group in source), height, width)
@@ -188,12 +184,7 @@ class StripRunner:
                 self.progress(self.done, self.total)
 
     def write(
-        self,
-        source: Map,
-        compute: Compute[Tensor],
-        target: Map,
-        scale: float = 1,
-        halo: int = 1,
+        self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1, halo: int = 1
     ) -> None:
         """Write the result of `compute` for each block to its region of `target`, scaled."""
         widths = [group.shape[-1] for group in target]
@@ -259,8 +250,7 @@ def _block_convolution(region: Region, height: int, width: int) -> Convolve:
             x[:, :, x.shape[2] - max(0, region.right + halo - width) :],
         )
         for part in outside:
-            if part.numel():
-                part.zero_()
+            part.zero_()
         return same(x, weight, bias, padding=0)
 
     return valid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,33 +27,22 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device(available()[0])
-    names = "Choose auto, cpu, cuda, cuda:1, ... or mps."
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"unknown device {name!r}", names) from error
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"device {name!r} is not supported", names)
-    if device.type not in available():
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+        raise DeviceError(f"unknown device {name!r}", "Choose auto, cpu, cuda, cuda:1, ... or mps.")
+    device = torch.device(name)
+    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if missing or device.type not in available():
         raise DeviceError(
             f"device {name} is not available to PyTorch {torch.__version__}",
-            "`restormer doctor` lists what is; --device auto chooses the fastest.",
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name} does not exist: there are {torch.cuda.device_count()} CUDA devices",
-            "They are counted from cuda:0; `restormer doctor` lists them.",
+            "`restormer doctor` lists the devices; --device auto chooses the fastest.",
         )
     return device
 
 
 def available() -> list[str]:
     """Return the available device types, fastest first; "cpu" is always the last."""
-    return [
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(["mps"] if torch.backends.mps.is_available() else []),
-        "cpu",
-    ]
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name, is_available in found.items() if is_available), "cpu"]
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -90,17 +80,13 @@ def _free_in_cgroup() -> list[int]:
     """Return the free bytes within the limits of a container (cgroup v2 or v1), if any."""
     free = []
     for folder, limit_file, usage_file, cache in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
+        group = Path("/sys/fs/cgroup", folder)
         with suppress(OSError, ValueError):  # no such file, or "max"
-            limit, used = (int(Path(folder, name).read_text()) for name in (limit_file, usage_file))
-            lines = Path(folder, "memory.stat").read_text().splitlines()
+            limit, used = (int((group / name).read_text()) for name in (limit_file, usage_file))
+            lines = (group / "memory.stat").read_text().splitlines()
             # The page cache counts as used, but is given up on demand.
             cached = int(dict(line.split() for line in lines).get(cache, 0))
             free.append(max(0, limit - used + cached))

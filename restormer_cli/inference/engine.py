@@ -46,7 +46,7 @@ def restore(
         overlap: number of pixels shared by neighbouring tiles.
         precision: "fp32", "bf16" or "fp16", for everything except the final addition to the image.
         window: side in pixels, rounded up to a multiple of 8, of the windows for attention
-            statistics (TLC, Chu et al., ECCV 2022); None for the whole image.
+            statistics (TLC, see `tlc`); None for the whole image.
         ensemble: average over flips and rotations of each tile or of the whole image: 8 times the
             work, or 4 for dual-pixel networks.
         blocking: chooses strips and blocks; by default the one that suits the device.
@@ -85,17 +85,16 @@ def restore(
             progress=progress,
         )
 
-    restored = run(precision)[..., :height, :width]
-    if precision != "fp32" and not torch.isfinite(restored).all():
-        if notify:
-            notify(f"{precision} overflowed; restored again in fp32")
-        restored = run("fp32")[..., :height, :width]
-    if not torch.isfinite(restored).all():
-        raise ImageError(
-            "the network's output has NaN or infinite values, even in fp32",
-            "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
-        )
-    return restored.clamp_(0, 1).to(x.device)
+    for attempt in dict.fromkeys((precision, "fp32")):
+        restored = run(attempt)[..., :height, :width]
+        if torch.isfinite(restored).all():
+            return restored.clamp_(0, 1).to(x.device)
+        if attempt != "fp32" and notify:
+            notify(f"{attempt} overflowed; restored again in fp32")
+    raise ImageError(
+        "the network's output has NaN or infinite values, even in fp32",
+        "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
+    )
 
 
 def padded(x: Tensor) -> Tensor:
@@ -140,15 +139,13 @@ def peak_bytes(
     result, only if the host is the device.
     """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
-    if not tile:
-        # On the CPU the strips use the given image itself, unless it is padded.
-        is_copied = device.type == "cpu" and (height, width) != size
-        given = is_copied * a.in_channels * 4 * height * width
-        return given + strips.peak_bytes(a, height, width, dtype, device)
-    tile_bytes = strips.peak_bytes(a, min(tile, height), min(tile, width), dtype, device)
-    if device.type != "cpu":
-        return tile_bytes
-    return tile_bytes + (a.in_channels + 4 * a.out_channels + 1) * 4 * height * width
+    rows, columns = (min(tile or side, side) for side in (height, width))
+    on_device = strips.peak_bytes(a, rows, columns, dtype, device)
+    if tile:
+        channels = a.in_channels + 4 * a.out_channels + 1
+    else:  # the strips use the given image itself, unless it is padded
+        channels = a.in_channels if (height, width) != size else 0
+    return on_device + (device.type == "cpu") * channels * 4 * height * width
 
 
 def pixels_through(height: int, width: int, tile: int, overlap: int) -> int:

@@ -42,7 +42,6 @@ class Plan:
         fine: use smaller strips and blocks.
         peak_bytes: peak memory on the device, without the network.
         pixels: number of pixels that the network processes, with overlaps and orientations.
-        precision: a key of `devices.PRECISIONS`.
         orientations: number of flips and rotations to average over.
     """
 
@@ -50,8 +49,7 @@ class Plan:
     fine: bool
     peak_bytes: int
     pixels: int
-    precision: str
-    orientations: int = 1
+    orientations: int
 
     @property
     def strategy(self) -> str:
@@ -176,15 +174,11 @@ class Restorer:
         # Clip only if needed: the copy of a large photo is as large as a feature map.
         clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
         restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
-        if not np.array_equal(x, clipped):
+        if clipped is not x:
             restored = np.where(x == clipped, restored, x + (restored - clipped))
-            result = restored.astype(np.float32)
-        else:
-            result = from_float(restored, image.dtype)
-        pixels = np.concatenate([result, alpha], axis=2).reshape(image.shape)
-        return Restoration(
-            pixels, plan.strategy, self.precision, time.perf_counter() - started, notes
-        )
+        samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
+        pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
+        return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
 
     def forward(
         self,
@@ -196,19 +190,12 @@ class Restorer:
     ) -> tuple[np.ndarray, Plan]:
         """Restore the colours of one image; on out-of-memory, retry with smaller strips and tiles.
 
-        Args:
-            colours: H W C, C 1 (grey) or 3 (RGB), finite float32. Values outside 0..1 reach the
-                network, as unclipped noise does in the published protocols.
-            right: the right view, as in `restore`.
-            progress: called with the number of strips or tiles done and their total.
-            notify: called with a message for each retry.
+        `colours` are H W C, C 1 (grey) or 3 (RGB), finite float32. Values outside 0..1 reach the
+        network, as unclipped noise does in the published protocols. `notify` is called with a
+        message for each retry. Other arguments, and errors, are those of `restore`.
 
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
-
-        Raises:
-            ImageError: memory does not suffice, or the network's output is not finite.
-            UsageError: the network takes two views and `right` is missing, or the reverse.
         """
         x = self._input(colours, right)
         if not self._precision_is_verified:  # before planning, which depends on it
@@ -275,16 +262,14 @@ class Restorer:
     def _plans(self, height: int, width: int) -> list[Plan]:
         """Return the plans to try in turn: those that fit into memory, or the smallest one."""
         plans = []
-        dtype = devices.PRECISIONS[self.precision]
+        a, dtype = self.architecture, devices.PRECISIONS[self.precision]
         for tile in self.config.tiles:
-            peak = engine.peak_bytes(self.architecture, (height, width), tile, dtype, self.device)
+            peak = engine.peak_bytes(a, (height, width), tile, dtype, self.device)
             if self.config.ensemble:
-                peak += ensemble.extra_bytes(
-                    self.architecture, min(tile or height, height), min(tile or width, width)
-                )
+                sides = (min(tile or side, side) for side in (height, width))
+                peak += ensemble.extra_bytes(a, *sides)
             pixels = engine.pixels_through(height, width, tile, self.config.overlap)
-            pixels *= self.orientations
-            plan = Plan(tile, False, peak, pixels, self.precision, self.orientations)
+            plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
         spare = SPARE / self.config.sharing * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
@@ -293,14 +278,14 @@ class Restorer:
         self, x: Tensor, plan: Plan, is_grey: bool, progress: Progress | None, notify: Notify
     ) -> np.ndarray:
         """Restore the images of `x` one after the other, to the channels of H W C in 0..1."""
-        blocking = blocking_for(self.device, devices.PRECISIONS[plan.precision])
+        blocking = blocking_for(self.device, devices.PRECISIONS[self.precision])
         restored = [
             engine.restore(
                 self.network,
                 image,
                 tile=plan.tile,
                 overlap=self.config.overlap,
-                precision=plan.precision,
+                precision=self.precision,
                 window=self.config.window,
                 ensemble=self.config.ensemble,
                 blocking=smaller_blocks(blocking) if plan.fine else blocking,

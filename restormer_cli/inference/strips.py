@@ -33,6 +33,7 @@ from ..network import (
     Statistics,
     TransformerBlock,
     attend,
+    feature_maps_bytes,
     feed_forward,
     normalised,
     pixel_shuffle,
@@ -74,16 +75,12 @@ def forward(
         image: B C H W float32, 0..1, H and W multiples of 8, on any device.
         dtype: of features and weights. Sums over pixels and the final addition to the image are
             always fp32.
-        window: side in pixels, a multiple of 8, of the windows for attention statistics (TLC, see
-            `Windows`); None for the whole image.
+        window: side in pixels, a multiple of 8, of the attention windows (see `Windows`).
         blocking: chooses strips and blocks; by default the one that suits the device.
         progress: called with the number of strips done and their total.
 
     Returns:
         B C' H W float32 on the network's device, not clamped.
-
-    Raises:
-        ValueError: a side is not a multiple of 8, or the channels do not match.
     """
     network.check(image)
     a = network.architecture
@@ -198,12 +195,11 @@ def peak_bytes(
 ) -> int:
     """Return the bytes that `forward` takes at its peak for one image, without the network.
 
-    The peak is the decoder of level 1. It holds two maps of level 1 and that of level 2, the
-    image, its copy in `dtype` and the restored image, the strip and the blocks at work, and the
-    packed weights.
+    These are the feature maps, the image, its copy in `dtype` and the restored image, the strip
+    and the blocks at work, and the packed weights.
     """
     pixels = height * width
-    maps = (2 + 1 / 2) * a.dim * pixels * dtype.itemsize
+    maps = feature_maps_bytes(a, height, width, dtype.itemsize)
     images = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
     shape = blocking_for(device, dtype)(2 * a.dim, height, width)
     strip = (shape.strip + 4) * width * 2 * a.dim * dtype.itemsize

@@ -59,9 +59,7 @@ class Windows:
     ) -> Callable[[Tensor, Region], Tensor]:
         """Return a function that applies attention to the values of a region and its halo.
 
-        Args:
-            sums: statistics of regions that together cover the map; none crosses an edge.
-            w: weights of the transformer block.
+        `sums` are the statistics of regions that together cover the map and cross no edge.
         """
         edges = self.edges
         segments: dict[tuple[int, int], Statistics] = {}

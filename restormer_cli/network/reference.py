@@ -1,13 +1,9 @@
 """Restormer in its published formulation: the baseline of speed measurements and MAC counts.
 
-Equation 1 (MDTA, section 3.1), with the pixels flattened into the last axis:
-    X' = W_p Attention(Q, K, V) + X,  Attention = Softmax(Q K^T * temperature) V
-where Q, K, V = W_d W_p LN(X), and Q and K have unit length over pixels.
-
-Equation 2 (GDFN, section 3.2):
-    X' = W_p (GELU(W_d1 W_p1 LN(X)) * W_d2 W_p2 LN(X)) + X
-
-W_p are 1x1 and W_d depthwise 3x3 convolutions. `restormer` computes the same with fewer operations.
+Equation 1 (MDTA, section 3.1): X' = W_p Softmax(Q K^T * temperature) V + X, where Q, K and V are
+W_d W_p LN(X) with the pixels in the last axis, over which Q and K have unit length.
+Equation 2 (GDFN, section 3.2): X' = W_p (GELU(W_d1 W_p1 LN(X)) * W_d2 W_p2 LN(X)) + X.
+W_p are 1x1 and W_d depthwise 3x3 convolutions.
 """
 
 from __future__ import annotations
@@ -75,9 +71,9 @@ def _feed_forward(x: Tensor, block: TransformerBlock) -> Tensor:
 def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
     y = rearrange(x, "b c h w -> b (h w) c")
     deviation = (y.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    if norm.body.centred:
+    if norm.centred:
         y = y - y.mean(-1, keepdim=True)
-    y = y / deviation * norm.body.weight
-    if norm.body.bias is not None:
-        y = y + norm.body.bias
-    return rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
+    y = y / deviation * norm.body["weight"]
+    if norm.centred:
+        y = y + norm.body["bias"]
+    return rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])  # type: ignore[no-any-return]

@@ -163,26 +163,19 @@ def normalised(x: Tensor, centred: bool) -> Tensor:
     return y
 
 
-class Affine(nn.Module):
-    """Parameters of a layer normalisation over channels.
+class LayerNorm(nn.Module):
+    """Parameters of a layer normalisation over channels, under the published names.
 
     "WithBias" is (x - mean) / std * weight + bias. "BiasFree" is x / std * weight: the deviation
-    is taken about the mean, but the mean stays.
+    is taken about the mean, but the mean stays. `Projection.of` folds both into a convolution.
     """
 
     def __init__(self, channels: int, kind: str) -> None:
         super().__init__()
         self.centred = kind == "WithBias"
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels)) if self.centred else None
-
-
-class LayerNorm(nn.Module):
-    """Holder of `Affine` under its published name, `body`; see `Projection.of` for its use."""
-
-    def __init__(self, channels: int, kind: str) -> None:
-        super().__init__()
-        self.body = Affine(channels, kind)
+        self.body = nn.ParameterDict({"weight": torch.ones(channels)})
+        if self.centred:
+            self.body["bias"] = torch.zeros(channels)
 
 
 class Projection(NamedTuple):
@@ -202,10 +195,10 @@ class Projection(NamedTuple):
             None if conv.bias is None else conv.bias[rows] for conv in (pointwise, depthwise)
         )
         matrix = pointwise.weight[rows].flatten(1)
-        if norm.body.bias is not None:
-            shift = matrix @ norm.body.bias
+        if norm.centred:
+            shift = matrix @ norm.body["bias"]
             bias = shift if bias is None else bias + shift
-        return cls(matrix * norm.body.weight, bias, depthwise.weight[rows], depthwise_bias)
+        return cls(matrix * norm.body["weight"], bias, depthwise.weight[rows], depthwise_bias)
 
 
 class Output(NamedTuple):
@@ -332,7 +325,7 @@ class TransformerBlock(nn.Module):
         gates = partial(Projection.of, self.norm2, ffn.project_in, ffn.dwconv)
         return BlockWeights(
             heads=attn.heads,
-            centred=self.norm1.body.centred,
+            centred=self.norm1.centred,
             temperature=attn.temperature,
             qk=qkv(slice(0, 2 * channels)),
             v=qkv(slice(2 * channels, None)),
@@ -363,28 +356,19 @@ class OverlapPatchEmbed(nn.Module):
         return same(x, self.proj.weight)
 
 
-class Downsample(nn.Module):
-    """Transition to the next level: a convolution to half the channels, then pixel-unshuffle."""
+class Resample(nn.Module):
+    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or its inverse."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, shuffle: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False))
+        self.shuffle = shuffle
+        self.body = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve the resolution, B H W C to B H/2 W/2 2C."""
-        return pixel_unshuffle(same(x, self.body.get_parameter("0.weight")))
-
-
-class Upsample(nn.Module):
-    """Transition to the level above: a convolution to twice the channels, then pixel-shuffle."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Double the resolution, B H W C to B 2H 2W C/2."""
-        return pixel_shuffle(same(x, self.body.get_parameter("0.weight")))
+        """Halve or double the resolution of B H W C."""
+        return self.shuffle(same(x, self.body.get_parameter("0.weight")))
 
 
 class Restormer(nn.Module):
@@ -404,19 +388,19 @@ class Restormer(nn.Module):
 
         self.patch_embed = OverlapPatchEmbed(a.in_channels, a.dim)
         self.encoder_level1 = stage(width[0], a.heads[0], a.blocks[0])
-        self.down1_2 = Downsample(width[0])
+        self.down1_2 = Resample(width[0], width[0] // 2, pixel_unshuffle)
         self.encoder_level2 = stage(width[1], a.heads[1], a.blocks[1])
-        self.down2_3 = Downsample(width[1])
+        self.down2_3 = Resample(width[1], width[1] // 2, pixel_unshuffle)
         self.encoder_level3 = stage(width[2], a.heads[2], a.blocks[2])
-        self.down3_4 = Downsample(width[2])
+        self.down3_4 = Resample(width[2], width[2] // 2, pixel_unshuffle)
         self.latent = stage(width[3], a.heads[3], a.blocks[3])
-        self.up4_3 = Upsample(width[3])
+        self.up4_3 = Resample(width[3], width[3] * 2, pixel_shuffle)
         self.reduce_chan_level3 = nn.Conv2d(width[3], width[2], 1, bias=a.bias)
         self.decoder_level3 = stage(width[2], a.heads[2], a.blocks[2])
-        self.up3_2 = Upsample(width[2])
+        self.up3_2 = Resample(width[2], width[2] * 2, pixel_shuffle)
         self.reduce_chan_level2 = nn.Conv2d(width[2], width[1], 1, bias=a.bias)
         self.decoder_level2 = stage(width[1], a.heads[1], a.blocks[1])
-        self.up2_1 = Upsample(width[1])
+        self.up2_1 = Resample(width[1], width[1] * 2, pixel_shuffle)
         # Level 1 has no reduction: it is decoded at twice its width (3, "Overall Pipeline").
         self.decoder_level1 = stage(width[1], a.heads[0], a.blocks[0])
         self.refinement = stage(width[1], a.heads[0], a.refinement)

@@ -9,6 +9,7 @@ one into the output projection, so that it computes only half of `attention`.
 
 from __future__ import annotations
 
+import json
 import weakref
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -52,8 +53,6 @@ FP32 = 4
 
 PROOF = 64
 """Height and width of the image that `trace_shapes` sends through a network."""
-
-MEGAPIXEL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,8 @@ class Structure:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values for JSON."""
-        return asdict(self, dict_factory=_listed)
-
-
-def _listed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in pairs}
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
+        return fields
 
 
 def summarize(architecture: Architecture, height: int = 256, width: int = 256) -> Structure:
@@ -176,7 +172,7 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
         multiply_adds=total,
         attention=sum(stage.attention for stage in stages),
         peaks=tuple(
-            Peak(name, title, count, count / (height * width) * MEGAPIXEL)
+            Peak(name, title, count, count / (height * width) * 1_000_000)
             for name, title, count in peaks
         ),
     )

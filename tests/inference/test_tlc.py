@@ -19,8 +19,8 @@ def local_block(window: int, height: int):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         def normal(norm, x):  # B H W C to B C H W
-            weight, bias = norm.body.weight, norm.body.bias
-            y = (x - (x.mean(-1, keepdim=True) if norm.body.centred else 0)) * weight
+            weight, bias = norm.body["weight"], norm.body.get("bias")
+            y = (x - (x.mean(-1, keepdim=True) if norm.centred else 0)) * weight
             y = y / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
             return (y if bias is None else y + bias).permute(0, 3, 1, 2)
 
