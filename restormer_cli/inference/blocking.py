@@ -123,19 +123,12 @@ def spans(length: int, step: int, edges: Sequence[int] = ()) -> list[tuple[int, 
 
 @dataclass
 class StripRunner:
-    """Runs functions over feature maps strip by strip, on the blocks of a strip in parallel.
-
-    Attributes:
-        blocking: chooses the block shape for each map.
-        map_blocks: a `map` over the blocks of a strip, see `parallel_map`.
-        progress: called after each strip with the number of strips done and `total`.
-        total: number of strips in all passes.
-    """
+    """Runs functions over feature maps strip by strip, on the blocks of a strip in parallel."""
 
     blocking: Blocking
-    map_blocks: Callable[..., list[Any]]
-    progress: Progress | None
-    total: int
+    map_blocks: Callable[..., list[Any]]  # see `parallel_map`
+    progress: Progress | None  # called after each strip
+    total: int  # number of strips in all passes
     done: int = 0
 
     def collect(
@@ -157,14 +150,10 @@ class StripRunner:
         )
 
         def on_block(strip: Tensor, top: int, region: Region) -> Result:
-            with_halo = Region(
-                region.top - top,
-                region.bottom - top + 2 * halo,
-                region.left,
-                region.right + 2 * halo,
-            )
+            rows = slice(region.top - top, region.bottom - top + 2 * halo)
+            columns = slice(region.left, region.right + 2 * halo)
             with without_gradients():
-                block = with_halo.crop(strip).contiguous()
+                block = strip[:, rows, columns].contiguous()
                 return compute(block, region, _block_convolution(region, height, width))
 
         above = None

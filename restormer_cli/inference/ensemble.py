@@ -22,7 +22,7 @@ class Orientation(NamedTuple):
     back: Callable[[Tensor], Tensor]
 
 
-def _orientation(quarters: int, mirrored: bool, views: int = 1) -> Orientation:
+def _orientation(quarters: int, mirrored: bool, views: int) -> Orientation:
     """Return `quarters` quarter turns, followed by a mirror image if `mirrored`.
 
     The two views of a dual-pixel sensor are the halves of the aperture, side by side. If left and
@@ -41,17 +41,14 @@ def _orientation(quarters: int, mirrored: bool, views: int = 1) -> Orientation:
     return Orientation(turn, back)
 
 
-_ONE_VIEW = tuple(_orientation(q, m) for q in range(4) for m in (False, True))
-_TWO_VIEWS = tuple(_orientation(q, m, views=2) for q in (0, 2) for m in (False, True))
-
-
 def orientations(a: Architecture) -> tuple[Orientation, ...]:
     """Return the orientations in which a network can restore an image, the original first.
 
     There are eight: four quarter turns and their mirror images. Dual-pixel networks have the four
     that keep the two views side by side.
     """
-    return _TWO_VIEWS if a.dual_pixel else _ONE_VIEW
+    quarters, views = ((0, 2), 2) if a.dual_pixel else (range(4), 1)
+    return tuple(_orientation(q, m, views) for q in quarters for m in (False, True))
 
 
 def ensembled(run: Run, over: tuple[Orientation, ...]) -> Run:

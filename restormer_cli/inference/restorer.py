@@ -35,21 +35,13 @@ PROBES = {"cpu": 256}
 
 @dataclass(frozen=True)
 class Plan:
-    """A way to restore an image of some size, and its costs.
+    """A way to restore an image of some size, and its costs."""
 
-    Attributes:
-        tile: side of a tile in pixels; 0 for the whole image.
-        fine: use smaller strips and blocks.
-        peak_bytes: peak memory on the device, without the network.
-        pixels: number of pixels that the network processes, with overlaps and orientations.
-        orientations: number of flips and rotations to average over.
-    """
-
-    tile: int
-    fine: bool
-    peak_bytes: int
-    pixels: int
-    orientations: int
+    tile: int  # side in pixels; 0 for the whole image
+    fine: bool  # use smaller strips and blocks
+    peak_bytes: int  # on the device, without the network
+    pixels: int  # that the network processes, with overlaps and orientations
+    orientations: int  # number of flips and rotations to average over
 
     @property
     def strategy(self) -> str:
@@ -115,7 +107,7 @@ class Restorer:
         if (a.in_channels, a.out_channels) not in CHANNELS:
             raise CheckpointError(
                 f"{self.weights.name} makes {a.out_channels} channels of {a.in_channels}",
-                "Supported are networks for grey images, RGB images, and two RGB views.",
+                "Use a network for grey images, for RGB images, or for two RGB views.",
             )
         if config.dual_pixel != (a.in_channels == 6):
             inputs = "two views (6 channels)" if a.in_channels == 6 else f"{a.in_channels} channels"
@@ -154,12 +146,8 @@ class Restorer:
         """
         started = time.perf_counter()
         channels = np.atleast_3d(image)
-        if (
-            image.dtype.name not in DTYPES
-            or image.ndim not in (2, 3)
-            or image.size == 0
-            or channels.shape[2] > 4
-        ):
+        is_image = image.ndim in (2, 3) and image.size and channels.shape[2] <= 4
+        if not is_image or image.dtype.name not in DTYPES:
             raise ImageError(
                 f"an array of shape {image.shape} and type {image.dtype} is no image",
                 f"Pass H W or H W C (1 to 4 channels) of {', '.join(DTYPES)}.",
@@ -203,7 +191,7 @@ class Restorer:
         height, width, channels = colours.shape
         plans = self._plans(height, width)
         if self.config.tiles[0] == 0 and plans[0].tile:
-            notify(f"memory cannot hold the image whole: {plans[0].strategy}")
+            notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
         while True:
             plan = plans.pop(0)
             try:
@@ -216,7 +204,7 @@ class Restorer:
                         f"{self.device} has not enough memory for {width} x {height} pixels",
                         "Use smaller tiles (--tile 256), or free some memory.",
                     ) from error
-                notify(f"out of memory: going on with {plans[0].strategy}")
+                notify(f"out of memory: retrying with {plans[0].strategy}")
 
     def _input(self, colours: np.ndarray, right: np.ndarray | None) -> Tensor:
         """Return B C H W for the network: one image, or one for each channel if it is grey."""
@@ -254,8 +242,8 @@ class Restorer:
         self._precision_is_verified = True
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
-                f"{self.precision} is {psnr:.1f} dB from fp32 with these weights, which is less "
-                f"than {MIN_PSNR:.0f}: going on in fp32"
+                f"{self.precision} is {psnr:.1f} dB from fp32 with these weights, less than "
+                f"{MIN_PSNR:.0f}: using fp32 instead"
             )
             self.precision = "fp32"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import starmap
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -86,7 +86,7 @@ def forward(
     a = network.architecture
     device = next(network.parameters()).device
     blocking = blocking or blocking_for(device, dtype)
-    packed = pack(network, dtype)
+    stages, convolutions = pack(network, dtype)
     image = image.to(device)
     b, _, height, width = image.shape
     total = count_strips(a, (height, width), window, blocking)
@@ -104,20 +104,18 @@ def forward(
         def stage(name: str, x: Map) -> None:
             rows, columns = x[0].shape[1:3]
             windows = Windows.over(rows, columns, window and window * rows // height)
-            for weights in packed.stages[name]:
+            for weights in stages[name]:
                 transform(run, x, weights, windows)
 
-        def convolution(
-            name: str, then: Callable[[Tensor], Tensor] = lambda x: x
-        ) -> Compute[Tensor]:
-            return lambda block, _, convolve: then(convolve(block, *packed.convolutions[name]))
+        def conv(name: str, then: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
+            return lambda block, _, convolve: then(convolve(block, *convolutions[name]))
 
         def pointwise(name: str, x: Tensor) -> Tensor:
-            weight, bias = packed.convolutions[name]
+            weight, bias = convolutions[name]
             return F.linear(x, weight.flatten(1), bias)
 
         def up(level: int) -> Compute[Tensor]:
-            enlarge = convolution(f"up{level + 1}_{level}", pixel_shuffle)
+            enlarge = conv(f"up{level + 1}_{level}", pixel_shuffle)
 
             def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
                 skip = region.scaled(2).crop(maps[level][0])
@@ -126,29 +124,29 @@ def forward(
 
             return compute
 
-        run.write(x, convolution("patch_embed"), maps[1])
+        run.write(x, conv("patch_embed"), maps[1])
         stage("encoder_level1", maps[1])
         for level, name in ((2, "encoder_level2"), (3, "encoder_level3"), (4, "latent")):
-            down = convolution(f"down{level - 1}_{level}", pixel_unshuffle)
+            down = conv(f"down{level - 1}_{level}", pixel_unshuffle)
             run.write(maps[level - 1], down, maps[level], scale=0.5)
             stage(name, maps[level])
         for level in (3, 2):
             run.write(maps.pop(level + 1), up(level), maps[level], scale=2)
             stage(f"decoder_level{level}", maps[level])
         y = [*empty(1), *maps[1]]
-        run.write(maps.pop(2), convolution("up2_1", pixel_shuffle), y[:1], scale=2)
+        run.write(maps.pop(2), conv("up2_1", pixel_shuffle), y[:1], scale=2)
         stage("decoder_level1", y)
         stage("refinement", y)
         if a.dual_pixel:
 
             def with_skip(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
-                embedded = convolve(block, *packed.convolutions["patch_embed"])
+                embedded = convolve(block, *convolutions["patch_embed"])
                 features = torch.cat([region.crop(group) for group in y], -1)
                 return pointwise("skip_conv", embedded) + features
 
             run.write(x, with_skip, y)
         restored = torch.empty(b, height, width, a.out_channels, device=device)
-        run.write(y, convolution("output"), [restored])
+        run.write(y, conv("output"), [restored])
         restored = restored.permute(0, 3, 1, 2)
         return restored if a.dual_pixel else restored.add_(image)
 
@@ -214,12 +212,8 @@ def _parameters(a: Architecture) -> int:
         return sum(p.numel() for p in Restormer(a).parameters())
 
 
-class Packed(NamedTuple):
-    """A network's weights in one precision: stages of blocks, and the convolutions between."""
-
-    stages: dict[str, list[BlockWeights]]
-    convolutions: dict[str, tuple[Tensor, Tensor | None]]
-
+Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]
+"""A network's weights in one precision: stages of blocks, and the convolutions between."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
 
@@ -241,7 +235,7 @@ def pack(network: Restormer, dtype: torch.dtype) -> Packed:
                     conv = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
                     bias = None if conv.bias is None else conv.bias.to(dtype)
                     convolutions[name] = (conv.weight.to(dtype), bias)
-        _packed[network] = (token, Packed(stages, convolutions))
+        _packed[network] = (token, (stages, convolutions))
     return _packed[network][1]
 
 

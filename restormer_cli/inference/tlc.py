@@ -24,14 +24,10 @@ class Windows:
     windows that contain it. The mean of A v over the attention matrices A is (mean A) v, so one
     matrix serves all pixels that lie in the same windows. Such pixels form rectangles, the
     segments between the edges of windows.
-
-    Attributes:
-        starts: first pixels of the windows along each axis.
-        size: height and width of a window.
     """
 
-    starts: tuple[list[int], list[int]]
-    size: tuple[int, int]
+    starts: tuple[list[int], list[int]]  # first rows and columns of the windows
+    size: tuple[int, int]  # height and width of a window
 
     @classmethod
     def over(cls, height: int, width: int, side: int | None) -> Windows:

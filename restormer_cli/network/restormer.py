@@ -440,13 +440,9 @@ class Restormer(nn.Module):
 
     def check(self, image: Tensor) -> None:
         """Raise ValueError unless `image` has the right channels and sides of multiples of 8."""
-        if image.ndim != 4 or image.shape[1] != self.architecture.in_channels:
+        channels, sides = self.architecture.in_channels, image.shape[2:]
+        if image.ndim != 4 or image.shape[1] != channels or any(s % MULTIPLE for s in sides):
             raise ValueError(
-                f"the network takes B {self.architecture.in_channels} H W, not an image of shape "
-                f"{tuple(image.shape)}"
-            )
-        if image.shape[2] % MULTIPLE or image.shape[3] % MULTIPLE:
-            raise ValueError(
-                f"height {image.shape[2]} and width {image.shape[3]} must be multiples "
-                f"of {MULTIPLE}: restormer_cli.restore pads and crops"
+                f"the network takes B {channels} H W with H and W multiples of {MULTIPLE}, not "
+                f"{tuple(image.shape)}: restormer_cli.restore pads and crops"
             )

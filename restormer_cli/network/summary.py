@@ -1,10 +1,9 @@
 """Summary of a Restormer: its stages, parameters, multiply-adds and memory.
 
-Multiply-adds are counted as in the paper: for each convolution, its number of weights times the
-number of pixels it is applied to. The paper's network has 140.99 G at 256 x 256. Not counted are
-biases, normalisations, activations, additions, and the two matrix products of equation 1, q k^T
-and its softmax times v. The latter are reported apart, as `attention`. `restormer` folds the second
-one into the output projection, so that it computes only half of `attention`.
+Multiply-adds are counted as in the paper: the number of weights of each convolution times the
+number of pixels it is applied to, without anything else. The paper's network has 140.99 G at
+256 x 256. `attention` counts the two matrix products of equation 1, q k^T and its softmax times v.
+`restormer` folds the second one into the output projection and computes only half of `attention`.
 """
 
 from __future__ import annotations
@@ -149,14 +148,11 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
         stages.append(_stage(name, module, height, width, entering))
     total = sum(stage.multiply_adds for stage in stages)
     stages = [replace(stage, share=stage.multiply_adds / total) for stage in stages]
+    maps_bytes = feature_maps_bytes(architecture, height, width, FP32)
     peaks = (
         ("published", "published formulation, whole image", _published_bytes(stages)),
         ("plain", "plain forward here, whole image", meter.peak),
-        (
-            "strips",
-            "exact, in strips: its feature maps",
-            feature_maps_bytes(architecture, height, width, FP32),
-        ),
+        ("strips", "exact, in strips: its feature maps", maps_bytes),
     )
     return Structure(
         architecture=architecture,

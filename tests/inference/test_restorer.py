@@ -245,7 +245,7 @@ def test_half_precision_is_verified_on_the_first_image(tiny, monkeypatch):
     wild = str(tiny().with_name("wild.safetensors"))
     bad = Restorer("denoise", weights=wild, device="cpu", notify=messages.append)
     assert bad.restore(image).precision == "fp32"
-    assert "going on in fp32" in messages[0]
+    assert "using fp32 instead" in messages[0]
     exact = Restorer("denoise", weights=wild, device="cpu", precision="fp32")
     assert np.array_equal(bad(image), exact(image))
     assert len(messages) == 1
