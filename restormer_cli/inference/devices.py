@@ -41,8 +41,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def available() -> list[str]:
     """Return the available device types, fastest first; "cpu" is always the last."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [*(name for name, is_available in found.items() if is_available), "cpu"]
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name, is_usable in usable.items() if is_usable), "cpu"]
 
 
 def native_bf16(device: torch.device) -> bool:
