@@ -5,8 +5,8 @@
     denoise = Restorer("denoise")
     clean = denoise(noisy)  # H W C, uint8, uint16 or float32
 
-`Restorer` chooses weights and device; `load_network` gives a network in eval mode, whose plain
-forward takes B C H W in 0..1; `restore` runs a network on tensors of any size.
+`Restorer` chooses the weights and the device. `load_network` returns a network in eval mode whose
+`forward` takes B C H W in 0..1. `restore` runs a network on tensors of any size.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""`python -m restormer_cli` is `restormer`."""
+"""Run the command line program with `python -m restormer_cli`."""
 
 from .cli import main
 

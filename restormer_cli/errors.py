@@ -1,13 +1,17 @@
-"""What can go wrong, in words a user can act on.
+"""Errors that `restormer` raises on purpose, each with its cause and its remedy.
 
-Every error that `restormer` raises on purpose says what happened to which thing
-(`message`) and what to do about it (`hint`). `cli.main` shows it once, as one line and a
-hint, and leaves with the class's `exit_status`.
+`cli.main` prints such an error once, as one line and a hint, and exits with its `exit_status`.
 """
 
 
 class RestormerError(Exception):
-    """A failure with its remedy; `exit_status` is what the process returns for it."""
+    """Base class of all errors that a user can act on.
+
+    Attributes:
+        message: the thing that failed and the cause.
+        hint: a sentence with the remedy; empty if there is none.
+        exit_status: exit status of the process.
+    """
 
     exit_status = 1
 
@@ -18,26 +22,26 @@ class RestormerError(Exception):
 
 
 class ImageError(RestormerError):
-    """One image could not be read, restored or written; the others go on."""
+    """One image could not be read, restored or written; a batch continues with the next."""
 
 
 class DamagedError(ImageError):
-    """An image file is damaged, cut off or empty."""
+    """An image file is damaged, truncated or empty."""
 
 
 class UsageError(RestormerError):
-    """The request makes no sense as it stands; nothing was touched."""
+    """The request is invalid; no file was changed."""
 
     exit_status = 2
 
 
 class CheckpointError(RestormerError):
-    """A checkpoint cannot be had, is not what it should be, or does not fit the task."""
+    """A checkpoint is missing, invalid, or unsuitable for the task."""
 
     exit_status = 3
 
 
 class DeviceError(RestormerError):
-    """The device that was asked for is not there, or cannot do what was asked."""
+    """The requested device is missing or does not support the request."""
 
     exit_status = 3

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def format_duration(seconds: float) -> str:
-    """A time as people say it."""
+    """Return a duration such as "12 s", "5 min" or "2 h 10 min"."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"
@@ -17,16 +17,16 @@ def format_duration(seconds: float) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """`text` on one line (or its own `lines`), control characters spelled out.
+    """Return `text` with control characters escaped; `lines` keeps its newlines.
 
-    File names can hold anything: a newline would fake a line of output, an escape sequence would
-    steer the terminal.
+    File names may contain anything: a newline would fake a line of output, and an escape sequence
+    would control the terminal.
     """
     return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
 
 
 def format_bytes(count: int) -> str:
-    """Bytes as people read them."""
+    """Return a byte count in decimal units, such as "2.34 MB"."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB"):
         if amount < 1000:
@@ -36,7 +36,7 @@ def format_bytes(count: int) -> str:
 
 
 def columns(*rows: Sequence[str], indent: int = 0) -> str:
-    """Rows of cells as lines whose columns are aligned."""
+    """Return rows of cells as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(" " * indent + line.rstrip() for line in lines)

@@ -1,11 +1,12 @@
-"""What sizes of lite networks make of the same work, for the model card.
+"""Compare architectures for the lite networks, for the model card.
 
     python tools/candidates.py PHOTOS CLEAN MINUTES [NAME ...]
 
-Each learns to denoise from nothing, on one thread, for as many steps as take it so many minutes of
-the processor (less what it takes to draw and degrade batches, the same for all). Then the clean
-images are given Gaussian noise and restored. PSNR over RGB, in dB; seconds for a megapixel by the
-engine, fp32, on one thread.
+Each network learns to denoise the folder PHOTOS from random weights, on one thread. The number of
+steps is such that forward and backward passes take MINUTES of processor time. Drawing batches comes
+on top and is the same for all. Each row shows the parameters, the multiply-adds for a megapixel,
+the steps, the seconds for a megapixel (engine, fp32, one thread), and the PSNR on the images in
+CLEAN with Gaussian noise (RGB, in dB).
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ import torch
 
 from restormer_cli import load_network, restore
 from restormer_cli.evaluation.runner import with_noise
-from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.metrics import psnr, round8
-from restormer_cli.inference import devices
-from restormer_cli.network.restormer import Architecture
-from restormer_cli.network.summary import summarize
-from restormer_cli.training import loop
+from restormer_cli.imaging import PROTOCOLS, psnr, read_image, to_float
+from restormer_cli.inference import native_bf16
+from restormer_cli.network import Architecture, summarize
+from restormer_cli.training import Settings, train
+from restormer_cli.training.loop import LITE, update
 from restormer_cli.training.state import Run, fresh
 
 SIDE, BATCH = 64, 16
@@ -38,52 +38,53 @@ def _bias_free(dim: int, blocks: tuple[int, int, int, int], refinement: int) -> 
 
 CANDIDATES = {
     "12, 1 2 2 2, 1": _bias_free(12, (1, 2, 2, 2), 1),
-    "16, 1 2 2 2, 1": loop.LITE,
+    "16, 1 2 2 2, 1": LITE,
     "16, 2 3 3 4, 2": _bias_free(16, (2, 3, 3, 4), 2),
     "24, 1 1 2 2, 1": _bias_free(24, (1, 1, 2, 2), 1),
 }
-"""By width, blocks of each level and of the refinement."""
+"""Architectures by width, blocks per level, and refinement blocks."""
 
 
 def seconds_per_step(architecture: Architecture) -> float:
-    """Of the processor, for a batch; the best of four, after one to warm up."""
+    """Return the processor time of an update, the best of four after a warm-up."""
     device = torch.device("cpu")
-    run, bf16 = Run.begin("denoise", fresh(architecture, 0), device), devices.native_bf16(device)
+    run, bf16 = Run.begin("denoise", fresh(architecture, 0), device), native_bf16(device)
     clean = torch.rand(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(5):
-        began = time.process_time()
-        loop.update(run, clean, clean, 1e-4, bf16=bf16)
-        times.append(time.process_time() - began)
+        started = time.process_time()
+        update(run, clean, clean, 1e-4, bf16=bf16)
+        times.append(time.process_time() - started)
     return min(times[1:])
 
 
 def main() -> None:
-    """Print a line for each candidate."""
+    """Print a table row for each candidate."""
+    if len(sys.argv) < 4 or "--help" in sys.argv:
+        sys.exit(__doc__)
     photos, clean, minutes, *names = sys.argv[1:]
     torch.set_num_threads(1)
     degrade = with_noise(SIGMA).degrade
-    assert degrade is not None  # noqa: S101 - it degrades
+    assert degrade is not None  # noqa: S101 - with_noise degrades
     pairs = []
     for path in sorted(Path(clean).iterdir()):
-        image = image_io.to_float(image_io.read_image(path).pixels)
+        image = to_float(read_image(path).pixels)
         pairs.append([torch.from_numpy(x).permute(2, 0, 1)[None] for x in (degrade(image), image)])
+    to_8_bit = PROTOCOLS["denoise"].view
     for name in names or CANDIDATES:
         architecture = CANDIDATES[name]
         steps = round(float(minutes) * 60 / seconds_per_step(architecture))
-        settings = loop.Settings(steps=steps, stages=((0.0, SIDE, BATCH),), validate_every=steps)
+        settings = Settings(steps=steps, stages=((0.0, SIDE, BATCH),), validate_every=steps)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "candidate.safetensors"
-            for _ in loop.train(
-                "denoise", Path(photos), output, settings, architecture=architecture
-            ):
+            for _ in train("denoise", Path(photos), output, settings, architecture=architecture):
                 network = load_network(output)
         scores = [
-            psnr(round8(restore(network, x.contiguous(), precision="fp32")), y) for x, y in pairs
+            psnr(to_8_bit(restore(network, x.contiguous(), precision="fp32")), y) for x, y in pairs
         ]
-        began = time.process_time()
+        started = time.process_time()
         restore(network, torch.rand(1, 3, 1024, 1024), precision="fp32")
-        seconds = time.process_time() - began
+        seconds = time.process_time() - started
         size = sum(p.numel() for p in network.parameters())
         work = summarize(architecture, 1000, 1000).multiply_adds
         print(  # noqa: T201

@@ -1,7 +1,9 @@
-"""Make the pictures of README and model card: `python tools/pictures.py FOLDER`.
+"""Make the pictures of the README and the model card.
 
-FOLDER has the photos named below, scaled to 1100 pixels a side or 750 (the mosque: 550, the crowd:
-634). All were held out from training:
+    python tools/pictures.py FOLDER
+
+FOLDER contains the photos below, scaled to 1100 or 750 pixels a side (mosque: 550, crowd: 634). All
+were held out from training:
 
 - dragonfly.jpg, CC0, from Budgie's wallpapers (dragonfly-on-lavender in budgie-backgrounds)
 - windmill.jpg by Alvaro Araoz, Unsplash licence, unsplash.com/photos/WfU0Iy0IUzc
@@ -19,22 +21,20 @@ import numpy as np
 import torch
 
 from restormer_cli import Restorer
-from restormer_cli.degradations import presets
+from restormer_cli.degradations import parse_degradation
 from restormer_cli.degradations.jpeg import jpeg
 from restormer_cli.degradations.sampling import to_8_bit, to_linear, to_srgb
-from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.image import Array
-from restormer_cli.imaging.io import Image
+from restormer_cli.imaging import Array, Image, from_float, read_image, to_float, write_image
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 SIDE = 300
 GAP = 6
 SAMPLE = (slice(120, 520), slice(380, 980))
-"""What `docs/sample.jpg` shows of the dragonfly."""
+"""The part of the dragonfly that becomes `docs/sample.jpg`."""
 
 
 class Picture(NamedTuple):
-    """A photo, what happens to it (see `severities`), and the corner of what is shown of it."""
+    """A photo, its degradation, and the top left corner of the part shown."""
 
     photo: str
     condition: str
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 PICTURES = {
-    "denoise": Picture("dragonfly.jpg", "", 30, 200),  # of the sample
+    "denoise": Picture("dragonfly.jpg", "", 30, 200),  # corner in the sample
     "derain": Picture("windmill.jpg", "rain:medium", 350, 400),
     "deblur": Picture("mosque.jpg", "motion:medium", 60, 120),
     "defocus": Picture("crowd.jpg", "defocus:medium", 60, 200),
@@ -51,39 +51,41 @@ PICTURES = {
 
 
 def noisy(clean: Array) -> Array:
-    """A high-ISO exposure: shot and read noise in linear light, developed, and saved as JPEG."""
+    """Simulate a high-ISO exposure: shot and read noise in linear light, then JPEG."""
     generator = torch.Generator().manual_seed(2)
-    light = to_linear(torch.from_numpy(image_io.to_float(clean)).permute(2, 0, 1).unsqueeze(0))
+    light = to_linear(torch.from_numpy(to_float(clean)).permute(2, 0, 1).unsqueeze(0))
     noise = torch.randn(light.shape, generator=generator) * (0.012 * light + 0.0004).sqrt()
     one = torch.ones(1, 1, 1, 1)
     coded = jpeg(to_8_bit(to_srgb(light + noise)), 92 * one, one == 0)
-    return image_io.from_float(coded[0].permute(1, 2, 0).numpy(), np.uint8)
+    return from_float(coded[0].permute(1, 2, 0).numpy(), np.uint8)
 
 
 def write(rows: list[list[Array]], name: str) -> None:
-    """Tiles of one size, with gaps between them, as `docs/NAME`."""
-    across = np.full((SIDE, GAP, 3), 255, np.uint8)
+    """Write tiles of the same size, with gaps between them, to `docs/NAME`."""
+    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
     lines = []
     for row in rows:
-        line = np.concatenate([tile for each in row for tile in (across, each)][1:], axis=1)
+        line = np.concatenate([tile for each in row for tile in (gap, each)][1:], axis=1)
         lines += [np.full((GAP, line.shape[1], 3), 255, np.uint8), line]
-    image_io.write_image(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
+    write_image(Image(np.concatenate(lines[1:]), format="jpeg"), DOCS / name, quality=92)
 
 
 def main() -> None:
-    """Write the sample, the README's picture, and one of each task for the model card."""
+    """Write the sample, the README's picture, and a picture of each task for the model card."""
+    if len(sys.argv) != 2 or "--help" in sys.argv:
+        sys.exit(__doc__)
     folder = Path(sys.argv[1])
     shown: dict[str, list[Array]] = {}  # task -> degraded, restored, clean
     for task, picture in PICTURES.items():
-        clean = image_io.read_image(folder / picture.photo).pixels
+        clean = read_image(folder / picture.photo).pixels
         if task == "denoise":
             clean = clean[SAMPLE]
             degraded = noisy(clean)
-            image_io.write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
-            degraded = image_io.read_image(DOCS / "sample.jpg").pixels
+            write_image(Image(degraded, format="jpeg"), DOCS / "sample.jpg", quality=92)
+            degraded = read_image(DOCS / "sample.jpg").pixels
         else:
-            condition = presets.parse_degradation(picture.condition)
-            degraded = image_io.from_float(condition.apply(image_io.to_float(clean)), np.uint8)
+            condition = parse_degradation(picture.condition)
+            degraded = from_float(condition.apply(to_float(clean)), np.uint8)
         restored = Restorer(task, weights="lite")(degraded)
         part = (
             slice(picture.top, picture.top + SIDE),

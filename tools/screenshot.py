@@ -1,9 +1,11 @@
-"""Make the README's picture of a report: `python tools/screenshot.py FOLDER PHOTO...`.
+"""Make the README's picture of a report.
 
-The photos are given the noise of a high-ISO exposure, restored with the lite weights below FOLDER,
-and the report of that is opened in Chromium: as it opens, and one image before and after. Those of
-the README are dragonfly and wren (CC0, from budgie-backgrounds) and windmill and lake (Unsplash,
-from elementary's wallpapers), scaled to 1100 pixels a side and held out from training.
+    python tools/screenshot.py FOLDER PHOTO...
+
+The photos get the noise of a high-ISO exposure and are restored into FOLDER with the lite weights.
+Chromium takes two screenshots of the report: the overview, and one image before and after. The
+README uses dragonfly and wren (CC0, from budgie-backgrounds) and windmill and lake (Unsplash, from
+elementary's wallpapers), scaled to 1100 pixels a side and held out from training.
 """
 
 from __future__ import annotations
@@ -17,25 +19,24 @@ import numpy as np
 from pictures import noisy
 from playwright.sync_api import sync_playwright
 
-from restormer_cli.cli import app
-from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.io import Image
+from restormer_cli.cli import main as restormer
+from restormer_cli.imaging import Image, read_image, write_image
 
-DOCS = Path(__file__).parent.absolute()
+DOCS = Path(__file__).absolute().parents[1] / "docs"
 WIDTH, HEIGHTS, GAP = 1100, (590, 650), 12
-SHOWN = 0  # which image is opened
+SHOWN = 0  # index of the image that is opened
 
 
 def degrade(photos: list[Path]) -> None:
     """Write the photos with noise, as JPEG."""
     Path("holiday").mkdir(exist_ok=True)
     for photo in photos:
-        image = Image(noisy(image_io.read_image(photo).pixels))
-        image_io.write_image(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
+        image = Image(noisy(read_image(photo).pixels))
+        write_image(image, Path("holiday", f"{photo.stem}.jpg"), quality=95)
 
 
-def photograph() -> None:
-    """The report as it opens and, below, one of its images."""
+def take_screenshot() -> None:
+    """Write the overview of the report and, below it, one of its images."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHTS[0]})
@@ -47,25 +48,25 @@ def photograph() -> None:
         tab.wait_for_timeout(500)
         tab.screenshot(path="viewer.png")
         browser.close()
-    page, viewer = (image_io.read_image(Path(name)).pixels for name in ("page.png", "viewer.png"))
+    page, viewer = (read_image(Path(name)).pixels for name in ("page.png", "viewer.png"))
     gap = np.full((GAP, WIDTH, 3), 128, np.uint8)
-    image_io.write_image(
-        Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74
-    )
+    write_image(Image(np.concatenate([page, gap, viewer])), DOCS / "report.jpg", quality=74)
 
 
 def main() -> None:
-    """Degrade, restore, photograph."""
+    """Degrade and restore the photos, and take the screenshots."""
+    if len(sys.argv) < 3 or "--help" in sys.argv:
+        sys.exit(__doc__)
     photos = [Path(photo).absolute() for photo in sys.argv[2:]]
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     os.chdir(sys.argv[1])
     degrade(photos)
     try:
-        app.main(["denoise", "holiday", "--weights", "lite", "--report", "report.html"])
-    except SystemExit as left:
-        if left.code:
+        restormer(["denoise", "holiday", "--weights", "lite", "--report", "report.html"])
+    except SystemExit as exit_:
+        if exit_.code:
             raise
-    photograph()
+    take_screenshot()
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def plan_jobs(
         output: a file, a folder, or "-" for stdout.
         format: format of the outputs, a key of OUTPUT_FORMATS; None to keep a format that can be
             written, and use PNG instead of others.
-        in_place: without `output`, replace the inputs.
+        in_place: outputs may replace their own inputs, and do so without `output`.
         right: right view, or folder of right views.
 
     Raises:

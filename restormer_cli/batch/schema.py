@@ -46,7 +46,10 @@ def event_schema() -> dict[str, Any]:
 
 
 def _struct(kind: type, types: dict[str, Any], tag: str | None = None) -> type[msgspec.Struct]:
-    """Return a dataclass as a struct that requires every field and allows no others."""
+    """Return a dataclass as a struct that requires every field and allows no others.
+
+    The Attributes of the docstrings, including those of base classes, describe the fields.
+    """
     summary = ""
     texts: dict[str, str] = {}
     for cls in reversed(kind.__mro__[:-1]):

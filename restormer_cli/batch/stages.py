@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
 from threading import Event as Flag
@@ -191,22 +191,21 @@ def failure_event(job: Job, task: str, error: ImageError) -> Failed:
     return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
 
 
-class _ReadImage(NamedTuple):
+@dataclass
+class _CurrentImage:
+    """An image on its way through the stages."""
+
     number: int
     job: Job
     kind: str  # the output's format
-    pages: Iterator[_DecodedPage]  # decoded on demand
+    decoded: Iterator[_DecodedPage]  # on demand
     total: int
     notes: list[str]
     warnings: list[str]
     source_file: FileFingerprint
     right_file: FileFingerprint | None
-
-
-class _ComputedImage(NamedTuple):
-    read: _ReadImage
-    pages: list[Page]  # with pixels if it is one page
-    data: bytes | None  # the encoded pages if they are several
+    pages: list[Page] = field(default_factory=list)  # with pixels if it is one page
+    data: bytes | None = None  # the encoded pages if they are several
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ class ImageStages:
     observer: Observer | None
     stop: Flag
 
-    def read(self, queued: QueuedImage) -> _ReadImage:
+    def read(self, queued: QueuedImage) -> _CurrentImage:
         """Decode the image, or the first of its pages, and the right view if there is one."""
         self._check_stop()
         job, task = queued.job, self.restorer.task.name
@@ -240,7 +239,7 @@ class ImageStages:
             (image, view, _noise(task, job, number, image)) for number, (image, view) in views
         )
         pages = chain([next(decoded)], decoded)
-        return _ReadImage(
+        return _CurrentImage(
             queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
         )
 
@@ -254,38 +253,38 @@ class ImageStages:
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
 
-    def compute(self, read: _ReadImage) -> _ComputedImage:
+    def compute(self, current: _CurrentImage) -> _CurrentImage:
         """Restore the image. Encode several pages one by one, to hold few of them in memory."""
-        done = read._replace(pages=iter(()))  # do not keep the decoded pages
-        if read.total == 1:
-            return _ComputedImage(done, [self._restore(read, self._next_page(read, 1))], None)
-        pages: list[Page] = []
-        with closing(self._restored_pages(read, pages)) as images:
-            data, notes = encode(images, read.kind, count=read.total, quality=self.config.quality)
-        for page, more in zip(pages, notes, strict=True):
-            page.notes.extend(more)
-        return _ComputedImage(done, pages, data)
+        if current.total == 1:
+            current.pages.append(self._restore(current, self._next_page(current, 1)))
+        else:
+            with closing(self._restored_pages(current)) as images:
+                current.data, notes = encode(
+                    images, current.kind, count=current.total, quality=self.config.quality
+                )
+            for page, more in zip(current.pages, notes, strict=True):
+                page.notes.extend(more)
+        current.decoded = iter(())  # frees the memory of the input
+        return current
 
-    def _restored_pages(
-        self, read: _ReadImage, reports: list[Page]
-    ) -> Generator[Image, None, None]:
-        """Yield the pages, each restored while the next is decoded; append to `reports`."""
+    def _restored_pages(self, current: _CurrentImage) -> Generator[Image, None, None]:
+        """Yield the pages, each restored while the next is decoded; keep their reports."""
         from ..inference import inherit_threads
 
-        stages = partial(self._next_page, read), partial(self._restore, read)
-        numbers = range(1, read.total + 1)
+        stages = partial(self._next_page, current), partial(self._restore, current)
+        numbers = range(1, current.total + 1)
         with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as results:
             for number, future in results:
                 page = future.result()
                 observed = self.observer is not None and number == 1
-                reports.append(page if observed else page.without_pixels())
+                current.pages.append(page if observed else page.without_pixels())
                 yield page.image
 
-    def _next_page(self, read: _ReadImage, number: int) -> tuple[int, _DecodedPage]:
+    def _next_page(self, current: _CurrentImage, number: int) -> tuple[int, _DecodedPage]:
         self._check_stop()
-        return number, next(read.pages)
+        return number, next(current.decoded)
 
-    def _restore(self, read: _ReadImage, numbered: tuple[int, _DecodedPage]) -> Page:
+    def _restore(self, current: _CurrentImage, numbered: tuple[int, _DecodedPage]) -> Page:
         self._check_stop()
         number, (image, right, noise) = numbered
         height, width = image.pixels.shape[:2]
@@ -295,7 +294,7 @@ class ImageStages:
             result = self.restorer.restore(
                 before,
                 None if right is None else to_float(right),
-                progress=partial(self._report_progress, read, number),
+                progress=partial(self._report_progress, current, number),
             )
             change = measure_change(before, result.pixels)
             pixels = image.pixels
@@ -309,7 +308,7 @@ class ImageStages:
                 f"not enough memory for {width} x {height} pixels", "Free some memory."
             ) from error
         except ImageError as error:
-            if read.total == 1:
+            if current.total == 1:
                 raise
             raise ImageError(f"page {number}: {error.message}", error.hint) from error
         return Page(
@@ -324,27 +323,27 @@ class ImageStages:
             warnings=change_warnings(change, strength, noise),
         )
 
-    def _report_progress(self, read: _ReadImage, page: int, done: int, total: int) -> None:
+    def _report_progress(self, current: _CurrentImage, page: int, done: int, total: int) -> None:
         self._check_stop()
         if self.progress is not None:
-            name = read.job.names[0]
-            self.progress(ImageProgress(read.number, name, done, total, page, read.total))
+            name = current.job.names[0]
+            self.progress(ImageProgress(current.number, name, done, total, page, current.total))
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise Cancelled
 
-    def write(self, computed: _ComputedImage) -> WrittenImage:
+    def write(self, current: _CurrentImage) -> WrittenImage:
         """Encode a single page, and write the file unless it goes to stdout."""
         self._check_stop()
-        (read, pages, data), first = computed, computed.pages[0]
+        first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
-            data, (notes,) = encode([first.image], read.kind, quality=self.config.quality)
+            data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
             first.notes.extend(notes)
-        event = self._restored_event(read, pages)
+        event = self._restored_event(current)
         # Encoding is done before writing: an image that cannot be encoded leaves stdout empty.
-        if read.job.target is not None:
-            self._write_file(read.job.target, data, read, event)
+        if target is not None:
+            self._write_file(target, data, current, event)
             data = None
         if self.observer is not None:
             try:
@@ -353,13 +352,14 @@ class ImageStages:
                 raise ImageError(f"restored, but {error}", error.hint) from error
         return WrittenImage(event, data)
 
-    def _restored_event(self, read: _ReadImage, pages: list[Page]) -> Restored:
+    def _restored_event(self, current: _CurrentImage) -> Restored:
         from ..inference import peak_memory
 
+        pages = current.pages
         first, change = pages[0], total_change(pages)
         weights = self.restorer.weights
         return Restored(
-            *read.job.names,
+            *current.job.names,
             task=self.restorer.task.name,
             weights=Weights(weights.name, weights.source, weights.sha256),
             device=str(self.restorer.device),
@@ -375,16 +375,18 @@ class ImageStages:
             mean_absolute_change=round(change.mean_absolute, 7),
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
-            notes=[*read.notes, *merge_texts(page.notes for page in pages)],
-            warnings=[*read.warnings, *merge_texts(page.warnings for page in pages)],
+            notes=[*current.notes, *merge_texts(page.notes for page in pages)],
+            warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
         )
 
-    def _write_file(self, target: Path, data: bytes, read: _ReadImage, event: Restored) -> None:
+    def _write_file(
+        self, target: Path, data: bytes, current: _CurrentImage, event: Restored
+    ) -> None:
         def record(data: bytes, stat: os.stat_result) -> None:
             if self.config.record:
                 settings = settings_fingerprint(self.restorer, self.config)
                 output = FileFingerprint.of(data, stat.st_mtime_ns)
-                entry = make_entry(event, settings, read.source_file, read.right_file, output)
+                entry = make_entry(event, settings, current.source_file, current.right_file, output)
                 event.notes.extend(append_entry(target, entry))
 
         make_folder(target.parent)

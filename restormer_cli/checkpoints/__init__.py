@@ -1,8 +1,8 @@
-"""Checkpoints from a name to tensors: published files, downloads, lookup and loading.
+"""Checkpoints from a name to tensors: published files, download, resolution and loading.
 
-Read `catalog` first: the tables of tasks and published checkpoints. `resolve` finds the file that
-`--weights` means, `download` gets it from the Hub and verifies it, and `serialization` makes a
-network of it.
+Read `catalog` first: the tables of tasks and published checkpoints. `resolve` turns the value of
+`--weights` into a file, `download` gets it from the Hub and verifies it, and `serialization` loads
+it into a network.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What can be restored and with which published checkpoint: tables, and one look-up in them."""
+"""Tables of tasks and published checkpoints, and the choice of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,94 +8,51 @@ from ..errors import UsageError
 
 HUB_REPOSITORY = "deepinv/Restormer"
 HUB_REVISION = "aa2667c79d766b67da2c1489c7ce5f0423bae798"
-"""A commit, not a branch: what it names cannot change, and once cached needs no look-up."""
+"""A commit, not a branch: its content cannot change, so a cached file needs no request."""
 
 GITHUB_RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
-"""The author's own release: all 13 files under the same names."""
+"""The author's release, which contains all 13 checkpoints under the same names."""
 
 LICENCE = "MIT"
-"""Of the official checkpoints (since 2025-10-23) and of our own lite weights."""
+"""Licence of the official checkpoints (since 2025-10-23) and of the bundled lite weights."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of restoration.
+    """One kind of restoration."""
 
-    Attributes:
-        name: the command's name.
-        summary: one line for help texts.
-        official: name of the checkpoint that is meant when nothing more is said.
-        lite: file name of the bundled weights.
-        window: side in pixels of the windows over which attention is best measured (test-time
-            local conversion, Chu et al., ECCV 2022); None: the whole image.
-    """
-
-    name: str
-    summary: str
-    official: str
-    lite: str
-    window: int | None = None
+    name: str  # of the command, too
+    official: str  # name of the default official checkpoint
+    lite: str  # file name of the bundled lite weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published file.
+    """One published checkpoint; values are None if they are unknown."""
 
-    Attributes:
-        name: the file's stem, which is what users call it.
-        task: the task it serves.
-        purpose: what it was trained on or for, in a few words.
-        channels: what the network takes: 3 (RGB), 1 (grey) or 6 (two RGB views).
-        bytes: its size, where known.
-        sha256: its hash, where known; the Hub's own is the reference otherwise.
-        on_hub: whether `HUB_REPOSITORY` has it; the GitHub release has all.
-    """
-
-    name: str
-    task: str
-    purpose: str
-    channels: int = 3
+    name: str  # stem of the file
+    task: str  # key in `TASKS`
+    purpose: str  # degradation and training data
+    channels: int = 3  # of the input: 3 (RGB), 1 (grey) or 6 (two RGB views)
     bytes: int | None = None
-    sha256: str | None = None
-    on_hub: bool = True
+    sha256: str | None = None  # if unknown, the Hub's hash is the reference
+    on_hub: bool = True  # the GitHub release has all files
 
     @property
     def file(self) -> str:
-        """Its name on the Hub and in the release."""
+        """File name on the Hub and in the release."""
         return f"{self.name}.pth"
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            "denoise",
-            "Remove noise: a camera's, or added Gaussian noise.",
-            official="real_denoising",
-            lite="restormer-lite-denoise.safetensors",
-        ),
-        Task(
-            "derain",
-            "Remove rain streaks.",
-            official="deraining",
-            lite="restormer-lite-derain.safetensors",
-        ),
-        Task(
-            "deblur",
-            "Remove motion blur.",
-            official="motion_deblurring",
-            lite="restormer-lite-deblur.safetensors",
-            window=384,
-        ),
-        Task(
-            "defocus",
-            "Sharpen what is out of focus.",
-            official="single_image_defocus_deblurring",
-            lite="restormer-lite-defocus.safetensors",
-        ),
+        Task("denoise", "real_denoising", "restormer-lite-denoise.safetensors"),
+        Task("derain", "deraining", "restormer-lite-derain.safetensors"),
+        Task("deblur", "motion_deblurring", "restormer-lite-deblur.safetensors"),
+        Task("defocus", "single_image_defocus_deblurring", "restormer-lite-defocus.safetensors"),
     )
 }
-
 
 CHECKPOINTS: dict[str, Checkpoint] = {
     checkpoint.name: checkpoint
@@ -183,22 +140,22 @@ CHECKPOINTS: dict[str, Checkpoint] = {
 
 NOISES = ("real", "gaussian")
 SIGMAS = ("blind", "15", "25", "50")
-
-
 AUTO_SIGMA = "auto"
-"""The `sigma` that picks the checkpoint by the noise estimated in each image."""
+"""Value of `sigma` that selects the checkpoint by the noise estimated in each image."""
+
+SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
 
 
 @dataclass(frozen=True)
 class CheckpointQuery:
-    """What decides which published checkpoint is used.
+    """Choice of a published checkpoint.
 
     Attributes:
         task: a key of `TASKS`.
         noise: one of `NOISES`, for denoise; by default "gaussian" if `sigma` or `gray` is given
             and "real" otherwise.
-        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` stands for
-            "blind" until the noise of an image is known.
+        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` counts as
+            "blind" until the noise of an image has been estimated.
         gray: use the one-channel network, for Gaussian noise.
         dual_pixel: use the two-view network, for defocus.
     """
@@ -215,34 +172,35 @@ class CheckpointQuery:
         """The published checkpoint for this query.
 
         Raises:
-            UsageError: none was published for that combination.
+            UsageError: a value is unknown, or there is no checkpoint for the combination.
         """
         task, noise, sigma = self.task, self.noise, self.sigma
         if task not in TASKS:
-            raise UsageError(f"no task is called {task!r}", f"There are {', '.join(TASKS)}.")
-        gaussian = [name for name, given in (("--sigma", sigma), ("--gray", self.gray)) if given]
-        if task != "denoise" and (noise or gaussian):
-            options = " and ".join((["--noise"] if noise else []) + gaussian)
+            raise UsageError(f"no task is called {task!r}", f"Choose one of {', '.join(TASKS)}.")
+        options = {"--noise": noise, "--sigma": sigma, "--gray": self.gray}
+        given = [option for option, value in options.items() if value]
+        gaussian = [option for option in given if option != "--noise"]
+        if task != "denoise" and given:
             raise UsageError(
-                f"{options} and {task} do not go together", "They belong to `restormer denoise`."
+                f"{' and '.join(given)} and {task} do not go together",
+                "Use --noise, --sigma and --gray with `restormer denoise` only.",
             )
         if self.dual_pixel and task != "defocus":
             raise UsageError(
                 f"two views and {task} do not go together",
-                "--right belongs to `restormer defocus`.",
+                "Use --right with `restormer defocus` only.",
             )
         if self.dual_pixel:
             return CHECKPOINTS["dual_pixel_defocus_deblurring"]
-
         if noise not in (None, *NOISES):
-            raise UsageError(f"--noise is {noise!r}", f"There are {' and '.join(NOISES)}.")
+            raise UsageError(f"--noise is {noise!r}", f"Choose one of {', '.join(NOISES)}.")
         if sigma not in (None, AUTO_SIGMA, *SIGMAS):
-            raise UsageError(f"--sigma is {sigma!r}", f"There are {', '.join(SIGMAS)}.")
+            raise UsageError(f"--sigma is {sigma!r}", f"Choose one of auto, {', '.join(SIGMAS)}.")
         if noise == "real" and gaussian:
             raise UsageError(
                 f"--noise real and {' and '.join(gaussian)} do not go together: the network for "
-                "camera noise needs no sigma and takes colour",
-                "Leave out one of them, or say --noise gaussian.",
+                "camera noise needs no sigma and takes colour images",
+                "Leave out one of them, or use --noise gaussian.",
             )
         if noise == "gaussian" or gaussian:
             color = "gray" if self.gray else "color"
@@ -251,9 +209,6 @@ class CheckpointQuery:
         return CHECKPOINTS[TASKS[task].official]
 
 
-SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
-
-
 def weights_label(name: str, source: str) -> str:
-    """Name weights and their source for people: "restormer-lite-denoise (bundled)"."""
+    """Return the name and source of weights for people: "restormer-lite-denoise (bundled)"."""
     return f"{name} ({SOURCE_LABELS.get(source, source)})"

@@ -1,8 +1,8 @@
-"""Official checkpoints and other Hub files: fetched once, kept in the cache, verified at each use.
+"""Download official checkpoints and other Hub files once, cache them, and verify them at each use.
 
-Two sources: the Hub through huggingface_hub, with its cache and its environment variables; and,
-for what the Hub lacks or while it is down, the author's GitHub release, kept under
-`HF_HOME/restormer`. Nothing here needs torch.
+There are two sources: the Hub, through huggingface_hub with its cache and environment variables,
+and the author's GitHub release, for files that the Hub lacks or cannot deliver. Files of the
+release are stored in `HF_HOME/restormer`. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (  # type: ignore[attr-defined] # its documented names
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented names
     WeakFileLock,
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -40,209 +40,268 @@ from ..errors import CheckpointError
 from ..files import sha256_file
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
-_TIMEOUT = 15  # seconds without a byte
-_CHUNK = 1 << 20
+TIMEOUT = 15  # seconds without a byte after which a download fails
+_CHUNK = 1 << 20  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# huggingface_hub has spoken through requests, httpx and httpx2: whichever it is, its own HTTP error
-# derives from that library's root. RuntimeError is what hf_xet, its transfer library, raises.
+# The HTTP errors of huggingface_hub derive from those of the HTTP library it uses: requests, httpx
+# or httpx2, depending on its version. Its transfer library hf_xet raises RuntimeError.
 _FAILURES = cast(
     "tuple[type[Exception], ...]", (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 )
 
-_CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        GatedRepoError,
-        "access to the repository is restricted",
-        "Ask for access on its page, then set HF_TOKEN.",
-    ),
-    (
-        RepositoryNotFoundError,
-        "there is no such repository, or it is private",
+# Cause and remedy of a failed download, by exception and by HTTP status.
+_CAUSES: dict[type[Exception], tuple[str, str]] = {  # a subclass before its base class
+    GatedRepoError: ("access is restricted", "Request access on its page, then set HF_TOKEN."),
+    RepositoryNotFoundError: (
+        "no such repository, or it is private",
         "Check its name; set HF_TOKEN if it is private.",
     ),
-    (RevisionNotFoundError, "there is no such revision", "Check the revision after @."),
-)
-
-_NETWORK_HINT = "Check the connection, or use --weights lite or a file of your own."
+    RevisionNotFoundError: ("no such revision", "Check the revision after @."),
+}
+_REFUSED = "Set HF_TOKEN to a valid token with access, or unset it if the file is public."
+_STATUSES = {
+    401: ("access was refused (HTTP 401)", _REFUSED),
+    403: ("access was refused (HTTP 403)", _REFUSED),
+    404: ("no such file", "Check the name; the file may have been moved."),
+}
 
 
 class UnavailableError(CheckpointError):
-    """A checkpoint cannot be had just now: no network, no such file, no place to put it.
+    """A checkpoint cannot be downloaded or stored; wrong content raises `CheckpointError` itself.
 
-    Wrong bytes are not of this kind: what is damaged is never passed over in silence.
+    `--weights auto` falls back to the lite weights on this error only.
     """
 
 
-# --- official checkpoints -----------------------------------------------------------------------
-
-
 def cached_file(checkpoint: Checkpoint) -> Path | None:
-    """Where an official checkpoint lies on this machine, or None; asks no network."""
+    """Return the cached file of an official checkpoint, or None; makes no request."""
     if path := _cached_from_hub(HUB_REPOSITORY, checkpoint.file, HUB_REVISION):
         return path
-    path = _release_folder() / checkpoint.file
+    path = _release_file(checkpoint)
     return path if path.is_file() else None
 
 
+def is_offline() -> bool:
+    """Return True if HF_HUB_OFFLINE forbids downloads."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> Path:
-    """An official checkpoint's file: from the cache, else the Hub, else the GitHub release.
+    """Return the file of an official checkpoint: from the cache, the Hub or the GitHub release.
 
     Args:
-        checkpoint: one of `tasks.CHECKPOINTS`.
-        notify: told, in a sentence, when the second source stood in for the first.
-        progress: draw a bar on stderr if that is a terminal.
+        checkpoint: an entry of `CHECKPOINTS`.
+        notify: called with a sentence if the release replaces the Hub.
+        progress: draw a progress bar if stderr is a terminal.
 
     Raises:
-        UnavailableError: no source has it or could be reached; the message names each one's cause.
-        CheckpointError: what came has the wrong SHA-256; it was removed.
+        UnavailableError: no source has the file or can be reached.
+        CheckpointError: the downloaded file has the wrong SHA-256; it was removed.
     """
     if path := cached_file(checkpoint):
         return path
     if is_offline():
         raise UnavailableError(
-            f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids to download it",
+            f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids downloading it",
             f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights lite.",
         )
-    failure: UnavailableError | None = None
-    if checkpoint.on_hub:
-        try:
-            return from_hub(
-                HUB_REPOSITORY,
-                checkpoint.file,
-                HUB_REVISION,
-                sha256=checkpoint.sha256,
-                progress=progress,
-            )
-        except UnavailableError as error:
-            failure = error
+    if not checkpoint.on_hub:
+        return from_release(checkpoint, progress=progress)
+    try:
+        return from_hub(HUB_REPOSITORY, checkpoint.file, HUB_REVISION, progress=progress)
+    except UnavailableError as error:
+        failure = error
     try:
         path = from_release(checkpoint, progress=progress)
     except UnavailableError as error:
-        if failure is None:
-            raise
         raise UnavailableError(f"{failure.message}; {error.message}", failure.hint) from error
-    if failure is not None:
-        unverified = "" if checkpoint.sha256 else ", where its SHA-256 is not known"
-        notify(f"{failure.message}; took it from the GitHub release instead{unverified}")
+    unverified = "" if checkpoint.sha256 else "; its SHA-256 is not known"
+    notify(f"{failure.message}; downloaded it from the GitHub release instead{unverified}")
+    return path
+
+
+def from_hub(repository: str, file: str, revision: str, *, progress: bool = True) -> Path:
+    """Return a file of a Hub repository; download it unless it is cached.
+
+    For a branch, the newest commit is requested first; if that fails, the cached file is used. A
+    downloaded file is verified with the Hub's hash.
+
+    Raises:
+        UnavailableError: the file does not exist, or cannot be downloaded or stored.
+        CheckpointError: the downloaded file has the wrong SHA-256; it was removed.
+    """
+    cached = _cached_from_hub(repository, file, revision)
+    if cached and (is_offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
+        return cached
+    name = f"{repository}/{file}"
+    if is_offline():
+        raise UnavailableError(
+            f"{name} is not cached, and HF_HUB_OFFLINE forbids downloading it",
+            "Unset HF_HUB_OFFLINE, or name a file on this machine.",
+        )
+    with _hub_output(progress):
+        try:
+            # Without this request, hf_hub_download retries for half a minute before it fails.
+            url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
+            etag = huggingface_hub.get_hf_file_metadata(url).etag or ""
+            path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+        except _FAILURES as error:
+            if cached and not isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
+                return cached
+            raise _unavailable(f"{name} from {constants.ENDPOINT}", error) from error
+    verify(path, etag if _SHA256.fullmatch(etag) else None)
+    return path
+
+
+def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
+    """Return an official checkpoint from the release or its mirror `RESTORMER_RELEASE_URL`.
+
+    Interrupted downloads are resumed, also by a later run.
+
+    Raises:
+        UnavailableError: the release cannot be reached, or the file cannot be stored.
+        CheckpointError: the downloaded file has the wrong SHA-256; it was removed.
+    """
+    base = os.environ.get("RESTORMER_RELEASE_URL", GITHUB_RELEASE).rstrip("/")
+    url = f"{base}/{checkpoint.file}"
+    path = _release_file(checkpoint)
+    partial = path.with_name(f"{path.name}.incomplete")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(path.with_name(f".{path.name}.lock")), _hub_output(progress):
+            if path.is_file():  # downloaded by another process meanwhile
+                return path
+            _download(url, partial)
+            digest = verify(partial, checkpoint.sha256, name=url)
+            if checkpoint.sha256 is None:
+                _hash_file(path).write_text(f"{digest}\n", encoding="ascii")
+            partial.replace(path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise _unavailable(url, error) from error
     return path
 
 
 def expected_sha256(path: Path, checkpoint: Checkpoint | None = None) -> str | None:
-    """What a cached file must hash to, as far as anything says so.
+    """Return the SHA-256 that a cached file must have, or None if it is unknown.
 
-    That is the table for official checkpoints; else the Hub's LFS hash, which names the blob that
-    a cached file links to; else what the file hashed to when it came, noted beside it.
+    Sources are, in this order: the table of official checkpoints; the Hub's LFS hash, which names
+    the blob that a cached file links to; the hash at download time, stored beside the file.
     """
     if checkpoint is not None and checkpoint.sha256:
         return checkpoint.sha256
     if path.is_symlink() and _SHA256.fullmatch(blob := path.readlink().name):
         return blob
-    note = path.with_name(f"{path.name}.sha256")
-    return note.read_text(encoding="ascii").strip() if note.is_file() else None
+    stored = _hash_file(path)
+    return stored.read_text(encoding="ascii").strip() if stored.is_file() else None
 
 
-# --- the Hub ------------------------------------------------------------------------------------
+def verify(path: Path, sha256: str | None, *, name: str | None = None) -> str:
+    """Hash a file, and remove it if the hash is not `sha256`.
 
+    Args:
+        path: the file. Cached checkpoints are verified at each use, 0.1 s per 100 MB, because a
+            flipped bit on the disk would alter images unnoticed.
+        sha256: the expected hash; None accepts any.
+        name: name of the file in messages; by default its path.
 
-def from_hub(
-    repository: str,
-    file: str,
-    revision: str,
-    *,
-    sha256: str | None = None,
-    progress: bool = True,
-) -> Path:
-    """A file of any Hub repository, downloaded unless it is cached, and verified if downloaded.
-
-    A branch is asked for its newest commit first; where that fails, the cached file will do.
+    Returns:
+        The SHA-256.
 
     Raises:
-        UnavailableError: it is not there, or cannot be reached or stored.
-        CheckpointError: what came has the wrong SHA-256; it was removed.
+        CheckpointError: the file cannot be read, or the hash is wrong.
     """
-    kept = _cached_from_hub(repository, file, revision)
-    if kept and (is_offline() or re.fullmatch(r"[0-9a-f]{40}", revision)):
-        return kept
-    name = f"{repository}/{file}"
-    if is_offline():
-        raise UnavailableError(
-            f"{name} is not cached, and HF_HUB_OFFLINE forbids to download it",
-            "Unset HF_HUB_OFFLINE, or name a file on this machine.",
+    try:
+        digest = sha256_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if sha256 in (None, digest):
+        return digest
+    _remove(path)
+    raise CheckpointError(
+        f"{name or path}: wrong content (SHA-256 {digest[:12]}..., should be {sha256[:12]}...); "
+        "the file was removed",
+        "Run the command again to download the file again.",
+    )
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """Return the error for a checkpoint file that cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(
+            f"{path}: no such file",
+            "--weights takes auto, official, lite, a path, hf:ORG/REPO/FILE, or one of the names "
+            "that `restormer weights list` shows.",
         )
-    with _hub_output(progress):
-        try:
-            # One look first: alone, hf_hub_download tries for half a minute before it gives up.
-            url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
-            etag = huggingface_hub.get_hf_file_metadata(url).etag or ""
-            path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-        except _FAILURES as error:
-            if kept and not isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
-                return kept
-            raise _unavailable(f"{name} from {constants.ENDPOINT}", error) from error
-    verify(path, sha256 or (etag if _SHA256.fullmatch(etag) else None))
-    return path
+    if isinstance(error, IsADirectoryError):
+        return CheckpointError(f"{path} is a folder", "Name the checkpoint file in it.")
+    return CheckpointError(f"{path}: {error.strerror}", "Check that the file can be read.")
+
+
+def _release_file(checkpoint: Checkpoint) -> Path:
+    return Path(constants.HF_HOME) / "restormer" / checkpoint.file
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
     try:
         path = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
-    except ValueError as error:  # a repository name that cannot be one
-        raise CheckpointError(str(error).splitlines()[0], "Say hf:ORG/REPO/FILE[@REV].") from error
+    except ValueError as error:  # not a valid repository name
+        raise CheckpointError(
+            str(error).splitlines()[0], "Name the file as hf:ORG/REPO/FILE[@REV]."
+        ) from error
     except OSError as error:
         raise UnavailableError(
-            f"{error.filename}: {error.strerror}", "See that the cache can be read, or set HF_HOME."
+            f"{error.filename}: {error.strerror}",
+            "Check that the cache can be read, or set HF_HOME to another folder.",
         ) from error
     return Path(path) if isinstance(path, str) else None
 
 
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids all downloads."""
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 @contextmanager
 def _hub_output(progress: bool) -> Iterator[None]:
-    """No bar where none is wanted, and no log lines: our one error message says the cause."""
-    silence = not progress and not are_progress_bars_disabled()
+    """Silence huggingface_hub's log, whose content is in our error message, and its bars."""
+    # huggingface_hub warns if its own variable for progress bars is set and we override it.
+    silence = (
+        not progress
+        and not are_progress_bars_disabled()
+        and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
+    )
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    # HF_HUB_DISABLE_PROGRESS_BARS has the last word in huggingface_hub, which warns of attempts.
-    if silence and constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+    if silence:
         disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if silence and constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+        if silence:
             enable_progress_bars()
 
 
-def _unavailable(what: str, error: Exception) -> UnavailableError:
-    """Put a failed download into words."""
-    for kind, cause, hint in _CAUSES:
+def _unavailable(name: str, error: Exception) -> UnavailableError:
+    """Return the error for a failed download, with its cause and a remedy."""
+    for kind, (cause, hint) in _CAUSES.items():
         if isinstance(error, kind):
-            return UnavailableError(f"{what}: {cause}", hint)
-    # "Not in the cache, and the Hub failed": the failure is what to tell.
+            return UnavailableError(f"{name}: {cause}", hint)
+    # For "not in the cache, and the Hub failed", report the Hub's failure.
     root = (isinstance(error, EntryNotFoundError) and error.__cause__) or error
     status = getattr(getattr(root, "response", None), "status_code", None)
     status = root.code if isinstance(root, urllib.error.HTTPError) else status
-    if status in (401, 403):
+    if status is None:
         return UnavailableError(
-            f"{what}: access was refused (HTTP {status})",
-            "Set HF_TOKEN to a valid token that may read it, or unset it if the file is public.",
+            f"{name}: {_plain_cause(root)}",
+            "Check the connection, or use --weights lite or a file of your own.",
         )
-    if status == 404:
-        return UnavailableError(
-            f"{what}: there is no such file", "Check the name: it may have been moved."
-        )
-    if status is not None:
-        return UnavailableError(f"{what}: the server answered HTTP {status}", "Try again later.")
-    return UnavailableError(f"{what}: {_plain_cause(root)}", _NETWORK_HINT)
+    cause, hint = _STATUSES.get(status, (f"the server answered HTTP {status}", "Try again later."))
+    return UnavailableError(f"{name}: {cause}", hint)
 
 
 def _plain_cause(error: BaseException) -> str:
-    """The operating system's word for it, from beneath what HTTP libraries wrap around it."""
+    """Return the operating system's message from inside the exceptions of an HTTP library."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -252,76 +311,42 @@ def _plain_cause(error: BaseException) -> str:
     return (str(reason) or type(error).__name__).splitlines()[0]
 
 
-# --- the GitHub release -------------------------------------------------------------------------
-
-
-def _release_folder() -> Path:
-    return Path(constants.HF_HOME) / "restormer"
-
-
-def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
-    """An official checkpoint from the release (or `RESTORMER_RELEASE_URL`), resumed if cut off.
-
-    Raises:
-        UnavailableError: it cannot be reached or stored.
-        CheckpointError: what came has the wrong SHA-256; it was removed.
-    """
-    base = os.environ.get("RESTORMER_RELEASE_URL", GITHUB_RELEASE).rstrip("/")
-    url = f"{base}/{checkpoint.file}"
-    path = _release_folder() / checkpoint.file
-    partial = path.with_name(f"{path.name}.incomplete")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_name(f".{path.name}.lock")), _hub_output(progress):
-            if path.is_file():  # another process was faster
-                return path
-            _download(url, partial)
-            digest = verify(partial, checkpoint.sha256, called=url)
-            if checkpoint.sha256 is None:
-                note = path.with_name(f"{path.name}.sha256")
-                note.write_text(f"{digest}\n", encoding="ascii")
-            partial.replace(path)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _unavailable(url, error) from error
-    return path
-
-
 def _download(url: str, partial: Path) -> None:
-    """Append to `partial` until it is whole, resuming for as long as each try brings something."""
+    """Download the rest of `partial`, and resume for as long as each attempt adds bytes."""
     while True:
-        have = partial.stat().st_size if partial.exists() else 0
+        size = partial.stat().st_size if partial.exists() else 0
         try:
-            if _download_rest(url, partial, have):
+            if _download_rest(url, partial, size):
                 return
-            cut_off: Exception = OSError("the connection was closed before the end")
+            failure: Exception = OSError("the connection was closed before the end")
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not size:
                 raise
-            partial.unlink()  # what lies there is not the beginning of this file
+            partial.unlink()  # longer than the file, so not a part of it
             continue
         except (http.client.IncompleteRead, ConnectionError, TimeoutError) as error:
-            cut_off = error
-        if not partial.exists() or partial.stat().st_size <= have:
-            raise cut_off
+            failure = error
+        if not partial.exists() or partial.stat().st_size <= size:
+            raise failure
 
 
-def _download_rest(url: str, partial: Path, have: int) -> bool:
-    """Download what lies beyond `have` bytes; False if the connection ended too soon."""
-    headers = {"User-Agent": "restormer-cli"} | ({"Range": f"bytes={have}-"} if have else {})
-    if not url.startswith(("https://", "http://")):  # http: a mirror of one's own
+def _download_rest(url: str, partial: Path, start: int) -> bool:
+    """Download everything after `start` bytes; return False if the connection ended early."""
+    headers = {"User-Agent": "restormer-cli"} | ({"Range": f"bytes={start}-"} if start else {})
+    if not url.startswith(("https://", "http://")):  # http for local mirrors
         raise ValueError(f"{url} is not a web address")
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310 - likewise
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - checked above
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0  # the server does not resume and sends it all
-        rest = response.headers.get("Content-Length")
-        total = have + int(rest) if rest else None
+            start = 0  # the server does not resume and sends the whole file
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
         with (
-            partial.open("ab" if have else "wb") as file,
+            partial.open("ab" if start else "wb") as file,
             tqdm(  # type: ignore[no-untyped-call]
                 total=total,
-                initial=have,
+                initial=start,
                 unit="B",
                 unit_scale=True,
                 desc=partial.stem,
@@ -334,37 +359,8 @@ def _download_rest(url: str, partial: Path, have: int) -> bool:
             return total is None or file.tell() >= total
 
 
-# --- hashes -------------------------------------------------------------------------------------
-
-
-def verify(path: Path, sha256: str | None, *, called: str | None = None) -> str:
-    """Hash a downloaded file, and remove it where the hash is not `sha256` (None: anything goes).
-
-    Every use of a cached checkpoint comes through here. It costs a tenth of a second for 100 MB;
-    without it, a bit that flips on the disk would alter pictures and nobody would know.
-
-    Returns:
-        The SHA-256.
-
-    Raises:
-        CheckpointError: the hash is wrong; the file is gone now.
-    """
-    try:
-        found = sha256_file(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}", "See that it can be read.") from error
-    if sha256 is None or found == sha256:
-        return found
-    _remove(path)
-    raise CheckpointError(
-        f"{called or path}: wrong content (SHA-256 {found[:12]}..., should be {sha256[:12]}...); "
-        "the file was removed",
-        "Run the command again: it will be downloaded anew.",
-    )
-
-
 def _remove(path: Path) -> None:
-    """Remove a cached file together with the blobs it links to: else the cache would serve them."""
+    """Remove a cached file and the blobs it links to, which the cache would use again."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()

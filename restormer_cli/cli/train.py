@@ -137,7 +137,7 @@ def train(
             device=rank_device,
             degraded=degraded,
             right=right,
-            team=ranks,
+            ranks=ranks,
             notify=console.warn if ranks.leads else lambda _: None,
         )
         with console.progress(100) if ranks.leads else nullcontext():

@@ -1,7 +1,11 @@
 """Synthetic noise, rain, motion blur, defocus blur and JPEG, for training and evaluation.
 
-Read `presets` first: it mixes the degradations that each task is trained on and defines the
-severities that `restormer eval` knows. `sampling` holds what all of them share.
+Read `presets` first: the mixtures that the tasks are trained on, and the severities of
+`restormer eval`. `sampling` contains the shared functions.
+
+A degradation takes clean images (B C H W, float32, sRGB, 0..1) and a `torch.Generator`, the only
+source of randomness, and returns degraded images of the same shape. The severity is drawn for each
+image of a batch.
 """
 
 import lazy_loader

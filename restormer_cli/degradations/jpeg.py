@@ -1,4 +1,4 @@
-"""Model JPEG compression (ITU-T T.81) on tensors, for training and evaluation."""
+"""JPEG compression (ITU-T T.81) on tensors."""
 
 from __future__ import annotations
 
@@ -15,51 +15,35 @@ _LUMINANCE = """
     14 13 16 24  40  57  69  56  14 17 22 29  51  87  80  62
     18 22 37 56  68 109 103  77  24 35 55 64  81 104 113  92
     49 64 78 87 103 121 120 101  72 92 95 98 112 100 103  99"""
-
-
 _CHROMINANCE = (
     """
     17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99
     24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99"""
     + " 99" * 32
 )
-
-
-_TABLES = torch.tensor([[float(n) for n in t.split()] for t in (_LUMINANCE, _CHROMINANCE)])
-
-
-_TABLES = _TABLES.view(2, 8, 8)[[0, 1, 1]]  # Y, Cb, Cr
-
+_TABLES = torch.tensor(
+    [[float(n) for n in table.split()] for table in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)]
+).view(3, 8, 8)  # Y, Cb, Cr
 
 _YCBCR = torch.tensor(  # JFIF, section 7
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
-
-
 _RGB = _YCBCR.inverse()
+_CENTRE = torch.tensor([128.0, 0.0, 0.0]).view(3, 1, 1)  # Cb and Cr are already centred on 0
 
-
-_CENTRE = torch.tensor([128.0, 0.0, 0.0]).view(3, 1, 1)  # Cb and Cr lie about 0 as it is
-
-
-def _cosines() -> Tensor:
-    """The orthonormal 8-point DCT-II as a matrix."""
-    n = torch.arange(8.0)
-    matrix = torch.cos(torch.pi * (2 * n + 1) * n[:, None] / 16) / 2
-    matrix[0] /= 2**0.5
-    return matrix
-
-
-_DCT = _cosines()
+# The orthonormal 8-point DCT-II as a matrix.
+_N = torch.arange(8.0)
+_DCT = torch.cos(torch.pi * (2 * _N + 1) * _N[:, None] / 16) / 2
+_DCT[0] /= 2**0.5
 
 
 def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """What baseline JPEG (ITU-T T.81) leaves of the images: B 3 H W, 0..1, in 8 bits.
+    """Compress and decompress images with baseline JPEG (ITU-T T.81): B 3 H W, 0..1, in 8 bits.
 
     Args:
-        x: B 3 H W; sides that are no multiples of 16 are filled up as encoders do.
-        quality: B 1 1 1, whole numbers 1..100, scaling the tables of Annex K as libjpeg does.
-        subsample: B 1 1 1, bool: whether chroma is kept at half resolution (4:2:0).
+        x: B 3 H W; sides that are no multiples of 16 are padded by replication.
+        quality: B 1 1 1, integers 1..100 that scale the tables of Annex K as libjpeg does.
+        subsample: B 1 1 1, bool; True halves the resolution of chroma (4:2:0).
     """
     height, width = x.shape[2:]
     x = F.pad(to_8_bit(x), (0, -width % 16, 0, -height % 16), mode="replicate")
@@ -69,7 +53,7 @@ def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
 
     ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), x * 255).round() - centre
     half = _quantised(F.avg_pool2d(ycc[:, 1:], 2).round(), steps[:, 1:])
-    # Decoders enlarge chroma by a triangle filter ("fancy upsampling" in libjpeg).
+    # Decoders enlarge chroma with a triangle filter ("fancy upsampling" in libjpeg).
     half = F.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
     ycc = _quantised(ycc, steps)
     ycc = torch.cat([ycc[:, :1], torch.where(subsample, half, ycc[:, 1:])], dim=1).round()
@@ -77,16 +61,16 @@ def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     return to_8_bit(rgb / 255)
 
 
+def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
+    """Compress half of the images with JPEG, at a quality of `lowest` to 98."""
+    quality = uniform(lowest, 98, x, generator).round()
+    packed = jpeg(x, quality, chosen(0.5, x, generator))
+    return torch.where(chosen(0.5, x, generator), packed, x)
+
+
 def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
-    """Planes (B C H W) of which each 8 x 8 block's cosines are rounded to `steps` (B C 8 8)."""
+    """Round the DCT coefficients of each 8 x 8 block (B C H W) to `steps` (B C 8 8)."""
     dct = _DCT.to(planes)
     blocks = rearrange(planes, "b c (h i) (w j) -> h w b c i j", i=8, j=8)
     blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct
     return rearrange(blocks, "h w b c i j -> b c (h i) (w j)")
-
-
-def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
-    """Images as they reach a photographer: half of them through JPEG, quality `lowest` to 98."""
-    quality = uniform(lowest, 98, x, generator).round()
-    packed = jpeg(x, quality, chosen(0.5, x, generator))
-    return torch.where(chosen(0.5, x, generator), packed, x)

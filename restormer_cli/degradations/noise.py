@@ -1,9 +1,4 @@
-"""What happens to a photograph, modelled for training and evaluation: noise, and all the rest.
-
-Every degradation takes clean images as B C H W float32, sRGB, 0..1, and a `torch.Generator`
-that all its randomness comes from, and gives the degraded images in the same shape. Each image
-of a batch draws its own severity. Rain and blur have modules of their own.
-"""
+"""Gaussian noise, and the noise of a camera from its sensor to the file."""
 
 from __future__ import annotations
 
@@ -12,34 +7,32 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .jpeg import filed
-from .sampling import (
-    chosen,
-    normal,
-    to_8_bit,
-    to_linear,
-    to_srgb,
-    uniform,
-)
+from .sampling import chosen, normal, to_8_bit, to_linear, to_srgb, uniform
 
-# --- Gaussian noise ----------------------------------------------------------------------------
+# One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
+_BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
+
+# Colours that the four pixels of a Bayer cell sample, for each of its four possible corners.
+_RGGB = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]])  # 3 2 2
+_BAYER = torch.stack([_RGGB.roll((i, j), (1, 2)) for i in (0, 1) for j in (0, 1)])  # 4 3 2 2
 
 
 def gaussian_noise(x: Tensor, generator: Generator, sigma: float | Tensor) -> Tensor:
-    """White noise of standard deviation `sigma` / 255, neither clipped nor rounded."""
+    """Add white noise of standard deviation `sigma` / 255, without clipping or rounding."""
     return x + normal(x, generator) * (sigma / 255)
 
 
 def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Gaussian noise of unknown level, sigma 0..55; half of it as an 8-bit file would hold it."""
+    """Add Gaussian noise of sigma 0..55; half of the images are clipped and rounded to 8 bits."""
     noisy = gaussian_noise(x, generator, uniform(0, 55, x, generator))
     return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
 def equal_noise(x: Tensor, generator: Generator) -> Tensor:
-    """The same Gaussian noise in all channels, sigma 0..55: that of film, and of grey photos.
+    """Add the same Gaussian noise to all channels, sigma 0..55, as in film and grey photographs.
 
-    Half of it has a larger grain. Networks that have only seen channels with noise of their own,
-    or white noise, take this for texture.
+    Half of the noise has a coarser grain. Networks trained only on white noise, or on independent
+    noise in each channel, mistake both for texture.
     """
     sigma = uniform(0, 55, x, generator)
     noise = half_coarsened(normal(x[:, :1], generator), generator)
@@ -47,62 +40,14 @@ def equal_noise(x: Tensor, generator: Generator) -> Tensor:
     return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
-# --- what a camera does ------------------------------------------------------------------------
-
-# One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
-_BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
-
-# Which colours the four pixels of a Bayer cell sample, for each of its four possible corners.
-_RGGB = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]])  # 3 2 2
-_BAYER = torch.stack([_RGGB.roll((i, j), (1, 2)) for i in (0, 1) for j in (0, 1)])  # 4 3 2 2
-
-
-def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
-    """Keep of B 3 H W what a Bayer pattern samples, and interpolate the rest bilinearly.
-
-    `corner` (B, integers 0..3) says which pixel of the pattern lies in each image's first pixel.
-    """
-    height, width = raw.shape[2:]
-    cells = _BAYER.to(raw)[corner].repeat(1, 1, (height + 1) // 2, (width + 1) // 2)
-    keep = cells[:, :, :height, :width]
-    kernel = _BILINEAR.to(raw).expand(3, 1, 3, 3)
-
-    def spread(t: Tensor) -> Tensor:
-        return F.conv2d(F.pad(t, (1, 1, 1, 1)), kernel, groups=3)
-
-    return spread(raw * keep) / spread(keep)
-
-
-def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
-    """Noise with a larger grain: B C H W, smoothed by a Gaussian of `radius` pixels (B 1 1 1).
-
-    Smoothing alone would all but remove it: `strength` (B 1 1 1) is the part of the standard
-    deviation of white noise that is left.
-    """
-    b, c, height, width = noise.shape
-    offset = torch.arange(-4.0, 5.0, device=noise.device)
-    line = torch.exp(-0.5 * (offset / radius.view(b, 1)) ** 2)  # B 9
-    kernel = line.unsqueeze(2) * line.unsqueeze(1)  # B 9 9
-    kernel = kernel / kernel.square().sum((1, 2), keepdim=True).sqrt()
-    kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
-    y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
-    return y.view_as(noise) * strength
-
-
-def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
-    """Noise (B C H W), for half of the images with a larger grain."""
-    radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
-    return torch.where(chosen(0.5, noise, generator), coarsened(noise, radius, strength), noise)
-
-
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Noise of a camera at high ISO: RGB as developed in the camera.
+    """Add the noise of a camera at high ISO to images that the camera develops to sRGB.
 
-    Shot and read noise in linear light before white balance, distributed as in Brooks et al.,
-    "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1) but to twice their
-    highest level; then, for most images, the spatial correlation that demosaicing gives it, and
-    for half of them the larger grain that cameras' own denoising and scaling leave; then gains and
-    the sRGB curve. The image itself is sharp, as if it had been sampled more finely.
+    Shot and read noise are added in linear light before white balance. They are distributed as in
+    Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1), but up
+    to twice the highest level there. Most of the noise gets the spatial correlation of
+    demosaicing, and half of it the coarser grain that denoising and scaling in the camera leave.
+    Gains and the sRGB curve follow. The image itself stays sharp.
     """
     red = uniform(1.3, 2.4, x, generator)
     blue = uniform(1.3, 2.2, x, generator)
@@ -119,5 +64,43 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
 
 
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Sensor noise as it reaches a photographer, in 8 bits and often a JPEG file."""
+    """Add sensor noise and store the images in 8 bits, half of them as JPEG."""
     return filed(to_8_bit(sensor_noise(x, generator)), generator, 50)
+
+
+def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
+    """Sample B 3 H W with a Bayer pattern and interpolate the rest bilinearly.
+
+    `corner` (B, integers 0..3) is the position in the pattern of each image's first pixel.
+    """
+    height, width = raw.shape[2:]
+    cells = _BAYER.to(raw)[corner].repeat(1, 1, (height + 1) // 2, (width + 1) // 2)
+    keep = cells[:, :, :height, :width]
+    kernel = _BILINEAR.to(raw).expand(3, 1, 3, 3)
+
+    def spread(t: Tensor) -> Tensor:
+        return F.conv2d(F.pad(t, (1, 1, 1, 1)), kernel, groups=3)
+
+    return spread(raw * keep) / spread(keep)
+
+
+def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
+    """Coarsen the grain of white noise (B C H W) with a Gaussian of `radius` pixels (B 1 1 1).
+
+    Smoothing reduces noise, so the standard deviation is then scaled to the fraction `strength`
+    (B 1 1 1) of that before.
+    """
+    b, c, height, width = noise.shape
+    offset = torch.arange(-4.0, 5.0, device=noise.device)
+    line = torch.exp(-0.5 * (offset / radius.view(b, 1)) ** 2)  # B 9
+    kernel = line.unsqueeze(2) * line.unsqueeze(1)  # B 9 9
+    kernel = kernel / kernel.square().sum((1, 2), keepdim=True).sqrt()
+    kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
+    y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
+    return y.view_as(noise) * strength
+
+
+def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
+    """Coarsen the grain of the noise (B C H W) in half of the images."""
+    radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
+    return torch.where(chosen(0.5, noise, generator), coarsened(noise, radius, strength), noise)

@@ -1,4 +1,4 @@
-"""Rain: layers of falling streaks near and far, and the mist that distant ones add up to."""
+"""Rain: layers of streaks at several distances, and the mist of distant drops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sampling import chosen, convolved, fields, to_8_bit, uniform
 
 
 class Layer(NamedTuple):
-    """Drops at one distance, relative to those in the middle."""
+    """Drops at one distance, relative to those at a medium distance."""
 
     density: float
     size: float
@@ -25,76 +25,18 @@ LAYERS = (
     Layer(0.6, 1.2, 1.0),
     Layer(0.1, 2.0, 0.8),  # close to the lens: few, long, wide and out of focus
 )
-"""Far to near: a drop twice as near is twice as long and wide, and there are fewer."""
+"""Layers from far to near: nearer drops are longer, wider and fewer."""
 
 _REACH = 32
-"""Half of the longest streak, in pixels, with its soft ends."""
-
-
-def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """What a falling drop leaves in an exposure: N S S, 1 in the middle.
-
-    Args:
-        angle: N 1 1, radians from the vertical.
-        length: N 1 1, pixels.
-        width: N 1 1, the standard deviation across, in pixels.
-    """
-    line = torch.arange(-_REACH, _REACH + 1.0, device=angle.device)
-    y, x = line[:, None], line[None, :]
-    along = y * angle.cos() + x * angle.sin()
-    across = x * angle.cos() - y * angle.sin()
-    # A drop enters and leaves the streak's ends within the exposure: they fade.
-    fade = ((length / 2 - along.abs()) / (length / 3) + 0.5).clamp(0, 1)
-    return fade * torch.exp(-0.5 * (across / width) ** 2)
-
-
-def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
-    """How much of the light of each pixel is that of drops: B 1 H W, 0..1.
-
-    Args:
-        x: B C H W, of which only the size matters.
-        heaviness: B 1 1 1, 0..1.
-        generator: of where the drops are, and of all that they look like.
-    """
-    b, _, h, w = x.shape
-    layers = torch.tensor(LAYERS, device=x.device)
-    density, size, brightness = layers.T.reshape(3, 1, len(LAYERS), 1, 1)
-
-    def rand(*rest: int) -> Tensor:
-        return torch.rand(b, len(LAYERS), *rest, generator=generator, device=x.device)
-
-    # Mostly steep; a gust tilts some, and no two layers fall quite alike.
-    tilt = uniform(-1, 1, x, generator)
-    angle = tilt * torch.where(chosen(0.25, x, generator), math.pi / 4, math.pi / 10)
-    angle = angle + (rand(1, 1) - 0.5) * 0.2
-    length = 10 * 4 ** uniform(0, 1, x, generator) * size * (0.7 + 0.6 * rand(1, 1))
-    length = length.clamp(6, 48)
-    # In proportion to its length: what is short and wide looks like snow.
-    width = (length * uniform(0.02, 0.055, x, generator)).clamp_min(0.45)
-    kernels = streak_kernels(*(t.flatten(0, 1) for t in (angle, length, width)))
-    kernels = kernels.unflatten(0, (b, len(LAYERS)))
-
-    # Drops per pixel such that short, thin streaks cover as much as long, thick ones.
-    cover = 0.015 + 0.18 * heaviness**1.5
-    drops = cover * density / (length * width * 2.5)
-    seeds = rand(h + 2 * _REACH, w + 2 * _REACH)
-    seeds = (1 - seeds / drops).clamp_min(0) * brightness
-    strength = 0.25 + 0.75 * uniform(0, 1, x, generator) * (0.3 + 0.7 * heaviness)
-    total = convolved(seeds, kernels).sum(1, keepdim=True).clamp_min(0)
-    return 1 - torch.exp(-strength * total)  # where streaks cross, they are screen-blended
-
-
-def veiled(x: Tensor, mist: Tensor, light: Tensor) -> Tensor:
-    """Images behind mist (B 1 H W, 0..1) of its own light (B 3 1 1)."""
-    return x * (1 - mist) + light * mist
+"""Half the length of the longest streak in pixels, including its soft ends."""
 
 
 def rain(x: Tensor, generator: Generator) -> Tensor:
-    """Rain, light to heavy, as files of 8 bits hold it.
+    """Add light to heavy rain and round to 8 bits.
 
-    Streaks are screen-blended with the image (Luo, Xu and Ji, ICCV 2015) or added to it; several
-    layers at several depths and then a veil are the model of Li, Cheong and Tan, "Heavy Rain Image
-    Restoration" (CVPR 2019, equation 1). The distributions are ours, chosen by looking.
+    Streaks are screen-blended with the image (Luo, Xu and Ji, ICCV 2015) or added to it. Several
+    layers at different depths with a veil follow Li, Cheong and Tan, "Heavy Rain Image
+    Restoration" (CVPR 2019, equation 1). The distributions were chosen by eye.
     """
     heaviness = uniform(0, 1, x, generator)
     part = streaks(x, heaviness, generator)
@@ -105,3 +47,61 @@ def rain(x: Tensor, generator: Generator) -> Tensor:
     amount = chosen(0.5, x, generator) * heaviness * uniform(0, 0.25, x, generator)
     mist = (amount * (1 + 0.3 * fields(1, x, generator))).clamp(0, 1)
     return to_8_bit(veiled(wet, mist, uniform(0.6, 0.95, x, generator) * tint))
+
+
+def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
+    """Draw the share of drops in the light of each pixel: B 1 H W, 0..1.
+
+    Args:
+        x: B C H W; only the size matters.
+        heaviness: B 1 1 1, 0..1.
+        generator: source of the drops' positions and shapes.
+    """
+    b, _, h, w = x.shape
+    layers = torch.tensor(LAYERS, device=x.device)
+    density, size, brightness = layers.T.reshape(3, 1, len(LAYERS), 1, 1)
+
+    def rand(*rest: int) -> Tensor:
+        return torch.rand(b, len(LAYERS), *rest, generator=generator, device=x.device)
+
+    # Mostly steep, with gusts in a quarter of the images; the layers differ slightly.
+    tilt = uniform(-1, 1, x, generator)
+    angle = tilt * torch.where(chosen(0.25, x, generator), math.pi / 4, math.pi / 10)
+    angle = angle + (rand(1, 1) - 0.5) * 0.2
+    length = 10 * 4 ** uniform(0, 1, x, generator) * size * (0.7 + 0.6 * rand(1, 1))
+    length = length.clamp(6, 48)
+    # In proportion to the length: short and wide streaks look like snow.
+    width = (length * uniform(0.02, 0.055, x, generator)).clamp_min(0.45)
+    kernels = streak_kernels(*(t.flatten(0, 1) for t in (angle, length, width)))
+    kernels = kernels.unflatten(0, (b, len(LAYERS)))
+
+    # The density per pixel makes short, thin streaks cover as much as long, thick ones.
+    cover = 0.015 + 0.18 * heaviness**1.5
+    drops = cover * density / (length * width * 2.5)
+    seeds = rand(h + 2 * _REACH, w + 2 * _REACH)
+    seeds = (1 - seeds / drops).clamp_min(0) * brightness
+    strength = 0.25 + 0.75 * uniform(0, 1, x, generator) * (0.3 + 0.7 * heaviness)
+    total = convolved(seeds, kernels).sum(1, keepdim=True).clamp_min(0)
+    return 1 - torch.exp(-strength * total)  # crossing streaks are screen-blended
+
+
+def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
+    """Return the images of falling drops during an exposure: N S S, 1 in the middle.
+
+    Args:
+        angle: N 1 1, radians from the vertical.
+        length: N 1 1, pixels.
+        width: N 1 1, standard deviation across the streak in pixels.
+    """
+    line = torch.arange(-_REACH, _REACH + 1.0, device=angle.device)
+    y, x = line[:, None], line[None, :]
+    along = y * angle.cos() + x * angle.sin()
+    across = x * angle.cos() - y * angle.sin()
+    # The ends fade, because the drop arrives and leaves during the exposure.
+    fade = ((length / 2 - along.abs()) / (length / 3) + 0.5).clamp(0, 1)
+    return fade * torch.exp(-0.5 * (across / width) ** 2)
+
+
+def veiled(x: Tensor, mist: Tensor, light: Tensor) -> Tensor:
+    """Blend images with the light (B 3 1 1) of mist (B 1 H W, 0..1)."""
+    return x * (1 - mist) + light * mist

@@ -1,4 +1,4 @@
-"""What degradations draw at random: numbers and fields of each image's own, and mixtures."""
+"""Random numbers and maps for each image, mixtures, sRGB, mirrored borders and convolution."""
 
 from __future__ import annotations
 
@@ -8,93 +8,86 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-# --- draws ---------------------------------------------------------------------------------------
-
 Degradation = Callable[[Tensor, Generator], Tensor]
-"""Clean images (B C H W, sRGB, 0..1) and the source of all randomness to degraded images."""
+"""Maps clean images (B C H W, sRGB, 0..1) and a source of randomness to degraded images."""
 
 
 def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
-    """One number in low..high for each image of `x`: B 1 1 1."""
+    """Draw a number in low..high for each image of `x`: B 1 1 1."""
     r = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
     return low + (high - low) * r
 
 
 def chosen(probability: float, x: Tensor, generator: Generator) -> Tensor:
-    """True for each image of `x` with this probability: B 1 1 1."""
-    return torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < probability
+    """Draw True with this probability for each image of `x`: B 1 1 1."""
+    return uniform(0, 1, x, generator) < probability
 
 
 def normal(x: Tensor, generator: Generator) -> Tensor:
-    """Standard normal numbers in the shape of `x`."""
+    """Draw standard normal numbers in the shape of `x`."""
     return torch.randn(x.shape, generator=generator, device=x.device)
 
 
 def fields(count: int, x: Tensor, generator: Generator) -> Tensor:
-    """Smooth maps over each image of `x`, with a few hills of about -2..2: B count H W."""
+    """Draw smooth maps over each image of `x`, with values of about -2..2: B count H W."""
     hills = torch.randn(len(x), count, 4, 4, generator=generator, device=x.device)
     size = (x.shape[2], x.shape[3])
     return F.interpolate(hills, size, mode="bicubic", align_corners=True)
 
 
 def untouched(x: Tensor, _: Generator) -> Tensor:
-    """The images as they are: of these, networks learn to leave clean ones alone."""
+    """Return a copy of the images, from which a network learns to keep clean images unchanged."""
     return x.clone()
 
 
 def mixture(*parts: tuple[float, Degradation]) -> Degradation:
-    """A degradation that treats each image with one of `parts`, drawn by their weights."""
+    """Return a degradation that applies one of `parts` to each image, drawn by their weights."""
     weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
 
     def degrade(x: Tensor, generator: Generator) -> Tensor:
-        which = torch.multinomial(
+        drawn = torch.multinomial(
             weights.to(x.device), len(x), replacement=True, generator=generator
         )
         result = x.clone()
         for index, (_, part) in enumerate(parts):
-            if (mine := which == index).any():
-                result[mine] = part(x[mine], generator)
+            if (images := drawn == index).any():
+                result[images] = part(x[images], generator)
         return result
 
     return degrade
 
 
-# --- light ---------------------------------------------------------------------------------------
-
-
 def to_8_bit(x: Tensor) -> Tensor:
-    """What a file of 8 bits a channel keeps: clipped and rounded."""
+    """Clip to 0..1 and round to the levels of an 8-bit file."""
     return (x.clamp(0, 1) * 255).round() / 255
 
 
 def to_linear(x: Tensor) -> Tensor:
-    """SRGB values to linear light (IEC 61966-2-1)."""
+    """Convert sRGB values to linear light (IEC 61966-2-1)."""
     return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(x: Tensor) -> Tensor:
-    """Linear light to sRGB values, the inverse of `to_linear`; clips to 0..1."""
+    """Clip linear light to 0..1 and convert it to sRGB values, the inverse of `to_linear`."""
     x = x.clamp(0, 1)
     return torch.where(
         x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     )
 
 
-def _reflected(length: int, radius: int, device: torch.device) -> Tensor:
-    """Indices that continue a line of pixels by its mirror image, as often as it takes."""
-    index = torch.arange(-radius, length + radius, device=device) % (2 * length)
-    return torch.minimum(index, 2 * length - 1 - index)
-
-
 def reflected(x: Tensor, radius: int) -> Tensor:
-    """B C H W with `radius` more pixels on each side, mirrored; images may be smaller than that."""
+    """Pad B C H W by `radius` mirrored pixels on each side; the images may be smaller than that."""
+
+    def indices(length: int) -> Tensor:
+        index = torch.arange(-radius, length + radius, device=x.device) % (2 * length)
+        return torch.minimum(index, 2 * length - 1 - index)
+
     height, width = x.shape[2:]
-    rows = _reflected(height, radius, x.device)
-    return x[:, :, rows][:, :, :, _reflected(width, radius, x.device)]
+    return x[:, :, indices(height)][:, :, :, indices(width)]
 
 
 def convolved(x: Tensor, kernels: Tensor) -> Tensor:
-    """Each plane with its kernel where the kernel lies wholly inside; by FFT.
+    """Convolve each plane with its kernel by FFT, without padding.
 
     Args:
         x: ... H W.
@@ -105,8 +98,8 @@ def convolved(x: Tensor, kernels: Tensor) -> Tensor:
     """
     side = kernels.shape[-1]
     height, width = x.shape[-2:]
-    size = [n + -n % 16 for n in (height, width)]  # FFTs of round sizes are fast
+    size = [n + -n % 16 for n in (height, width)]  # FFTs of such sizes are fast
     spectrum = torch.fft.rfft2(x, s=size) * torch.fft.rfft2(kernels, s=size)
     result: Tensor = torch.fft.irfft2(spectrum, s=size)
-    # What has wrapped around lies in the first side - 1 rows and columns, which are cut off.
+    # The circular convolution wraps around into the first side - 1 rows and columns.
     return result[..., side - 1 : height, side - 1 : width]

@@ -1,7 +1,7 @@
-"""PSNR and SSIM by the published protocols, the published results, and a speed benchmark.
+"""Evaluate networks: PSNR and SSIM by the published protocols, and a speed benchmark.
 
-Read `runner` first: it restores pairs of images under a condition and scores them. `results`
-gathers the scores for CSV and JSON.
+Read `runner` first: it restores degraded images and scores them. `results` writes the scores as CSV
+and JSON, `published` holds the paper's results, and `benchmark` measures speed and memory.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""How fast a network runs here, in every way it can run, and how far that is from the limits."""
+"""Speed and memory of a network in every execution mode, relative to the hardware's peak."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -20,19 +20,19 @@ from torch import Tensor
 from ..inference import PRECISIONS, choose_precision, restore, synchronize
 from ..network import Restormer, reference_forward, summarize
 
-if TYPE_CHECKING:
-    pass
-
 TILE = 256
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One way of running, at one size.
+    """Result of one execution mode (`way`) on a square image.
 
-    `ratio` is the plain forward's time over this one's; `of_peak` the share of the matrix
-    products' measured peak in this precision, counting the network's multiply-adds; `memory` the
-    peak in bytes beside the network and the image; `psnr` in dB against the plain forward.
+    Attributes:
+        ratio: time of the plain forward divided by this one.
+        memory: peak in bytes, without the network and the image.
+        of_peak: multiply-adds per second divided by the measured peak of matrix products.
+        largest_difference: largest absolute difference from the plain forward.
+        psnr: PSNR against the plain forward, dB.
     """
 
     size: int
@@ -47,53 +47,40 @@ class Measurement:
     psnr: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, fit for JSON; a PSNR without limit is None."""
-        fields = asdict(self)
-        return {**fields, "psnr": None if self.psnr == math.inf else self.psnr}
-
-
-def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """Multiply-adds a second that a large matrix product reaches here: the best of five."""
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    a @ b
-    times = [_timed(lambda: a @ b, device)[0] for _ in range(5)]
-    return side**3 / min(times)
+        """Return the fields for JSON; an infinite PSNR is None."""
+        return asdict(self) | {"psnr": None if self.psnr == math.inf else self.psnr}
 
 
 def run_benchmark(
     network: Restormer, sizes: list[int], *, repeat: int = 1, with_plain: bool = True
 ) -> Iterator[Measurement]:
-    """Measure every way of running at every size, the plain forward first.
+    """Measure every execution mode at every size, the plain forward first.
 
     Args:
         network: in eval mode, on the device to measure.
         sizes: sides of square images in pixels, multiples of 8.
-        repeat: runs of which the fastest counts.
-        with_plain: whether to run the plain forward, which needs much memory; without it there
-            are no ratios and differences.
+        repeat: number of runs, of which the fastest counts.
+        with_plain: include the plain forward, which needs much memory. Without it, ratios and
+            differences are None.
     """
     device = next(network.parameters()).device
     half = choose_precision("auto", device)
     precisions = ["fp32"] if half == "fp32" else ["fp32", half]
     peaks = {p: matrix_peak(device, PRECISIONS[p]) for p in precisions}
-
-    ways: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
-        ("plain", "fp32", lambda x: reference_forward(network, x).clamp(0, 1)),
+    modes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
         *(("strips", p, partial(restore, network, precision=p)) for p in precisions),
-        (
-            f"tiles of {TILE}",
-            precisions[-1],
-            partial(restore, network, tile=TILE, precision=precisions[-1]),
-        ),
+        (f"tiles of {TILE}", half, partial(restore, network, tile=TILE, precision=half)),
     ]
+    if with_plain:
+        modes.insert(0, ("plain", "fp32", lambda x: reference_forward(network, x).clamp(0, 1)))
     for size in sizes:
         generator = torch.Generator().manual_seed(size)
         channels = network.architecture.in_channels
         image = torch.rand(1, channels, size, size, generator=generator).to(device)
         work = summarize(network.architecture, size, size).multiply_adds
         reference: tuple[float, Tensor] | None = None
-        for way, p, forward in ways if with_plain else ways[1:]:
-            with torch.inference_mode(), _metered(device) as memory:
+        for way, p, forward in modes:
+            with torch.inference_mode(), _peak_memory(device) as memory:
                 runs = [_timed(partial(forward, image), device) for _ in range(repeat)]
             seconds, result = min(runs, key=lambda run: run[0])
             if way == "plain":
@@ -114,8 +101,15 @@ def run_benchmark(
             )
 
 
+def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+    """Return the multiply-adds per second of a large matrix product, the best of five."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    a @ b
+    return side**3 / min(_timed(lambda: a @ b, device)[0] for _ in range(5))
+
+
 def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Seconds until the device is done, and the result."""
+    """Return the seconds until the device is done, and the result."""
     synchronize(device)
     started = time.perf_counter()
     result = function()
@@ -124,33 +118,29 @@ def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float,
 
 
 @contextmanager
-def _metered(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Gives a function that tells the most bytes that were in use inside, beyond those before."""
+def _peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the peak of the bytes allocated inside the context."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
-    _release()
-    process, stop, most = psutil.Process(), threading.Event(), 0
+    if sys.platform == "linux":
+        # Return freed memory to the system. Otherwise its reuse would not be counted.
+        with suppress(AttributeError):  # C libraries other than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+    process, stop, peak = psutil.Process(), threading.Event(), 0
     before = process.memory_info().rss
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not stop.wait(0.01):
-            most = max(most, process.memory_info().rss - before)
+            peak = max(peak, process.memory_info().rss - before)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield lambda: most
+        yield lambda: peak
     finally:
         stop.set()
         thread.join()
-
-
-def _release() -> None:
-    """Give what earlier runs have freed back to the system: else it would not count again."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as a table, as CSV and as JSON."""
+"""Results of an evaluation, as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from .published import Result, Row
     from .runner import Outcome
 
+_COLUMNS = (
+    "condition,image,width,height,degraded_psnr,degraded_ssim,restored_psnr,restored_ssim,"
+    "published_psnr,published_ssim,seconds,precision,strategy,task,weights,sha256,device,protocol"
+)
+
 
 @dataclass(frozen=True)
 class Results:
-    """The outcomes of an evaluation, and what they are to be read with.
+    """Outcomes of an evaluation and the published results to compare them with.
 
     Attributes:
-        task: what was restored.
-        folder: of the clean images.
-        protocol: what was compared.
+        task: the restoration task.
+        folder: folder of the clean images.
+        protocol: definition of the scores.
         outcomes: one for each condition.
-        published: the paper's row for this task.
-        known: the key of the folder's set in it; None: the folder is of no known set.
-        unpaired: files without a partner.
+        published: the paper's results for this task.
+        known: key of the test set; None if it is not one of the paper's.
+        unpaired: files without a counterpart.
     """
 
     task: str
@@ -41,22 +46,22 @@ class Results:
     unpaired: list[Path]
 
     def paper(self, outcome: Outcome) -> Result | None:
-        """What the paper has for this set under this condition."""
+        """Return the published result for this test set and condition."""
         return self.published.results.get((self.known or "", outcome.condition.name))
 
     @property
     def remark(self) -> str:
-        """Where the paper measured otherwise, if its figures are shown."""
-        shown = any(self.paper(outcome) for outcome in self.outcomes)
-        return REMARKS.get(self.known or "", "") if shown else ""
+        """Difference between the paper's protocol and this one, if published results apply."""
+        applies = any(self.paper(outcome) for outcome in self.outcomes)
+        return REMARKS.get(self.known or "", "") if applies else ""
 
     @property
     def failed(self) -> int:
-        """How many images could not be measured."""
+        """Number of images that could not be measured."""
         return sum(len(outcome.failures) for outcome in self.outcomes)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values, fit for JSON; a PSNR without limit is None."""
+        """Return all results for JSON; an infinite PSNR is None."""
         return {
             "task": self.task,
             "clean": str(self.folder),
@@ -66,18 +71,17 @@ class Results:
                 "psnr": PSNR_DEFINITION,
                 "ssim": SSIM_DEFINITION,
             },
-            "conditions": [self._plain(outcome) for outcome in self.outcomes],
+            "conditions": [self._condition(outcome) for outcome in self.outcomes],
             "remark": self.remark,
             "unpaired": [str(path) for path in self.unpaired],
         }
 
-    def _plain(self, outcome: Outcome) -> dict[str, Any]:
-        found = outcome.weights
-        paper = self.paper(outcome)
+    def _condition(self, outcome: Outcome) -> dict[str, Any]:
+        weights, paper = outcome.weights, self.paper(outcome)
         return {
             "name": outcome.condition.name,
             "description": outcome.condition.description,
-            "weights": {"name": found.name, "source": found.source, "sha256": found.sha256},
+            "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
             "device": outcome.device,
             "mean": {
                 "degraded": _finite(outcome.mean(lambda score: score.degraded)),
@@ -97,28 +101,20 @@ class Results:
         }
 
     def as_csv(self) -> str:
-        """A line for each image and condition, and one for each mean."""
+        """Return a line for each image and condition, and a line for each mean."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(
-            [
-                *("condition", "image", "width", "height"),
-                *("degraded_psnr", "degraded_ssim", "restored_psnr", "restored_ssim"),
-                *("published_psnr", "published_ssim", "seconds", "precision", "strategy"),
-                *("task", "weights", "sha256", "device", "protocol"),
-            ]
-        )
+        lines.writerow(_COLUMNS.split(","))
         for o in self.outcomes:
-            paper = self.paper(o)
-            by = (self.task, o.weights.name, o.weights.sha256, o.device, self.protocol.description)
+            name = o.condition.name
+            paper = self.paper(o) or ("", "")
+            run = (self.task, o.weights.name, o.weights.sha256, o.device, self.protocol.description)
             for s in o.scores:
-                scores = (*s.degraded, *s.restored, "", "")
                 how = (f"{s.seconds:.3f}", s.precision, s.strategy)
-                lines.writerow([o.condition.name, s.image, s.width, s.height, *scores, *how, *by])
+                scores = (*s.degraded, *s.restored, "", "")
+                lines.writerow([name, s.image, s.width, s.height, *scores, *how, *run])
             means = (*o.mean(lambda s: s.degraded), *o.mean(lambda s: s.restored))
-            empty = ("", "", "")
-            row = [o.condition.name, "mean", "", "", *means, *(paper or ("", "")), *empty, *by]
-            lines.writerow(row)
+            lines.writerow([name, "mean", "", "", *means, *paper, "", "", "", *run])
         return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""How well a network restores: images with a known clean version, degraded, restored, compared."""
+"""Restore degraded images, and score them against their clean versions."""
 
 from __future__ import annotations
 
@@ -25,33 +25,37 @@ if TYPE_CHECKING:
     from ..inference import Restorer
 
 
-Degrade = Callable[[Array], Array]
-"""A clean image, H W C float32 in 0..1, to what it is degraded to."""
-
-AS_IT_IS = Protocol("as it is", lambda x: x)
-"""How noise is measured that is neither clipped nor rounded."""
+_UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)
+"""Protocol for noisy images, whose noise is neither clamped nor rounded either."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How the clean images of a set are degraded; None: they come with degraded counterparts."""
+    """Degradation of the images.
 
-    name: str  # "sigma 25", "rain:medium", or nothing for counterparts
+    Attributes:
+        name: "sigma 25" or "rain:medium"; empty for images with degraded counterparts.
+        description: definition of the degradation, for people.
+        degrade: returns the degraded version of an image, H W C float32 in 0..1; None for images
+            with degraded counterparts.
+        sigma: standard deviation of Gaussian noise, of 255.
+    """
+
+    name: str
     description: str
-    degrade: Degrade | None = None
+    degrade: Callable[[Array], Array] | None = None
     sigma: float | None = None
 
 
 def with_noise(sigma: float) -> Condition:
-    """Gaussian noise as published: the generator seeded with 0 for each image, in NumPy's order.
+    """Return Gaussian noise as in the paper: NumPy's generator, seeded with 0 for each image.
 
-    What comes of it is neither clipped nor rounded.
+    The result is neither clipped nor rounded.
     """
 
     def degrade(clean: Array) -> Array:
         noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
-        noisy: Array = (clean + noise).astype(np.float32)
-        return noisy
+        return (clean + noise).astype(np.float32)
 
     return Condition(
         f"sigma {sigma:g}",
@@ -63,31 +67,35 @@ def with_noise(sigma: float) -> Condition:
 
 
 def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condition]:
-    """What `--sigma` or `--degrade`, with commas between, ask for; of neither, counterparts.
+    """Parse the comma-separated lists of `--sigma` or `--degrade`.
+
+    Without either, the images have degraded counterparts.
 
     Raises:
-        UsageError: a level is no number, or there is no such degradation.
+        UsageError: a level is not a number from 0 to 1000, or a degradation is unknown.
     """
     if sigmas is not None:
-        return [with_noise(level) for level in _levels(sigmas)]
+        return [with_noise(level) for level in _parse_levels(sigmas)]
     if degradations is not None:
-        named = [parse_degradation(text.strip()) for text in degradations.split(",")]
-        return [Condition(one.name, one.description, one.apply) for one in named]
+        specs = [parse_degradation(text.strip()) for text in degradations.split(",")]
+        return [Condition(spec.name, spec.description, spec.apply) for spec in specs]
     return [Condition("", "the images given as degraded")]
 
 
-def _levels(text: str) -> list[float]:
+def _parse_levels(text: str) -> list[float]:
     try:
         levels = [float(word) for word in text.split(",")]
     except ValueError:
         levels = [-1.0]
     if not all(0 <= level <= 1000 for level in levels):
-        raise UsageError(f"--sigma is {text!r}", "It takes levels, of 255: 15,25,50.")
+        raise UsageError(
+            f"--sigma {text!r}: not a list of noise levels", "Give levels of 255: 15,25,50."
+        )
     return levels
 
 
 class Score(NamedTuple):
-    """What a restoration did for one image, and how it was done."""
+    """Scores of one image before and after its restoration."""
 
     image: str
     width: int
@@ -110,7 +118,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What came of a condition, by whose weights."""
+    """Results under one condition."""
 
     condition: Condition
     weights: ResolvedCheckpoint
@@ -119,7 +127,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
 
     def mean(self, of: Callable[[Score], Scores]) -> Scores:
-        """The mean over all images of one of their scores; NaN if there is none."""
+        """Return the mean of the selected scores over all images; NaN if there are none."""
         if not self.scores:
             return Scores(math.nan, math.nan)
         psnr, ssim = np.mean([of(score) for score in self.scores], axis=0)
@@ -135,63 +143,75 @@ def evaluate(
     gray: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Score | Failure]:
-    """Measure the images of a condition, one after the other.
+    """Restore and score images one after the other.
 
     Args:
-        condition: how they are degraded.
-        restorer: does what is measured.
-        pairs: the clean images, with degraded ones if the condition makes none.
-        protocol: what is compared.
-        gray: whether colour images are made grey first.
-        progress: called with an image's name, its strips or tiles done, and their number.
+        condition: degradation of the images.
+        restorer: restores them.
+        pairs: the clean images, with counterparts if the condition has no degradation.
+        protocol: definition of the scores.
+        gray: convert colour images to grey first.
+        progress: called with the name of the image, the number of strips or tiles done, and their
+            total.
+
+    Yields:
+        For each image a score, or a failure that does not affect the others.
     """
     for pair in pairs:
         try:
-            yield _scored(condition, restorer, pair, protocol, gray, progress)
+            clean, degraded, right = _load(condition, pair, gray)
+            started = time.perf_counter()
+            restored, plan = restorer.forward(
+                degraded,
+                right,
+                progress=partial(progress, pair.name),
+                notify=partial(_notify, restorer, pair.clean),
+            )
+            seconds = time.perf_counter() - started
         except ImageError as error:
             yield Failure(pair.name, error.message, error.hint)
+            continue
+        height, width, channels = clean.shape
+        unprocessed = protocol if condition.sigma is None else _UNCHANGED
+        yield Score(
+            image=pair.name,
+            width=width,
+            height=height,
+            channels=channels,
+            degraded=_scores(unprocessed, degraded, clean),
+            restored=_scores(protocol, restored, clean),
+            seconds=seconds,
+            precision=restorer.precision,
+            strategy=plan.strategy,
+        )
 
 
-def _scored(
-    condition: Condition,
-    restorer: Restorer,
-    pair: Pair,
-    protocol: Protocol,
-    gray: bool,
-    progress: Callable[[str, int, int], None],
-) -> Score:
+def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, Array | None]:
+    """Return the clean image, the degraded one with the same shape, and the right view."""
     clean = _read(pair.clean, gray)
     if condition.degrade is not None:
         degraded = condition.degrade(clean)
     else:
-        assert pair.degraded is not None  # noqa: S101 - else the condition degrades
-        clean, degraded = _alike(clean, _read(pair.degraded, gray), pair)
-    right = None if pair.right is None else _read(pair.right, gray)
-    height, width = clean.shape[:2]
+        assert pair.degraded is not None  # noqa: S101 - otherwise the condition degrades
+        degraded = _read(pair.degraded, gray)
+    (height, width, _), (h, w, _) = clean.shape, degraded.shape
+    if (h, w) != (height, width):
+        raise ImageError(
+            f"{pair.degraded} is {w} x {h} pixels, {pair.clean} {width} x {height}",
+            "Give images of the same size.",
+        )
     if min(height, width) < SSIM_WINDOW:
         raise ImageError(
-            f"{pair.clean}: {width} x {height} pixels, and SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW}",
-            "Leave it out.",
+            f"{pair.clean}: {width} x {height} pixels; SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW}",
+            "Remove the image from the folder.",
         )
-    started = time.perf_counter()
-    restored, plan = restorer.forward(
-        degraded,
-        right,
-        progress=partial(progress, pair.name),
-        notify=lambda note: restorer.notify(f"{pair.clean}: {note}"),
-    )
-    seconds = time.perf_counter() - started
-    return Score(
-        image=pair.name,
-        width=width,
-        height=height,
-        channels=clean.shape[2],
-        degraded=_scores(AS_IT_IS if condition.sigma is not None else protocol, degraded, clean),
-        restored=_scores(protocol, restored, clean),
-        seconds=seconds,
-        precision=restorer.precision,
-        strategy=plan.strategy,
-    )
+    channels = max(clean.shape[2], degraded.shape[2])  # one of them may be grey
+    clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
+    return clean, degraded, None if pair.right is None else _read(pair.right, gray)
+
+
+def _notify(restorer: Restorer, path: Path, message: str) -> None:
+    restorer.notify(f"{path}: {message}")
 
 
 def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
@@ -200,21 +220,8 @@ def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
 
 
 def _read(path: Path, gray: bool) -> Array:
-    """The colours of an image, H W C float32; `gray`: one channel, as OpenCV reads one."""
+    """Return the pixels of an image, H W C float32. Grey is OpenCV's weighted sum."""
     pixels = read_image(path).pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)
-
-
-def _alike(clean: Array, degraded: Array, pair: Pair) -> tuple[Array, Array]:
-    """Both with as many channels: three if either has them."""
-    if clean.shape[:2] != degraded.shape[:2]:
-        (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
-        raise ImageError(
-            f"{pair.degraded} is {w} x {h} pixels, {pair.clean} {width} x {height}",
-            "They must be of one size.",
-        )
-    channels = max(clean.shape[2], degraded.shape[2])
-    clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
-    return clean, degraded

@@ -1,7 +1,7 @@
 """Paths and URLs, atomic writes, and the discovery of input files.
 
-Read `discovery` first: it turns what a user typed into a list of files. `paths` makes a URL look
-like a `Path`, and `atomic` lets a file appear whole or not at all.
+Read `discovery` first: it turns the arguments of a command line into a list of files. `paths`
+gives a URL the interface of a `Path`. `atomic` writes files completely or not at all.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from .atomic import open_atomic as open_atomic
 from .atomic import remove_leftovers as remove_leftovers
 from .atomic import sha256_file as sha256_file
 from .atomic import write_atomic as write_atomic
@@ -12,6 +13,7 @@ from .discovery import exists as exists
 from .discovery import find_inputs as find_inputs
 from .discovery import is_folder as is_folder
 from .discovery import is_special as is_special
+from .discovery import list_images as list_images
 from .discovery import match_pairs as match_pairs
 from .discovery import natural_key as natural_key
 from .discovery import read_list as read_list

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what killed runs have left of them."""
+"""Write files completely or not at all, remove temporary files of killed runs, hash files."""
 
 from __future__ import annotations
 
@@ -7,67 +7,70 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from .paths import UrlPath, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-TEMPORARY = ".restormer-tmp"
-"""How the names of files end that are still being written; they begin with a dot."""
-
-STALE = 24 * 60 * 60
-"""Seconds after which a temporary is given up for lost where files cannot be locked."""
-
-
-_CHUNK = 1 << 20
-
-
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+TEMPORARY = ".restormer-tmp"  # suffix of the names of temporary files, which start with a dot
+STALE = 24 * 60 * 60  # age in seconds of a leftover, where files cannot be locked
+_CHUNK = 1 << 20  # bytes
 
 
 def write_atomic(
     target: Path, data: bytes, ready: Callable[[os.stat_result], None] | None = None
 ) -> None:
-    """Write a file by way of a temporary one beside it, which is on the disk before it is renamed.
+    """Write a local file or a URL completely or not at all.
 
-    `ready` is called in between, with what will be true of the file: its size and its time.
+    `ready` is called with the new file's size and modification time: for a local file before it
+    replaces the target, for a URL after the upload.
 
     Raises:
-        OSError: it cannot be written; then the target is as it was, and the temporary gone.
+        OSError: as in `open_atomic`.
     """
-    # A name has at most 255 bytes; 32 are for what is added here.
-    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
     if isinstance(target, UrlPath):
-        # Were it not written, a record of it would keep the next run from doing so.
-        target.put(data, _beside(stem))
+        # Only after the upload: if that fails, the manifest must still describe the old file.
+        target.put(data, _temporary_name(target))
         if ready is not None:
             ready(status(len(data), None))
         return
-    target = Path(os.path.realpath(target))  # a link stays a link
+    with open_atomic(target, ready) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomic(
+    target: Path, ready: Callable[[os.stat_result], None] | None = None
+) -> Iterator[IO[bytes]]:
+    """Open a temporary file for writing that replaces the local file `target` on success.
+
+    The data are flushed to the disk before the replacement. A symbolic link is kept: the file it
+    points to is replaced. A device or a pipe is written to directly. For `ready`, see
+    `write_atomic`.
+
+    Raises:
+        OSError: the file cannot be written. The target is unchanged, the temporary file removed.
+    """
+    target = Path(os.path.realpath(target))
     if target.exists() and not target.is_file() and not target.is_dir():
-        target.write_bytes(data)  # a device or a pipe is written to, never replaced
+        with target.open("wb") as device:
+            yield device
         return
-    temporary, descriptor = _temporary(target, stem)
+    temporary, descriptor = _create_temporary(target)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             if target.is_file():
                 shutil.copymode(target, temporary)
             if ready is not None:
                 ready(os.fstat(file.fileno()))
-            if os.name == "nt":  # which renames no open file
+            if os.name == "nt":  # Windows cannot rename an open file
                 file.close()
             temporary.replace(target)
     except BaseException:
@@ -76,34 +79,17 @@ def write_atomic(
         raise
 
 
-def _beside(stem: str) -> str:
-    return f".{stem}.{secrets.token_hex(4)}{TEMPORARY}"
-
-
-def _temporary(target: Path, stem: str) -> tuple[Path, int]:
-    """A new file that is locked as long as it is open, so that `sweep` leaves it alone."""
-    while True:
-        path = target.with_name(_beside(stem))
-        # 0o666 less the umask, as for any file; tempfile would make it private.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags, 0o666)
-        _lock(descriptor)
-        if os.fstat(descriptor).st_nlink:  # else a sweep came between the two
-            return path, descriptor
-        os.close(descriptor)
-
-
 def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
-    """Remove the temporaries that killed runs have left in these folders; return their names.
+    """Remove the temporary files that killed runs left in `folders`, and return their paths.
 
-    A lock ends with its process, however that ends. What cannot be removed is left alone.
+    The lock on a temporary file ends with its process. Files that cannot be removed are skipped.
     """
     removed = []
-    for path in (path for folder in folders for path in _temporaries(folder)):
+    for path in (path for folder in folders for path in _list_temporaries(folder)):
         with suppress(OSError), path.open("r+b") as file:
             locked = _lock(file.fileno())
             old = time.time() - os.fstat(file.fileno()).st_mtime > STALE
-            if os.name == "nt":  # which removes no open file
+            if os.name == "nt":  # Windows cannot remove an open file
                 file.close()
             if old if locked is None else locked:
                 path.unlink()
@@ -111,26 +97,53 @@ def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     return removed
 
 
-def _temporaries(folder: Path) -> list[Path]:
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _temporary_name(target: Path) -> str:
+    # File names are limited to 255 bytes; the additions take at most 32 of them.
+    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
+    return f".{stem}.{secrets.token_hex(4)}{TEMPORARY}"
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """Create a temporary file beside `target`, locked against `remove_leftovers` while open."""
+    while True:
+        path = target.with_name(_temporary_name(target))
+        # Mode 0o666 minus the umask, as for any file; `tempfile` would make it private.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags, 0o666)
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:  # else another process removed it before the lock
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _list_temporaries(folder: Path) -> list[Path]:
     try:
-        with os.scandir(folder) as entries:
-            return [
-                Path(entry.path)
-                for entry in entries
-                if entry.name.startswith(".") and entry.name.endswith(TEMPORARY)
-            ]
-    except OSError:  # it is not there yet, or closed
+        return [p for p in folder.iterdir() if p.name[0] == "." and p.name.endswith(TEMPORARY)]
+    except OSError:  # the folder does not exist yet or cannot be read
         return []
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock an open file until it is closed; False: another process has. None: locks are unknown."""
+    """Lock an open file until it is closed.
+
+    Returns:
+        False if another process holds the lock, None if locking is not supported.
+    """
     try:
-        import fcntl  # which Windows has not
+        import fcntl  # not available on Windows
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):  # some network file systems lock nothing
+    except (ImportError, OSError):  # some network file systems do not support locks
         return None
     return True

@@ -1,4 +1,4 @@
-"""Which images are meant: files, folders, patterns and lists, made one list without doubles."""
+"""Find the images that a command line names: files, folders, patterns, lists and pairs."""
 
 from __future__ import annotations
 
@@ -11,68 +11,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from . import paths
+from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-
-# --- inputs --------------------------------------------------------------------------------------
-
-RESTORED_MARK = ".restored"
-"""What our own outputs have before their suffix, when they are written beside the input."""
-
-FOLDER_MARK = "-restored"
-"""What a folder of our own outputs ends in."""
-
-PAGE_FOLDER_MARK = "_files"
-"""What the folder beside a page ends in, which holds the page's pictures."""
-
+RESTORED_MARK = ".restored"  # ends the stem of an output beside its input
+FOLDER_MARK = "-restored"  # ends the name of a folder of outputs beside a folder of inputs
 PAGE_SUFFIXES = (".html", ".htm")
-"""What pages end in."""
+PAGE_FOLDER_MARK = "_files"  # ends the name of the folder of pictures beside a report page
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image to restore.
+    """One image to restore."""
 
-    Attributes:
-        path: the file; None: stdin.
-        folder: the folder that was named and in which it was found; None: it was named itself.
-    """
-
-    path: Path | None
-    folder: Path | None = None
+    path: Path | None  # None stands for stdin
+    folder: Path | None = None  # the named folder that contains it, unless the file was named
 
     def __str__(self) -> str:
         return "-" if self.path is None else str(self.path)
 
     @property
     def relative(self) -> Path:
-        """Its place in the folder that was named, or else its own name."""
+        """Path below the named folder, or else the file's name."""
         if self.path is None:
             return Path("-")
-        named = self.folder or self.path.parent
-        return Path(*self.path.relative_to(named).parts)  # no Url any more
+        folder = self.folder or self.path.parent
+        return Path(*self.path.relative_to(folder).parts)  # a plain path, even of a URL
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was named and gives no image, or not one of its own."""
+    """A name that gives no image, and the reason."""
 
     name: str
     error: str
     hint: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inputs:
-    """What was found, what could not be, and what was left out because we wrote it ourselves."""
+    """Result of `find_inputs`: the images, the problems, and outputs of other inputs (left out)."""
 
     found: list[Input]
     problems: list[Problem]
     own: list[Path]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean image and the views to restore it from; without any, it is degraded artificially."""
+
+    clean: Path
+    degraded: Path | None = None
+    right: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """File name of the clean image."""
+        return self.clean.name
 
 
 def find_inputs(
@@ -83,235 +81,87 @@ def find_inputs(
     recursive: bool = False,
     outputs: Collection[Path] = (),
 ) -> Inputs:
-    """The images that `names` mean, in their order; in a folder or pattern, 2.png before 10.png.
+    """Find the images that `names` stand for, in their order and without duplicates.
+
+    The matches of a folder or pattern come in natural order: 2.png before 10.png. Hidden files and
+    outputs of `restormer` in folders are left out.
 
     Args:
-        names: files, folders, patterns, or "-" for stdin. A file that has the very name wins over
-            the pattern.
-        suffixes: what images end in, in lower case with the dot; in folders others are left out.
+        names: files, folders, patterns, or "-" for stdin. A name that exists is no pattern.
+        suffixes: suffixes of images in lower case with the dot; in folders, other files are
+            left out.
         listed: files and folders by their exact names, never patterns.
-        recursive: descend into folders' subfolders.
-        outputs: folders that are written to, and so not searched.
+        recursive: search subfolders, too.
+        outputs: folders that are written to and therefore not searched.
     """
-    result = Inputs([], [], [])
+    inputs: dict[str, Input] = {}
+    problems: list[Problem] = []
+
+    def report(name: str, error: OSError) -> None:
+        problems.append(Problem(name, f"cannot be searched ({error.strerror or error})"))
+
+    def include(path: Path, folder: Path | None = None) -> None:
+        # Links are not followed: a link and its target are two names with two outputs.
+        inputs.setdefault(os.path.abspath(path), Input(path, folder))  # noqa: PTH100
+
+    def add(path: Path) -> None:
+        if not is_folder(path):
+            # A missing file is reported when it is read, so that it does not stop the others.
+            include(path)
+            return
+        count = len(problems)
+        try:
+            if isinstance(path, UrlPath):
+                files: Iterable[Path] = _list_url(path, recursive, outputs)
+            else:
+                files = _walk(path, recursive, outputs, lambda e: report(str(e.filename), e))
+            images = [file for file in files if _is_image(file, suffixes)]
+        except OSError as error:
+            report(str(path), error)
+            return
+        for image in sorted(images, key=lambda image: [natural_key(p) for p in image.parts]):
+            include(image, path)
+        if not images and len(problems) == count:
+            hint = "" if recursive else "Search its subfolders, too, with -r."
+            problems.append(Problem(str(path), "there are no images in this folder", hint))
+
     for name in names:
-        if not name:  # a variable of the shell's that is not set; as a path it is this folder
-            result.problems.append(Problem("''", "an empty name is no file"))
+        if not name:  # an unset shell variable; as a path it would be the current folder
+            problems.append(Problem("''", "an empty name is no file"))
         elif name == "-":
-            result.found.append(Input(None))
-        elif glob.has_magic(name) and not _has_this_very_name(name):
-            count = len(result.problems)
-            matches = sorted(_matches(name, result.problems), key=natural_key)
+            inputs.setdefault("-", Input(None))
+        elif glob.has_magic(name):
+            try:
+                matches = sorted(_match(name), key=natural_key)
+            except OSError as error:
+                report(name, error)
+                continue
+            if not matches:
+                problems.append(Problem(name, "no file matches this pattern"))
             for match in matches:
-                _add(match, suffixes, recursive, outputs, result)
-            if not matches and len(result.problems) == count:
-                result.problems.append(Problem(name, "no file matches this pattern"))
+                add(match)
         else:
-            _add(paths.as_path(name), suffixes, recursive, outputs, result)
+            add(as_path(name))
     for name in listed:
-        _add(paths.as_path(name), suffixes, recursive, outputs, result)
-    return _without_own_outputs(_without_doubles(result))
+        add(as_path(name))
+    own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
+    return Inputs([i for i in inputs.values() if i.path not in own], problems, list(own))
 
 
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder, as far as one may look."""
-    if isinstance(path, paths.UrlPath):
-        return path.is_dir()
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below a folder that is closed
+def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
+    """List the images in a folder in natural order; see `find_inputs`.
 
-
-def exists(path: Path) -> bool:
-    """Whether there is something, as far as one may look; a broken link is nothing."""
-    if isinstance(path, paths.UrlPath):
-        return path.exists()
-    return os.path.exists(path)  # noqa: PTH110 - likewise, and where the name is too long
-
-
-def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
-    """A sort key by which `2.png` comes before `10.png`."""
-    text = os.fspath(name)
-    # Digits become numbers; the first element keeps numbers and words apart.
-    pieces = [
-        (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
-        for piece in re.split(r"(\d+)", text)
-    ]
-    return pieces, text
-
-
-def _has_this_very_name(name: str) -> bool:
-    where = paths.as_path(name)
-    return where.is_file() if isinstance(where, paths.UrlPath) else os.path.lexists(name)
-
-
-def _matches(pattern: str, problems: list[Problem]) -> Iterable[Path]:
-    where = paths.as_path(pattern)
-    if isinstance(where, paths.UrlPath):
-        try:
-            return where.matches()
-        except OSError as error:
-            problems.append(Problem(pattern, f"cannot be searched ({error.strerror or error})"))
-            return []
-    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
-
-
-def _add(
-    path: Path,
-    suffixes: Collection[str],
-    recursive: bool,
-    outputs: Collection[Path],
-    result: Inputs,
-) -> None:
-    if not is_folder(path):
-        # Whether it is there and an image is seen when its turn comes: it may fail, not the run.
-        result.found.append(Input(path))
-        return
-    count = len(result.problems)
-    files = _images_in(path, suffixes, recursive, outputs, result.problems)
-    result.found += [Input(file, path) for file in files]
-    if not files and len(result.problems) == count:
-        hint = "" if recursive else "-r looks into its subfolders, too."
-        result.problems.append(Problem(str(path), "there are no images in this folder", hint))
-
-
-def _images_in(
-    folder: Path,
-    suffixes: Collection[str],
-    recursive: bool,
-    outputs: Collection[Path],
-    problems: list[Problem],
-) -> list[Path]:
-    """The images in a folder that are neither hidden nor written by us, in natural order."""
-
-    def unreadable(error: OSError) -> None:
-        problems.append(Problem(str(error.filename), f"cannot be searched ({error.strerror})"))
-
-    def is_one(file: Path) -> bool:
-        named = not file.name.startswith(".") and file.suffix.lower() in suffixes
-        return named and not file.stem.endswith(RESTORED_MARK) and not is_special(file)
-
-    if isinstance(folder, paths.UrlPath):
-        try:
-            return _in_store(folder, recursive, outputs, is_one)
-        except OSError as error:
-            problems.append(Problem(str(folder), f"cannot be searched ({error.strerror or error})"))
-            return []
-    left_out = {output.resolve() for output in outputs}
-    seen: set[tuple[int, int]] = set()
-    found: list[Path] = []
-    for name, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        parent = Path(name)
-        stat = parent.stat()
-        if (stat.st_dev, stat.st_ino) in seen:  # a link that leads back up, or a second link here
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(
-            (f for f in folders if recursive and not _left_out(parent / f, left_out)),
-            key=natural_key,
+    Raises:
+        UsageError: the folder does not exist, cannot be searched, or contains no images.
+    """
+    if not is_folder(folder):
+        raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
+    inputs = find_inputs((), suffixes, listed=[str(folder)], recursive=recursive)
+    for problem in inputs.problems:
+        raise UsageError(
+            f"{problem.name}: {problem.error}", "Name the folder that contains the images."
         )
-        found += filter(is_one, (parent / file for file in files))
-    return _in_order(found)
-
-
-def _in_store(
-    folder: paths.UrlPath,
-    recursive: bool,
-    outputs: Collection[Path],
-    is_one: Callable[[Path], bool],
-) -> list[Path]:
-    """Likewise, where one asks for all the files below a folder at once."""
-
-    def hidden(file: Path) -> bool:
-        return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-    files = folder.files(recursive=recursive)
-    there = {above for file in files for above in (file, *file.parents)}
-
-    def made(above: Path) -> bool:
-        pages, originals = _made_for(above)
-        return above in outputs or not there.isdisjoint([*pages, *originals])
-
-    def written(file: Path) -> bool:
-        return any(made(above) for above in file.parents if folder in above.parents)
-
-    return _in_order(f for f in files if is_one(f) and not hidden(f) and not written(f))
-
-
-def _in_order(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: [natural_key(part) for part in path.parts])
-
-
-def _left_out(folder: Path, outputs: Collection[Path]) -> bool:
-    if folder.name.startswith(".") or folder.resolve() in outputs:
-        return True
-    pages, originals = _made_for(folder)
-    return any(map(exists, pages)) or any(map(is_folder, originals))
-
-
-def _made_for(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The pages, and the folder of inputs, that a folder of this name would be beside if ours."""
-    name = folder.name
-    page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
-    return (
-        [folder.with_name(page + suffix) for suffix in PAGE_SUFFIXES if page != name],
-        [folder.with_name(original)] if original not in (name, "") else [],
-    )
-
-
-def is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which may block; a broken link is not: it shall fail."""
-    return not isinstance(path, paths.UrlPath) and exists(path) and not path.is_file()
-
-
-def _without_doubles(inputs: Inputs) -> Inputs:
-    first: dict[str, Input] = {}
-    for one in inputs.found:
-        # Links are followed by no one here: a link and its file are two names, with two outputs.
-        key = "-" if one.path is None else os.path.abspath(one.path)  # noqa: PTH100
-        first.setdefault(key, one)
-    inputs.found = list(first.values())
-    return inputs
-
-
-def _without_own_outputs(inputs: Inputs) -> Inputs:
-    """Leave out `a.restored.png` where `a.*` is there: in a second run `*.png` names both."""
-    paths = [one.path for one in inputs.found if one.path is not None]
-    originals = {path.with_suffix("") for path in paths}
-    inputs.own = [
-        path
-        for path in paths
-        if path.stem.endswith(RESTORED_MARK)
-        and path.with_name(path.stem.removesuffix(RESTORED_MARK)) in originals
-    ]
-    own = set(inputs.own)
-    inputs.found = [one for one in inputs.found if one.path not in own]
-    return inputs
-
-
-def read_list(data: bytes, *, null: bool) -> list[str]:
-    """The paths in a list of them, one a line or, with `null`, each ended by a NUL byte."""
-    if null:
-        entries = data.split(b"\0")
-    else:
-        entries = [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    return [os.fsdecode(entry) for entry in entries if entry]
-
-
-# --- pairs ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A clean image, and what it is to be restored from; None: it is degraded by us."""
-
-    clean: Path
-    degraded: Path | None = None
-    right: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """What the pair is called."""
-        return self.clean.name
+    return [image.path for image in inputs.found if image.path is not None]
 
 
 def match_pairs(
@@ -321,71 +171,166 @@ def match_pairs(
     by_order: bool = False,
     recursive: bool = False,
 ) -> tuple[list[Pair], list[Path]]:
-    """The pairs in a folder of clean images and up to two others (degraded, right view).
+    """Match the images of a folder with those of up to two others (degraded, right view).
 
-    Names are those of the files, with or without their suffix: `1.png` and `1.jpg` are a pair
-    unless one of the folders holds both. In subfolders, theirs belong to the names.
+    Images match by their path below the folder, with or without the suffix: `1.png` matches
+    `1.jpg` unless one of the folders contains both.
 
     Args:
-        clean: the folder of clean images.
-        others: folders of their counterparts; None: there are none.
-        suffixes: as `find_inputs` takes them.
-        recursive: look into subfolders, too.
-        by_order: the first belongs to the first and so on, in natural order, whatever the names.
+        clean: folder of clean images.
+        others: folders of their counterparts; None is left out.
+        suffixes: as in `find_inputs`.
+        by_order: match the images by their position in natural order, whatever their names.
+        recursive: search subfolders, too.
 
     Returns:
-        The pairs in natural order, and the files without a partner.
+        The pairs in natural order, and the unmatched files.
 
     Raises:
-        UsageError: one is no folder or has no image, there is no pair at all, or, by order, the
-            folders hold different numbers of images.
+        UsageError: a folder does not exist or contains no images, no images match, or, by order,
+            the numbers of images differ.
     """
     folders = [clean, *(folder for folder in others if folder is not None)]
-    files = [_images(folder, suffixes, recursive) for folder in folders]
+    files = [list_images(folder, suffixes, recursive=recursive) for folder in folders]
     if by_order:
         if len({len(images) for images in files}) > 1:
             counts = " and ".join(f"{len(i)} in {f}" for i, f in zip(files, folders, strict=True))
             raise UsageError(
-                f"{counts}: by order each image needs its partner", "Match them by name."
+                f"{counts}: by order each image needs its partner",
+                "Use folders with equal numbers of images, or match them by name.",
             )
         return [Pair(*row) for row in zip(*files, strict=True)], []
     tables = [_by_name(images, folder) for images, folder in zip(files, folders, strict=True)]
-    shared = set.intersection(*(set(table) for table in tables))
-    rows = []
-    for path in files[0]:
-        names = _names(path, clean)
-        keys = (k for k in names if k in shared and tables[0][k] == path)
-        if (key := next(keys, None)) is not None:
-            rows.append([table[key] for table in tables])
-    used = {path for row in rows for path in row}
-    lonely = [path for images in files for path in images if path not in used]
+    rows: dict[Path, list[Path]] = {}
+    for name, path in tables[0].items():
+        if all(name in table for table in tables):
+            rows.setdefault(path, [table[name] for table in tables])
     if not rows:
         raise UsageError(
-            "no image has the name of one in the other folder: "
+            "no images in the folders have the same name: "
             + " and ".join(str(images[0]) for images in files),
-            "Give partners the same name, or say --pair order.",
+            "Give the images of a pair the same name, or match them with --pair order.",
         )
-    return [Pair(*row) for row in rows], lonely
+    matched = {path for row in rows.values() for path in row}
+    unmatched = [path for images in files for path in images if path not in matched]
+    return [Pair(*rows[path]) for path in files[0] if path in rows], unmatched
 
 
-def _images(folder: Path, suffixes: Collection[str], recursive: bool) -> list[Path]:
-    if not is_folder(folder):
-        raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
-    found = find_inputs([str(folder)], suffixes, recursive=recursive)
-    for problem in found.problems:
-        raise UsageError(f"{problem.name}: {problem.error}", "Name the folder that holds them.")
-    return [one.path for one in found.found if one.path is not None]
+def read_list(data: bytes, *, null: bool) -> list[str]:
+    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes."""
+    lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    entries = data.split(b"\0") if null else lines
+    return [os.fsdecode(entry) for entry in entries if entry]
 
 
-def _names(path: Path, folder: Path) -> tuple[Path, Path]:
-    """What an image is called below its folder, with its suffix and without."""
-    name = path.relative_to(folder)
-    return name, name.with_suffix("")
+def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
+    """Return a sort key that puts `2.png` before `10.png`."""
+    text = os.fspath(name)
+    # The first element keeps numbers and words apart, which cannot be compared.
+    pieces = [
+        (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
+        for piece in re.split(r"(\d+)", text)
+    ]
+    return pieces, text
+
+
+def is_folder(path: Path) -> bool:
+    """Return True for a folder; False if that cannot be determined."""
+    if isinstance(path, UrlPath):
+        return path.is_dir()
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below an unreadable folder
+
+
+def exists(path: Path) -> bool:
+    """Return True if the path exists; False for a broken link."""
+    if isinstance(path, UrlPath):
+        return path.exists()
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for unreadable or long names
+
+
+def is_special(path: Path) -> bool:
+    """Return True for a pipe or a device, where reading may block; False for a broken link."""
+    return not isinstance(path, UrlPath) and exists(path) and not path.is_file()
+
+
+def _match(pattern: str) -> Iterable[Path]:
+    """Return the matches of a pattern; if its name exists, it matches only itself."""
+    path = as_path(pattern)
+    if path.is_file() if isinstance(path, UrlPath) else os.path.lexists(path):
+        return [path]
+    if isinstance(path, UrlPath):
+        return path.matches()
+    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
+
+
+def _is_image(file: Path, suffixes: Collection[str]) -> bool:
+    named = file.suffix.lower() in suffixes and not file.name.startswith(".")
+    return named and not file.stem.endswith(RESTORED_MARK) and not is_special(file)
+
+
+def _walk(
+    folder: Path, recursive: bool, outputs: Iterable[Path], onerror: Callable[[OSError], None]
+) -> Iterator[Path]:
+    """Yield the files in a folder, except in hidden subfolders and folders of outputs."""
+    left_out = {output.resolve() for output in outputs}
+    visited: set[tuple[int, int]] = set()
+    for name, subfolders, files in os.walk(folder, followlinks=True, onerror=onerror):
+        parent = Path(name)
+        stat = parent.stat()
+        if (stat.st_dev, stat.st_ino) in visited:  # links may form a loop
+            subfolders.clear()
+            continue
+        visited.add((stat.st_dev, stat.st_ino))
+        # Sorted, because a folder with several links is searched under the first of them.
+        paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
+        subfolders[:] = [
+            path.name
+            for path in paths
+            if path.resolve() not in left_out and not _is_left_out(path, exists, is_folder)
+        ]
+        yield from (parent / file for file in files)
+
+
+def _list_url(folder: UrlPath, recursive: bool, outputs: Collection[Path]) -> list[UrlPath]:
+    """List the same files as `_walk` with a single request."""
+    files = folder.files(recursive=recursive)
+    known = {path for file in files for path in (file, *file.parents)}
+    left_out = {
+        path
+        for path in known
+        if folder in path.parents
+        and (path in outputs or _is_left_out(path, known.__contains__, known.__contains__))
+    }
+    return [file for file in files if left_out.isdisjoint(file.parents)]
+
+
+def _is_left_out(
+    folder: Path, exists: Callable[[Path], bool], is_folder: Callable[[Path], bool]
+) -> bool:
+    """Return True for a hidden folder, and for outputs beside their page or input folder."""
+    name = folder.name
+    page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
+    return (
+        name.startswith(".")
+        or (page != name and any(exists(folder.with_name(page + s)) for s in PAGE_SUFFIXES))
+        or (original not in (name, "") and is_folder(folder.with_name(original)))
+    )
+
+
+def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
+    """Return `a.restored.png` where `a.*` is an input, too: `*.png` matches both."""
+    originals = {path.with_suffix("") for path in paths}
+    return dict.fromkeys(
+        path
+        for path in paths
+        if path.stem.endswith(RESTORED_MARK)
+        and path.with_name(path.stem.removesuffix(RESTORED_MARK)) in originals
+    )
 
 
 def _by_name(images: list[Path], folder: Path) -> dict[Path, Path]:
-    """Each image under its name and, if only it has that, under its stem."""
-    names = [_names(path, folder) for path in images]
-    stems = Counter(stem for _, stem in names)
-    unique = {stem: path for (_, stem), path in zip(names, images, strict=True) if stems[stem] < 2}
-    return unique | {name: path for (name, _), path in zip(names, images, strict=True)}
+    """Map paths below `folder` to images, then those without suffix that only one image has."""
+    names = {path.relative_to(folder): path for path in images}
+    stems = Counter(name.with_suffix("") for name in names)
+    unique = {name.with_suffix(""): path for name, path in names.items()}
+    return names | {s: path for s, path in unique.items() if stems[s] == 1 and s not in names}

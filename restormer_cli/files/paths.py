@@ -1,4 +1,4 @@
-"""Files behind a URL: `s3://`, `gs://` and all else that fsspec knows, named as paths are."""
+"""URLs with the interface of `Path`: `s3://`, `gs://` and every other scheme that fsspec knows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ATOMIC = frozenset(["abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oss", "r2", "s3", "s3a"])
-"""Stores of objects, which appear whole when they are written; elsewhere a file is renamed."""
+"""Object stores, where uploads are atomic; elsewhere a temporary file is renamed."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # longer than a drive's letter
 _FAILURES = (
@@ -28,48 +28,51 @@ _FAILURES = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
 )
-"""What the libraries behind fsspec raise that is no OSError, if they are loaded."""
+"""Module and name of the exceptions of fsspec's backends that are no OSError."""
 
 _Path: Any = WindowsPath if sys.platform == "win32" else PosixPath
 
 
 def as_path(name: str) -> Path:
-    """The path that a name means: a Url, if it is one of anything but a local file.
+    """Return a `UrlPath` for the URL of a remote file, and a `Path` for any other name.
 
     Raises:
-        UsageError: nothing is known about such URLs, or what reads them is not installed.
+        UsageError: the URL's scheme is unknown, its backend is not installed, or a `file://` URL
+            names another host.
     """
-    scheme = _SCHEME.match(name)
-    if scheme is None:
+    match = _SCHEME.match(name)
+    if match is None:
         return Path(name)
-    kind = scheme[1].lower()
-    if kind in ("file", "local"):
-        host, slash, rest = name[scheme.end() :].partition("/")
+    scheme, rest = match[1].lower(), name[match.end() :]
+    if scheme in ("file", "local"):
+        host, slash, path = rest.partition("/")
         if host not in ("", "localhost"):
-            raise UsageError(f"{name}: {host} is another host", "A file here has three slashes.")
-        return Path(urllib.request.url2pathname(slash + rest))
+            raise UsageError(
+                f"{name}: {host} is another host", "Write file:/// before the path of a local file."
+            )
+        return Path(urllib.request.url2pathname(slash + path))
     from fsspec.registry import get_filesystem_class
 
     try:
-        get_filesystem_class(kind)
+        get_filesystem_class(scheme)
     except ValueError as error:
         raise UsageError(
-            f"{name}: there is no file system called {kind}",
-            "s3, gs and all else that fsspec knows can be named.",
+            f"{name}: there is no file system called {scheme}",
+            "Use s3, gs or another scheme that fsspec knows.",
         ) from error
     except ImportError as error:
         raise UsageError(
             f"{name} cannot be reached: {error}",
-            "Install what is missing; for s3 and gs: pip install 'restormer-cli[remote]'",
+            "Install the missing package; for s3 and gs: pip install 'restormer-cli[remote]'",
         ) from error
-    found: Path = UrlPath(kind + name[len(kind) :])
-    return found
+    url: Path = UrlPath(f"{scheme}://{rest}")
+    return url
 
 
-class UrlPath(_Path):  # type: ignore[misc] # which of two, is known when it runs
-    """A path whose first part is the scheme of a URL; what touches the file goes through fsspec.
+class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the platform
+    """A URL as a path whose first part is the scheme; file access goes through fsspec.
 
-    All that only names things is inherited. Runs of slashes count as one.
+    Everything that only handles names is inherited from `Path`. Repeated slashes count as one.
     """
 
     def __str__(self) -> str:
@@ -77,102 +80,100 @@ class UrlPath(_Path):  # type: ignore[misc] # which of two, is known when it run
         return f"{first}//{'/'.join(others)}" if first.endswith(":") else "/".join(self.parts)
 
     @property
-    def scheme(self) -> str:
-        """What its file system is called."""
-        return str(self.parts[0][:-1]).lower()
-
-    @property
     def is_root(self) -> bool:
-        """Whether it is a whole bucket or host."""
+        """True for the URL of a whole bucket or host."""
         return len(self.parts) < 3
 
+    @property
+    def _is_atomic(self) -> bool:
+        return self.parts[0].lower().removesuffix(":") in ATOMIC
+
     @contextmanager
-    def _there(self) -> Iterator[tuple[Any, str]]:
-        """Its file system and its name there; what goes wrong with it is an OSError."""
+    def _file_system(self) -> Iterator[tuple[Any, str]]:
+        """Yield the fsspec file system and this URL's name in it; raise errors as OSError."""
         from fsspec.core import url_to_fs
 
-        kinds = [(sys.modules.get(module), name) for module, name in _FAILURES]
-        failures = [getattr(module, name) for module, name in kinds if module]
+        modules = [(sys.modules.get(module), name) for module, name in _FAILURES]
+        failures = [getattr(module, name) for module, name in modules if module]
         try:
             yield url_to_fs(str(self))
-        except (NotImplementedError, *failures) as error:  # the former where one can only read
+        except (NotImplementedError, *failures) as error:  # the former in read-only file systems
             raise OSError(errno.EIO, str(error).strip() or type(error).__name__) from error
 
+    def _query(self, method: str, *, default: bool) -> bool:
+        with suppress(OSError), self._file_system() as (fs, name):
+            return bool(getattr(fs, method)(name))
+        return default
+
     def exists(self, **_: Any) -> bool:
-        """Whether it is a file or a folder; what cannot be reached may be one."""
-        with suppress(OSError), self._there() as (fs, name):
-            return bool(fs.exists(name))
-        return True
+        """Return True if there is a file or folder, or if the file system cannot be reached."""
+        return self._query("exists", default=True)
 
     def is_dir(self, **_: Any) -> bool:
-        """Whether there is something below it, as far as one may look."""
-        with suppress(OSError), self._there() as (fs, name):
-            return bool(fs.isdir(name))
-        return False
+        """Return True for a folder; False if the file system cannot be reached."""
+        return self._query("isdir", default=False)
 
     def is_file(self, **_: Any) -> bool:
-        """Whether it is one, as far as one may look."""
-        with suppress(OSError), self._there() as (fs, name):
-            return bool(fs.isfile(name))
-        return False
+        """Return True for a file; False if the file system cannot be reached."""
+        return self._query("isfile", default=False)
 
     def stat(self, **_: Any) -> os.stat_result:
-        """Its size and time; the latter is None where it is not known."""
-        with self._there() as (fs, name):
+        """Return size and modification time; the time is None if it is unknown."""
+        with self._file_system() as (fs, name):
             size, modified = fs.info(name)["size"], None
             with suppress(NotImplementedError):
                 modified = int(fs.modified(name).timestamp() * 1e9)
         return status(size, modified)
 
     def mkdir(self, *_: Any, **__: Any) -> None:
-        """Make it, and those above it, where a file system has folders; a bucket never."""
-        if self.scheme in ATOMIC:
+        """Create the folder and its parents; object stores have no folders."""
+        if self._is_atomic:
             return
-        with self._there() as (fs, name):
+        with self._file_system() as (fs, name):
             fs.makedirs(name, exist_ok=True)
 
     def open(self, *_: Any, **__: Any) -> IO[bytes]:
-        """For reading bytes, whatever is asked for."""
-        with self._there() as (fs, name):
+        """Open the file for reading bytes, whatever the mode."""
+        with self._file_system() as (fs, name):
             file: IO[bytes] = fs.open(name, "rb")
             return file
 
     def read_bytes(self) -> bytes:
-        """The content."""
-        with self._there() as (fs, name):
+        """Return the content."""
+        with self._file_system() as (fs, name):
             return bytes(fs.cat_file(name))
 
     def files(self, *, recursive: bool) -> list[UrlPath]:
-        """The files below it."""
-        with self._there() as (fs, name):
+        """List the files in this folder, or at any depth with `recursive`."""
+        with self._file_system() as (fs, name):
             root = name.rstrip("/")
-            found = fs.find(root, maxdepth=None if recursive else 1)
-            return [self / file.removeprefix(root).lstrip("/") for file in found]
+            names = fs.find(root, maxdepth=None if recursive else 1)
+            return [self / file.removeprefix(root).lstrip("/") for file in names]
 
     def matches(self) -> list[UrlPath]:
-        """What is there, if it is a pattern."""
+        """List the files that match this URL as a glob pattern."""
         plain = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))
         root = type(self)(*self.parts[:plain])
-        with self._there() as (fs, name):
-            above = fs._strip_protocol(str(root)).rstrip("/")  # which may leave out the host
-            return [root / match.removeprefix(above).lstrip("/") for match in fs.glob(name)]
+        with self._file_system() as (fs, name):
+            prefix = fs._strip_protocol(str(root)).rstrip("/")  # some backends drop the host
+            return [root / match.removeprefix(prefix).lstrip("/") for match in fs.glob(name)]
 
     def put(self, data: bytes, temporary: str) -> None:
-        """Write the file, which appears whole or not at all; `temporary` is a name beside it."""
-        with self._there() as (fs, name):
-            if self.scheme in ATOMIC:
+        """Upload the file completely or not at all, if necessary by way of the name `temporary`."""
+        with self._file_system() as (fs, name):
+            if self._is_atomic:
                 fs.pipe_file(name, data)
                 return
-            first = f"{name.rpartition('/')[0]}/{temporary}"
+            upload = f"{name.rpartition('/')[0]}/{temporary}"
             try:
-                fs.pipe_file(first, data)
-                fs.mv(first, name)
+                fs.pipe_file(upload, data)
+                fs.mv(upload, name)
             except BaseException:
                 with suppress(OSError, NotImplementedError):
-                    fs.rm_file(first)
+                    fs.rm_file(upload)
                 raise
 
 
 def status(size: int, modified: int | None) -> os.stat_result:
-    """What is known of a file; its time in nanoseconds."""
+    """Return a `stat_result` with a size in bytes and a modification time in nanoseconds."""
     return os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0), {"st_mtime_ns": modified})

@@ -1,3 +1,4 @@
+from .codecs.pillow import to_srgb as to_srgb
 from .difference import Change as Change
 from .difference import amplification as amplification
 from .difference import block_differences as block_differences

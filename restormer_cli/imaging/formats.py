@@ -1,138 +1,116 @@
-"""What each file format can hold, and an image made to fit it."""
+"""The capabilities of each file format, and the conversion of an image to fit them."""
 
 from __future__ import annotations
 
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import features
 
 from ..errors import ImageError
-from .codecs import exif, heif, raw
+from .codecs import CODEC_ERRORS, exif, heif, raw
 from .image import Image, from_float, to_float
 
 
 @dataclass(frozen=True)
-class Container:
-    """What a file format that we write can hold."""
+class FormatSpec:
+    """Capabilities of a file format that can be written."""
 
-    suffixes: tuple[str, ...]
-    depths: tuple[str, ...]  # sample types, the deepest last
-    alpha: bool
-    grey: bool
-    carries: frozenset[str]  # of icc, cicp, exif, xmp
-    max_side: int
-    several: str = ""  # "page" or "frame": what it holds more than one of
+    suffixes: tuple[str, ...]  # in lower case, the usual one first
+    max_side: int  # in pixels
+    depths: tuple[str, ...] = ("uint8",)  # the deepest last
+    alpha: bool = True
+    grey: bool = True
+    metadata: bool = True  # ICC profile, EXIF and XMP
+    cicp: bool = False
+    several: str = ""  # "page" or "frame" if it holds several images
 
 
-_ALL = frozenset({"icc", "exif", "xmp"})
-_ALL_AND_CICP = _ALL | {"cicp"}
-_LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that all take for granted
-# What PNGs of sRGB say of their colours for older readers (PNG, third edition, 11.3.2.5).
+_DEEP = ("uint8", "uint16")
+FORMATS = {
+    "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
+    "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
+    "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), several="page"),
+    "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
+    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, metadata=False),
+}
+if features.check("avif"):  # as in all of Pillow's own builds
+    FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
+if find_spec(heif.PACKAGE):
+    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, cicp=True)
+# Formats that are only read: their outputs are PNGs. Formats that need a package that is not
+# installed are included, so that their files are found and the error names the package.
+_READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
+    (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
+    (".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
+)
+_LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that readers assume anyway
+# Chunks for older readers in PNGs of sRGB (PNG, third edition, 11.3.2.5).
 _SRGB_CHUNKS = {
     b"gAMA": struct.pack(">I", 45455),
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
 }
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-FORMATS = {
-    "png": Container(
-        (".png", ".apng"),
-        ("uint8", "uint16"),
-        alpha=True,
-        grey=True,
-        carries=_ALL_AND_CICP,
-        max_side=2**31 - 1,
-        several="frame",
-    ),
-    "jpeg": Container(_JPEG, ("uint8",), False, True, _ALL, 65500),
-    "tiff": Container(
-        (".tif", ".tiff"), ("uint8", "uint16", "float32"), True, True, _ALL, 2**31, "page"
-    ),
-    "webp": Container((".webp",), ("uint8",), True, False, _ALL, 16383, "frame"),
-    "bmp": Container((".bmp", ".dib"), ("uint8",), True, True, frozenset(), 2**31 - 1),
-}
-if features.check("avif"):  # as in all of Pillow's own builds
-    FORMATS["avif"] = Container((".avif",), ("uint8",), True, True, _ALL, 65536, "frame")
-if heif.writable():
-    FORMATS["heif"] = Container(
-        (".heic", ".heif", ".hif"), ("uint8", "uint16"), True, True, _ALL_AND_CICP, 16384
-    )
-# Pictures that we read and, having no encoder for them, write as PNG. What takes a package that is
-# not installed is among them, so that it is found and its error says what to do.
-READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
-    (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
-    (".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
-)
 
 
 def readable_suffixes() -> set[str]:
-    """Suffixes, lower case with their dot, of the files that a folder run picks up."""
-    return set(READ_ONLY_SUFFIXES).union(*(held.suffixes for held in FORMATS.values()))
+    """Return the suffixes, in lower case with their dot, that a folder run includes."""
+    return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
-def fit(image: Image, kind: str, notes: list[str]) -> Image:
-    """`image` as the format can hold it; `notes` gets what had to go.
+def fit(image: Image, kind: str) -> Image:
+    """Return a copy of the image that the format can hold, with notes on what was lost.
 
     Raises:
-        ImageError: it is too large for the format.
+        ImageError: the image is too large for the format.
     """
-    held = FORMATS[kind]
-    if (side := max(image.pixels.shape[:2])) > held.max_side:
+    spec, notes = FORMATS[kind], list[str]()
+    image = replace(image, notes=notes)
+    if (side := max(image.pixels.shape[:2])) > spec.max_side:
         raise ImageError(
-            f"{side} pixels a side, {kind} holds {held.max_side}", "Write PNG or TIFF."
+            f"{side} pixels a side, {kind} holds {spec.max_side}", "Write PNG or TIFF."
         )
-    pixels, alpha = image.pixels, image.alpha
-    if alpha is not None and image.premultiplied and kind != "tiff":
-        opacity = np.maximum(to_float(alpha), np.float32(1e-6))[..., None]
-        pixels = from_float(to_float(pixels) / opacity, pixels.dtype)
+    if image.alpha is not None and image.premultiplied and kind != "tiff":
+        opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
+        image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
         notes.append("colour was divided by the alpha it had been multiplied with")
-    if alpha is not None and not held.alpha:
-        alpha = None
+    image.premultiplied = image.premultiplied and kind == "tiff"
+    if image.alpha is not None and not spec.alpha:
+        image.alpha = None
         notes.append(f"{kind} has no alpha: it is left out")
-    if pixels.dtype.name not in held.depths:
-        if pixels.dtype == np.float32 and (pixels.min() < 0 or pixels.max() > 1):
+    if (dtype := image.pixels.dtype).name not in spec.depths:
+        if dtype == np.float32 and (image.pixels.min() < 0 or image.pixels.max() > 1):
             notes.append("values outside 0..1 are clipped")
-        depth = np.dtype(held.depths[-1])
-        notes.append(f"{kind} holds no {pixels.dtype} samples: rounded to {depth}")
-        pixels = from_float(to_float(pixels), depth)
-        alpha = None if alpha is None else from_float(to_float(alpha), depth)
-    kept: dict[str, bytes | None] = {piece: getattr(image, piece) for piece in sorted(_ALL)}
-    for piece in sorted(_ALL - held.carries):
-        if kept[piece] is not None:
-            notes.append(f"{kind} has no {piece.upper()}: it is left out")
-            kept[piece] = None
-    cicp = image.cicp
-    if cicp is not None and "cicp" not in held.carries:
-        usual = all(number in those for number, those in zip(cicp, _LIKE_SRGB, strict=False))
-        if not usual and kept["icc"] is None:
+        depth = np.dtype(spec.depths[-1])
+        notes.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
+        image.pixels = from_float(to_float(image.pixels), depth)
+        image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
+    if not spec.metadata:
+        pieces = (("EXIF", image.exif), ("ICC", image.icc), ("XMP", image.xmp))
+        lost = [name for name, piece in pieces if piece is not None]
+        notes += [f"{kind} has no {name}: it is left out" for name in lost]
+        image.exif = image.icc = image.xmp = None
+    if kind != image.format:
+        chunks, image.extras = dict(image.extras), ()
+        unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
+        if unusual and image.icc is None and image.cicp is None:
+            notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
+    if (cicp := image.cicp) is not None and not spec.cicp:
+        image.cicp = None
+        if image.icc is None and not (cicp[0] in _LIKE_SRGB[0] and cicp[1] in _LIKE_SRGB[1]):
             notes.append(
-                f"{kind} as it is written here does not say what the colours are "
-                f"(CICP {cicp[0]}/{cicp[1]}): they will look wrong; PNG does"
+                f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
+                "colours will look wrong. PNG can hold it"
             )
-        cicp = None
-    if kind != image.format and kept["icc"] is None and image.cicp is None:
-        chunks = dict(image.extras)
-        if any(chunks.get(name, usual) != usual for name, usual in _SRGB_CHUNKS.items()):
-            notes.append(f"{kind} cannot tell PNG's gamma or primaries: colours will look wrong")
-    if kept["exif"] is not None:
-        with suppress(*exif.DAMAGE):  # its thumbnail shows the picture as it was
-            kept["exif"] = exif.without_thumbnail(kept["exif"])
-    if pixels.shape[2] == 1 and not held.grey:
-        pixels = np.repeat(pixels, 3, axis=2)
+    if image.exif is not None:
+        with suppress(*CODEC_ERRORS):  # its thumbnail shows the unrestored picture
+            image.exif = exif.without_thumbnail(image.exif)
+    if image.pixels.shape[2] == 1 and not spec.grey:
+        image.pixels = np.repeat(image.pixels, 3, axis=2)
         notes.append(f"{kind} has no grey: written as RGB")
-        if (icc := kept["icc"]) is not None and icc[16:20] == b"GRAY":
-            kept["icc"] = None
+        if image.icc is not None and image.icc[16:20] == b"GRAY":
+            image.icc = None
             notes.append("a grey ICC profile does not fit RGB: it is left out")
-    return replace(
-        image,
-        pixels=pixels,
-        alpha=alpha,
-        icc=kept["icc"],
-        cicp=cicp,
-        exif=kept["exif"],
-        xmp=kept["xmp"],
-        extras=image.extras if kind == image.format else (),
-        premultiplied=image.premultiplied and kind == "tiff",
-    )
+    return image

@@ -1,4 +1,4 @@
-"""An image in memory: its samples, and what its file says about them."""
+"""Images in memory: samples, and the metadata of their file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,31 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 Array: TypeAlias = npt.NDArray[Any]
-UNDECODED: Array = np.empty(0)  # for `pixels` until `Image.put` brings them
+UNDECODED: Array = np.empty(0)
+"""Placeholder for `Image.pixels` before they are decoded or after they are released."""
 
 
 @dataclass
 class Image:
-    """A picture and all that its file says about it.
+    """An image and the metadata of its file.
 
-    `pixels` is H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright: orientation is
-    applied. `alpha` is H W of the same type, or None. `exif` is a TIFF block without the `Exif`
-    marker. `cicp` is a colour space as four numbers (ISO/IEC 23091-2): primaries, transfer, matrix
-    and whether the range is full. `extras` are pieces (PNG chunks, JPEG segments) that only the
-    same format can hold. A frame of an animation is the whole picture as it is shown, composed.
+    A frame of an animation is the whole composed picture.
+
+    Attributes:
+        pixels: H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright.
+        alpha: H W of the same type, or None.
+        format: the file format, which need not be writable.
+        icc: ICC profile.
+        exif: TIFF block, without the `Exif` marker; its orientation is 1.
+        xmp: XMP packet.
+        dpi: horizontal and vertical resolution.
+        lossless: the source is a losslessly coded WebP.
+        premultiplied: colour is multiplied by alpha (TIFF "associated" alpha).
+        cicp: colour space (ISO/IEC 23091-2): primaries, transfer, matrix, full-range flag.
+        extras: PNG chunks or JPEG segments, which only the same format can hold.
+        duration: seconds for which a frame of an animation is shown.
+        plays: number of times the animation runs, given by its first frame; 0: for ever.
+        notes: remarks for the user, on what was lost in reading or writing.
     """
 
     pixels: Array
@@ -36,16 +49,16 @@ class Image:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    lossless: bool = False  # a WebP that was coded without loss, to be written so again
-    premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
+    lossless: bool = False
+    premultiplied: bool = False
     cicp: tuple[int, int, int, int] | None = None
     extras: tuple[tuple[bytes, bytes], ...] = ()
-    duration: Fraction | None = None  # seconds that a frame of an animation is shown
-    plays: int = 0  # how often the animation runs, which its first frame says; 0: for ever
+    duration: Fraction | None = None
+    plays: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def put(self, samples: Array, colours: int) -> None:
-        """Take pixels and alpha from `samples`, H W S, of which the first `colours` are colour."""
+    def set_samples(self, samples: Array, colours: int) -> None:
+        """Set pixels and alpha from H W S samples, of which the first `colours` are colour."""
         count = samples.shape[2]
         self.pixels = samples[..., :colours]
         self.alpha = samples[..., colours] if count > colours else None
@@ -53,18 +66,21 @@ class Image:
             self.notes.append(f"{count - colours - 1} extra channels are left out")
 
     def samples(self) -> Array:
-        """Pixels and alpha as one contiguous array, H W S."""
+        """Return pixels and alpha as one contiguous array, H W S."""
         planes = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
         return np.ascontiguousarray(planes)
 
 
 @dataclass
 class ImageSequence:
-    """All pictures of a file, in their order; each is decoded when it is asked for, not before.
+    """All images of a file, in order, each decoded on demand.
 
-    What their headers say is checked already. `unit` is what they are to each other: pages, which
-    may differ in size and type, or frames of an animation, which do not. `format` is the file's.
-    `besides` names what else it holds and no output will.
+    Attributes:
+        images: iterator that decodes the next image. Sizes were checked from the headers.
+        format: the format of the file.
+        count: number of images.
+        unit: "page" for images that may differ in size and type, "frame" for an animation.
+        besides: descriptions of other contents, such as layers, that no output will hold.
     """
 
     images: Iterator[Image]
@@ -74,13 +90,31 @@ class ImageSequence:
     besides: tuple[str, ...] = ()
 
     @classmethod
-    def one(cls, image: Image, *besides: str) -> ImageSequence:
-        """A file of one picture, with what it holds besides."""
+    def single(cls, image: Image, *besides: str) -> ImageSequence:
+        """Return the sequence of one image."""
         return cls(iter([image]), image.format, besides=besides)
 
 
+class Box(NamedTuple):
+    """A rectangle in an image, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def of(self, pixels: Array) -> Array:
+        """Return a view of this part of H W ... pixels."""
+        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
+
+    def inside(self, width: int, height: int) -> bool:
+        """Return whether the box is not empty and lies within an image of this size."""
+        horizontally = 0 <= self.x < self.x + self.width <= width
+        return horizontally and 0 <= self.y < self.y + self.height <= height
+
+
 def to_float(pixels: Array) -> npt.NDArray[np.float32]:
-    """Samples of any depth as float32: integers scaled to 0..1, float32 as it is."""
+    """Return samples as float32: integers scaled to 0..1, float32 unchanged."""
     if pixels.dtype == np.float32:
         return pixels
     scaled: npt.NDArray[np.float32] = pixels.astype(np.float32)
@@ -89,9 +123,9 @@ def to_float(pixels: Array) -> npt.NDArray[np.float32]:
 
 
 def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
-    """The inverse of `to_float`: clamped to 0..1 and rounded half to even for integer types.
+    """Invert `to_float` for finite samples: clamp to 0..1 and round half to even.
 
-    float32 keeps values outside 0..1. `array` must be finite.
+    With float32, samples are unchanged.
     """
     if np.dtype(dtype) == np.float32:
         return array.astype(np.float32, copy=False)
@@ -99,45 +133,23 @@ def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
     return np.rint(scaled, out=scaled).astype(dtype, copy=False)
 
 
-def rescaled(samples: Array, top: int, new: int) -> Array:
-    """Integers of 0 to `top` as those of 0 to `new` that are the same parts of it, rounded."""
-    return np.rint(samples * (new / top)).astype(np.uint16)
+def rescale(samples: Array, old: int, new: int) -> Array:
+    """Rescale integers from the range 0..`old` to 0..`new`, rounded."""
+    return np.rint(samples * (new / old)).astype(np.uint16)
 
 
-def swapped(samples: Array) -> Array:
-    """RGB as OpenCV's BGR, or the other way round; alpha stays last, and grey as it is."""
+def swap_red_blue(samples: Array) -> Array:
+    """Convert H W S between RGB and OpenCV's BGR; alpha stays last, grey is unchanged."""
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(samples.shape[2])
     return np.ascontiguousarray(samples if order is None else samples[..., order])
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse, from what a header says, a picture of no pixels or of more than `max_pixels`."""
+def check_size(width: int, height: int, max_pixels: int, prefix: str = "") -> None:
+    """Raise ImageError if the size in a header is empty or exceeds `max_pixels`."""
     if width < 1 or height < 1:
-        raise ImageError(f"{width} x {height} pixels: nothing to restore")
+        raise ImageError(f"{prefix}{width} x {height} pixels: nothing to restore")
     if width * height > max_pixels:
         raise ImageError(
-            f"{width} x {height} pixels, over the limit of {max_pixels}",
+            f"{prefix}{width} x {height} pixels, over the limit of {max_pixels}",
             "Raise --max-pixels if you trust the file.",
-        )
-
-
-class Box(NamedTuple):
-    """A part of an image, in pixels from its upper left corner."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, pixels: Array) -> Array:
-        """That part of H W ..., without a copy."""
-        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
-
-    def inside(self, width: int, height: int) -> bool:
-        """Whether an image of this size has all of it."""
-        return (
-            min(self.x, self.y) >= 0
-            and min(self.width, self.height) >= 1
-            and self.x + self.width <= width
-            and self.y + self.height <= height
         )

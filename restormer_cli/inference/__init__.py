@@ -1,8 +1,8 @@
-"""A network run on images of any size: exact strips, tiles, TLC, self-ensemble, devices.
+"""Inference on images of any size: exact strips, tiles, TLC, self-ensemble, devices.
 
-Read `restorer` first: arrays in, restored arrays out. `engine` runs a tensor through the network
-whole or in tiles; `strips` computes the whole-image result in bounded memory, with the loops of
-`blocking`.
+Read `restorer` first: it takes arrays and returns restored arrays. `engine` restores a tensor
+whole or in tiles. `strips` computes the whole-image result in bounded memory, with the passes over
+feature maps in `blocking` and the attention windows in `tlc`.
 """
 
 import lazy_loader

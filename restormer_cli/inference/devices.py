@@ -1,8 +1,9 @@
-"""What the network can run on here, in which precision, and how much memory that has."""
+"""Devices of this machine: selection, precision, memory and description."""
 
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,62 +20,47 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device of this name; "auto" prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        DeviceError: the device that was named is not there, or there is none of that name.
+        DeviceError: the device is unknown or not available.
     """
     if name == "auto":
         return torch.device(available()[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
+    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+        raise DeviceError(f"unknown device {name!r}", "Choose auto, cpu, cuda, cuda:1, ... or mps.")
+    device = torch.device(name)
+    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if missing or device.type not in available():
         raise DeviceError(
-            f"there is no device called {name!r}", "Say auto, cpu, cuda, cuda:1, ... or mps."
-        ) from error
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(
-            f"restormer does not run on {name!r}", "Say auto, cpu, cuda, cuda:1, ... or mps."
-        )
-    if device.type not in available():
-        raise DeviceError(
-            f"{name} was asked for, but PyTorch {torch.__version__} finds none here",
-            "`restormer doctor` shows what it finds; --device auto takes the best there is.",
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{name} was asked for, but there are only {torch.cuda.device_count()} CUDA devices",
-            "They are counted from cuda:0; `restormer doctor` lists them.",
+            f"device {name} is not available to PyTorch {torch.__version__}",
+            "`restormer doctor` lists the devices; --device auto chooses the fastest.",
         )
     return device
 
 
 def available() -> list[str]:
-    """The kinds of device that are there, the fastest first; "cpu" is always the last."""
-    found = ["cpu"]
-    if torch.backends.mps.is_available():
-        found.insert(0, "mps")
-    if torch.cuda.is_available():
-        found.insert(0, "cuda")
-    return found
+    """Return the available device types, fastest first; "cpu" is always the last."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(name for name, is_usable in usable.items() if is_usable), "cpu"]
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16 products, and so gains from them."""
+    """Return True if the device has instructions for products in bfloat16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older releases of PyTorch cannot tell: then fp32, which is always right.
+        # Older releases of PyTorch do not report it.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(f, False) for f in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """What "auto" means on this device: bf16 where it is native, else fp32; others as they are.
+    """Resolve "auto": bf16 where it is native to the device, else fp32.
 
-    fp16 is never chosen: the residual stream of trained networks comes near its range, and
-    bf16 is as fast wherever fp16 is.
+    fp16 is never chosen. The residual stream of trained networks comes close to its range, and
+    bf16 is as fast.
     """
     if name != "auto":
         return name
@@ -82,67 +68,63 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be taken on the device now; on Linux within the process's cgroup."""
+    """Return the free bytes of the device; on Linux at most those left in the cgroup."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min([psutil.virtual_memory().available, *_left_in_cgroup()])
+    return min([psutil.virtual_memory().available, *_free_in_cgroup()])
 
 
-def _left_in_cgroup() -> list[int]:
-    """What a container's limit leaves, where there is one (cgroup v2 or v1)."""
-    left = []
-    for folder, limit, used, cache in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
+def _free_in_cgroup() -> list[int]:
+    """Return the free bytes within the limits of a container (cgroup v2 or v1), if any."""
+    free = []
+    for folder, limit_file, usage_file, cache in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
+        group = Path("/sys/fs/cgroup", folder)
         with suppress(OSError, ValueError):  # no such file, or "max"
-            most, now = (int(Path(folder, name).read_text()) for name in (limit, used))
-            lines = Path(folder, "memory.stat").read_text().splitlines()
-            # Files that were read stay in memory until it is wanted: they do not take it away.
-            kept = dict(line.split() for line in lines).get(cache, 0)
-            left.append(most - now + int(kept))
-    return [max(0, n) for n in left]
+            limit, used = (int((group / name).read_text()) for name in (limit_file, usage_file))
+            lines = (group / "memory.stat").read_text().splitlines()
+            # The page cache counts as used, but is given up on demand.
+            cached = int(dict(line.split() for line in lines).get(cache, 0))
+            free.append(max(0, limit - used + cached))
+    return free
 
 
 def held_memory(device: torch.device) -> int:
-    """Bytes held now: on CUDA by this process's tensors, else by the process."""
+    """Return the bytes in use: on CUDA by this process's tensors, else by the process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: on CUDA by this process's tensors, else by the process."""
+    """Return the peak of `held_memory` so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # which Windows has not
+    import resource  # does not exist on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in kilobytes
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
 
 
 def inherit_threads() -> Callable[[], None]:
-    """To be called first in a thread that computes: as many threads work for it as for this one."""
+    """Return an initializer that gives a worker thread the number of torch threads of this one."""
     return partial(torch.set_num_threads, torch.get_num_threads())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, and nothing else."""
+    """Return True if an error means that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # PyTorch's CPU and MPS allocators raise a plain RuntimeError.
@@ -152,7 +134,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_devices() -> list[dict[str, Any]]:
-    """One entry a device: its name, model, precision that "auto" takes, and free memory."""
+    """List the devices: name, model, precision for "auto", free memory, and threads of the CPU."""
     names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names += [kind for kind in available() if kind != "cuda"]
     return [
@@ -168,7 +150,7 @@ def describe_devices() -> list[dict[str, Any]]:
 
 
 def device_model(device: torch.device) -> str:
-    """What a device is called, as far as PyTorch or the system knows."""
+    """Return the model of a device as PyTorch or the system reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":

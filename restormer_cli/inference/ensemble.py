@@ -1,10 +1,9 @@
-"""Self-ensemble: an image restored in every orientation, and the results averaged."""
+"""Self-ensemble: restore an image in every orientation and average the results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,29 +11,22 @@ from torch import Tensor
 from ..callbacks import Progress
 from ..network import Architecture
 
-Turn = Callable[[Tensor], Tensor]
-
-
-class Run(Protocol):
-    """B C H W to B C' H W, telling the parts done and their number."""
-
-    def __call__(self, x: Tensor, progress: Progress | None = None, /) -> Tensor:
-        """Restore `x`."""
+Run = Callable[[Tensor, Progress | None], Tensor]
+"""Restores B C H W to B C' H W and reports progress."""
 
 
 class Orientation(NamedTuple):
-    """How an image is turned before it is restored, and its result turned back."""
+    """A rotation or reflection of an image, and the inverse for its result."""
 
-    turn: Turn
-    back: Turn
+    turn: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
 
 
-def _orientation(quarters: int, mirrored: bool, views: int = 1) -> Orientation:
-    """So many quarter turns, and then the mirror image; of `views` pictures in the channels.
+def _orientation(quarters: int, mirrored: bool, views: int) -> Orientation:
+    """Return `quarters` quarter turns, followed by a mirror image if `mirrored`.
 
-    The aperture's halves that a dual-pixel sensor sees through lie side by side: in a scene whose
-    left and right are exchanged, each view is blurred as the other one was, so that the mirrored
-    right view is the left one.
+    The two views of a dual-pixel sensor are the halves of the aperture, side by side. If left and
+    right of the scene are exchanged, the mirrored right view takes the place of the left one.
     """
     swapped = views == 2 and mirrored == (quarters == 0)
 
@@ -49,35 +41,31 @@ def _orientation(quarters: int, mirrored: bool, views: int = 1) -> Orientation:
     return Orientation(turn, back)
 
 
-_OF_ONE_VIEW = tuple(_orientation(q, m) for q in range(4) for m in (False, True))
-_OF_TWO_VIEWS = tuple(_orientation(q, m, views=2) for q in (0, 2) for m in (False, True))
-
-
 def orientations(a: Architecture) -> tuple[Orientation, ...]:
-    """Those in which a network may see its images, the given one first.
+    """Return the orientations in which a network can restore an image, the original first.
 
-    Eight: four quarter turns and their mirror images. For dual-pixel networks four, those that
-    keep the two views side by side: no sensor has them one above the other.
+    There are eight: four quarter turns and their mirror images. Dual-pixel networks have the four
+    that keep the two views side by side.
     """
-    return _OF_TWO_VIEWS if a.dual_pixel else _OF_ONE_VIEW
+    quarters, views = ((0, 2), 2) if a.dual_pixel else (range(4), 1)
+    return tuple(_orientation(q, m, views) for q in quarters for m in (False, True))
 
 
 def ensembled(run: Run, over: tuple[Orientation, ...]) -> Run:
-    """A function that gives the mean of what `run` gives for an image in these orientations.
+    """Return a function that averages the results of `run` over these orientations.
 
     Timofte, Rothe and Van Gool, "Seven Ways to Improve Example-Based Single Image Super
-    Resolution" (CVPR 2016), there called enhanced prediction; Lim et al., "Enhanced Deep Residual
-    Networks for Single Image Super-Resolution" (CVPR Workshops 2017), geometric self-ensemble.
+    Resolution" (CVPR 2016), enhanced prediction; Lim et al., "Enhanced Deep Residual Networks for
+    Single Image Super-Resolution" (CVPR Workshops 2017), geometric self-ensemble.
 
-    Results are taken as they come and not clamped. The mean runs along in fp32, so that there is
-    one of them and one result at a time; where all agree it is theirs, bit for bit.
+    Results are not clamped before averaging. A running mean in fp32 keeps one result in memory,
+    and returns equal results unchanged, bit for bit.
     """
 
-    def average(x: Tensor, progress: Progress | None = None, /) -> Tensor:
+    def average(x: Tensor, progress: Progress | None) -> Tensor:
         mean: Tensor | None = None
         for number, (turn, back) in enumerate(over):
-            part = progress and partial(_told, progress, number, len(over))
-            y = back(run(turn(x), part)).float()
+            y = back(run(turn(x), part_progress(progress, number, len(over)))).float()
             mean = y.contiguous() if mean is None else mean.add_(y.sub(mean).div_(number + 1))
         assert mean is not None  # noqa: S101 - there is always one orientation
         return mean
@@ -85,11 +73,13 @@ def ensembled(run: Run, over: tuple[Orientation, ...]) -> Run:
     return average
 
 
-def _told(progress: Progress, number: int, count: int, done: int, total: int) -> None:
-    """Report what is done of one of `count` runs as a part of all of them."""
-    progress(number * total + done, count * total)
+def part_progress(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Return a callback for one of `count` equal parts, which reports to that of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 def extra_bytes(a: Architecture, height: int, width: int) -> int:
-    """Bytes that an ensemble takes beside what one run does: the turned image, and two results."""
+    """Return the bytes that an ensemble adds to a single run: a turned image and two results."""
     return 4 * (a.in_channels + 2 * a.out_channels) * height * width

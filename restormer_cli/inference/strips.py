@@ -1,21 +1,20 @@
 """Exact inference on whole images of any size, in strips of rows and bounded memory.
 
-All of Restormer is local but the sums over pixels in its channel attention. So a block takes two
-sweeps over its feature map: the first adds up the sums, the second applies the finished block.
-Each strip is worked on in *cells*, pieces small enough for a core's cache, side by side on the
-CPU's cores. The functions are those of the plain forward (`network`), and so is the result, to
-the last bits of float summation.
+Restormer is local except for the sums over pixels in its channel attention. A transformer block
+therefore takes two passes over its feature map: the first adds up the sums, the second applies the
+block. Each strip is divided into blocks that fit a core's cache and run in parallel. The functions
+are those of `Restormer.forward`, and so is the result, up to the rounding of sums.
 
-Memory is one feature map a level, updated in place. A skip connection *is* the map that the
-encoder left: the decoder's input is written over it. Only level 1, which is decoded at twice its
-width, gets a second map beside it.
+There is one feature map for each level, updated in place. The decoder overwrites the skip
+connections. Level 1, which is decoded at twice its width, gets a second map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from itertools import starmap
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from ..callbacks import Progress
 from ..network import (
+    LEVELS,
     Architecture,
     BlockWeights,
     Convolve,
@@ -33,6 +33,7 @@ from ..network import (
     Statistics,
     TransformerBlock,
     attend,
+    feature_maps_bytes,
     feed_forward,
     normalised,
     pixel_shuffle,
@@ -40,36 +41,193 @@ from ..network import (
     project,
     statistics,
 )
-from .blocking import COPIES, Compute, Cut, Map, Region, StripRunner, grain_for, side_by_side, spans
+from .blocking import (
+    MAPS_PER_BLOCK,
+    Blocking,
+    Compute,
+    Map,
+    Region,
+    StripRunner,
+    blocking_for,
+    parallel_map,
+    spans,
+)
 from .tlc import Windows
 
-# --- packing -------------------------------------------------------------------------------------
-
 ALIGNMENT = 16
-"""Hidden channels are padded with zeros to a multiple of this: where rows begin in the middle of
-a cache line, matrix products on CPUs take up to twice as long."""
+"""Hidden channels are padded with zeros to a multiple of this. Matrix products on CPUs take up to
+twice as long if rows do not start at a cache line."""
 
 
-class Packed(NamedTuple):
-    """A network's weights in one precision: stages of blocks, and the convolutions between."""
+def forward(
+    network: Restormer,
+    image: Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    window: int | None = None,
+    blocking: Blocking | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Compute the result of `network(image)` in strips.
 
-    stages: dict[str, list[BlockWeights]]
-    convolutions: dict[str, tuple[Tensor, Tensor | None]]
+    Args:
+        network: in eval mode, on the device to run on.
+        image: B C H W float32, 0..1, H and W multiples of 8, on any device.
+        dtype: of features and weights. Sums over pixels and the final addition to the image are
+            always fp32.
+        window: side in pixels, a multiple of 8, of the attention windows (see `Windows`).
+        blocking: chooses strips and blocks; by default the one that suits the device.
+        progress: called with the number of strips done and their total.
 
+    Returns:
+        B C' H W float32 on the network's device, not clamped.
+    """
+    network.check(image)
+    a = network.architecture
+    device = next(network.parameters()).device
+    blocking = blocking or blocking_for(device, dtype)
+    stages, convolutions = pack(network, dtype)
+    image = image.to(device)
+    b, _, height, width = image.shape
+    total = count_strips(a, (height, width), window, blocking)
+
+    def empty(level: int) -> Map:
+        side = 2 ** (level - 1)
+        shape = (b, height // side, width // side, a.dim * side)
+        return [torch.empty(shape, dtype=dtype, device=device)]
+
+    with torch.no_grad(), parallel_map(device) as map_blocks:
+        run = StripRunner(blocking, map_blocks, progress, total)
+        x = [image.permute(0, 2, 3, 1).to(dtype)]  # B H W in_channels
+        maps = {level: empty(level) for level in range(1, LEVELS + 1)}
+
+        def stage(name: str, x: Map) -> None:
+            rows, columns = x[0].shape[1:3]
+            windows = Windows.over(rows, columns, window and window * rows // height)
+            for weights in stages[name]:
+                transform(run, x, weights, windows)
+
+        def conv(name: str, then: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
+            return lambda block, _, convolve: then(convolve(block, *convolutions[name]))
+
+        def pointwise(name: str, x: Tensor) -> Tensor:
+            weight, bias = convolutions[name]
+            return F.linear(x, weight.flatten(1), bias)
+
+        def up(level: int) -> Compute[Tensor]:
+            enlarge = conv(f"up{level + 1}_{level}", pixel_shuffle)
+
+            def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
+                skip = region.scaled(2).crop(maps[level][0])
+                both = torch.cat([enlarge(block, region, convolve), skip], -1)
+                return pointwise(f"reduce_chan_level{level}", both)
+
+            return compute
+
+        run.write(x, conv("patch_embed"), maps[1])
+        stage("encoder_level1", maps[1])
+        for level, name in ((2, "encoder_level2"), (3, "encoder_level3"), (4, "latent")):
+            down = conv(f"down{level - 1}_{level}", pixel_unshuffle)
+            run.write(maps[level - 1], down, maps[level], scale=0.5)
+            stage(name, maps[level])
+        for level in (3, 2):
+            run.write(maps.pop(level + 1), up(level), maps[level], scale=2)
+            stage(f"decoder_level{level}", maps[level])
+        y = [*empty(1), *maps[1]]
+        run.write(maps.pop(2), conv("up2_1", pixel_shuffle), y[:1], scale=2)
+        stage("decoder_level1", y)
+        stage("refinement", y)
+        if a.dual_pixel:
+
+            def with_skip(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
+                embedded = convolve(block, *convolutions["patch_embed"])
+                features = torch.cat([region.crop(group) for group in y], -1)
+                return pointwise("skip_conv", embedded) + features
+
+            run.write(x, with_skip, y)
+        restored = torch.empty(b, height, width, a.out_channels, device=device)
+        run.write(y, conv("output"), [restored])
+        restored = restored.permute(0, 3, 1, 2)
+        return restored if a.dual_pixel else restored.add_(image)
+
+
+def transform(run: StripRunner, x: Map, w: BlockWeights, windows: Windows) -> None:
+    """Apply a transformer block to a map in place, in two passes."""
+
+    def sums(block: Tensor, _: Region, convolve: Convolve) -> Statistics:
+        return statistics(project(normalised(block, w.centred), w.qk, convolve), w.heads)
+
+    mixed = windows.mixer(run.collect(x, sums, edges=windows.edges), w)
+
+    def finish(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
+        v = project(normalised(block, w.centred), w.v, convolve)
+        return feed_forward(attend(block, mixed(v, region), w), w, convolve)
+
+    run.write(x, finish, x, halo=2)
+
+
+def count_strips(
+    a: Architecture, size: tuple[int, int], window: int | None, blocking: Blocking
+) -> int:
+    """Return the number of strips in all passes of `forward`."""
+
+    def strips(level: int, channels: int, window: int | None = None) -> int:
+        height, width = (side >> (level - 1) for side in size)
+        edges, _ = Windows.over(height, width, window and window >> (level - 1)).edges
+        return len(spans(height, blocking(channels, height, width).strip, edges))
+
+    dim = {level: a.dim << (level - 1) for level in range(1, LEVELS + 1)}
+    stages = [(level, dim[level], a.blocks[level - 1]) for level in (1, 2, 3, 4, 3, 2)]
+    stages.append((1, dim[2], a.blocks[0] + a.refinement))
+    between = [(1, a.in_channels)] * (2 if a.dual_pixel else 1)  # patch embedding, and skip
+    between += [(level, dim[level]) for level in (1, 2, 3, 4, 3, 2)]  # down, and up again
+    between.append((1, dim[2]))  # output
+    return sum(starmap(strips, between)) + sum(
+        blocks * (strips(level, channels, window) + strips(level, channels))
+        for level, channels, blocks in stages
+    )
+
+
+def peak_bytes(
+    a: Architecture, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Return the bytes that `forward` takes at its peak for one image, without the network.
+
+    These are the feature maps, the image, its copy in `dtype` and the restored image, the strip
+    and the blocks at work, and the packed weights.
+    """
+    pixels = height * width
+    maps = feature_maps_bytes(a, height, width, dtype.itemsize)
+    images = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
+    shape = blocking_for(device, dtype)(2 * a.dim, height, width)
+    strip = (shape.strip + 4) * width * 2 * a.dim * dtype.itemsize
+    block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize * MAPS_PER_BLOCK
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    return int(maps + images + strip + block * workers + _parameters(a) * dtype.itemsize)
+
+
+@cache
+def _parameters(a: Architecture) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in Restormer(a).parameters())
+
+
+Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]
+"""A network's weights in one precision: stages of blocks, and the convolutions between."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
 
 
 def pack(network: Restormer, dtype: torch.dtype) -> Packed:
-    """The network's weights folded, padded and cast, kept for as long as they do not change."""
+    """Return the network's weights folded, padded and cast; cached until they change."""
     token = (dtype, [(p.data_ptr(), p._version) for p in network.parameters()])
     if network not in _packed or _packed[network][0] != token:
         stages, convolutions = {}, {}
         with torch.no_grad():
             for name, module in network.named_children():
-                if isinstance(module, nn.Sequential):  # a stage
+                if isinstance(module, nn.Sequential):
                     stages[name] = [
-                        pack_block(block.weights(), dtype)
+                        _pack_block(block.weights(), dtype)
                         for block in module
                         if isinstance(block, TransformerBlock)
                     ]
@@ -77,19 +235,19 @@ def pack(network: Restormer, dtype: torch.dtype) -> Packed:
                     conv = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
                     bias = None if conv.bias is None else conv.bias.to(dtype)
                     convolutions[name] = (conv.weight.to(dtype), bias)
-        _packed[network] = (token, Packed(stages, convolutions))
+        _packed[network] = (token, (stages, convolutions))
     return _packed[network][1]
 
 
-def pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
-    """A block's weights in `dtype`, with hidden channels added that stay zero."""
+def _pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
+    """Cast a block's weights and pad its hidden channels with zeros."""
     missing = -w.ffn_out.weight.shape[1] % ALIGNMENT
 
     def cast(t: Tensor | None, rows: int = 0, columns: int = 0) -> Any:
         if t is None:
             return None
-        margins = (0, columns) + (0, 0) * (t.ndim - 2) + (0, rows)
-        return F.pad(t, margins[-2 * t.ndim :]).to(dtype).contiguous()
+        padding = (0, columns) + (0, 0) * (t.ndim - 2) + (0, rows)
+        return F.pad(t, padding[-2 * t.ndim :]).to(dtype).contiguous()
 
     return w._replace(
         qk=Projection(*map(cast, w.qk)),
@@ -99,175 +257,3 @@ def pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
         value=Projection(*(cast(t, rows=missing) for t in w.value)),
         ffn_out=Output(cast(w.ffn_out.weight, columns=missing), cast(w.ffn_out.bias)),
     )
-
-
-# --- streaming -----------------------------------------------------------------------------------
-
-
-def forward(
-    network: Restormer,
-    image: Tensor,
-    dtype: torch.dtype = torch.float32,
-    *,
-    window: int | None = None,
-    grain: Cut | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
-    """The plain forward's result, computed in strips.
-
-    Args:
-        network: in eval mode, on the device to run on.
-        image: B C H W float32, 0..1, H and W multiples of 8, on any device.
-        dtype: of the features and weights; sums over pixels and the final addition to the image
-            are fp32 all the same.
-        window: side in pixels, a multiple of 8, of the windows over which attention is measured
-            (test-time local conversion, see `Windows`); None: the whole image.
-        grain: how finely to cut a map of so many channels, height and width; by default as its
-            device likes best.
-        progress: called with the strips done and their number.
-
-    Returns:
-        B C' H W float32 on the network's device; not clamped.
-    """
-    network.check(image)
-    a = network.architecture
-    device = next(network.parameters()).device
-    grain = grain or grain_for(device, dtype)
-    p = pack(network, dtype)
-    image = image.to(device)
-    with torch.no_grad(), side_by_side(device) as workers:
-        x0 = [image.permute(0, 2, 3, 1).to(dtype)]  # B H W in_channels
-        b, height, width = x0[0].shape[:3]
-
-        def empty(level: int) -> Map:
-            side = 2 ** (level - 1)
-            shape = (b, height // side, width // side, a.dim * side)
-            return [torch.empty(shape, dtype=dtype, device=device)]
-
-        maps = {level: empty(level) for level in (1, 2, 3, 4)}
-        run = StripRunner(grain, workers, counter(a, (height, width), window, grain, progress))
-
-        def stage(name: str, x: Map) -> None:
-            scale = x[0].shape[1] / height
-            windows = Windows.over(x[0].shape[1], x[0].shape[2], window and int(window * scale))
-            for weights in p.stages[name]:
-                block(run, x, weights, windows)
-
-        def convolved(name: str, then: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
-            return lambda cell, _, convolve: then(convolve(cell, *p.convolutions[name]))
-
-        run.write(x0, convolved("patch_embed"), maps[1])
-        stage("encoder_level1", maps[1])
-        for level, name in ((2, "encoder_level2"), (3, "encoder_level3"), (4, "latent")):
-            down = convolved(f"down{level - 1}_{level}", pixel_unshuffle)
-            run.write(maps[level - 1], down, maps[level], scale=0.5)
-            stage(name, maps[level])
-        for level in (3, 2):
-            skip = maps[level]
-
-            def joined(
-                cell: Tensor, place: Region, convolve: Convolve, level: int = level
-            ) -> Tensor:
-                up = pixel_shuffle(convolve(cell, *p.convolutions[f"up{level + 1}_{level}"]))
-                both = torch.cat([up, place.scaled(2).of(maps[level][0])], -1)
-                weight, bias = p.convolutions[f"reduce_chan_level{level}"]
-                return F.linear(both, weight.flatten(1), bias)
-
-            run.write(maps.pop(level + 1), joined, skip, scale=2)
-            stage(f"decoder_level{level}", skip)
-        y = [*empty(1), *maps[1]]
-        run.write(maps.pop(2), convolved("up2_1", pixel_shuffle), y[:1], scale=2)
-        stage("decoder_level1", y)
-        stage("refinement", y)
-        if a.dual_pixel:
-            weight, bias = p.convolutions["skip_conv"]
-
-            def with_skip(cell: Tensor, place: Region, convolve: Convolve) -> Tensor:
-                x = convolve(cell, *p.convolutions["patch_embed"])
-                x = F.linear(x, weight.flatten(1), bias)
-                return x + torch.cat([place.of(group) for group in y], -1)
-
-            run.write(x0, with_skip, y)
-        restored = torch.empty(b, height, width, a.out_channels, device=device)
-        run.write(y, convolved("output"), [restored])
-        restored = restored.permute(0, 3, 1, 2)
-        return restored if a.dual_pixel else restored.add_(image)
-
-
-def block(run: StripRunner, x: Map, w: BlockWeights, windows: Windows) -> None:
-    """A transformer block, in place: one sweep for the sums, one for the rest."""
-
-    def sums(cell: Tensor, _: Region, convolve: Convolve) -> Statistics:
-        return statistics(project(normalised(cell, w.centred), w.qk, convolve), w.heads)
-
-    mixed = windows.mixer(run.collect(x, sums, edges=windows.edges), w)
-
-    def finish(cell: Tensor, place: Region, convolve: Convolve) -> Tensor:
-        v = project(normalised(cell, w.centred), w.v, convolve)
-        return feed_forward(attend(cell, mixed(v, place), w), w, convolve)
-
-    run.write(x, finish, x, margin=2)
-
-
-def peak_bytes(
-    a: Architecture, height: int, width: int, dtype: torch.dtype, device: torch.device
-) -> int:
-    """Bytes that `forward` takes at its peak for one image, beside the network.
-
-    That is when level 1 is decoded: twice the map of level 1, and that of level 2 from which the
-    new half is made; the image on the device, as given and in `dtype`, and the restored one; the
-    strip at hand and the cells at work; and the packed weights.
-    """
-    pixels = height * width
-    maps = (2 + 1 / 2) * a.dim * pixels * dtype.itemsize
-    image = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
-    grain = grain_for(device, dtype)(2 * a.dim, height, width)
-    strip = (grain.strip + 4) * width * 2 * a.dim * dtype.itemsize
-    cell = min(grain.rows * grain.columns, pixels) * 2 * a.dim * dtype.itemsize * COPIES
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
-    weights = sum(p.numel() for p in _on_meta(a).parameters()) * dtype.itemsize
-    return int(maps + image + strip + cell * workers + weights)
-
-
-@cache
-def _on_meta(a: Architecture) -> Restormer:
-    with torch.device("meta"):
-        return Restormer(a)
-
-
-def counter(
-    a: Architecture,
-    size: tuple[int, int],
-    window: int | None,
-    grain: Cut,
-    progress: Progress | None,
-) -> Callable[[], None]:
-    """A function to call after each strip, which reports how many are done of how many."""
-    if progress is None:
-        return lambda: None
-
-    def strips(level: int, channels: int, windows: int | None = None) -> int:
-        height, width = (side >> (level - 1) for side in size)
-        edges = Windows.over(height, width, windows and windows >> (level - 1)).edges[0]
-        return len(spans(height, grain(channels, height, width).strip, edges))
-
-    def block_strips(level: int, channels: int) -> int:
-        return strips(level, channels, window) + strips(level, channels)
-
-    width = {level: a.dim << (level - 1) for level in (1, 2, 3, 4)}
-    decoded = a.blocks[0] + a.refinement  # at twice the width of level 1
-    total = decoded * block_strips(1, width[2])
-    for level, blocks in enumerate(a.blocks, start=1):
-        sides = 2 if level in (2, 3) else 1  # as encoder and decoder
-        total += sides * blocks * block_strips(level, width[level])
-    total += strips(1, a.in_channels) * (2 if a.dual_pixel else 1) + strips(1, width[2])
-    for level in (1, 2, 3):  # down, and up again
-        total += strips(level, width[level]) + strips(level + 1, width[level + 1])
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
-    return advance

@@ -1,13 +1,10 @@
-"""Overlapping tiles: where they lie, and how their results are blended without seams.
-
-Knows no network: `tiled` runs whatever function it is given on each tile.
-"""
+"""Overlapping tiles: their positions, and overlap-add of their results without seams."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import groupby
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -16,7 +13,7 @@ from ..callbacks import Progress
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along an axis of `length` pixels: evenly placed, `overlap` or more shared.
+    """Return the first pixels of evenly spaced tiles that share at least `overlap` pixels.
 
     Raises:
         ValueError: `overlap` is negative or not smaller than `tile`.
@@ -30,10 +27,10 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def weights(length: int, tile: int, overlap: int) -> Tensor:
-    """The weight of each tile for each of its pixels along one axis: tiles x min(tile, length).
+    """Return the weight of each tile at its pixels along one axis: tiles x min(tile, length).
 
-    A raised cosine over what two neighbours share; at every pixel of the axis the weights of the
-    tiles that hold it sum to one. Weights of an image are products of those of its axes.
+    Weights are raised cosines over the pixels that two neighbours share, and sum to one at every
+    pixel of the axis. The weights in an image are the products of those along its axes.
     """
     begins = starts(length, tile, overlap)
     tile = min(tile, length)
@@ -61,18 +58,18 @@ def tiled(
     batch: int = 1,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Run a function on overlapping tiles of an image and blend what it gives.
+    """Run a function on overlapping tiles of an image and blend the results.
 
     Args:
-        x: B C H W, on any device; it stays there, and so does the result.
-        run: B' C h w to B' C' h w, for h and w of `tile` pixels or the image's side if smaller.
+        x: B C H W, on any device.
+        run: maps B' C h w to B' C' h w, where h and w are `tile` or the image's side if smaller.
         tile: side of a tile in pixels.
-        overlap: pixels that neighbours share at least; smaller than `tile`.
-        batch: tiles given to `run` at once.
-        progress: called with the tiles done and their number after each batch.
+        overlap: minimum number of pixels that neighbours share, smaller than `tile`.
+        batch: number of tiles given to `run` at once.
+        progress: called with the number of tiles done and their total after each batch.
 
     Returns:
-        B C' H W, float32.
+        B C' H W float32, on the device of `x`.
 
     Raises:
         ValueError: `overlap` does not fit `tile`.
@@ -80,24 +77,25 @@ def tiled(
     height, width = x.shape[-2:]
     down, across = weights(height, tile, overlap), weights(width, tile, overlap)
     tops, lefts = starts(height, tile, overlap), starts(width, tile, overlap)
-    h, w = down.shape[1], across.shape[1]
-    places = [(i, j) for i in range(len(tops)) for j in range(len(lefts))]
+    tiles = [
+        (..., slice(top, top + down.shape[1]), slice(left, left + across.shape[1]))
+        for top, left in product(tops, lefts)
+    ]
+    axis_weights = list(product(down, across))
     canvas: Tensor | None = None
-    total = torch.empty(0)
-    for _, group in groupby(enumerate(places), key=lambda item: item[0] // batch):
-        mine = [place for _, place in group]
-        views = [x[..., tops[i] : tops[i] + h, lefts[j] : lefts[j] + w] for i, j in mine]
-        results = run(torch.cat(views)).to(x.device, torch.float32).split(len(x))
-        for (i, j), result in zip(mine, results, strict=True):
+    total = x.new_zeros(height, width, dtype=torch.float32)
+    for first in range(0, len(tiles), batch):
+        group = tiles[first : first + batch]
+        results = run(torch.cat([x[tile] for tile in group])).to(x.device, torch.float32)
+        for number, result in enumerate(results.split(len(x)), first):
             if canvas is None:
                 canvas = result.new_zeros(len(x), result.shape[1], height, width)
-                total = result.new_zeros(height, width)
-            here = (..., slice(tops[i], tops[i] + h), slice(lefts[j], lefts[j] + w))
-            weight = (down[i].unsqueeze(1) * across[j]).to(x.device)  # h w
-            total[here] += weight
-            # A running mean: where tiles agree, adding one more changes not a bit.
-            canvas[here] += (result - canvas[here]) * (weight / total[here])
+            where, (row, column) = tiles[number], axis_weights[number]
+            weight = (row.unsqueeze(1) * column).to(x.device)  # h w
+            total[where] += weight
+            # A running mean returns equal results unchanged, bit for bit.
+            canvas[where] += (result - canvas[where]) * (weight / total[where])
         if progress:
-            progress(mine[-1][0] * len(lefts) + mine[-1][1] + 1, len(places))
+            progress(first + len(group), len(tiles))
     assert canvas is not None  # noqa: S101 - there is always one tile
     return canvas

@@ -1,4 +1,4 @@
-"""The windows over which attention is measured: the whole image, or test-time local conversion."""
+"""Windows over which attention statistics are taken: the whole image, or local ones (TLC)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from .blocking import Region, spans
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows over which attention is measured, along both axes of a map.
+    """Windows of equal size over a feature map.
 
-    One window as large as the map is Restormer as published. Smaller ones are test-time local
-    conversion (TLC; Chu et al., ECCV 2022): a pixel gets the mean of what the windows over it
-    give. Since the mean of A v over windows A is (mean A) v, one matrix does for all pixels that
-    lie under the same windows, and those form rectangles: the segments between windows' edges.
+    A single window that covers the map is Restormer as published. Smaller windows are test-time
+    local conversion (TLC; Chu et al., ECCV 2022): a pixel gets the mean of the results of all
+    windows that contain it. The mean of A v over the attention matrices A is (mean A) v, so one
+    matrix serves all pixels that lie in the same windows. Such pixels form rectangles, the
+    segments between the edges of windows.
     """
 
-    starts: tuple[list[int], list[int]]
-    size: tuple[int, int]
+    starts: tuple[list[int], list[int]]  # first rows and columns of the windows
+    size: tuple[int, int]  # height and width of a window
 
     @classmethod
     def over(cls, height: int, width: int, side: int | None) -> Windows:
-        """Windows of `side` pixels, as few as cover the map, spread as the published code does."""
+        """Cover a map with as few windows of `side` pixels as possible, spaced as published."""
         starts, sizes = [], []
         for length in (height, width):
             size = min(side or length, length)
@@ -42,7 +43,7 @@ class Windows:
 
     @property
     def edges(self) -> tuple[list[int], list[int]]:
-        """Where windows begin and end inside the map, along each axis."""
+        """Rows and columns inside the map at which a window begins or ends."""
         rows, columns = (
             sorted({edge for start in starts for edge in (start, start + size)})[1:-1]
             for starts, size in zip(self.starts, self.size, strict=True)
@@ -50,17 +51,20 @@ class Windows:
         return rows, columns
 
     def mixer(
-        self, cells: Iterable[tuple[Region, Statistics]], w: BlockWeights
+        self, sums: Iterable[tuple[Region, Statistics]], w: BlockWeights
     ) -> Callable[[Tensor, Region], Tensor]:
-        """What `mix` does, for values of a place and a margin about it, given all cells' sums."""
+        """Return a function that applies attention to the values of a region and its halo.
+
+        `sums` are the statistics of regions that together cover the map and cross no edge.
+        """
         edges = self.edges
         segments: dict[tuple[int, int], Statistics] = {}
-        for place, sums in cells:
-            here = bisect(edges[0], place.top), bisect(edges[1], place.left)
-            segments[here] = add(segments[here], sums) if here in segments else sums
+        for region, part in sums:
+            segment = bisect(edges[0], region.top), bisect(edges[1], region.left)
+            segments[segment] = _add(segments[segment], part) if segment in segments else part
         attentions = {
-            window: attention(reduce(add, (segments[s] for s in product(*window))), w)
-            for window in product(self._segments_of(0), self._segments_of(1))
+            window: attention(reduce(_add, (segments[s] for s in product(*window))), w)
+            for window in product(self._segments(0), self._segments(1))
         }
         if len(attentions) == 1:
             (only,) = attentions.values()
@@ -68,28 +72,28 @@ class Windows:
             return lambda v, _: mix(v, matrix)
 
         def matrix_of(row: int, column: int) -> Tensor:
-            over = [a for (r, c), a in attentions.items() if row in r and column in c]
-            return mixing_matrix(torch.stack(over).mean(0), w)
+            covering = [a for (r, c), a in attentions.items() if row in r and column in c]
+            return mixing_matrix(torch.stack(covering).mean(0), w)
 
-        def mixed(v: Tensor, place: Region) -> Tensor:
-            # A cell may lie across segments, and its margin may even if it does not.
-            margin = (v.shape[1] - (place.bottom - place.top)) // 2
-            top, left = place.top - margin, place.left - margin
-            cut = [
+        def mix_pieces(v: Tensor, region: Region) -> Tensor:
+            # The region may cross segments, and so may its halo.
+            halo = (v.shape[1] - (region.bottom - region.top)) // 2
+            top, left = region.top - halo, region.left - halo
+            rows, columns = (
                 spans(length, length, [e - first for e in along if first < e < first + length])
                 for first, length, along in zip((top, left), v.shape[1:3], edges, strict=True)
-            ]
+            )
             y = torch.empty_like(v)
-            for (row, bottom), (column, right) in product(*cut):
+            for (row, bottom), (column, right) in product(rows, columns):
                 piece = Region(row, bottom, column, right)
                 matrix = matrix_of(bisect(edges[0], top + row), bisect(edges[1], left + column))
-                piece.of(y).copy_(mix(piece.of(v), matrix))
+                piece.crop(y).copy_(mix(piece.crop(v), matrix))
             return y
 
-        return mixed
+        return mix_pieces
 
-    def _segments_of(self, axis: int) -> list[range]:
-        """For each window, the numbers of the segments that it is made of."""
+    def _segments(self, axis: int) -> list[range]:
+        """Return the indices of the segments in each window along an axis."""
         edges = self.edges[axis]
         return [
             range(bisect(edges, start), bisect(edges, start + self.size[axis] - 1) + 1)
@@ -97,6 +101,5 @@ class Windows:
         ]
 
 
-def add(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of two parts of an image together."""
+def _add(a: Statistics, b: Statistics) -> Statistics:
     return Statistics(a.gram + b.gram, a.squares + b.squares)

@@ -1,8 +1,8 @@
 """The Restormer network (arXiv 2111.09881): modules, tensor functions and a summary of its cost.
 
-Read `restormer` first: it holds the mathematics once, as functions that the plain forward and the
-strips of `inference` share. `reference` is the published formulation, which speed is measured
-against; `summary` counts parameters, multiply-adds and memory.
+Read `restormer` first: its functions are shared by the plain forward and the strips of
+`inference`. `reference` is the published formulation, the baseline of speed measurements.
+`summary` counts parameters, multiply-adds and memory.
 """
 
 import lazy_loader

@@ -22,5 +22,6 @@ from .restormer import project as project
 from .restormer import same as same
 from .restormer import statistics as statistics
 from .summary import Structure as Structure
+from .summary import feature_maps_bytes as feature_maps_bytes
 from .summary import summarize as summarize
 from .summary import trace_shapes as trace_shapes

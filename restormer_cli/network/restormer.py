@@ -1,22 +1,20 @@
-"""Restormer (Zamir et al., CVPR 2022, arXiv 2111.09881): the network, and nothing but the network.
+"""The Restormer network (Zamir et al., CVPR 2022, arXiv 2111.09881).
 
-The attribute names (`encoder_level1.0.attn.qkv_dwconv`, ...) are those of the published state
-dicts, so that the official checkpoints load strictly and a user's own fine-tuned files do too.
+Attribute names (`encoder_level1.0.attn.qkv_dwconv`, ...) match the published state dicts, so
+official checkpoints load strictly. Images are B C H W, RGB, 0..1. Feature maps are B H W C with C
+innermost in memory ("channels last"), which is fastest for LayerNorm and 1x1 convolutions.
 
-Inside, a feature map is B H W C with C innermost in memory ("channels last"): LayerNorm and the
-1x1 convolutions then read each pixel's channels as one run, which is what CPUs and GPUs are
-fastest at. Images come and go as B C H W, RGB, 0..1.
-
-A block's mathematics stands here once, in functions that do not know how much of the image they
-are given: `statistics` sums over pixels, `attention` needs only those sums, and all the rest is
-local to a pixel and its eight neighbours. The plain forward runs them on the whole image, and
-`streaming` runs the very same on one strip after another.
+The mathematics of a transformer block is written once, in functions that accept any part of an
+image: `statistics` sums over pixels, `attention` needs only those sums, and everything else
+depends on a pixel and its eight neighbours. `Restormer.forward` applies them to the whole image,
+`restormer_cli.inference.strips` to one strip after another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,24 +24,36 @@ from torch import Tensor, nn
 
 LEVELS = 4
 MULTIPLE = 8
-"""Height and width must be multiples of this: three halvings by pixel-unshuffle."""
+"""Height and width are multiples of this: three pixel-unshuffles halve them."""
+
+CHANNELS = ((1, 1), (3, 3), (6, 3))
+"""Supported numbers of input and output channels: grey, RGB, and two RGB views to one."""
+
+LAYER_NORMS = ("WithBias", "BiasFree")
 
 _EPSILON_NORM = 1e-5
 _EPSILON_COSINE = 1e-12
 
 
-CHANNELS = ((1, 1), (3, 3), (6, 3))
-"""In and out: of networks of grey images, of RGB ones, and of two RGB views."""
-
-
 @dataclass(frozen=True)
 class Architecture:
-    """What shapes a Restormer; the defaults are the paper's network (section 4, "Implementation").
+    """Hyperparameters of a Restormer; the defaults are the paper's (section 4, "Implementation").
 
-    `bias` is that of the convolutions, but for the first one and those between levels, which have
-    none. `layer_norm` is "WithBias" or "BiasFree" (the paper uses the latter for denoising).
-    `dual_pixel` networks take two views (6 channels) and give the restored left one: they add a
-    1x1 skip of the embedded input where the others add the input image itself.
+    Attributes:
+        in_channels: channels of the input image.
+        out_channels: channels of the restored image.
+        dim: channels of the feature maps at level 1; each level below has twice as many.
+        blocks: number of transformer blocks at each level.
+        refinement: number of transformer blocks after the decoder.
+        heads: number of attention heads at each level.
+        expansion: hidden width of the feed-forward networks, relative to the channels.
+        bias: give convolutions a bias, except the first one and those between levels.
+        layer_norm: "WithBias", or "BiasFree" as in the paper's denoising networks.
+        dual_pixel: add a 1x1 convolution of the embedded input to the features, instead of the
+            input image to the output. Such networks restore the left of two views (6 channels).
+
+    Raises:
+        ValueError: `layer_norm` is unknown, or `heads` do not divide the channels.
     """
 
     in_channels: int = 3
@@ -65,12 +75,12 @@ class Architecture:
                 raise ValueError(f"level {level + 1}: {heads} heads do not divide its channels")
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain values, fit for JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Architecture:
-        """The inverse of `as_dict`, lists and tuples alike."""
+        """Build an architecture from the fields of `as_dict`; tuples may be lists."""
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in fields.items()
@@ -78,55 +88,50 @@ class Architecture:
         return cls(**plain)
 
 
-# --- the operations everything is made of; x is B H W C ---------------------------------------
-
 Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""A 3x3 convolution of B H W C with a weight and a bias, dense, or depthwise for D 1 3 3."""
+"""A 3x3 convolution of B H W C, given weight and bias; depthwise for a weight of D 1 3 3."""
 
 
 def same(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1) -> Tensor:
-    """A 3x3 convolution that sees zeros beyond the border: B H W C to B H W D."""
+    """Convolve B H W C with a 3x3 kernel and zero padding, to B H W D."""
     groups = x.shape[-1] // weight.shape[1]
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 
 def inner(x: Tensor, like: Tensor) -> Tensor:
-    """The middle of `x` that `like` was computed from: a convolution may have used up a margin."""
-    margin = (x.shape[1] - like.shape[1]) // 2
-    return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
+    """Return the middle of `x`, without the halo that the convolutions behind `like` consumed."""
+    halo = (x.shape[1] - like.shape[1]) // 2
+    return x[:, halo : x.shape[1] - halo, halo : x.shape[2] - halo]
 
 
 def conv1x1(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution as one matrix product: B H W C to B H W D."""
+    """Apply a 1x1 convolution to B H W C as a matrix product."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 def pixel_unshuffle(x: Tensor) -> Tensor:
-    """Halve height and width, each 2 x 2 pixels into channels."""
+    """Halve height and width: B H W C to B H/2 W/2 4C."""
     return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=2, j=2)
 
 
 def pixel_shuffle(x: Tensor) -> Tensor:
-    """Double height and width, the inverse of `pixel_unshuffle`."""
+    """Double height and width: B H W 4C to B 2H 2W C, the inverse of `pixel_unshuffle`."""
     return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
-
-
-# --- layer normalisation over channels (Figure 2; the paper's two kinds) -----------------------
 
 
 class _Normalise(torch.autograd.Function):
     """(x - mean) / std, or x / std, over the innermost axis.
 
-    `Tensor.var` takes many times as long as what stands here, and the deviation that the native
-    LayerNorm finds on its way has no gradient of its own: hence the closed form below.
+    A custom function because `Tensor.var` is many times slower, and `native_layer_norm` returns a
+    deviation that has no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, centred: bool) -> Tensor:
         channels = x.shape[-1]
         if x.is_cpu and x.dtype == torch.float32:
-            # For some hundred channels this is 2 to 3 times as fast as the native kernel.
+            # For a few hundred channels this is 2 to 3 times as fast as the native kernel.
             mean = x.mean(-1, keepdim=True)
             deviation = x - mean
             norm = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
@@ -145,57 +150,32 @@ class _Normalise(torch.autograd.Function):
         # r = (var + eps)^-1/2 and dr/dx = -r^3 (x - mean) / C
         x, mean, rstd = ctx.saved_tensors
         deviation = x - mean
-        seen = deviation if ctx.centred else x
-        along = (gradient * seen).mean(-1, keepdim=True)
+        numerator = deviation if ctx.centred else x
+        slope = (gradient * numerator).mean(-1, keepdim=True)
         if ctx.centred:
             gradient = gradient - gradient.mean(-1, keepdim=True)
-        return gradient * rstd - deviation * (along * rstd**3), None
+        return gradient * rstd - deviation * (slope * rstd**3), None
 
 
 def normalised(x: Tensor, centred: bool) -> Tensor:
-    """Every pixel's channels divided by their deviation, and centred on zero if so asked."""
+    """Divide each pixel's channels by their standard deviation, after centring if `centred`."""
     y: Tensor = _Normalise.apply(x, centred)  # type: ignore[no-untyped-call]
     return y
 
 
-class WithBias(nn.Module):
-    """(x - mean) / std * weight + bias."""
-
-    centred = True
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-
-class BiasFree(nn.Module):
-    """x / std * weight: the deviation is about the mean, but the mean stays in."""
-
-    centred = False
-    bias = None
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-
-LAYER_NORMS: dict[str, type[WithBias | BiasFree]] = {"WithBias": WithBias, "BiasFree": BiasFree}
-
-
 class LayerNorm(nn.Module):
-    """The kind of normalisation that the architecture names, under the published name `body`."""
+    """Parameters of a layer normalisation over channels, under the published names.
+
+    "WithBias" is (x - mean) / std * weight + bias. "BiasFree" is x / std * weight: the deviation
+    is taken about the mean, but the mean stays. `Projection.of` folds both into a convolution.
+    """
 
     def __init__(self, channels: int, kind: str) -> None:
         super().__init__()
-        self.body = LAYER_NORMS[kind](channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What is left to do to a pixel once weight and bias are folded into what follows."""
-        return normalised(x, self.body.centred)
-
-
-# --- the two halves of a block -----------------------------------------------------------------
+        self.centred = kind == "WithBias"
+        self.body = nn.ParameterDict({"weight": torch.ones(channels)})
+        if self.centred:
+            self.body["bias"] = torch.zeros(channels)
 
 
 class Projection(NamedTuple):
@@ -210,17 +190,15 @@ class Projection(NamedTuple):
     def of(
         cls, norm: LayerNorm, pointwise: nn.Conv2d, depthwise: nn.Conv2d, rows: slice
     ) -> Projection:
-        """Those output channels of the two convolutions that `rows` says."""
-
-        def picked(bias: Tensor | None) -> Tensor | None:
-            return None if bias is None else bias[rows]
-
+        """Fold a LayerNorm into the output channels `rows` of the two convolutions after it."""
+        bias, depthwise_bias = (
+            None if conv.bias is None else conv.bias[rows] for conv in (pointwise, depthwise)
+        )
         matrix = pointwise.weight[rows].flatten(1)
-        bias = picked(pointwise.bias)
-        if norm.body.bias is not None:
-            shift = matrix @ norm.body.bias
+        if norm.centred:
+            shift = matrix @ norm.body["bias"]
             bias = shift if bias is None else bias + shift
-        return cls(matrix * norm.body.weight, bias, depthwise.weight[rows], picked(depthwise.bias))
+        return cls(matrix * norm.body["weight"], bias, depthwise.weight[rows], depthwise_bias)
 
 
 class Output(NamedTuple):
@@ -231,7 +209,7 @@ class Output(NamedTuple):
 
 
 class BlockWeights(NamedTuple):
-    """All a block needs, as tensors: what the pieces below are run with."""
+    """Weights of a transformer block, as the functions below take them."""
 
     heads: int
     centred: bool
@@ -245,21 +223,21 @@ class BlockWeights(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """The sums over pixels that channel attention needs, in fp32: they add up over strips."""
+    """Sums over pixels that channel attention needs, in fp32; those of an image's parts add up."""
 
     gram: Tensor  # B heads c c: sum of q k^T
     squares: Tensor  # B 2 heads c: sums of q^2 and of k^2
 
 
 def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
-    """B H W C, normalised, to B H W D; less the margin that `convolve` uses up."""
+    """Project normalised B H W C to B H W D, without the halo that `convolve` consumes."""
     return convolve(F.linear(normal, p.pointwise, p.pointwise_bias), p.depthwise, p.depthwise_bias)
 
 
 def statistics(qk: Tensor, heads: int) -> Statistics:
-    """What B H W 2C of queries and keys add to the sums over pixels."""
+    """Sum over the pixels of queries and keys, B H W 2C."""
     q, k = rearrange(qk, "b h w (two head c) -> two b head (h w) c", two=2, head=heads)
-    # Not in fp16, whose range ends at the square of 256.
+    # The range of fp16 ends at the square of 256.
     wide = qk.float() if qk.dtype == torch.float16 else qk
     squares = wide.square().sum((1, 2), dtype=torch.float32)  # B 2C
     return Statistics(
@@ -268,10 +246,10 @@ def statistics(qk: Tensor, heads: int) -> Statistics:
 
 
 def attention(sums: Statistics, w: BlockWeights) -> Tensor:
-    """How much of each channel of the values each channel attends to: B heads c c, fp32.
+    """Return the attention matrices of equation 1: B heads c c, fp32.
 
-    q and k have unit length over pixels in equation 1; dividing their product by the lengths
-    comes to the same and needs no second look at the pixels.
+    In the equation q and k are scaled to unit length. Dividing their product by the lengths is
+    equivalent and needs no second pass over the pixels.
     """
     q, k = sums.squares.sqrt().clamp_min(_EPSILON_COSINE).unbind(1)  # B heads c
     cosine = sums.gram / (q.unsqueeze(-1) * k.unsqueeze(-2))
@@ -279,25 +257,25 @@ def attention(sums: Statistics, w: BlockWeights) -> Tensor:
 
 
 def mixing_matrix(attention: Tensor, w: BlockWeights) -> Tensor:
-    """Attention and output projection as one matrix on the values' channels: B C C, fp32."""
+    """Multiply output projection and attention into one matrix for the values: B C C, fp32."""
     out = rearrange(w.attention_out.weight.float(), "o (head c) -> head o c", head=w.heads)
     return rearrange(out @ attention, "b head o c -> b o (head c)")
 
 
 def mix(v: Tensor, matrix: Tensor) -> Tensor:
-    """The values B H W C times a matrix for each image, B C C."""
+    """Multiply each pixel of the values, B H W C, by the matrix of its image, B C C."""
     return torch.matmul(v.flatten(1, 2), matrix.to(v.dtype).mT).view(v.shape)
 
 
 def attend(x: Tensor, mixed: Tensor, w: BlockWeights) -> Tensor:
-    """Add the attended and projected values to `x` (equation 1): B H W C, as large as they are."""
+    """Add the middle of `x` and the output bias to the mixed values (equation 1), in place."""
     if w.attention_out.bias is not None:
         mixed = mixed + w.attention_out.bias
     return mixed.add_(inner(x, mixed))
 
 
 def feed_forward(x: Tensor, w: BlockWeights, convolve: Convolve = same) -> Tensor:
-    """Add the gated feed-forward network (equation 2) to B H W C."""
+    """Apply the gated feed-forward network (equation 2) and add its input: B H W C."""
     normal = normalised(x, w.centred)
     gate = F.gelu(project(normal, w.gate, convolve))  # B H W hidden
     y = F.linear(gate * project(normal, w.value, convolve), *w.ffn_out)
@@ -340,82 +318,64 @@ class TransformerBlock(nn.Module):
         self.ffn = GDFN(channels, a.expansion, a.bias)
 
     def weights(self) -> BlockWeights:
-        """The parameters as the pieces above take them; gradients flow through."""
+        """Return the parameters in the form that the functions take; gradients flow through."""
         attn, ffn = self.attn, self.ffn
         channels, hidden = attn.project_out.in_channels, ffn.project_out.in_channels
-
-        def of_attention(rows: slice) -> Projection:
-            return Projection.of(self.norm1, attn.qkv, attn.qkv_dwconv, rows)
-
-        def of_ffn(rows: slice) -> Projection:
-            return Projection.of(self.norm2, ffn.project_in, ffn.dwconv, rows)
-
+        qkv = partial(Projection.of, self.norm1, attn.qkv, attn.qkv_dwconv)
+        gates = partial(Projection.of, self.norm2, ffn.project_in, ffn.dwconv)
         return BlockWeights(
             heads=attn.heads,
-            centred=self.norm1.body.centred,
+            centred=self.norm1.centred,
             temperature=attn.temperature,
-            qk=of_attention(slice(0, 2 * channels)),
-            v=of_attention(slice(2 * channels, None)),
+            qk=qkv(slice(0, 2 * channels)),
+            v=qkv(slice(2 * channels, None)),
             attention_out=Output(attn.project_out.weight.flatten(1), attn.project_out.bias),
-            gate=of_ffn(slice(0, hidden)),
-            value=of_ffn(slice(hidden, None)),
+            gate=gates(slice(0, hidden)),
+            value=gates(slice(hidden, None)),
             ffn_out=Output(ffn.project_out.weight.flatten(1), ffn.project_out.bias),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The whole map as one strip: B H W C to B H W C."""
+        """Apply the block to a whole feature map, B H W C."""
         w = self.weights()
         normal = normalised(x, w.centred)
         sums = statistics(project(normal, w.qk), w.heads)
         mixed = mix(project(normal, w.v), mixing_matrix(attention(sums, w), w))
-        x = attend(x, mixed, w)
-        return feed_forward(x, w)
-
-
-# --- the U -------------------------------------------------------------------------------------
+        return feed_forward(attend(x, mixed, w), w)
 
 
 class OverlapPatchEmbed(nn.Module):
-    """The first 3x3 convolution: image to features."""
+    """First 3x3 convolution, from the image to features."""
 
     def __init__(self, in_channels: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B H W in_channels to B H W dim."""
+        """Embed an image, B H W in_channels to B H W dim."""
         return same(x, self.proj.weight)
 
 
-class Downsample(nn.Module):
-    """To the next level: half the channels, then pixel-unshuffle."""
+class Resample(nn.Module):
+    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or its inverse."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, shuffle: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False))
+        self.shuffle = shuffle
+        self.body = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """B H W C to B H/2 W/2 2C."""
-        return pixel_unshuffle(same(x, self.body.get_parameter("0.weight")))
-
-
-class Upsample(nn.Module):
-    """Back to the level above: twice the channels, then pixel-shuffle."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """B H W C to B 2H 2W C/2."""
-        return pixel_shuffle(same(x, self.body.get_parameter("0.weight")))
+        """Halve or double the resolution of B H W C."""
+        return self.shuffle(same(x, self.body.get_parameter("0.weight")))
 
 
 class Restormer(nn.Module):
-    """The U-shaped whole (Figure 2): four levels down, three up, refinement, and the residual.
+    """The U-shaped network (Figure 2): encoder, latent, decoder, refinement and residual.
 
     Attributes:
-        architecture: what it was built from.
+        architecture: its hyperparameters; by default those of the paper.
     """
 
     def __init__(self, architecture: Architecture | None = None) -> None:
@@ -428,20 +388,20 @@ class Restormer(nn.Module):
 
         self.patch_embed = OverlapPatchEmbed(a.in_channels, a.dim)
         self.encoder_level1 = stage(width[0], a.heads[0], a.blocks[0])
-        self.down1_2 = Downsample(width[0])
+        self.down1_2 = Resample(width[0], width[0] // 2, pixel_unshuffle)
         self.encoder_level2 = stage(width[1], a.heads[1], a.blocks[1])
-        self.down2_3 = Downsample(width[1])
+        self.down2_3 = Resample(width[1], width[1] // 2, pixel_unshuffle)
         self.encoder_level3 = stage(width[2], a.heads[2], a.blocks[2])
-        self.down3_4 = Downsample(width[2])
+        self.down3_4 = Resample(width[2], width[2] // 2, pixel_unshuffle)
         self.latent = stage(width[3], a.heads[3], a.blocks[3])
-        self.up4_3 = Upsample(width[3])
+        self.up4_3 = Resample(width[3], width[3] * 2, pixel_shuffle)
         self.reduce_chan_level3 = nn.Conv2d(width[3], width[2], 1, bias=a.bias)
         self.decoder_level3 = stage(width[2], a.heads[2], a.blocks[2])
-        self.up3_2 = Upsample(width[2])
+        self.up3_2 = Resample(width[2], width[2] * 2, pixel_shuffle)
         self.reduce_chan_level2 = nn.Conv2d(width[2], width[1], 1, bias=a.bias)
         self.decoder_level2 = stage(width[1], a.heads[1], a.blocks[1])
-        self.up2_1 = Upsample(width[1])
-        # No reduction here: level 1 is decoded at twice its width (3, "Overall Pipeline").
+        self.up2_1 = Resample(width[1], width[1] * 2, pixel_shuffle)
+        # Level 1 has no reduction: it is decoded at twice its width (3, "Overall Pipeline").
         self.decoder_level1 = stage(width[1], a.heads[0], a.blocks[0])
         self.refinement = stage(width[1], a.heads[0], a.refinement)
         if a.dual_pixel:
@@ -449,16 +409,16 @@ class Restormer(nn.Module):
         self.output = nn.Conv2d(width[1], a.out_channels, 3, padding=1, bias=a.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Restore whole images in one pass.
+        """Restore whole images.
 
         Args:
-            image: B C H W, 0..1, C being `architecture.in_channels`; H and W multiples of 8.
+            image: B in_channels H W, 0..1; H and W multiples of 8.
 
         Returns:
-            B C H W, C being `architecture.out_channels`; not clamped.
+            B out_channels H W, not clamped.
 
         Raises:
-            ValueError: a side is no multiple of 8, or the channels do not match.
+            ValueError: a side is not a multiple of 8, or the channels do not match.
         """
         self.check(image)
         x0 = self.patch_embed(image.permute(0, 2, 3, 1).contiguous())  # B H W dim
@@ -474,20 +434,15 @@ class Restormer(nn.Module):
         y = self.refinement(y)
         if self.architecture.dual_pixel:
             y = y + conv1x1(x0, self.skip_conv)
-            return same(y, self.output.weight, self.output.bias).permute(0, 3, 1, 2)
-        # The residual is added in the image's own precision, whatever the features ran in.
         y = same(y, self.output.weight, self.output.bias).permute(0, 3, 1, 2)
-        return y.to(image.dtype) + image
+        # The residual is added in the image's precision, whatever that of the features.
+        return y if self.architecture.dual_pixel else y.to(image.dtype) + image
 
     def check(self, image: Tensor) -> None:
-        """Raise ValueError where `image` (B C H W) is not what the network takes."""
-        if image.ndim != 4 or image.shape[1] != self.architecture.in_channels:
+        """Raise ValueError unless `image` has the right channels and sides of multiples of 8."""
+        channels, sides = self.architecture.in_channels, image.shape[2:]
+        if image.ndim != 4 or image.shape[1] != channels or any(s % MULTIPLE for s in sides):
             raise ValueError(
-                f"an image of shape {tuple(image.shape)} was given to a network that takes "
-                f"B {self.architecture.in_channels} H W"
-            )
-        if image.shape[2] % MULTIPLE or image.shape[3] % MULTIPLE:
-            raise ValueError(
-                f"height {image.shape[2]} and width {image.shape[3]} must be multiples "
-                f"of {MULTIPLE}: restormer_cli.restore pads and crops"
+                f"the network takes B {channels} H W with H and W multiples of {MULTIPLE}, not "
+                f"{tuple(image.shape)}: restormer_cli.restore pads and crops"
             )

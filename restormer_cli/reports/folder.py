@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ..batch import Event, RecordedOutput
+    from ..batch import RecordedOutput
 
 
 def report_folder(
@@ -23,20 +23,17 @@ def report_folder(
     *,
     max_pixels: int,
     defaults: Mapping[str, object],
-) -> Iterator[Event]:
+) -> Iterator[Restored | Failed]:
     """Write a page about the outputs of a folder, and yield an event for each of them.
 
     The page is complete once the iterator is exhausted.
 
     Args:
         folder: named on the page.
-        outputs: as `recorded_outputs(folder, ...)` returns them; at least one.
+        outputs: at least one, as `recorded_outputs` returns them.
         path: file of the page.
         max_pixels: largest image to read.
-        defaults: option values by field name. The page lists only options that differ from them.
-
-    Yields:
-        `Restored` for an output that is on the page, `Failed` for one that cannot be shown.
+        defaults: values by option; the page lists only options with other values.
 
     Raises:
         UsageError: nothing can be written at `path`, or another file is there.

@@ -1,92 +1,79 @@
-"""What a run shows of its results, beside writing them: comparison sheets, and a report."""
+"""The report and the comparison sheets that a run writes beside its outputs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._version import __version__
-from ..callbacks import Notify
 from ..checkpoints import weights_label
 from ..errors import UsageError
 from ..files import PAGE_SUFFIXES, UrlPath, as_path, is_folder
-from ..imaging import Box, Image
 from ..text import format_bytes, printable
-from . import comparison
-from .comparison import SHEET_SUFFIXES, check_parts, describe_image, parse_crop, write_sheet
-from .page import TASK_TITLES, Report, Terms, check_page, summary_figures
+from .comparison import SHEET_SUFFIXES, Panel, parse_crop, write_sheet
+from .page import TASK_TITLES, Report, check_page, summary_figures, timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from ..batch import Event, Job, Restored, Summary
-    from .page import Previews
-
-
-@dataclass(frozen=True)
-class ImageObserver:
-    """What is made of an image while it is in memory, as it was and as it is, once it is written.
-
-    It holds nothing but paths, so that any thread or process may call it.
-    """
-
-    sheets: Mapping[str, Path]  # of each input
-    parts: tuple[Box, ...] | None
-    previews: Previews | None
-
-    def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        """Write the sheet and the previews.
-
-        Raises:
-            ImageError: they cannot be written, or a part lies outside the image.
-        """
-        if event.input in self.sheets:
-            panels = (
-                comparison.Panel(before, "Before", event.input, describe_image(before)),
-                comparison.Panel(after, "After", event.output, describe_image(after)),
-            )
-            check_parts(self.parts, before, event.input)
-            sheet = comparison.draw_sheet(panels[0], panels[1:], self.parts, _how(event))
-            write_sheet(sheet, self.sheets[event.input])
-        if self.previews is not None:
-            self.previews.write(event.output, before, after)
-
-
-def _how(event: Restored) -> str:
-    weights = weights_label(event.weights.name, event.weights.source)
-    return (
-        f"restormer {event.task}, {weights}, {event.strategy}, {event.precision} on {event.device}, "
-        f"{event.seconds:.1f} s"
-    )
+    from ..callbacks import Notify
+    from ..imaging import Box, Image
+    from .page import Previews, Terms
 
 
 @dataclass(frozen=True)
 class RunObservers:
-    """What a run has been asked to show."""
+    """The report and the comparison sheets of a run, either of which may be absent."""
 
     watch: ImageObserver | None
     report: Report | None
 
     def add(self, event: Event) -> None:
-        """Take in what happened."""
+        """Add an event to the report."""
         if self.report is not None:
             self.report.add(event)
 
-    def finish(self, summary: Summary, say: Notify) -> None:
+    def finish(self, summary: Summary, notify: Notify) -> None:
         """Write the report.
 
         Raises:
-            ImageError: it cannot be written.
+            ImageError: the report cannot be written.
         """
-        if self.report is None:
-            return
-        when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-        ended = "interrupted " if summary.interrupted else ""
-        about = f"{ended}{when}, restormer {__version__}"
-        count = self.report.write(about, summary_figures(summary))
-        say(f"report: {printable(str(self.report.path))}, {format_bytes(count)}")
+        if self.report is not None:
+            about = f"interrupted {timestamp()}" if summary.interrupted else timestamp()
+            size = self.report.write(about, summary_figures(summary))
+            notify(f"report: {printable(str(self.report.path))}, {format_bytes(size)}")
+
+
+@dataclass(frozen=True)
+class ImageObserver:
+    """Observer that writes an image's comparison sheet and its previews for the report.
+
+    It holds only paths and boxes, so it can be sent to another process.
+    """
+
+    sheets: Mapping[str, Path]  # by input; inputs that are not listed have none
+    crops: tuple[Box, ...] | None  # None: where an image changed most
+    previews: Previews | None
+
+    def __call__(self, event: Restored, before: Image, after: Image) -> None:
+        """Write the sheet and the previews of an image.
+
+        Raises:
+            ImageError: they cannot be written, or a crop lies outside the image.
+        """
+        if event.input in self.sheets:
+            weights = weights_label(event.weights.name, event.weights.source)
+            footer = (
+                f"restormer {event.task}, {weights}, {event.strategy}, "
+                f"{event.precision} on {event.device}, {event.seconds:.1f} s"
+            )
+            panels = Panel(before, event.input), Panel(after, event.output)
+            write_sheet(self.sheets[event.input], panels, self.crops, footer)
+        if self.previews is not None:
+            self.previews.write(event.output, before, after)
 
 
 def plan_observers(
@@ -98,71 +85,74 @@ def plan_observers(
     crops: Iterable[str] = (),
     settings: Terms | None = None,
 ) -> RunObservers:
-    """Check beforehand that the report and the comparisons can be written.
+    """Return the observers of a run, after checking that their files can be written.
 
     Args:
-        task: names the report.
+        task: determines the report's title.
         jobs: the images of the run.
         report: path of the page; None: no report.
-        compare: path of the comparison sheet, or the folder for several; None: none.
-        crops: parts to enlarge in the comparisons, as `parse_crop` takes them.
-        settings: options to repeat in the report.
+        compare: path of the sheet, or a folder for the sheets of several images; None: none.
+        crops: regions to enlarge on the sheets, in the form that `parse_crop` reads.
+        settings: options to list in the report.
 
     Raises:
-        UsageError: the report or the comparisons cannot be where they are asked for.
+        UsageError: the report or the sheets cannot be written where they are wanted.
     """
-    parts = tuple(map(parse_crop, crops)) or None
-    if parts and compare is None:
-        raise UsageError("--crop is for a comparison, and there is none", "Add --compare PATH.")
-    for where in (report, compare):
-        if where is not None and isinstance(as_path(where), UrlPath):
-            raise UsageError(f"{where}: reports and comparisons are local files", "Name one.")
-    compared = {} if compare is None else _sheets(compare, jobs)
-    shown = None
+    boxes = tuple(map(parse_crop, crops)) or None
+    if boxes and compare is None:
+        raise UsageError("--crop: has no effect without --compare", "Add --compare PATH.")
+    for path in (report, compare):
+        if path is not None and isinstance(as_path(path), UrlPath):
+            raise UsageError(
+                f"{path}: a report or comparison must be local", "Choose a local path."
+            )
+    sheets = {} if compare is None else _plan_sheets(compare, jobs)
+    page = None
     if report is not None:
-        path = Path(report)
-        check_page(path)
-        shown = Report(path, TASK_TITLES[task], settings or [])
-    if not (compared or shown):
+        check_page(Path(report))
+        page = Report(Path(report), TASK_TITLES[task], settings or [])
+    if not (sheets or page):
         return RunObservers(None, None)
-    return RunObservers(ImageObserver(compared, parts, shown.previews if shown else None), shown)
+    return RunObservers(ImageObserver(sheets, boxes, page.previews if page else None), page)
 
 
-def _sheets(where: str, jobs: list[Job]) -> dict[str, Path]:
-    """The sheet of every job: the file that is named or, of several, one for each in a folder.
+def _plan_sheets(compare: str, jobs: list[Job]) -> dict[str, Path]:
+    """Return the file of each job's sheet by the name of its input.
 
-    There they lie as the outputs do in theirs, each called like its output with .png added: what
-    a.jpg and a.png become stay two.
+    `compare` is the file itself or, for several jobs, a folder. In the folder the sheets are
+    arranged like the outputs. Each is named after its output with .png appended, so that the
+    sheets of a.jpg and a.png differ.
     """
-    path = Path(where)
-    if path.suffix.lower() in PAGE_SUFFIXES:
-        raise UsageError(f"{where}: --compare makes pictures", "--report makes a page.")
-    if path.suffix.lower() in SHEET_SUFFIXES and not is_folder(path):
+    path = Path(compare)
+    suffix = path.suffix.lower()
+    if suffix in PAGE_SUFFIXES:
+        raise UsageError(f"{compare}: --compare writes pictures", "Use --report for a page.")
+    if suffix in SHEET_SUFFIXES and not is_folder(path):
         if len(jobs) > 1:
             raise UsageError(
-                f"{where} is one file, and there are several images",
-                "--compare takes a folder then; with a / at its end if it is to be called so.",
+                f"{compare}: one file, but there are several images",
+                "Name a folder with --compare. End its name with / if it looks like a file.",
             )
         sheets = [path] * len(jobs)
     else:
         if path.resolve() in {job.source.parent.resolve() for job in jobs if job.source}:
-            raise UsageError(f"{where} has the inputs in it", "Name a folder for the sheets.")
-        sheets = [path / f"{place}.png" for place in _places(jobs)]
+            raise UsageError(f"{compare}: contains inputs", "Choose another folder for the sheets.")
+        sheets = [path / f"{relative}.png" for relative in _relative_outputs(jobs)]
     taken = {path.resolve() for job in jobs for path in (job.source, job.target) if path}
     for sheet in sheets:
         if sheet.resolve() in taken:
-            raise UsageError(f"{sheet} is an input or output, too", "Name another place.")
+            raise UsageError(f"{sheet}: also an input or output", "Choose another path.")
     return {job.names[0]: sheet for job, sheet in zip(jobs, sheets, strict=True)}
 
 
-def _places(jobs: list[Job]) -> list[str]:
-    """Where the outputs lie below the folder that they have in common."""
+def _relative_outputs(jobs: list[Job]) -> list[str]:
+    """Return the outputs' paths relative to the deepest folder that contains them all."""
     paths = [job.target or job.source or Path("stdin") for job in jobs]
-    real = [path.parent.resolve() / path.name for path in paths]
+    resolved = [path.parent.resolve() / path.name for path in paths]
     try:
-        common = os.path.commonpath([path.parent for path in real]) if real else ""
+        common = os.path.commonpath([path.parent for path in resolved]) if resolved else ""
     except ValueError as error:  # on Windows
         raise UsageError(
-            "the outputs lie on several drives", "Restore those of each drive by themselves."
+            "the outputs are on several drives", "Restore the images of each drive separately."
         ) from error
-    return [str(path.relative_to(common)) for path in real]
+    return [str(path.relative_to(common)) for path in resolved]

@@ -1,4 +1,4 @@
-"""A page that shows what was restored: figures, failures, a gallery, before and after."""
+"""Write a report as one HTML page: figures, failures, a gallery, before and after of each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -21,122 +23,22 @@ from .._version import __version__
 from ..batch import Event, Failed, Restored, Skipped, Summary
 from ..errors import ImageError, UsageError
 from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
-from ..imaging import Box, most_changed
 from ..text import format_duration
-from .display import fit_size, image_size, render
+from .display import fit_size, image_size, most_changed_crop, render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..imaging import Image
 
-
-# --- previews ------------------------------------------------------------------------------------
-
-SIDE = 1600
-"""Pixels a side that a preview has at most; of a larger image there is a detail as well."""
-
-DETAIL = 640
-"""Pixels a side of the detail, which is not scaled: it is where the change is largest."""
-
-THUMBNAIL = 360, 270
-"""Width and height of a thumbnail; what does not fit in is cut off."""
-
+# Constants of the previews. Sides are in pixels.
+EMBEDDED = (
+    20_000_000  # bytes that a page can embed; if there are more, all go to a folder beside it
+)
+SIDE = 1600  # of a preview at most; a larger image also has a detail
+DETAIL = 640  # of a detail at most, which is the unscaled crop that changed most
+THUMBNAIL = 360, 270  # of a thumbnail, which is cropped to this shape
 KINDS = "thumbnail", "before", "after", "detail-before", "detail-after"
-
-_OURS = re.compile(rf"[0-9a-f]{{16}}-(?:{'|'.join(KINDS)})\.jpg")
-
-
-@dataclass(frozen=True)
-class Previews:
-    """A folder of them, which whoever has the images in memory adds to, in whatever process."""
-
-    folder: Path
-
-    def write(self, name: str, before: Image | None, after: Image) -> None:
-        """Write those of an image, whose `name` tells it from all others of the report.
-
-        Raises:
-            ImageError: they cannot be written.
-        """
-        pictures = dict(_pictures(before, after))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for kind, picture in pictures.items():
-                write_atomic(self._path(name, kind), _encoded(picture))
-        except OSError as error:
-            raise ImageError(
-                f"{self.folder}: its previews cannot be written ({error.strerror})",
-                "Make room, or name another place with --report.",
-            ) from error
-
-    def _path(self, name: str, kind: str) -> Path:
-        key = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
-        return self.folder / f"{key}-{kind}.jpg"
-
-    def of(self, name: str) -> dict[str, Path]:
-        """Those that were written of an image, by their kind."""
-        paths = {kind: self._path(name, kind) for kind in KINDS}
-        return {kind: path for kind, path in paths.items() if path.is_file()}
-
-    def remove(self, but: set[str]) -> None:
-        """Remove all others than these files, and the folder if it is empty then."""
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.iterdir():
-            if path.name not in but and _OURS.fullmatch(path.name):
-                path.unlink()
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
-
-
-def _pictures(before: Image | None, after: Image) -> Iterator[tuple[str, PIL.Image.Image]]:
-    width, height = image_size(after)
-    whole = fit_size(width, height, SIDE)
-    seen = render(after, *whole)
-    yield "after", seen
-    if before is None:
-        yield "thumbnail", _thumbnail(seen, seen)
-        return
-    original = render(before, *whole)
-    yield "before", original
-    yield "thumbnail", _thumbnail(original, seen)
-    if whole == (width, height):
-        return
-    sides = min(DETAIL, width), min(DETAIL, height)
-    found = most_changed(before.pixels, after.pixels, *sides, 1)
-    middle = Box((width - sides[0]) // 2, (height - sides[1]) // 2, *sides)
-    detail = found[0] if found else middle
-    yield "detail-before", render(before, *sides, detail)
-    yield "detail-after", render(after, *sides, detail)
-
-
-def _thumbnail(before: PIL.Image.Image, after: PIL.Image.Image) -> PIL.Image.Image:
-    """The left half as it was, the right half as it is."""
-    how = PIL.Image.Resampling.BOX
-    picture, left = (ImageOps.fit(image, THUMBNAIL, how) for image in (after, before))
-    middle, high = THUMBNAIL[0] // 2, THUMBNAIL[1]
-    picture.paste(left.crop((0, 0, middle, high)), (0, 0))
-    if before is not after:
-        ImageDraw.Draw(picture).line((middle, 0, middle, high), "#ffffff", 1)
-    return picture
-
-
-def _encoded(picture: PIL.Image.Image) -> bytes:
-    # 4:4:4, since half of what noise is removed from is colour.
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=86, subsampling=0)
-    return buffer.getvalue()
-
-
-# --- report --------------------------------------------------------------------------------------
-
-
-EMBEDDED = 20_000_000
-"""Bytes of pictures that a page holds itself; where there are more, all are in a folder beside it.
-
-An image takes about a quarter of a kilobyte besides: a page of 50,000 has 12 megabytes.
-"""
 
 TASK_TITLES = {
     "denoise": "Noise removed",
@@ -144,39 +46,41 @@ TASK_TITLES = {
     "deblur": "Motion blur removed",
     "defocus": "Defocus blur removed",
 }
-_MARK = b'<meta name="generator" content="restormer '
-_HEAD = 2000  # bytes in which the mark is
 
-Terms = list[tuple[str, str]]
+Terms = list[tuple[str, str]]  # names and values
+Figure = tuple[str, str] | tuple[str, str, str]  # label, number and, optionally, a CSS class
+
+_GENERATOR = b'<meta name="generator" content="restormer '
+_PREVIEW_NAME = re.compile(rf"([0-9a-f]{{16}})-(?:{'|'.join(KINDS)})\.jpg")
 
 
 def check_page(path: Path) -> None:
-    """See beforehand that a report can be written there.
+    """Check that a report can be written to `path`.
 
     Raises:
-        UsageError: it is no page's name, its folder is closed, or another's file is there.
+        UsageError: the name is not that of a page, the folder is not writable, or the file exists
+            and is not a report.
     """
     if path.suffix.lower() not in PAGE_SUFFIXES:
-        raise UsageError(f"{path}: a report is a page", "Name a file that ends in .html.")
-    there = next(p for p in path.absolute().parents if os.path.lexists(p))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: {there} is no folder to write to", "Name another place.")
-    if exists(path):
-        if not path.is_file():
-            raise UsageError(f"{path}: a folder, or no file at all", "Name another file.")
-        try:
-            with path.open("rb") as file:
-                ours = _MARK in file.read(_HEAD)
-        except OSError:
-            ours = False
-        if not ours:
-            raise UsageError(f"{path} is there, and no report of restormer's", "Name another file.")
+        raise UsageError(f"{path}: not the name of a page", "Choose a name that ends in .html.")
+    parent = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: {parent} is not a writable folder", "Choose another path.")
+    if exists(path) and not _is_report(path):
+        raise UsageError(f"{path}: exists and is not a restormer report", "Choose another path.")
+
+
+def timestamp() -> str:
+    """Return the local time and the version of this program."""
+    return f"{datetime.now().astimezone():%Y-%m-%d %H:%M}, restormer {__version__}"
 
 
 class Report:
-    """A page that is being collected; of each image it keeps a line of text in memory.
+    """Report page in the making; it keeps one line of text per image in memory.
 
-    Its pictures are written by `previews`, as soon as an image is there.
+    Attributes:
+        path: file of the page.
+        previews: writes the previews of an image, as soon as the image is available.
     """
 
     def __init__(self, path: Path, title: str, settings: Terms) -> None:
@@ -184,17 +88,20 @@ class Report:
         self.previews = Previews(path.with_name(path.stem + PAGE_FOLDER_MARK))
         self._title = title
         self._settings = settings
-        self._images: list[tuple[str, str]] = []  # whose previews, and the rest as JSON
+        self._images: list[tuple[str, str]] = []  # key of the previews, the rest as JSON
         self._failed: list[tuple[str, str, str]] = []
         self._skipped: list[tuple[str, str]] = []
-        self._used: dict[str, dict[str, None]] = {}  # what ran, each once, in its order
+        self._used: dict[str, dict[str, None]] = {}  # ordered sets of values by name
 
-    def add(self, event: Event, links: dict[str, str] | None = None) -> None:
-        """Take in what happened to an image; `links` are files that are not where it says."""
+    def add(self, event: Event, links: Mapping[str, str] | None = None) -> None:
+        """Add an event to the report.
+
+        `links` replaces the paths of the event as targets of the links "before" and "after".
+        """
         match event:
             case Restored():
-                ran = event.weights
-                self.uses("Weights", f"{ran.name} ({ran.source}), SHA-256 {ran.sha256}")
+                weights = event.weights
+                self.uses("Weights", f"{weights.name} ({weights.source}), SHA-256 {weights.sha256}")
                 self.uses("Device", event.device)
                 self.uses("Precision", event.precision)
                 self.uses("Strategy", event.strategy)
@@ -203,7 +110,7 @@ class Report:
                     name=event.input,
                     facts=[
                         f"{event.width} x {event.height}, {event.seconds:.1f} s",
-                        f"{255 * event.mean_absolute_change:.1f} of 255 changed on average",
+                        f"mean change {255 * event.mean_absolute_change:.1f} of 255",
                     ],
                     change=event.mean_absolute_change,
                     warnings=event.warnings,
@@ -215,9 +122,9 @@ class Report:
             case Skipped():
                 self._skipped.append((event.input, event.reason))
 
-    def uses(self, what: str, value: str) -> None:
-        """Take in a setting that some image was made with."""
-        self._used.setdefault(what, {})[value] = None
+    def uses(self, name: str, value: str) -> None:
+        """Add a value to the settings that images were made with, unless it is listed already."""
+        self._used.setdefault(name, {})[value] = None
 
     def image(
         self,
@@ -228,48 +135,29 @@ class Report:
         change: float | None = None,
         warnings: Iterable[str] = (),
         notes: Iterable[str] = (),
-        links: dict[str, str] | None = None,
+        links: Mapping[str, str] | None = None,
     ) -> None:
-        """Take in an image whose previews were written by the name `key`."""
-        hrefs = {side: self._href(path) for side, path in (links or {}).items() if path != "-"}
+        """Add an image whose previews were written under the name `key`."""
         row = {
             "name": name,
             "facts": facts,
             "change": change,
             "warnings": list(warnings),
             "notes": list(notes),
-            "links": hrefs,
+            "links": {side: self._href(p) for side, p in (links or {}).items() if p != "-"},
         }
-        self._images.append((key, json.dumps(row)))
+        self._images.append((key, _to_json(row)))
 
-    def _href(self, path: str) -> str:
-        """A link to a file from the page: relative, so that both can move, and never a script."""
-        try:
-            relative = os.path.relpath(path, self.path.parent)
-        except ValueError:  # on another drive
-            return Path(path).absolute().as_uri()
-        return "./" + quote(os.fsencode(relative.replace(os.sep, "/")), safe="/")
+    def write(self, about: str, figures: Sequence[Figure]) -> int:
+        """Write the page and return its size in bytes.
 
-    def write(self, about: str, figures: Sequence[tuple[str, str] | tuple[str, str, str]]) -> int:
-        """Write the page, whole, and put its pictures into it if they are few; its size in bytes.
+        Previews are embedded in the page if they are small enough together.
 
         Raises:
-            ImageError: it cannot be written.
+            ImageError: the page cannot be written.
         """
-        try:
-            return self._write(about, figures)
-        except OSError as error:
-            raise ImageError(
-                f"{self.path}: the report cannot be written ({error.strerror})",
-                "The images are there: restormer report FOLDER makes one of a folder's record.",
-            ) from error
-
-    def _write(self, about: str, figures: Sequence[tuple[str, ...]]) -> int:
-        pictures = {key: self.previews.of(key) for key, _ in self._images}
-        total = sum(path.stat().st_size for of in pictures.values() for path in of.values())
-        embedded = total <= EMBEDDED
-        refer = _data if embedded else self._beside
-        used = [(what, ", ".join(values)) for what, values in self._used.items()]
+        keys = [key for key, _ in self._images]
+        used = [(name, ", ".join(values)) for name, values in self._used.items()]
         data = {
             "title": self._title,
             "about": about,
@@ -277,71 +165,178 @@ class Report:
             "settings": [*used, *self._settings],
             "failed": self._failed,
             "skipped": self._skipped,
-            "images": [
-                {**json.loads(row), **{kind: refer(path) for kind, path in pictures[key].items()}}
-                for key, row in self._images
-            ],
         }
-        page = _page(self._title, data, "data:" if embedded else "'self' file:").encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path, page)
-        kept = [] if embedded else [path for of in pictures.values() for path in of.values()]
-        self.previews.remove(but={path.name for path in kept})
-        return len(page)
+        try:
+            files = (path for key in keys for path in self.previews.find(key).values())
+            embedded = sum(path.stat().st_size for path in files) <= EMBEDDED
+            link = _data_url if embedded else self._href
+            images = ",".join(
+                _extend(row, {k: _to_json(link(p)) for k, p in self.previews.find(key).items()})
+                for key, row in self._images
+            )
+            text = _extend(_to_json(data), {"images": f"[{images}]"})
+            page = _fill_template(self._title, text, "data:" if embedded else "'self' file:")
+            content = page.encode()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, content)
+            self.previews.remove(keep=() if embedded else keys)
+        except OSError as error:
+            raise ImageError(
+                f"{self.path}: cannot write the report ({error.strerror})",
+                "The images are written. Make a report of them with restormer report FOLDER.",
+            ) from error
+        return len(content)
 
-    def _beside(self, path: Path) -> str:
-        return f"./{quote(self.previews.folder.name)}/{path.name}"
-
-
-def _data(path: Path) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _page(title: str, data: dict[str, Any], pictures: str) -> str:
-    """The page; what it may load is its own style and script, by their hashes, and its pictures."""
-    template, style, script = (
-        (Path(__file__).parent / "assets" / f"report.{kind}").read_text("utf-8")
-        for kind in ("html", "css", "js")
-    )
-    policy = (
-        f"default-src 'none'; img-src {pictures}; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
-    # Neither a tag nor a comment can end the block that holds the data.
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return Template(template).substitute(
-        version=__version__, policy=policy, title=title, style=style, script=script, data=text
-    )
+    def _href(self, path: str | Path) -> str:
+        """Return a link to a file: relative, so that both can be moved, and never a script."""
+        try:
+            relative = os.path.relpath(path, self.path.parent)
+        except ValueError:  # on another drive
+            return Path(path).absolute().as_uri()
+        return "./" + quote(os.fsencode(relative.replace(os.sep, "/")), safe="/")
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+@dataclass(frozen=True)
+class Previews:
+    """Folder with the JPEG previews of a report; any process may write to it."""
+
+    folder: Path
+
+    def write(self, key: str, before: Image | None, after: Image) -> None:
+        """Write the previews of an image, whose `key` is unique in the report.
+
+        Raises:
+            ImageError: they cannot be written.
+        """
+        pictures = _draw_previews(before, after)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for kind, picture in pictures.items():
+                buffer = io.BytesIO()
+                # Full chroma resolution (4:4:4): much of the noise that is removed is colour.
+                picture.save(buffer, "JPEG", quality=86, subsampling=0)
+                write_atomic(self._path(key, kind), buffer.getvalue())
+        except OSError as error:
+            raise ImageError(
+                f"{self.folder}: cannot write previews ({error.strerror})",
+                "Free some space, or choose another path with --report.",
+            ) from error
+
+    def find(self, key: str) -> dict[str, Path]:
+        """Return the existing previews of an image by kind."""
+        paths = {kind: self._path(key, kind) for kind in KINDS}
+        return {kind: path for kind, path in paths.items() if path.is_file()}
+
+    def remove(self, keep: Iterable[str]) -> None:
+        """Remove the previews of all images but these, and the folder if it is empty then."""
+        if not self.folder.is_dir():
+            return
+        kept = {_digest(key) for key in keep}
+        for path in self.folder.iterdir():
+            match = _PREVIEW_NAME.fullmatch(path.name)
+            if match and match[1] not in kept:
+                path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _path(self, key: str, kind: str) -> Path:
+        return self.folder / f"{_digest(key)}-{kind}.jpg"
 
 
-def summary_figures(summary: Summary) -> list[tuple[str, str] | tuple[str, str, str]]:
-    """What a run comes to: a number and what it counts; what is bad is marked as such."""
-    counted: list[tuple[str, str] | tuple[str, str, str]] = [("restored", f"{summary.restored:,}")]
+def summary_figures(summary: Summary) -> list[Figure]:
+    """Return the figures at the top of a run's report."""
+    figures: list[Figure] = [("restored", f"{summary.restored:,}")]
     if summary.failed:
-        counted.append(("failed", f"{summary.failed:,}", "bad"))
+        figures.append(("failed", f"{summary.failed:,}", "bad"))
     if summary.skipped:
-        counted.append(("skipped", f"{summary.skipped:,}"))
-    speed = summary.megapixels / max(summary.seconds, 1e-3)
+        figures.append(("skipped", f"{summary.skipped:,}"))
+    seconds = summary.seconds
     return [
-        *counted,
+        *figures,
         ("megapixels", f"{summary.megapixels:,.3g}"),
-        (
-            "time",
-            format_duration(summary.seconds)
-            if summary.seconds > 90
-            else f"{summary.seconds:.0f} s",
-        ),
-        ("megapixels a second", f"{speed:.2g}"),
+        ("time", format_duration(seconds) if seconds > 90 else f"{seconds:.0f} s"),
+        ("megapixels per second", f"{summary.megapixels / max(seconds, 1e-3):.2g}"),
     ]
 
 
+def _is_report(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return _GENERATOR in file.read(2000)
+    return False
+
+
 def _links(event: Restored) -> dict[str, str]:
-    """The files to open beside an image's previews: of URLs none, nor what was before in place."""
+    """Return the local files to link to: the input, unless replaced in place, and the output."""
     files = {"before": event.input, "after": event.output}
     if event.input == event.output:
         del files["before"]
     return {side: name for side, name in files.items() if not isinstance(as_path(name), UrlPath)}
+
+
+def _draw_previews(before: Image | None, after: Image) -> dict[str, PIL.Image.Image]:
+    width, height = image_size(after)
+    size = fit_size(width, height, SIDE, SIDE)
+    result = render(after, *size)
+    if before is None:
+        return {"after": result, "thumbnail": _thumbnail(result, result)}
+    original = render(before, *size)
+    pictures = {"after": result, "before": original, "thumbnail": _thumbnail(original, result)}
+    if size != (width, height):
+        sides = min(DETAIL, width), min(DETAIL, height)
+        crop = most_changed_crop(before, after, *sides)
+        pictures["detail-before"] = render(before, *sides, crop)
+        pictures["detail-after"] = render(after, *sides, crop)
+    return pictures
+
+
+def _thumbnail(before: PIL.Image.Image, after: PIL.Image.Image) -> PIL.Image.Image:
+    """Return the left half of `before` and the right half of `after` as one picture."""
+    resampling = PIL.Image.Resampling.BOX
+    picture, left = (ImageOps.fit(image, THUMBNAIL, resampling) for image in (after, before))
+    middle, height = THUMBNAIL[0] // 2, THUMBNAIL[1]
+    picture.paste(left.crop((0, 0, middle, height)), (0, 0))
+    if before is not after:
+        ImageDraw.Draw(picture).line((middle, 0, middle, height), "#ffffff", 1)
+    return picture
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _data_url(path: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _to_json(value: Any) -> str:
+    # Without "<", no tag and no comment can end the script element that holds the data.
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _extend(json_object: str, members: Mapping[str, str]) -> str:
+    """Add members, whose values are JSON, to a JSON object that is not empty."""
+    return json_object[:-1] + "".join(f',"{name}":{v}' for name, v in members.items()) + "}"
+
+
+def _fill_template(title: str, data: str, image_sources: str) -> str:
+    """Return the page.
+
+    Its Content Security Policy allows only its own style and script, and the `image_sources`.
+    """
+    assets = Path(__file__).parent / "assets"
+    template, style, script = (
+        (assets / f"report.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js")
+    )
+    policy = (
+        f"default-src 'none'; img-src {image_sources}; style-src {_csp_hash(style)}; "
+        f"script-src {_csp_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    return Template(template).substitute(
+        version=__version__, policy=policy, title=title, style=style, script=script, data=data
+    )
+
+
+def _csp_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,217 +1,171 @@
-"""Before and after, side by side, in the terminal that stderr is: `--preview`."""
+"""Preview results in the terminal on stderr, before and after side by side (`--preview`)."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-import cv2
 import numpy as np
+import PIL.Image
 
 from ..batch import Restored
 from ..errors import UsageError
-from ..imaging import Array, Image, from_float, read_image, to_float, write_image
+from ..imaging import Box, Image, write_image
+from .display import image_size, most_changed_crop, render
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
 
     from ..batch import Event
 
-GAP = 0.02
-"""Of the width: between the two."""
-
-BLOCKS = 2
-"""Where pixels are blocks of characters, they are few: each is the mean of four of the image's."""
-
-CELL = 8
-"""Places at which a part is looked for are so many pixels apart."""
+GAP = 0.02  # between before and after, as a fraction of the preview's width
+BLOCK_SCALE = 2  # image pixels, in each direction, per pixel drawn by block characters
 
 
 class Screen(Protocol):
-    """Where pictures and notes are shown."""
+    """The console that shows previews and notes."""
 
     def say(self, text: str) -> None:
         """Show a line of text."""
 
     def draw(self, picture: RenderableType, caption: str) -> None:
-        """Show a picture."""
+        """Show a picture below its caption."""
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Puts before and after into one picture in a folder; any thread or process may call it.
-
-    Attributes:
-        folder: where the pictures go.
-        width: of a picture, at most, in its pixels.
-        height: likewise.
-        scale: how many pixels of an image, across and down, become one of a picture.
-    """
+class PreviewWriter:
+    """Observer that writes before and after as one picture; any thread or process may call it."""
 
     folder: Path
-    width: int
+    width: int  # of a picture at most, in its pixels
     height: int
-    scale: int = 1
+    scale: int = 1  # image pixels, in each direction, per pixel of a picture
 
     @property
     def gap(self) -> int:
-        """How far before and after are apart."""
+        """Pixels between before and after."""
         return round(self.width * GAP)
 
     def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        """Draw what `event` tells of: where most has changed, or all of an image that has room."""
-        a, b = (to_float(one.pixels) for one in (before, after))
-        height, width = (n * self.scale for n in (self.height, (self.width - self.gap) // 2))
-        top, left = busiest(a, b, width, height)
-        part = np.s_[top : top + height, left : left + width]
-        a, b = (_shrunk(one[part], self.scale) for one in (a, b))
-        gap = np.zeros((a.shape[0], self.gap, 3), np.float32)
-        a, b = (np.broadcast_to(one, (*one.shape[:2], 3)) for one in (a, b))
-        picture = from_float(np.hstack([a, gap, b]), np.uint8)
-        write_image(Image(picture), self.path(event), quality=100)
+        """Write the whole image if it fits, otherwise the region around the most changed square.
+
+        Raises:
+            ImageError: the picture cannot be written.
+        """
+        total_width, total_height = image_size(after)
+        width = min((self.width - self.gap) // 2 * self.scale, total_width)
+        height = min(self.height * self.scale, total_height)
+        side = min(width, height)
+        square = most_changed_crop(before, after, side, side)
+        x = min(max(0, square.x - (width - side) // 2), total_width - width)
+        y = min(max(0, square.y - (height - side) // 2), total_height - height)
+        size = -(-width // self.scale), -(-height // self.scale)
+        picture = PIL.Image.new("RGB", (2 * size[0] + self.gap, size[1]))
+        for left, image in ((0, before), (size[0] + self.gap, after)):
+            picture.paste(render(image, *size, Box(x, y, width, height)), (left, 0))
+        write_image(Image(np.asarray(picture)), self.path(event), quality=100)
 
     def path(self, event: Restored) -> Path:
-        """The picture of an output."""
+        """Return the file of the picture for this output."""
         return self.folder / f"{hashlib.sha256(os.fsencode(event.output)).hexdigest()}.png"
 
 
-def _shrunk(image: Array, scale: int) -> Array:
-    """H W C with `scale` pixels, each way, for each that is left: their mean."""
-    height, width, channels = image.shape
-    size = (-(-width // scale), -(-height // scale))
-    small: Array = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return small.reshape(size[1], size[0], channels)
-
-
-def busiest(before: Array, after: Array, width: int, height: int) -> tuple[int, int]:
-    """Top and left of the part of this size in which most has changed, to within a cell."""
-    total_height, total_width = before.shape[:2]
-    lefts, rows = np.arange(0, total_width, CELL), []
-    for top in range(0, total_height, CELL):  # of two large images there is to be no third
-        change = np.abs(after[top : top + CELL] - before[top : top + CELL]).sum((0, 2))
-        rows.append(np.add.reduceat(change, lefts))
-    sums = np.pad(np.cumsum(np.cumsum(rows, 0, np.float64), 1), ((1, 0), (1, 0)))
-    tall, wide = (
-        max(1, min(side // CELL, cells))
-        for side, cells in ((height, len(rows)), (width, len(lefts)))
-    )
-    parts = sums[tall:, wide:] - sums[:-tall, wide:] - sums[tall:, :-wide] + sums[:-tall, :-wide]
-    row, column = (int(index) for index in np.unravel_index(parts.argmax(), parts.shape))
-    return (
-        max(0, min(row * CELL, total_height - height)),
-        max(0, min(column * CELL, total_width - width)),
-    )
-
-
+@dataclass(frozen=True)
 class Preview:
-    """What `--preview` does: `watch` makes pictures of images, `add` shows them as events come.
+    """Show previews on a screen as images are restored."""
 
-    Args:
-        console: draws them.
-        kind: the library's way of drawing one.
-        graphics: whether it draws pixels, and not blocks of characters.
-        watch: makes them; None: there is nothing to draw on.
-    """
-
-    def __init__(
-        self,
-        console: Screen,
-        kind: Any = None,
-        graphics: bool = False,
-        watch: Watch | None = None,
-    ) -> None:
-        self.console, self.kind, self.graphics, self.watch = console, kind, graphics, watch
+    console: Screen
+    watch: PreviewWriter | None = None  # None: show nothing
+    renderable: Any = None  # class of textual-image that draws a picture
+    graphics: bool = False  # it draws pixels rather than block characters
 
     def add(self, event: Event) -> None:
-        """Show the picture of an image that is restored."""
+        """Show the picture of an image that was restored; ignore other events."""
         if self.watch is None or not isinstance(event, Restored):
             return
         path = self.watch.path(event)
-        height, width = read_image(path).pixels.shape[:2]
-        part = [(width - self.watch.gap) // 2 * self.watch.scale, height * self.watch.scale]
+        with PIL.Image.open(path) as picture:
+            width, height = picture.size
+        crop = (width - self.watch.gap) // 2 * self.watch.scale, height * self.watch.scale
         caption = "before | after"
-        if part[0] < event.width or part[1] < event.height:
-            caption += f": where most changed, {part[0]} x {part[1]} pixels"
-        # A block shows two pixels, one above the other.
+        if crop[0] < event.width or crop[1] < event.height:
+            caption += f": most changed region, {crop[0]} x {crop[1]} pixels"
+        # A block character shows two pixels, one above the other.
         cells = (None, None) if self.graphics else (width, -(-height // 2))
-        with on_terminal():
-            self.console.draw(self.kind(path, *cells), caption)
+        with _streams_on_terminal():
+            self.console.draw(self.renderable(path, *cells), caption)
         path.unlink()
 
 
-def on_a_terminal() -> bool:
-    """Whether stderr is one."""
+def stderr_is_terminal() -> bool:
+    """Return True if stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
-    """What shows before and after, if it is `wanted` and stderr is a terminal.
+    """Yield a preview, which shows nothing unless it is `wanted` and stderr is a terminal.
 
     Raises:
-        UsageError: the library for it is not installed.
+        UsageError: textual-image is not installed.
     """
-    if wanted and not on_a_terminal():
-        console.say("note: --preview shows nothing: stderr is no terminal")
-    if not wanted or not on_a_terminal():
+    if wanted and not stderr_is_terminal():
+        console.say("note: --preview has no effect: stderr is not a terminal")
+        wanted = False
+    if not wanted:
         yield Preview(console)
         return
-    with on_terminal():
+    with _streams_on_terminal():
         try:
-            from textual_image import renderable  # which asks the terminal what it can do
+            from textual_image import renderable  # the import queries the terminal
         except ImportError as error:
             raise UsageError(
-                "--preview needs the package textual-image",
+                "--preview: the package textual-image is not installed",
                 "Install it: pip install 'restormer-cli[preview]'",
             ) from error
         graphics = renderable.Image in (renderable.SixelImage, renderable.TGPImage)
         kind: Any = renderable.Image if graphics else renderable.HalfcellImage
-        column = _column(kind) if graphics else 1
+        column = _column_width(kind) if graphics else 1
         columns, lines = shutil.get_terminal_size()
-    # At most half of the lines, which are twice as high as a column is wide.
+    # At most half of the lines; a line is twice as high as a column is wide.
     width, height = (columns - 1) * column, max(1, lines // 2) * 2 * column
     with TemporaryDirectory(prefix="restormer-preview-") as folder:
-        watch = Watch(Path(folder), width, height, scale=1 if graphics else BLOCKS)
-        yield Preview(console, kind, graphics, watch)
+        scale = 1 if graphics else BLOCK_SCALE
+        yield Preview(console, PreviewWriter(Path(folder), width, height, scale), kind, graphics)
 
 
-def _column(kind: Any) -> int:
-    """How many pixels of a picture are as wide as a column of the terminal."""
+def _column_width(kind: Any) -> int:
+    """Return the width of a terminal column in pixels of a picture."""
     from rich.console import Console as Terminal
 
-    picture, width = io.BytesIO(), 1000
-    write_image(Image(np.zeros((1, width, 3), np.uint8)), picture, format="png")
-    picture.seek(0)
+    width = 1000
+    picture = PIL.Image.new("RGB", (width, 1))
     terminal = Terminal(stderr=True)
     columns: int = kind(picture).__rich_measure__(terminal, terminal.options).maximum
     return max(1, width // columns)
 
 
 @contextmanager
-def on_terminal() -> Iterator[None]:
-    """Let the library speak to the terminal: stdout and stdin may be pipes that carry images.
+def _streams_on_terminal() -> Iterator[None]:
+    """Point the streams that textual-image uses to the terminal on stderr.
 
-    It asks and draws by way of the process's own streams. In this context they are the terminal
-    that stderr is, so that nothing of it can reach stdout.
+    It queries and draws through `sys.__stdin__` and `sys.__stdout__`, which may be pipes that
+    carry images.
     """
     with ExitStack() as stack:
         streams = {"__stdout__": sys.stderr, "__stdin__": sys.__stdin__}
-        with suppress(OSError):  # there is no such thing, or it controls no session
+        with suppress(OSError):  # there is no controlling terminal
             streams["__stdin__"] = stack.enter_context(Path("/dev/tty").open())
-        before = {name: getattr(sys, name) for name in streams}
-        try:
-            for name, stream in streams.items():
-                setattr(sys, name, stream)
-            yield
-        finally:
-            for name, stream in before.items():
-                setattr(sys, name, stream)
+        for name, stream in streams.items():
+            stack.callback(setattr, sys, name, getattr(sys, name))
+            setattr(sys, name, stream)
+        yield

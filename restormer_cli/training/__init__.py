@@ -1,7 +1,7 @@
-"""Training of small networks: dataset, loop, resumable state, several devices.
+"""Train and fine-tune networks, on one or several devices, with resumable runs.
 
-Read `loop` first. `dataset` loads photographs and cuts patches, `state` is all that a resumed run
-needs, and `distributed` shares a run among processes that torchrun starts.
+Read `loop` first. `dataset` loads photographs and makes training pairs, `state` holds the settings
+and the state of a run, and `distributed` shares a run among the processes of torchrun.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""Training on several devices at once: one process for each, started by `torchrun`.
+"""Distributed data parallel training: one process per device, started by `torchrun`.
 
-Each process draws batches of its own; DistributedDataParallel averages their gradients, so that
-all of them make the same step and hold the same weights. One process alone is a team of one.
+Each process draws its own batches. DistributedDataParallel averages their gradients, so that all
+processes make the same steps and hold the same weights.
 """
 
 from __future__ import annotations
@@ -21,44 +21,47 @@ from ..inference import choose_device
 
 
 class Ranks(NamedTuple):
-    """Which of how many processes this one is; the first one validates, saves and speaks."""
+    """Rank of this process and number of processes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this is the first."""
+        """True in the one process that validates, saves and reports."""
         return self.rank == 0
 
-    def shared(self, network: nn.Module) -> nn.Module:
-        """The network, its gradients averaged over the team after every backward pass."""
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Average the gradients of the network over all processes in each backward pass."""
         return network if self.size == 1 else DistributedDataParallel(network)
 
-    def agreed(self, value: float, device: torch.device) -> float:
-        """The leader's value: clocks differ, and all must end at the same step."""
+    def broadcast(self, value: float, device: torch.device) -> float:
+        """Return the value of rank 0. Clocks differ, but all processes must stop at one step."""
         if self.size == 1:
             return value
-        told = torch.tensor([value], dtype=torch.float64, device=device)
-        torch.distributed.broadcast(told, 0)
-        return told.item()
+        tensor = torch.tensor([value], dtype=torch.float64, device=device)
+        torch.distributed.broadcast(tensor, 0)
+        return tensor.item()
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """The team that `torchrun` has called this process into, and the device that is its own.
+    """Join the processes that `torchrun` started, or run alone.
 
-    Of CUDA devices each process takes the one of its number on its machine. Without `torchrun` it
-    is alone, on `device`.
+    Yields:
+        The ranks, and the device of this process: `device`, or the CUDA device of its local rank.
+
+    Raises:
+        DeviceError: several processes were started on MPS.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield ALONE, device
+        yield SINGLE, device
         return
     if device.type == "mps":
-        raise DeviceError("several processes cannot train on mps", "Say --device cpu.")
+        raise DeviceError("mps: cannot be shared by several processes", "Choose --device cpu.")
     if device.type == "cuda":
         device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)

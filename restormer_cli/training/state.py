@@ -1,4 +1,4 @@
-"""A training run's state, and the file that lets it go on."""
+"""Settings of a training run, its state, and the file from which it is resumed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,36 @@ import torch
 
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
+from ..files import open_atomic, remove_leftovers
 from ..inference import is_out_of_memory
 from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
 
-# --- schedule ------------------------------------------------------------------------------------
-
 WARM_UP = 0.02
-"""The part of a run in which the learning rate rises."""
+"""Fraction of a run in which the learning rate rises."""
+
+BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
+
+_DAMAGE = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, pickle.UnpicklingError),
+)
+"""Exceptions that PyTorch raises on damaged or unrelated files."""
+
+_PARTS = ("network", "average", "optimizer")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to train; `steps` or `hours`, whichever ends first.
+    """Length and hyperparameters of a run.
 
-    `stages` are (from which part of the run, side of a patch in pixels, patches in a batch).
-    `hours` are those of all sittings together.
+    Attributes:
+        steps, hours: length; the run ends at whichever comes first.
+        learning_rate, final_learning_rate: after the warm-up, and at the end.
+        stages: start as a fraction of the run, side of a patch in pixels, patches in a batch.
+        validate_every: steps between validations.
+        seed: seed of the initial weights and of all batches.
+        memory: bytes for decoded photographs; of larger sets a crop of each photograph is kept.
     """
 
     steps: int | None = None
@@ -40,11 +54,10 @@ class Settings:
     validate_every: int = 250
     seed: int = 0
     memory: int = 2 << 30
-    """Bytes that decoded photos may take; larger sets contribute a crop of each photo."""
 
     def __post_init__(self) -> None:
         if not self.steps and not self.hours:
-            raise UsageError("training has no end", "Give --steps or --hours.")
+            raise UsageError("the length of the training is missing", "Give --steps or --hours.")
         given = [n for n in (self.steps, self.hours) if n is not None]
         if min(*given, self.learning_rate, self.validate_every) <= 0:
             raise UsageError("steps, hours and the learning rate must be above 0")
@@ -55,13 +68,13 @@ class Settings:
             raise UsageError(f"the sides of patches must be multiples of {MULTIPLE}")
 
     def progress(self, steps: int, seconds: float) -> float:
-        """The part of the run that is over, 0..1."""
+        """Return the completed fraction of the run, 0..1."""
         by_steps = steps / self.steps if self.steps else 0.0
         by_time = seconds / (self.hours * 3600) if self.hours else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def rate(self, progress: float) -> float:
-        """The learning rate: a linear warm-up, then a cosine."""
+        """Return the learning rate: a linear warm-up, then cosine annealing."""
         if progress < WARM_UP:
             return self.learning_rate * max(progress / WARM_UP, 0.01)
         cosine = 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
@@ -69,53 +82,34 @@ class Settings:
         return last + cosine * (self.learning_rate - last)
 
     def stage(self, progress: float) -> tuple[int, int]:
-        """Side of a patch and patches in a batch at this point of the run."""
+        """Return the side of a patch in pixels and the number of patches in a batch."""
         return [(side, batch) for start, side, batch in self.stages if progress >= start][-1]
 
     def within(self, largest: int, notify: Notify) -> Settings:
-        """These, with patches no larger than `largest` and as many more of them in a batch."""
+        """Limit patches to `largest` pixels, and enlarge batches to the same number of pixels."""
         stages = []
         for start, side, batch in self.stages:
-            fits = min(side, largest)
-            stages.append((start, fits, batch * side**2 // fits**2))
-            if fits < side:
-                notify(
-                    f"most photos are too small for patches of {side}: patches of {fits} instead"
-                )
+            limited = min(side, largest)
+            stages.append((start, limited, batch * side**2 // limited**2))
+            if limited < side:
+                notify(f"most photos are too small for patches of {side}: using {limited} instead")
         return replace(self, stages=tuple(stages))
-
-
-# --- resume --------------------------------------------------------------------------------------
-
-BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
-
-_DAMAGE = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
-    *(AssertionError, pickle.UnpicklingError),
-)
-"""What PyTorch raises for files that are damaged or something else."""
-
-_PARTS = ("network", "average", "optimizer")
 
 
 @dataclass
 class Run:
-    """All that changes from step to step, and so all that must outlive an interruption.
+    """State that changes from step to step, and is saved for resuming.
 
     Attributes:
-        task: what is learned.
-        network: the weights that are trained.
-        average: their moving average, which is what is validated and kept.
-        optimizer: AdamW, as in the paper.
-        started_from: the name of the checkpoint whose weights it began with, if any.
-        photos: the fingerprint of the photographs it was last trained on.
-        held_out: the digests of those that it must never be trained on.
-        step: how many batches were drawn.
-        pixels: how many they had.
-        seconds: how long that took, in all sittings.
-        loss: the mean since the validation before the last.
-        best: the highest validation PSNR, dB.
-        skipped: updates left out because the loss was not finite.
+        average: exponential moving average of the network's weights.
+        started_from: file name of the initial checkpoint, if any.
+        photos: fingerprint of the photographs of the last session.
+        held_out: digests of the validation set.
+        step, pixels: number of batches drawn, and of the pixels in them.
+        seconds: training time, summed over all sessions.
+        loss: mean loss before the last validation.
+        best: highest validation PSNR, dB.
+        skipped: number of updates left out because they were not finite.
         history: loss and PSNR (dB) of every validation, by step.
     """
 
@@ -138,7 +132,7 @@ class Run:
     def begin(
         cls, task: str, network: Restormer, device: torch.device, started_from: str | None = None
     ) -> Run:
-        """A run that has not made a step; `network` is what it starts from, and stays as it is."""
+        """Start a run from a copy of `network`."""
         network = copy.deepcopy(network).to(device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
@@ -147,10 +141,10 @@ class Run:
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Run:
-        """The run that `save` wrote.
+        """Read a run that `save` wrote.
 
         Raises:
-            CheckpointError: the file is damaged, or of another program or release.
+            CheckpointError: the file is damaged, or another program or release wrote it.
         """
         try:
             state = torch.load(path, weights_only=True, map_location=device)
@@ -163,32 +157,33 @@ class Run:
         except _DAMAGE as error:
             if is_out_of_memory(error):
                 raise
-            raise _unusable(path, error) from error
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{path}: training cannot be resumed from this file ({cause})",
+                "Remove it to start a new run.",
+            ) from error
         return run
 
     def save(self, path: Path) -> None:
-        """Write everything, whole or not at all.
+        """Write the run completely or not at all.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the file cannot be written.
         """
         state: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         state |= {name: state[name].state_dict() for name in _PARTS}
         state["architecture"] = self.network.architecture.as_dict()
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with open_atomic(path) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:
             raise _not_writable(path, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def fresh(architecture: Architecture, seed: int) -> Restormer:
-    """A network with the random weights of this seed; the CPU's own generator stays as it is.
+    """Return a network with random weights, without changing the global random state.
 
-    Random numbers are drawn on the CPU, so that they are the same whatever it is trained on.
+    The weights are drawn on the CPU, so that a seed gives the same ones on every device.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -196,13 +191,14 @@ def fresh(architecture: Architecture, seed: int) -> Restormer:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path`, and find out now rather than in hours if it is of no use.
+    """Create the folder of `path`, remove leftovers, and check that files can be written there.
 
     Raises:
         CheckpointError: files cannot be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers([path.parent])
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".restormer-"):
             pass
         if path.is_dir():
@@ -211,16 +207,9 @@ def check_writable(path: Path) -> None:
         raise _not_writable(path, error) from error
 
 
-def _unusable(path: Path, error: Exception) -> CheckpointError:
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(
-        f"{path}: no training can go on from this file ({cause})", "Remove it to start anew."
-    )
-
-
 def _not_writable(path: Path, error: Exception) -> CheckpointError:
     cause = getattr(error, "strerror", None) or str(error)
     return CheckpointError(
         f"{path}: cannot be written ({cause})",
-        "Name a file in a folder that has room and is yours.",
+        "Choose a folder that has space and that you may write to.",
     )

@@ -11,7 +11,7 @@ import pytest
 from restormer_cli.batch.jobs import Job, plan_jobs
 from restormer_cli.errors import UsageError
 from restormer_cli.files.discovery import find_inputs
-from restormer_cli.imaging.io import readable_suffixes
+from restormer_cli.imaging.formats import readable_suffixes
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The tables of tasks and checkpoints, and the choice among them."""
+"""The tables of tasks and checkpoints, and the choice of a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from restormer_cli.errors import UsageError
         ("defocus", {"dual_pixel": True}, "dual_pixel_defocus_deblurring"),
     ],
 )
-def test_official_chooses_the_published_checkpoint(task, options, name):
-    """Each combination that was published leads to its file."""
+def test_a_query_selects_the_published_checkpoint(task, options, name):
+    """Each published combination of options gives its checkpoint."""
     assert catalog.CheckpointQuery(task, **options).checkpoint.name == name
 
 
@@ -47,8 +47,8 @@ def test_official_chooses_the_published_checkpoint(task, options, name):
         ("dehaze", {}, "no task is called 'dehaze'"),
     ],
 )
-def test_official_refuses_what_was_not_published(task, options, complaint):
-    """A combination without a checkpoint is a usage error with a remedy."""
+def test_a_combination_without_a_checkpoint_is_refused(task, options, complaint):
+    """The error is a usage error with a remedy."""
     with pytest.raises(UsageError, match=complaint) as raised:
         _ = catalog.CheckpointQuery(task, **options).checkpoint
     assert raised.value.hint
@@ -56,14 +56,14 @@ def test_official_refuses_what_was_not_published(task, options, complaint):
 
 
 def test_there_are_thirteen_checkpoints():
-    """The table holds all official files, and every task's default is one of them."""
+    """The table contains all official files, and every task's default is one of them."""
     assert len(catalog.CHECKPOINTS) == 13
     assert {task.official for task in catalog.TASKS.values()} <= set(catalog.CHECKPOINTS)
     assert {c.task for c in catalog.CHECKPOINTS.values()} == set(catalog.TASKS)
 
 
 def test_every_published_combination_is_in_the_table():
-    """Noise, sigma and grey reach all nine denoising checkpoints and no others."""
+    """Noise, sigma and gray select all nine denoising checkpoints and no others."""
     gaussian = {
         catalog.CheckpointQuery("denoise", sigma=sigma, gray=gray).checkpoint.name
         for sigma in catalog.SIGMAS
@@ -74,7 +74,7 @@ def test_every_published_combination_is_in_the_table():
 
 
 def test_hashes_and_names_are_well_formed():
-    """Hashes are 64 hexadecimal digits, no two alike, and files are named after checkpoints."""
+    """Hashes are 64 hexadecimal digits and unique; files are named after checkpoints."""
     hashes = [c.sha256 for c in catalog.CHECKPOINTS.values() if c.sha256]
     assert len(hashes) == len(set(hashes)) == 7
     assert all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes)
@@ -83,11 +83,11 @@ def test_hashes_and_names_are_well_formed():
 
 
 def test_only_motion_deblurring_is_missing_on_the_hub():
-    """The one file that the Hub repository lacks is marked."""
+    """The only file that the Hub repository lacks is marked."""
     assert [c.name for c in catalog.CHECKPOINTS.values() if not c.on_hub] == ["motion_deblurring"]
 
 
 def test_the_tables_need_no_torch():
-    """Help texts can be built from the tables without waiting for torch."""
+    """Help texts can be built from the tables without importing torch."""
     code = "import sys, restormer_cli.checkpoints.catalog; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

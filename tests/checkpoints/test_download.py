@@ -1,4 +1,4 @@
-"""Downloads from a Hub and a release on loopback: what comes, what is kept, what goes wrong."""
+"""Downloads from a Hub and a release on loopback: caching, verification and failures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BLUR = "motion_deblurring"
 RAIN_ON_HUB = f"/{catalog.HUB_REPOSITORY}/resolve/{catalog.HUB_REVISION}/deraining.pth"
 
 
-def fetch(checkpoint, heard=None):
-    """Download quietly; what `notify` is told goes to the list `heard`."""
-    return download.fetch(checkpoint, notify=[].append if heard is None else heard.append)
+def fetch(checkpoint, notes=None):
+    """Download a checkpoint; append notes to the list `notes`."""
+    return download.fetch(checkpoint, notify=[].append if notes is None else notes.append)
 
 
 def unavailable(checkpoint) -> download.UnavailableError:
-    """Fetching fails because no source has the file, with a remedy and status 3."""
+    """Check that no source can deliver the file; return the error, with a hint and status 3."""
     with pytest.raises(download.UnavailableError) as raised:
         fetch(checkpoint)
     assert raised.value.hint
@@ -39,7 +39,7 @@ def unavailable(checkpoint) -> download.UnavailableError:
 
 
 def hub_unavailable(name="org/repo", file="model.pth", revision="main"):
-    """The same for any file of the Hub, which no release stands in for."""
+    """Check that the Hub cannot deliver a file; return the error, with a hint."""
     with pytest.raises(download.UnavailableError) as raised:
         download.from_hub(name, file, revision)
     assert raised.value.hint
@@ -47,22 +47,19 @@ def hub_unavailable(name="org/repo", file="model.pth", revision="main"):
 
 
 class Terminal(io.StringIO):
-    """A stderr that says it is a terminal."""
+    """A stderr that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def kept_files(home):
-    """The files of a cache that hold content."""
+    """List the files of a cache that are larger than metadata."""
     return [p for p in home.rglob("*") if p.is_file() and p.stat().st_size > 1000]
 
 
-# --- the Hub ------------------------------------------------------------------------------------
-
-
 def test_a_checkpoint_comes_from_the_pinned_revision(hub, publish):
-    """The file is asked for at the pinned commit, and lands in huggingface_hub's cache."""
+    """The file is requested at the pinned commit and stored in huggingface_hub's cache."""
     checkpoint = publish(RAIN, CONTENT)
     path = fetch(checkpoint)
     assert path.read_bytes() == CONTENT
@@ -71,18 +68,18 @@ def test_a_checkpoint_comes_from_the_pinned_revision(hub, publish):
 
 
 def test_a_cached_checkpoint_needs_no_network(hub, publish):
-    """Once it is cached, nothing is asked of anyone, and the server may be gone."""
+    """A cached file is used without a request, also if the server is down."""
     checkpoint = publish(RAIN, CONTENT)
     first = fetch(checkpoint)
-    asked = len(hub.requests)
+    count = len(hub.requests)
     assert fetch(checkpoint) == first
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == count
     hub.stop()
     assert fetch(checkpoint) == first
 
 
 def test_a_dropped_download_is_resumed(hub, publish, monkeypatch):
-    """When the connection drops, the rest is asked for from where it ended."""
+    """After a dropped connection, only the rest is requested."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # 10 MB: more than is served
     checkpoint = publish(RAIN, CONTENT)
     hub.cuts.append(50_000)
@@ -91,15 +88,15 @@ def test_a_dropped_download_is_resumed(hub, publish, monkeypatch):
 
 
 def test_the_token_goes_to_the_hub_but_not_to_the_cdn(hub, publish, monkeypatch):
-    """HF_TOKEN is sent with the Hub's requests, and not to where they redirect."""
+    """HF_TOKEN is sent to the Hub and not to the target of its redirects."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     fetch(publish(RAIN, CONTENT))
     tokens = {r.path.split("/")[1]: r.headers.get("authorization") for r in hub.file_requests()}
     assert tokens == {"deepinv": "Bearer hf_secret", "cdn": None}
 
 
-def test_wrong_bytes_are_removed_and_named(hub, publish, hf_home):
-    """What does not hash to the table's value is an error, and nothing of it stays."""
+def test_a_file_with_wrong_content_is_removed(hub, publish, hf_home):
+    """A wrong hash is an error, and the next attempt downloads the file again."""
     checkpoint = publish(RAIN, CONTENT)
     hub.tampered[SHA256] = CONTENT[:-1] + b"!"
     with pytest.raises(CheckpointError, match=r"deraining.pth: wrong content .*removed") as raised:
@@ -111,8 +108,8 @@ def test_wrong_bytes_are_removed_and_named(hub, publish, hf_home):
     assert fetch(checkpoint).read_bytes() == CONTENT
 
 
-def test_without_a_known_hash_the_hubs_own_is_the_reference(hub, publish, hf_home):
-    """A file whose hash is not in the table is held to the Hub's LFS hash."""
+def test_a_file_without_a_known_hash_is_verified_with_the_hubs(hub, publish, hf_home):
+    """The Hub's LFS hash is used if the table has none."""
     checkpoint = publish(RAIN, CONTENT, known=False)
     hub.tampered[SHA256] = CONTENT[::-1]
     with pytest.raises(CheckpointError, match="wrong content"):
@@ -135,8 +132,8 @@ def test_without_a_known_hash_the_hubs_own_is_the_reference(hub, publish, hf_hom
         (503, "", "HTTP 503", "later"),
     ],
 )
-def test_the_hubs_refusals_are_told_apart(hub, status, code, complaint, hint):
-    """Each way in which the Hub says no has its own cause and remedy, and takes no time."""
+def test_each_refusal_of_the_hub_has_its_message(hub, status, code, complaint, hint):
+    """Each kind of refusal has its own cause and remedy, and is reported without retries."""
     hub.errors["/org/repo/"] = (status, code)
     began = time.monotonic()
     error = hub_unavailable()
@@ -146,8 +143,8 @@ def test_the_hubs_refusals_are_told_apart(hub, status, code, complaint, hint):
     assert time.monotonic() - began < 5
 
 
-def test_missing_things_are_told_apart(hub):
-    """A repository, revision or file that is not there is named as such."""
+def test_a_missing_repository_revision_or_file_is_named(hub):
+    """The message tells which of them is missing."""
     hub.files["org/repo/a/model.pth"] = CONTENT
     assert "no such repository" in hub_unavailable("org/other").message
     assert "no such revision" in hub_unavailable(revision="v9").message
@@ -156,21 +153,21 @@ def test_missing_things_are_told_apart(hub):
 
 
 def test_a_failing_cdn_is_named(hub):
-    """The Hub may answer while the storage behind it does not."""
+    """The Hub answers, but the storage behind it does not."""
     hub.files["org/repo/model.pth"] = CONTENT
     hub.errors["/cdn/"] = (503, "")
     assert "HTTP 503" in hub_unavailable().message
 
 
 def test_a_refused_connection_is_named():
-    """With nothing listening, the error says so at once."""
+    """If no server listens, the error is raised at once."""
     began = time.monotonic()
     assert "Connection refused" in hub_unavailable().message
     assert time.monotonic() - began < 5
 
 
-def test_a_branch_is_looked_up_again_but_its_cached_file_will_do(hub):
-    """A branch's newest commit is used while the Hub answers, the cached one when it is down."""
+def test_a_branch_is_requested_again_but_its_cached_file_is_enough(hub):
+    """The newest commit is used if the Hub answers, and else the cached one."""
     hub.files["org/repo/model.pth"] = CONTENT
     old = download.from_hub("org/repo", "model.pth", "main")
     hub.files["org/repo/model.pth"], hub.commits["main"] = CONTENT[::-1], "f" * 40
@@ -182,8 +179,8 @@ def test_a_branch_is_looked_up_again_but_its_cached_file_will_do(hub):
     assert download.from_hub("org/repo", "model.pth", "main") == new
 
 
-def test_offline_asks_nobody(hub, publish, monkeypatch):
-    """With HF_HUB_OFFLINE neither the Hub nor the release is asked, and the error says why."""
+def test_offline_makes_no_request(hub, publish, monkeypatch):
+    """With HF_HUB_OFFLINE, an uncached file is an error that gives the cause."""
     cached, absent = publish(RAIN, CONTENT), publish(BLUR, CONTENT[::-1])
     path = fetch(cached)
     hub.requests.clear()
@@ -195,25 +192,25 @@ def test_offline_asks_nobody(hub, publish, monkeypatch):
 
 
 def test_a_full_disk_is_named(hub, publish, monkeypatch):
-    """When there is no room for the file, that is the cause given."""
+    """The message gives the cause for both sources."""
     checkpoint = publish(RAIN, CONTENT)
 
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    monkeypatch.setattr(download, "_download", fail)
+    monkeypatch.setattr("urllib.request.urlopen", fail)
     assert unavailable(checkpoint).message.count("No space left on device") == 2
 
 
 def test_a_cache_that_cannot_be_written_is_named(hub, publish, hf_home):
-    """A file where the cache folder should be is an error with its cause, not a crash."""
+    """A file in place of the cache folder is an error with its cause."""
     hf_home.write_text("in the way")
     assert "Not a directory" in unavailable(publish(BLUR, CONTENT)).message
 
 
 def test_a_cache_that_cannot_be_read_is_named(publish, monkeypatch):
-    """A cache folder that belongs to somebody else is an error with its name."""
+    """A cache folder of another user is an error with its name."""
 
     def fail(*args, **kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/cache")
@@ -223,7 +220,7 @@ def test_a_cache_that_cannot_be_read_is_named(publish, monkeypatch):
 
 
 def test_a_name_that_cannot_be_a_repository_is_refused(hub):
-    """What the Hub does not allow as a name is refused before anything is asked."""
+    """An invalid repository name is refused without a request."""
     with pytest.raises(CheckpointError, match="or"):
         download.from_hub("org/bad..name", "model.pth", "main")
     assert hub.requests == []
@@ -231,7 +228,7 @@ def test_a_name_that_cannot_be_a_repository_is_refused(hub):
 
 @pytest.mark.parametrize("name", [RAIN, BLUR])
 def test_progress_is_drawn_on_a_terminal(hub, publish, monkeypatch, name):
-    """On a terminal a bar on stderr names the file; whoever wants none gets none."""
+    """On a terminal, a progress bar on stderr names the file."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     download.fetch(publish(name, CONTENT), notify=print)
@@ -240,7 +237,7 @@ def test_progress_is_drawn_on_a_terminal(hub, publish, monkeypatch, name):
 
 @pytest.mark.parametrize("name", [RAIN, BLUR])
 def test_progress_can_be_turned_off(hub, publish, monkeypatch, name):
-    """Without progress nothing is drawn, and huggingface_hub's bars are as before afterwards."""
+    """Without progress, no bar is drawn, and huggingface_hub's setting is restored."""
     terminal, before = Terminal(), are_progress_bars_disabled()
     monkeypatch.setattr(sys, "stderr", terminal)
     download.fetch(publish(name, CONTENT), notify=print, progress=False)
@@ -250,40 +247,37 @@ def test_progress_can_be_turned_off(hub, publish, monkeypatch, name):
 
 @pytest.mark.parametrize("name", [RAIN, BLUR])
 def test_nothing_is_drawn_into_a_file(hub, publish, capfd, name):
-    """Where stderr is no terminal, a download leaves no trace on it, nor on stdout."""
+    """If stderr is no terminal, a download prints nothing to stderr or stdout."""
     download.fetch(publish(name, CONTENT), notify=print)
     assert capfd.readouterr() == ("", "")
 
 
-# --- the release --------------------------------------------------------------------------------
-
-
 def test_motion_deblurring_comes_from_the_release(hub, publish, hf_home):
-    """What the Hub lacks is taken from the release without asking the Hub, and kept."""
+    """A file that the Hub lacks is downloaded from the release only, and cached."""
     checkpoint = publish(BLUR, CONTENT)
-    heard = []
-    path = fetch(checkpoint, heard)
+    notes = []
+    path = fetch(checkpoint, notes)
     assert path.read_bytes() == CONTENT
     assert path == hf_home / "restormer" / "motion_deblurring.pth"
-    assert heard == []
+    assert notes == []
     assert [r.path for r in hub.requests] == ["/release/motion_deblurring.pth", f"/cdn/{SHA256}"]
     hub.stop()
     assert fetch(checkpoint) == path
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
-def test_the_release_stands_in_for_the_hub(hub, publish, status):
-    """While the Hub refuses, the same bytes come from the release, and one is told."""
+def test_the_release_replaces_the_hub(hub, publish, status):
+    """If the Hub refuses, the file comes from the release, and a note gives the cause."""
     checkpoint = publish(RAIN, CONTENT)
     hub.errors["/deepinv/"] = (status, "")
-    heard = []
-    assert fetch(checkpoint, heard).read_bytes() == CONTENT
-    assert len(heard) == 1
-    assert "GitHub release instead" in heard[0]
+    notes = []
+    assert fetch(checkpoint, notes).read_bytes() == CONTENT
+    assert len(notes) == 1
+    assert "GitHub release instead" in notes[0]
 
 
-def test_the_release_is_held_to_the_table(hub, publish, hf_home):
-    """Wrong bytes from the release are removed and named like those from the Hub."""
+def test_a_release_file_is_verified_with_the_table(hub, publish, hf_home):
+    """A file of the release with the wrong hash is removed."""
     checkpoint = publish(BLUR, CONTENT)
     hub.tampered[SHA256] = CONTENT[::-1]
     with pytest.raises(CheckpointError, match=r"motion_deblurring.pth: wrong content"):
@@ -291,18 +285,18 @@ def test_the_release_is_held_to_the_table(hub, publish, hf_home):
     assert kept_files(hf_home) == []
 
 
-def test_a_release_file_without_a_known_hash_is_said_to_be_unverified(hub, publish):
-    """Where nothing says what the file should be, one is told; later changes are still noticed."""
+def test_a_release_file_without_a_known_hash_is_reported(hub, publish):
+    """A note says so, and the hash is stored so that later changes are noticed."""
     checkpoint = publish(RAIN, CONTENT, known=False)
     hub.errors["/deepinv/"] = (503, "")
-    heard = []
-    path = fetch(checkpoint, heard)
-    assert "SHA-256 is not known" in heard[0]
+    notes = []
+    path = fetch(checkpoint, notes)
+    assert "SHA-256 is not known" in notes[0]
     assert download.expected_sha256(path, checkpoint) == SHA256
 
 
 def test_a_dropped_release_download_is_resumed(hub, publish):
-    """The rest is asked for as long as each try brings something."""
+    """The rest is requested again as long as each attempt adds bytes."""
     checkpoint = publish(BLUR, CONTENT)
     hub.cuts.extend([50_000, 30_000])
     assert fetch(checkpoint).read_bytes() == CONTENT
@@ -310,8 +304,8 @@ def test_a_dropped_release_download_is_resumed(hub, publish):
     assert ranges == [None, "bytes=50000-", "bytes=80000-"]
 
 
-def test_an_interrupted_release_download_goes_on_next_time(hub, publish):
-    """What an earlier run left is kept when the server drops every connection, and used later."""
+def test_an_interrupted_release_download_is_resumed_by_the_next_run(hub, publish):
+    """The partial file of a failed run is kept and completed later."""
     checkpoint = publish(BLUR, CONTENT)
     hub.cuts.extend([50_000, 0])
     assert "closed before the end" in unavailable(checkpoint).message
@@ -319,23 +313,23 @@ def test_an_interrupted_release_download_goes_on_next_time(hub, publish):
     assert hub.downloads()[-1].headers["range"] == "bytes=50000-"
 
 
-def test_leftovers_longer_than_the_file_are_dropped(hub, publish, hf_home):
-    """A leftover that cannot be the file's beginning is discarded, not appended to."""
+def test_a_partial_file_longer_than_the_file_is_discarded(hub, publish, hf_home):
+    """It cannot be the beginning of the file."""
     checkpoint = publish(BLUR, CONTENT)
     (hf_home / "restormer").mkdir(parents=True)
     (hf_home / "restormer" / "motion_deblurring.pth.incomplete").write_bytes(CONTENT + b"more")
     assert fetch(checkpoint).read_bytes() == CONTENT
 
 
-def test_a_silent_server_is_given_up(hub, publish, monkeypatch):
-    """A server that accepts and never answers does not hang us."""
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+def test_a_silent_server_times_out(hub, publish, monkeypatch):
+    """A server that accepts a connection but never answers is an error."""
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     hub.stalled.append("/release/")
     assert "timed out" in unavailable(publish(BLUR, CONTENT)).message
 
 
 def test_both_sources_failing_names_both_causes(hub, publish):
-    """When neither source can serve, the message tells what each of them said."""
+    """The message contains the causes of both the Hub and the release."""
     checkpoint = publish(RAIN, CONTENT)
     hub.errors.update({"/deepinv/": (503, ""), "/release/": (404, "")})
     message = unavailable(checkpoint).message
@@ -343,8 +337,8 @@ def test_both_sources_failing_names_both_causes(hub, publish):
     assert "no such file" in message
 
 
-def test_a_release_address_that_is_none_is_refused(publish, monkeypatch):
-    """A release address that is no web address is named, not opened."""
+def test_an_invalid_release_address_is_refused(publish, monkeypatch):
+    """A local file as the release's address is not opened."""
     checkpoint = publish(BLUR, CONTENT)
     monkeypatch.setenv("RESTORMER_RELEASE_URL", "file:///etc")
     assert "is not a web address" in unavailable(checkpoint).message
@@ -352,7 +346,7 @@ def test_a_release_address_that_is_none_is_refused(publish, monkeypatch):
 
 @pytest.mark.parametrize("name", [RAIN, BLUR])
 def test_two_processes_may_pull_at_once(hub, publish, name):
-    """Two processes that want the same file at the same time both get it whole."""
+    """Two processes that download the same file at once both get all of it."""
     publish(name, CONTENT * 40)
     script = (
         "import dataclasses, hashlib, sys\n"
@@ -371,11 +365,8 @@ def test_two_processes_may_pull_at_once(hub, publish, name):
     assert [process.communicate(timeout=60) for process in running] == [(f"{expected}\n", "")] * 2
 
 
-# --- verifying ----------------------------------------------------------------------------------
-
-
 def test_removal_follows_links_to_the_blob(hub, publish, hf_home):
-    """A cached file that was damaged is removed with its blob, and then downloaded anew."""
+    """A damaged cached file is removed with its blob, and then downloaded again."""
     checkpoint = publish(RAIN, CONTENT)
     path = fetch(checkpoint)
     path.resolve().chmod(0o600)
@@ -387,7 +378,7 @@ def test_removal_follows_links_to_the_blob(hub, publish, hf_home):
 
 
 def test_verify_returns_the_hash(tmp_path):
-    """A right file, and one of which nothing is known, are hashed and left alone."""
+    """A file with the right hash, or without a known one, is kept."""
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
     assert download.verify(path, SHA256) == download.verify(path, None) == SHA256

@@ -1,4 +1,4 @@
-"""What `--weights` says, made a verified file; and what stands behind `restormer weights`."""
+"""Resolving `--weights` to a verified file, and listing and verifying checkpoints."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def sha256(path) -> str:
 
 @pytest.fixture
 def official(publish, tiny):
-    """A tiny network in the place of the official deraining checkpoint."""
+    """A tiny network in place of the official deraining checkpoint."""
     return publish("deraining", tiny("official.pth", seed=1).read_bytes())
 
 
 @pytest.fixture
 def lite(lite_folder):
-    """A tiny network in the place of the bundled deraining weights."""
+    """A tiny network in place of the bundled deraining weights."""
     network = tiny_network(seed=2)
     path = lite_folder / catalog.TASKS["derain"].lite
     serialization.save_network(network.state_dict(), network.architecture, path)
@@ -34,59 +34,56 @@ def lite(lite_folder):
 
 
 def resolve(weights, name="deraining"):
-    """The file that is found, and what was said about it."""
-    heard = []
+    """Return the resolved checkpoint and the notes about it."""
+    notes = []
     checkpoint = catalog.CHECKPOINTS[name]
     task = catalog.TASKS[checkpoint.task]
-    return resolution.resolve_checkpoint(weights, checkpoint, task, notify=heard.append), heard
-
-
-# --- --weights ----------------------------------------------------------------------------------
+    return resolution.resolve_checkpoint(weights, checkpoint, task, notify=notes.append), notes
 
 
 @pytest.mark.parametrize("weights", ["auto", "official", "deraining"])
 def test_the_official_checkpoint_is_the_first_choice(official, lite, weights):
-    """While the Hub answers, the official checkpoint is used and nothing needs saying."""
-    found, heard = resolve(weights)
-    assert (found.name, found.source, found.licence) == ("deraining", "official", "MIT")
-    assert found.sha256 == official.sha256 == sha256(found.path)
-    assert heard == []
+    """If the Hub answers, the official checkpoint is used without a note."""
+    resolved, notes = resolve(weights)
+    assert (resolved.name, resolved.source, resolved.licence) == ("deraining", "official", "MIT")
+    assert resolved.sha256 == official.sha256 == sha256(resolved.path)
+    assert notes == []
 
 
 def test_auto_falls_back_to_the_bundled_weights(lite):
-    """Without a network the bundled weights are used, and one is told why."""
-    found, heard = resolve("auto")
-    assert (found.name, found.source) == ("restormer-lite-derain", "lite")
-    assert found.sha256 == sha256(lite)
-    assert len(heard) == 1
-    assert "Connection refused" in heard[0]
-    assert "lite weights" in heard[0]
+    """Without a network connection, the bundled weights are used, and a note gives the cause."""
+    resolved, notes = resolve("auto")
+    assert (resolved.name, resolved.source) == ("restormer-lite-derain", "lite")
+    assert resolved.sha256 == sha256(lite)
+    assert len(notes) == 1
+    assert "Connection refused" in notes[0]
+    assert "lite weights" in notes[0]
 
 
-def test_auto_takes_what_is_cached(hub, official, lite):
-    """A cached official checkpoint is used though the Hub is gone."""
+def test_auto_uses_the_cache(hub, official, lite):
+    """A cached official checkpoint is used if the Hub cannot be reached."""
     resolve("official")
     hub.stop()
-    found, heard = resolve("auto")
-    assert found.source == "official"
-    assert heard == []
+    resolved, notes = resolve("auto")
+    assert resolved.source == "official"
+    assert notes == []
 
 
 def test_official_never_falls_back(lite):
-    """Who says official gets the official checkpoint or an error."""
+    """`--weights official` gives the official checkpoint or an error."""
     with pytest.raises(CheckpointError, match="Connection refused"):
         resolve("official")
 
 
-def test_wrong_bytes_are_no_reason_to_fall_back(hub, official, lite):
-    """Tampering is an error even where lite weights could stand in."""
+def test_wrong_content_does_not_fall_back(hub, official, lite):
+    """Wrong content is an error, although lite weights are available."""
     hub.tampered[official.sha256] = b"something else"
     with pytest.raises(CheckpointError, match="wrong content"):
         resolve("auto")
 
 
 def test_a_cached_file_is_verified_at_each_use(hub, official, lite):
-    """A bit that flipped in the cache is noticed, the file removed, and the next run is fine."""
+    """A damaged file is removed from the cache, and the next run downloads it again."""
     path = resolve("official")[0].path.resolve()
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
@@ -99,15 +96,15 @@ def test_a_cached_file_is_verified_at_each_use(hub, official, lite):
 
 
 @pytest.mark.parametrize("weights", ["lite", "restormer-lite-derain"])
-def test_lite_asks_no_network(hub, official, lite, weights):
-    """Who says lite, or the name in the listing, gets the bundled weights, and nobody is asked."""
+def test_lite_makes_no_request(hub, official, lite, weights):
+    """`lite` and the name in the list give the bundled weights without a request."""
     assert resolve(weights)[0].path == lite
     assert hub.requests == []
 
 
 @pytest.mark.parametrize("weights", ["auto", "lite"])
-def test_a_task_without_lite_weights_says_what_to_do(lite_folder, weights):
-    """Where nothing is bundled, the error says so and how to go on."""
+def test_missing_lite_weights_are_an_error(lite_folder, weights):
+    """The hint names other values of `--weights`."""
     with pytest.raises(CheckpointError, match="no lite weights are bundled") as raised:
         resolve(weights)
     assert "weights" in raised.value.hint
@@ -115,24 +112,24 @@ def test_a_task_without_lite_weights_says_what_to_do(lite_folder, weights):
 
 
 def test_lite_weights_do_not_take_two_views(lite_folder, lite):
-    """The bundled defocus weights, which take one image, do not stand in for two views."""
+    """The bundled defocus weights take one image and are refused for two views."""
     (lite_folder / catalog.TASKS["defocus"].lite).write_bytes(lite.read_bytes())
     with pytest.raises(CheckpointError, match="two views"):
         resolve("lite", "dual_pixel_defocus_deblurring")
 
 
-def test_a_path_is_used_as_it_is(tiny):
-    """A user's own file is named and hashed."""
+def test_a_path_names_a_file(tiny):
+    """A user's file is hashed and named after itself."""
     path = tiny("my-own.pth")
-    found, heard = resolve(str(path))
-    assert (found.name, found.source, found.path) == ("my-own.pth", "file", path)
-    assert found.sha256 == sha256(path)
-    assert found.licence is None
-    assert heard == []
+    resolved, notes = resolve(str(path))
+    assert (resolved.name, resolved.source, resolved.path) == ("my-own.pth", "file", path)
+    assert resolved.sha256 == sha256(path)
+    assert resolved.licence is None
+    assert notes == []
 
 
-def test_a_path_that_leads_nowhere_says_what_can_be_given(tmp_path):
-    """A misspelt name or path is an error that lists what --weights takes."""
+def test_a_missing_path_lists_the_choices(tmp_path):
+    """The hint for a misspelt name or path lists the values of `--weights`."""
     with pytest.raises(CheckpointError, match="no such file") as raised:
         resolve("deranining")
     assert "official" in raised.value.hint
@@ -144,14 +141,14 @@ def test_a_path_that_leads_nowhere_says_what_can_be_given(tmp_path):
     ("weights", "file"),
     [("hf:org/repo/model.pth", "model.pth"), ("hf:org/repo/a/b.pth@v1", "a/b.pth")],
 )
-def test_any_file_of_the_hub(hub, tiny, weights, file):
-    """A Hub file in any repository, folder and revision is downloaded and verified."""
+def test_a_hub_file_is_downloaded(hub, tiny, weights, file):
+    """A file may be in any repository, folder and revision of the Hub."""
     content = tiny().read_bytes()
     hub.files[f"org/repo/{file}"] = content
     hub.commits["v1"] = "e" * 40
-    found, _ = resolve(weights)
-    assert (found.name, found.source) == (f"org/repo/{file}", "hub")
-    assert found.sha256 == hashlib.sha256(content).hexdigest()
+    resolved, _ = resolve(weights)
+    assert (resolved.name, resolved.source) == (f"org/repo/{file}", "hub")
+    assert resolved.sha256 == hashlib.sha256(content).hexdigest()
     assert any(
         r.path.endswith(f"/resolve/{'v1' if '@' in weights else 'main'}/{file}")
         for r in hub.requests
@@ -160,13 +157,10 @@ def test_any_file_of_the_hub(hub, tiny, weights, file):
 
 @pytest.mark.parametrize("weights", ["hf:", "hf:org", "hf:org/repo", "hf:org/repo/", "hf:/r/f"])
 def test_an_incomplete_hub_name_is_refused(weights):
-    """A Hub name that lacks organisation, repository or file is refused with the right form."""
+    """The hint for a name without organisation, repository or file shows the form."""
     with pytest.raises(CheckpointError, match="names no file") as raised:
         resolve(weights)
     assert "hf:ORG/REPO/FILE" in raised.value.hint
-
-
-# --- load_network, the Python API ---------------------------------------------------------------
 
 
 def test_load_network_takes_a_task(official, lite):
@@ -176,14 +170,14 @@ def test_load_network_takes_a_task(official, lite):
 
 
 def test_load_network_warns_of_lite_weights(lite):
-    """A Python program is warned when lite weights stand in."""
+    """A Python warning is issued if lite weights replace the official checkpoint."""
     with pytest.warns(UserWarning, match="lite weights"):
         network = serialization.load_network("derain")
     assert torch.equal(network.output.weight, tiny_network(seed=2).output.weight)
 
 
 def test_load_network_takes_names_paths_and_hub_files(hub, official, tiny):
-    """An official name, a path, a Hub file and a found file all give the network."""
+    """An official name, a path, a Hub file and a resolved checkpoint give the network."""
     path = tiny(seed=3)
     hub.files["org/repo/model.pth"] = path.read_bytes()
     for name, seed in [("deraining", 1), (path, 3), (str(path), 3), ("hf:org/repo/model.pth", 3)]:
@@ -193,17 +187,14 @@ def test_load_network_takes_names_paths_and_hub_files(hub, official, tiny):
 
 
 @pytest.mark.parametrize("name", ["auto", "official", "lite"])
-def test_load_network_needs_to_know_the_task(name):
-    """A choice of weights without a task is refused."""
-    with pytest.raises(CheckpointError, match="for which task"):
+def test_load_network_needs_a_task(name):
+    """Names that depend on a task are refused."""
+    with pytest.raises(CheckpointError, match="does not name a task"):
         serialization.load_network(name)
 
 
-# --- restormer weights --------------------------------------------------------------------------
-
-
-def test_the_listing_shows_every_file_and_asks_nobody(hub, official, lite):
-    """All official checkpoints and lite weights are listed with their state, from tables alone."""
+def test_the_list_contains_every_checkpoint(hub, official, lite):
+    """Official checkpoints and lite weights are listed with their state, without a request."""
     before = {row.name: row for row in resolution.list_checkpoints()}
     assert hub.requests == []
     assert len(before) == 13 + 4
@@ -212,13 +203,13 @@ def test_the_listing_shows_every_file_and_asks_nobody(hub, official, lite):
     assert before["restormer-lite-deblur"].state == "absent"
     assert before["motion_deblurring"].bytes == 104700429
     assert {row.licence for row in before.values()} == {"MIT"}
-    found = resolution.pull_checkpoint(official)
+    resolved = resolution.pull_checkpoint(official)
     after = {row.name: row for row in resolution.list_checkpoints()}["deraining"]
-    assert (after.state, after.path, after.sha256) == ("cached", found.path, official.sha256)
+    assert (after.state, after.path, after.sha256) == ("cached", resolved.path, official.sha256)
 
 
-def test_verify_hashes_everything_that_is_here(hub, official, lite):
-    """Cached and bundled files are hashed; a damaged one is reported and left in place."""
+def test_verify_hashes_every_file_on_this_machine(hub, official, lite):
+    """Cached and bundled files are hashed; a damaged one is reported and not removed."""
     path = resolution.pull_checkpoint(official).path
     assert {v.name: v.ok for v in resolution.verify_checkpoints()} == {
         "deraining": True,
@@ -232,10 +223,10 @@ def test_verify_hashes_everything_that_is_here(hub, official, lite):
     assert path.exists()
 
 
-def test_offline_goes_straight_to_the_lite_weights(hub, official, lite, monkeypatch):
-    """With HF_HUB_OFFLINE nobody is asked, and the reason is given."""
+def test_offline_uses_the_lite_weights(hub, official, lite, monkeypatch):
+    """With HF_HUB_OFFLINE no request is made, and a note gives the cause."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    found, heard = resolve("auto")
-    assert found.source == "lite"
-    assert "HF_HUB_OFFLINE" in heard[0]
+    resolved, notes = resolve("auto")
+    assert resolved.source == "lite"
+    assert "HF_HUB_OFFLINE" in notes[0]
     assert hub.requests == []

@@ -1,4 +1,4 @@
-"""Reading checkpoint files strictly, whatever they hold, and writing them."""
+"""Strict loading of checkpoint files, and saving."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(5))
 
 
 def assert_refused(path: Path, complaint: str) -> CheckpointError:
-    """Loading `path` fails as it should: the file and the cause named, a remedy, status 3."""
+    """Check that loading `path` raises an error with the file, the cause, a remedy and status 3."""
     with pytest.raises(CheckpointError, match=complaint) as raised:
         serialization.load_network(path)
     assert str(path) in raised.value.message
@@ -30,17 +30,14 @@ def assert_refused(path: Path, complaint: str) -> CheckpointError:
     return raised.value
 
 
-def assert_same_network(found: Restormer, expected: Restormer) -> None:
-    assert found.architecture == expected.architecture
+def assert_same_network(loaded: Restormer, expected: Restormer) -> None:
+    assert loaded.architecture == expected.architecture
     with torch.inference_mode():
-        assert torch.equal(found(IMAGE), expected(IMAGE))
-
-
-# --- files that are checkpoints -----------------------------------------------------------------
+        assert torch.equal(loaded(IMAGE), expected(IMAGE))
 
 
 def test_a_network_loads_ready_to_run(tiny):
-    """An official-style file gives the network in eval mode, fp32, on the CPU."""
+    """A file like the official ones loads in eval mode and fp32, on the CPU."""
     network = serialization.load_network(tiny())
     assert not network.training
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -61,15 +58,15 @@ def test_a_network_loads_ready_to_run(tiny):
     ],
     ids=["bare", "params", "params_ema", "state_dict", "module", "both", "nested"],
 )
-def test_wrappers_are_taken_off(tmp_path, wrap):
-    """The wrappers that training codes put around weights do not matter, nested or not."""
+def test_wrappers_are_removed(tmp_path, wrap):
+    """Keys and prefixes that training programs put around the weights are removed."""
     path = tmp_path / "wrapped.pth"
     torch.save(wrap(tiny_network().state_dict()), path)
     assert_same_network(serialization.load_network(path), tiny_network())
 
 
 def test_the_average_is_preferred(tmp_path):
-    """Of a file with both, the moving average is loaded, not the last step."""
+    """From a file with both, the moving average is loaded and not the last step."""
     path = tmp_path / "both.pth"
     average, last = tiny_network(seed=1), tiny_network(seed=2)
     torch.save({"params": last.state_dict(), "params_ema": average.state_dict()}, path)
@@ -77,7 +74,7 @@ def test_the_average_is_preferred(tmp_path):
 
 
 def test_the_old_torch_format_loads(tmp_path):
-    """Files of torch before 1.6, which are no archives, load too and warn of nothing."""
+    """Files of torch before 1.6, which are no archives, load without a warning."""
     path = tmp_path / "old.pth"
     state = tiny_network().state_dict()
     torch.save({"params": state}, path, _use_new_zipfile_serialization=False)
@@ -93,7 +90,7 @@ def test_safetensors_without_metadata_load(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_fp32(tmp_path, dtype):
-    """Weights stored in two bytes are computed with in four."""
+    """Weights stored in two bytes are converted to four."""
     path = tmp_path / "half.pth"
     torch.save({k: v.to(dtype) for k, v in tiny_network().state_dict().items()}, path)
     network = serialization.load_network(path)
@@ -103,7 +100,7 @@ def test_half_precision_becomes_fp32(tmp_path, dtype):
 
 
 def test_a_loaded_network_does_not_depend_on_its_file(tiny):
-    """Overwriting the file afterwards changes nothing: the weights are a copy."""
+    """Overwriting the file afterwards does not change the weights."""
     path = tiny()
     network = serialization.load_network(path)
     path.write_bytes(bytes(path.stat().st_size))
@@ -111,17 +108,14 @@ def test_a_loaded_network_does_not_depend_on_its_file(tiny):
 
 
 def test_a_loaded_network_can_be_trained(tiny):
-    """Fine-tuning starts from a loaded network: its parameters take gradients."""
+    """The parameters of a loaded network take gradients."""
     network = serialization.load_network(tiny())
     network(IMAGE).mean().backward()
     assert all(p.grad is not None for p in network.parameters())
 
 
-# --- files that are not -------------------------------------------------------------------------
-
-
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
-    """A file that would run a command when unpickled is refused, and the command not run."""
+    """A file that would run a command when unpickled is refused without running it."""
     path, trace = tmp_path / "evil.pth", tmp_path / "trace"
 
     class Evil:
@@ -134,7 +128,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
 
 
 def test_objects_in_a_pickle_are_refused(tmp_path):
-    """A harmless object needs code as well: it is named, so that its author can leave it out."""
+    """The message names the object's class, so that its author can leave it out."""
     path = tmp_path / "options.pth"
     torch.save({"args": argparse.Namespace(lr=1), "params": tiny_network().state_dict()}, path)
     assert_refused(path, r"would run code \(argparse.Namespace\)")
@@ -150,7 +144,7 @@ def test_a_whole_module_is_refused(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
 def test_truncated_files_are_named(tmp_path, kind, share):
-    """A file that was cut short is said to be, whatever its format and wherever the cut."""
+    """A truncated file is reported as such, for every format and length."""
     path = tmp_path / "cut.ckpt"
     state = tiny_network().state_dict()
     if kind == "safetensors":
@@ -177,14 +171,14 @@ def test_truncated_files_are_named(tmp_path, kind, share):
     ids=["empty", "lfs", "html", "html2", "png", "pickle", "zip", "safetensors"],
 )
 def test_other_files_are_recognised(tmp_path, content, complaint):
-    """What is often found in a checkpoint's place is called by its name."""
+    """Files that are often mistaken for checkpoints are reported by their kind."""
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     assert_refused(path, complaint)
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
-    """A folder and a path where nothing lies are told apart."""
+    """A folder and a missing file have different messages."""
     assert_refused(tmp_path, "is a folder")
     assert_refused(tmp_path / "none.pth", "no such file")
 
@@ -198,13 +192,10 @@ def test_files_without_weights_are_refused(tmp_path, content):
 
 
 def test_another_network_is_refused(tmp_path):
-    """The weights of some other network are said not to be a Restormer's."""
+    """The message names a tensor that a Restormer network has."""
     path = tmp_path / "linear.pth"
     torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     assert_refused(path, "not a Restormer network .*patch_embed.proj.weight")
-
-
-# --- strictness ---------------------------------------------------------------------------------
 
 
 def save_changed(path: Path, change) -> Path:
@@ -221,7 +212,7 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_unexpected_weights_are_named_and_counted(tmp_path):
-    """Of many superfluous tensors the first are named and the rest counted."""
+    """Of many unexpected tensors, the first are named and the others counted."""
     extra = {f"head.{i}.weight": torch.ones(1) for i in range(5)}
     path = save_changed(tmp_path / "u.pth", lambda s: s.update(extra))
     assert_refused(path, "head.0.weight, head.1.weight, head.2.weight and 2 more unexpected")
@@ -236,7 +227,7 @@ def test_wrong_shapes_are_named(tmp_path):
 
 
 def test_inconsistent_widths_are_refused(tmp_path):
-    """Feed-forward widths that no single expansion gives are no Restormer's."""
+    """Feed-forward widths that no single expansion gives are refused."""
     name = "latent.0.ffn.project_in.weight"
     path = save_changed(tmp_path / "w.pth", lambda s: s.update({name: torch.ones(64, 64, 1, 1)}))
     assert_refused(path, "have no common expansion")
@@ -244,33 +235,30 @@ def test_inconsistent_widths_are_refused(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    """NaN and infinity, which would make black images, are found and located."""
+    """A tensor with NaN or infinity, which would give black images, is named."""
     path = save_changed(tmp_path / "n.pth", lambda s: s["output.weight"][0, 0, 0].fill_(value))
     assert_refused(path, "`output.weight` holds NaN or infinity")
 
 
 def test_metadata_must_agree_with_the_weights(tmp_path):
-    """An architecture in the metadata that is not that of the tensors is refused."""
-    path = tmp_path / "liar.safetensors"
+    """An architecture in the metadata that differs from the tensors is refused."""
+    path = tmp_path / "wrong.safetensors"
     serialization.save_network(tiny_network().state_dict(), replace(TINY, refinement=2), path)
     assert_refused(path, "refinement.1.*missing")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"depth": 3}', '{"blocks": [1]}', '{"dim": "x"}'])
-def test_nonsense_in_the_metadata_is_refused(tmp_path, text):
-    """Metadata that describe no architecture are an error that names the file."""
-    path = tmp_path / "odd.safetensors"
+def test_invalid_metadata_are_refused(tmp_path, text):
+    """Metadata that do not describe an architecture are an error."""
+    path = tmp_path / "invalid.safetensors"
     state = tiny_network().state_dict()
     safetensors.torch.save_file(state, path, metadata={"architecture": text})
     assert_refused(path, "not a Restormer")
 
 
-# --- the architecture ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("variant", OFFICIAL)
-def test_the_official_shapes_tell_the_architecture(variant):
-    """From the published names and shapes alone the published architecture is found."""
+def test_the_official_shapes_determine_the_architecture(variant):
+    """The names and shapes of the published tensors give the published architecture."""
     published = json.loads((DATA / "official_keys.json").read_text())[variant]
     state = {name: torch.empty(shape, device="meta") for name, shape in published.items()}
     assert serialization.architecture_of(state) == OFFICIAL[variant]
@@ -291,15 +279,12 @@ def test_the_official_shapes_tell_the_architecture(variant):
         {"dim": 8, "expansion": 1.5},
     ],
 )
-def test_shapes_tell_the_architecture(changes):
-    """Whatever the architecture, it can be read off the tensors' shapes and names."""
+def test_shapes_determine_the_architecture(changes):
+    """The names and shapes of the tensors give the architecture."""
     architecture = replace(TINY, **changes)
     with torch.device("meta"):
         state = Restormer(architecture).state_dict()
     assert serialization.architecture_of(state) == architecture
-
-
-# --- writing ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -311,8 +296,8 @@ def test_shapes_tell_the_architecture(changes):
         {"in_channels": 6, "dual_pixel": True},
     ],
 )
-def test_what_was_saved_loads_again(tmp_path, changes):
-    """Weights and architecture survive saving and loading, for every variant."""
+def test_a_saved_network_loads_again(tmp_path, changes):
+    """Weights and architecture are equal after saving and loading, for every variant."""
     network, path = tiny_network(**changes), tmp_path / "new" / "saved.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, path)
     again = serialization.load_network(path)
@@ -321,15 +306,15 @@ def test_what_was_saved_loads_again(tmp_path, changes):
     assert all(torch.equal(t, state[n]) for n, t in network.state_dict().items())
 
 
-def test_metadata_tell_what_shapes_cannot(tmp_path):
-    """An expansion that shapes tell only up to rounding is kept exactly by the metadata."""
+def test_metadata_keep_the_exact_expansion(tmp_path):
+    """Shapes determine the expansion only up to rounding."""
     network, path = tiny_network(expansion=2.6601), tmp_path / "saved.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, path)
     assert serialization.load_network(path).architecture.expansion == 2.6601
 
 
 def test_saving_in_fp16_halves_the_file(tmp_path):
-    """fp16 is stored in half the bytes; what loads is its value in fp32."""
+    """fp16 takes half the bytes and loads as the same values in fp32."""
     network = tiny_network()
     full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
     serialization.save_network(network.state_dict(), TINY, full)
@@ -340,7 +325,7 @@ def test_saving_in_fp16_halves_the_file(tmp_path):
 
 
 def test_the_record_is_in_the_metadata(tmp_path):
-    """How the weights came to be is stored with them."""
+    """The provenance of the weights is stored with them."""
     path = tmp_path / "saved.safetensors"
     serialization.save_network(tiny_network().state_dict(), TINY, path, record={"steps": 7})
     _, metadata = serialization.read(path)
@@ -349,18 +334,17 @@ def test_the_record_is_in_the_metadata(tmp_path):
     assert metadata["format"] == "pt"
 
 
-def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
-    """When writing fails the old file is whole, no partial file stays, and the error says so."""
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    """If writing fails, the old file is unchanged and no temporary file is left."""
     path = tmp_path / "saved.safetensors"
     serialization.save_network(tiny_network().state_dict(), TINY, path)
     before = path.read_bytes()
 
-    def fail(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def fail(descriptor):
+        os.truncate(descriptor, len(before) // 2)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(CheckpointError, match=r"cannot be written .*No space left"):
         serialization.save_network(tiny_network(seed=1).state_dict(), TINY, path)
     assert path.read_bytes() == before
@@ -368,7 +352,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_saved_weights_can_be_read_by_others(tmp_path):
-    """Weights are written with the permissions that any other file gets."""
+    """The file has the permissions of any other new file."""
     path, other = tmp_path / "weights.safetensors", tmp_path / "other"
     other.touch()
     network = tiny_network()

@@ -1,4 +1,4 @@
-"""Motion blur and defocus, against what light does."""
+"""Motion blur and defocus, compared with the physics of light."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from restormer_cli.degradations import blur
 from restormer_cli.degradations.sampling import to_linear
+from tests.support.scenes import column, seeded
 
 ALL = {
     f.__name__: f for f in (blur.camera_shake, blur.varying_shake, blur.moving_region, blur.defocus)
@@ -19,23 +20,15 @@ every_blur = pytest.mark.parametrize("degrade", ALL.values(), ids=ALL)
 Degrade = Callable[[Tensor, Generator], Tensor]
 
 
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
 def texture(count: int, height: int = 48, width: int = 48) -> Tensor:
-    """Coarse random colours, the same for each image: B 3 H W."""
+    """Return coarse random colours, the same for each image: B 3 H W."""
     cells = torch.rand(1, 3, (height + 3) // 4, (width + 3) // 4, generator=seeded(9))
     image = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width]
     return (0.1 + 0.7 * image).repeat(count, 1, 1, 1)
 
 
-def column(*values: float) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1, 1)
-
-
 def motion(count: int, extent: float, seed: int = 0) -> Tensor:
-    """Kernels of one extent for `count` images: B 1 25 25."""
+    """Return kernels of one extent for `count` images: B 1 25 25."""
     x = torch.zeros(count, 3, 8, 8)
     paths = blur.trajectories(1, x, seeded(seed))
     return blur.motion_kernels(paths, torch.full((count, 1, 1, 1), extent))
@@ -46,13 +39,10 @@ def aperture(radius: Tensor, softness: float = 1.0, blades: int = 0) -> Tensor:
     return blur.aperture_kernels(radius, softness * one, blades * one, 0.3 * one)
 
 
-# --- all ---
-
-
 @every_blur
 @pytest.mark.parametrize("size", [(48, 48), (17, 31), (3, 40), (1, 1)])
-def test_any_size_comes_back_in_8_bits(degrade: Degrade, size: tuple[int, int]) -> None:
-    """Images of any size, smaller than the kernel too, come back in 8 bits; the input stays."""
+def test_images_of_any_size_are_blurred(degrade: Degrade, size: tuple[int, int]) -> None:
+    """Results are in 8 bits, also for images smaller than the kernel; the input is unchanged."""
     clean = texture(5, *size)
     before = clean.clone()
     bad = degrade(clean, seeded())
@@ -64,8 +54,8 @@ def test_any_size_comes_back_in_8_bits(degrade: Degrade, size: tuple[int, int]) 
 
 
 @every_blur
-def test_a_seed_gives_the_same_again(degrade: Degrade) -> None:
-    """One seed gives one result, to the bit, and another seed another."""
+def test_a_seed_determines_the_result(degrade: Degrade) -> None:
+    """Equal seeds give equal results to the bit, and other seeds others."""
     clean = texture(4)
     first = degrade(clean, seeded(1))
     assert torch.equal(first, degrade(clean, seeded(1)))
@@ -74,7 +64,7 @@ def test_a_seed_gives_the_same_again(degrade: Degrade) -> None:
 
 @every_blur
 def test_each_image_has_its_own_severity(degrade: Degrade) -> None:
-    """In one batch some images are blurred several times as much as others."""
+    """In one batch, some images are blurred several times as much as others."""
     clean = texture(32)
     errors = (degrade(clean, seeded()) - clean).square().mean((1, 2, 3)).sqrt()
     assert errors.max() > 3 * errors.min()
@@ -83,7 +73,7 @@ def test_each_image_has_its_own_severity(degrade: Degrade) -> None:
 @every_blur
 @pytest.mark.parametrize("grey", [0.3, 0.9])
 def test_flat_grey_stays_flat(degrade: Degrade, grey: float) -> None:
-    """Neither borders nor maps nor outlines show on a flat surface: only the noise is left."""
+    """On a flat surface, borders, maps and outlines are invisible: only noise is added."""
     flat = torch.full((24, 3, 40, 40), grey)
     difference = degrade(flat, seeded()) - flat
     assert difference.mean((0, 1)).abs().max() < 0.01
@@ -91,12 +81,9 @@ def test_flat_grey_stays_flat(degrade: Degrade, grey: float) -> None:
     assert difference.std() < 0.01
 
 
-# --- kernels ---
-
-
 @pytest.mark.parametrize("extent", [1e-3, 1.0, 9.0, 24.0])
 def test_motion_kernels_keep_light(extent: float) -> None:
-    """Motion kernels are nowhere negative, sum to one, and have their mean in the middle."""
+    """Motion kernels are non-negative, sum to one, and have their mean in the middle."""
     kernels = motion(50, extent)
     line = torch.arange(-12.0, 13.0)
     assert kernels.shape == (50, 1, 25, 25)
@@ -107,7 +94,7 @@ def test_motion_kernels_keep_light(extent: float) -> None:
 
 
 def test_motion_kernels_have_their_extent() -> None:
-    """A path of 12 pixels covers about that many in its kernel, and one of none is a point."""
+    """A path of 12 pixels covers as many in its kernel, and a path without length is a point."""
     lit = motion(50, 12.0)[:, 0] > 0
     rows, columns = lit.any(2).sum(1), lit.any(1).sum(1)
     diagonal = (rows.square() + columns.square()).float().sqrt()
@@ -117,7 +104,7 @@ def test_motion_kernels_have_their_extent() -> None:
 
 
 def test_trajectories_are_smooth() -> None:
-    """A path goes on in the direction it had, but for a shake now and then."""
+    """The direction of a path changes slowly, except for rare shakes."""
     step = blur.trajectories(20, torch.zeros(5, 3, 8, 8), seeded()).diff(dim=2)
     cosine = torch.cosine_similarity(step[:, :, 1:], step[:, :, :-1], dim=3)
     assert (cosine > 0.5).float().mean() > 0.97
@@ -125,7 +112,7 @@ def test_trajectories_are_smooth() -> None:
 
 @pytest.mark.parametrize("blades", [0, 5, 6, 8])
 def test_aperture_kernels_keep_light(blades: int) -> None:
-    """Round or not, they are nowhere negative, sum to one, and cover the area of their circle."""
+    """Aperture kernels are non-negative, sum to one, and cover the area of their circle."""
     radius = torch.linspace(0.3, blur.DEFOCUS_RADIUS, 20).view(20, 1, 1, 1)
     kernels = aperture(radius, 1.0, blades)
     assert kernels.min() >= 0
@@ -135,7 +122,7 @@ def test_aperture_kernels_keep_light(blades: int) -> None:
 
 
 def test_softer_apertures_fade() -> None:
-    """A soft edge takes light from the rim outwards, within the kernel."""
+    """A soft edge spreads light outwards from the rim, within the kernel."""
     hard, soft = aperture(column(blur.DEFOCUS_RADIUS)), aperture(column(blur.DEFOCUS_RADIUS), 2.0)
     middle = hard.shape[-1] // 2
     assert soft[0, 0, middle, middle + 8] > hard[0, 0, middle, middle + 9]
@@ -143,11 +130,8 @@ def test_softer_apertures_fade() -> None:
     assert ((soft > 0) & (soft < soft.max())).sum() > ((hard > 0) & (hard < hard.max())).sum()
 
 
-# --- light ---
-
-
 def test_blur_keeps_light() -> None:
-    """What leaves a spot arrives around it: the sum of the light stays, in every colour."""
+    """The sum of the light is unchanged in every colour."""
     light = torch.zeros(6, 3, 64, 64)
     light[:, :, 30:34, 30:34] = torch.rand(6, 3, 4, 4, generator=seeded())
     for kernels in (motion(6, 20.0), aperture(torch.full((6, 1, 1, 1), 6.5))):
@@ -157,7 +141,7 @@ def test_blur_keeps_light() -> None:
 
 
 def test_blur_is_the_convolution() -> None:
-    """A point becomes its image's own kernel, not mirrored, wherever it lies."""
+    """A point becomes the kernel of its image, not mirrored, at any position."""
     light = torch.zeros(4, 1, 60, 70)
     light[:, :, 33, 20] = 1
     kernels = motion(4, 18.0)
@@ -166,7 +150,7 @@ def test_blur_is_the_convolution() -> None:
 
 
 def test_borders_do_not_darken() -> None:
-    """Flat light stays flat to 1e-5 up to the border under blur of every kind."""
+    """Every kind of blur keeps flat light flat to 1e-5 up to the border."""
     light = torch.full((3, 3, 20, 33), 0.7)
     noise = torch.rand(3, 1, 20, 33, generator=seeded())
     two = torch.cat([motion(3, 24.0, 1), motion(3, 24.0, 2)], 1)
@@ -180,8 +164,8 @@ def test_borders_do_not_darken() -> None:
         torch.testing.assert_close(result, light, atol=1e-5, rtol=0)
 
 
-def test_what_does_not_move_stays_sharp() -> None:
-    """Far from the moving region a still background is as it was; the region is not."""
+def test_the_still_background_stays_sharp() -> None:
+    """Far from the moving region, a still background is unchanged."""
     light = to_linear(texture(2, 64, 64))
     mask = torch.zeros(2, 1, 64, 64)
     mask[..., :20, :] = 1
@@ -191,8 +175,8 @@ def test_what_does_not_move_stays_sharp() -> None:
     assert (result - light)[..., :20, :].abs().mean() > 0.02
 
 
-def test_depth_says_how_blurred() -> None:
-    """Where the circle of confusion is small, texture stays; where it is large, it goes."""
+def test_depth_determines_the_blur() -> None:
+    """Texture is kept under small circles of confusion, and removed under large ones."""
     light = to_linear(texture(1, 64, 64))
     radius = torch.full((1, 1, 64, 64), 0.3)
     radius[..., 32:] = 6.0
@@ -203,7 +187,7 @@ def test_depth_says_how_blurred() -> None:
 
 
 def test_highlights_leave_trails() -> None:
-    """White is brighter than white in half of the images, and clipped again; grey is as it is."""
+    """In half of the images, white becomes brighter and is clipped again; grey is unchanged."""
     image = torch.full((200, 3, 2, 2), 0.8)
     image[..., 0] = 1
     light = blur.scene_light(image, seeded())

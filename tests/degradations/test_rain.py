@@ -1,24 +1,17 @@
-"""Rain: that it falls, adds light, and comes light to heavy."""
+"""Rain: shape and direction of streaks, brightness and severity."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from restormer_cli.degradations import rain
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
+from tests.support.scenes import column, seeded
 
 
 def grey(count: int, height: int = 48, width: int = 48, level: float = 0.4) -> Tensor:
     return torch.full((count, 3, height, width), level)
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1, 1)
 
 
 def kernel(angle: float, length: float = 24.0, width: float = 0.8) -> Tensor:
@@ -27,8 +20,8 @@ def kernel(angle: float, length: float = 24.0, width: float = 0.8) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(48, 48), (17, 31), (3, 90), (1, 1)])
-def test_any_size_comes_back_in_8_bits(size: tuple[int, int]) -> None:
-    """Images of any size come back in 8 bits, within range; the input stays."""
+def test_images_of_any_size_are_degraded(size: tuple[int, int]) -> None:
+    """Results are in 8 bits and within range; the input is unchanged."""
     clean = grey(5, *size)
     bad = rain.rain(clean, seeded())
     assert bad.shape == clean.shape
@@ -38,21 +31,21 @@ def test_any_size_comes_back_in_8_bits(size: tuple[int, int]) -> None:
     assert torch.equal(clean, grey(5, *size))
 
 
-def test_a_seed_gives_the_same_again() -> None:
-    """One seed gives one rain, to the bit, and another seed another."""
+def test_a_seed_determines_the_result() -> None:
+    """Equal seeds give equal rain to the bit, and other seeds other rain."""
     first = rain.rain(grey(4), seeded(1))
     assert torch.equal(first, rain.rain(grey(4), seeded(1)))
     assert not torch.equal(first, rain.rain(grey(4), seeded(2)))
 
 
 def test_each_image_has_its_own_severity() -> None:
-    """In one batch there is light rain and heavy rain."""
+    """In one batch, there is light and heavy rain."""
     errors = (rain.rain(grey(32), seeded()) - grey(32)).square().mean((1, 2, 3)).sqrt()
     assert errors.max() > 4 * errors.min()
 
 
 def test_rain_only_brightens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without mist no pixel is darker than it was, whatever it was."""
+    """Without mist, no pixel becomes darker."""
     monkeypatch.setattr(rain, "veiled", lambda x, mist, light: x)
     clean = (torch.rand(16, 3, 40, 40, generator=seeded(3)) * 255).round() / 255
     wet = rain.rain(clean, seeded())
@@ -61,7 +54,7 @@ def test_rain_only_brightens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_heavier_rain_changes_more() -> None:
-    """The same drops, and more of them and brighter: streaks grow with heaviness."""
+    """With the same seed, the light of the streaks grows with heaviness."""
     heaviness = torch.linspace(0, 1, 5).tolist()
     means = [
         float(rain.streaks(grey(24), torch.full((24, 1, 1, 1), h), seeded()).mean())
@@ -72,7 +65,7 @@ def test_heavier_rain_changes_more() -> None:
 
 
 def test_streaks_are_a_part_of_the_light() -> None:
-    """Streaks are shares, 0..1, and most of a picture in light rain is dry."""
+    """Shares are in 0..1, and most of an image in light rain has no streaks."""
     light, heavy = rain.streaks(grey(20), column(*[0.0] * 10, *[1.0] * 10), seeded()).split(10)
     for part in (light, heavy):
         assert 0 <= part.min() <= part.max() <= 1
@@ -80,8 +73,8 @@ def test_streaks_are_a_part_of_the_light() -> None:
     assert (heavy > 0.05).float().mean() > 0.3
 
 
-def test_rain_falls_on_borders_as_elsewhere() -> None:
-    """Drops enter and leave the picture: rows and columns at the border are as wet as others."""
+def test_borders_are_as_wet_as_the_middle() -> None:
+    """Streaks cross the border of the image."""
     part = rain.streaks(grey(300, 32, 32), torch.full((300, 1, 1, 1), 0.7), seeded())
     inside = float(part[..., 8:24, 8:24].mean())
     for line in (part[..., 0, :], part[..., -1, :], part[..., 0], part[..., -1]):
@@ -89,14 +82,14 @@ def test_rain_falls_on_borders_as_elsewhere() -> None:
 
 
 def test_rain_is_mostly_steep() -> None:
-    """Brightness changes less along the vertical than across."""
+    """Brightness changes less vertically than horizontally."""
     part = rain.streaks(grey(40), torch.full((40, 1, 1, 1), 0.5), seeded())
     assert part.diff(dim=3).abs().mean() > 2 * part.diff(dim=2).abs().mean()
 
 
 @pytest.mark.parametrize("angle", [-0.7, 0.0, 0.4])
 def test_a_streak_has_its_angle(angle: float) -> None:
-    """A streak is 1 in its middle, fades to nothing at its ends, and leans as it should."""
+    """A streak is 1 in its middle, fades to 0 at its ends, and has the requested angle."""
     streak = kernel(angle)
     line = torch.arange(len(streak)) - float(len(streak) // 2)
     y, x = line[:, None], line[None, :]
@@ -107,13 +100,13 @@ def test_a_streak_has_its_angle(angle: float) -> None:
 
 
 def test_the_longest_streak_fits() -> None:
-    """Nothing of a streak of 48 pixels is cut off, upright or slanted."""
+    """A streak of 48 pixels is not cut off, vertical or slanted."""
     for angle in (0.0, 0.9):
         assert kernel(angle, 48.0, 1.0)[[0, -1]].max() < 0.01
 
 
-def test_mist_veils() -> None:
-    """Mist moves every colour towards its own light, by as much as there is of it."""
+def test_mist_blends_in_its_light() -> None:
+    """Mist blends every colour with its own light in proportion to its amount."""
     image = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
     misty = rain.veiled(image, column(0.25), torch.full((1, 3, 1, 1), 0.8))
     torch.testing.assert_close(misty.flatten(), torch.tensor([0.2, 0.575, 0.95]))

@@ -1,4 +1,4 @@
-"""Which images a command line means."""
+"""The images that a command line names: files, folders, patterns and lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from restormer_cli.files.discovery import find_inputs, natural_key, read_list
-from restormer_cli.imaging.io import readable_suffixes
+from restormer_cli.imaging.formats import readable_suffixes
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +27,13 @@ def touch(*names: str) -> None:
 
 
 def names(*arguments: str, recursive: bool = False, output: str | None = None) -> list[str]:
-    found = find_inputs(
-        arguments,
-        readable_suffixes(),
-        recursive=recursive,
-        outputs=[Path(output)] if output else [],
-    ).found
-    return [str(one) for one in found]
+    outputs = [Path(output)] if output else []
+    inputs = find_inputs(arguments, readable_suffixes(), recursive=recursive, outputs=outputs)
+    return [str(image) for image in inputs.found]
 
 
 def test_named_files_keep_their_order() -> None:
-    """Files come in the order in which they were named, there or not, images or not."""
+    """Files keep the order in which they are named, also missing ones and other files."""
     touch("b.png", "a.txt")
     assert names("b.png", "missing.png", "a.txt") == ["b.png", "missing.png", "a.txt"]
 
@@ -49,119 +45,115 @@ def test_a_file_given_twice_counts_once() -> None:
 
 
 def test_a_folder_gives_its_images_in_natural_order() -> None:
-    """Images only, whatever the case of their suffix, numbers by their value."""
+    """Suffixes match in upper and lower case; numbers are sorted by value."""
     touch("f/10.png", "f/2.PNG", "f/1.jpg", "f/notes.txt", "f/sub/3.png")
     assert names("f") == ["f/1.jpg", "f/2.PNG", "f/10.png"]
 
 
 def test_a_recursive_search_goes_through_subfolders() -> None:
-    """With `recursive`, subfolders are searched, and `relative` tells where a file was found."""
+    """With `recursive`, subfolders are searched; `relative` is the path below the folder."""
     touch("f/2.png", "f/sub/deep/1.png")
-    found = find_inputs(["f"], readable_suffixes(), recursive=True).found
-    assert [str(one.relative) for one in found] == ["2.png", "sub/deep/1.png"]
+    inputs = find_inputs(["f"], readable_suffixes(), recursive=True)
+    assert [str(image.relative) for image in inputs.found] == ["2.png", "sub/deep/1.png"]
 
 
 def test_hidden_files_and_folders_are_left_out_of_a_folder() -> None:
-    """What begins with a dot is not an input unless it is named itself."""
+    """A name with a leading dot is an input only if it is named itself."""
     touch("f/.hidden.png", "f/.cache/a.png", "f/a.png")
     assert names("f", "f/.hidden.png", recursive=True) == ["f/a.png", "f/.hidden.png"]
 
 
-def test_our_own_outputs_in_a_folder_are_no_inputs() -> None:
-    """Neither `*.restored.*`, nor a `-restored` folder beside its original, nor the output."""
+def test_outputs_in_a_folder_are_no_inputs() -> None:
+    """`*.restored.*`, `-restored` folders beside their originals and the output are left out."""
     touch("f/a.png", "f/a.restored.png", "f/sub/b.png", "f/sub-restored/b.png", "f/out/a.png")
-    touch("f/long-restored/c.png")  # no folder `long` is beside it: the user's own
-    found = names("f", recursive=True, output="f/out")
-    assert found == ["f/a.png", "f/long-restored/c.png", "f/sub/b.png"]
+    touch("f/long-restored/c.png")  # not an output: there is no folder `long`
+    images = names("f", recursive=True, output="f/out")
+    assert images == ["f/a.png", "f/long-restored/c.png", "f/sub/b.png"]
 
 
-def test_our_own_outputs_among_named_files_are_left_out_if_the_original_is_there() -> None:
-    """A shell's `*.png` in a second run names outputs; alone, such a file is an input."""
+def test_named_outputs_are_left_out_beside_their_inputs() -> None:
+    """In a second run, the shell's `*.png` also matches outputs; alone, such a file is an input."""
     touch("a.png", "a.restored.png", "b.restored.png")
     inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"], readable_suffixes())
-    assert [str(one) for one in inputs.found] == ["a.png", "b.restored.png"]
+    assert [str(image) for image in inputs.found] == ["a.png", "b.restored.png"]
     assert inputs.own == [Path("a.restored.png")]
 
 
-def test_symlink_loops_are_survived() -> None:
-    """A link to a parent folder ends the search there."""
+def test_a_loop_of_links_ends() -> None:
+    """A link to a parent folder is not followed."""
     touch("f/sub/a.png")
     Path("f/sub/up").symlink_to("..", target_is_directory=True)
     assert names("f", recursive=True) == ["f/sub/a.png"]
 
 
 def test_a_broken_link_is_found() -> None:
-    """It fails when its turn comes, instead of being passed over in silence."""
+    """It is reported when it is read, and not left out silently."""
     touch("f/a.png")
     Path("f/b.png").symlink_to("nowhere.png")
     assert names("f") == ["f/a.png", "f/b.png"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_in_a_folder_are_left_out() -> None:
-    """Reading one would wait for ever."""
+    """Reading one would block."""
     touch("f/a.png")
     os.mkfifo("f/b.png")
     assert names("f") == ["f/a.png"]
 
 
 def test_patterns_are_expanded() -> None:
-    """What a shell left alone is expanded, with ** through all folders."""
+    """A pattern that the shell did not expand is expanded; `**` matches all folders."""
     touch("a10.png", "a2.png", "b.png", "x/y/a3.png")
     assert names("a*.png") == ["a2.png", "a10.png"]
     assert names("**/a*.png") == ["a2.png", "a10.png", "x/y/a3.png"]
 
 
-def test_a_real_file_wins_over_the_pattern() -> None:
-    """`[1].png` is that file, even though as a pattern it means 1.png."""
+def test_an_existing_file_is_no_pattern() -> None:
+    """`[1].png` names the file of that name, although as a pattern it matches `1.png`."""
     touch("[1].png", "1.png")
     assert names("[1].png") == ["[1].png"]
     assert names("[2].png", "[12].png") == ["1.png"]
 
 
 def test_listed_names_are_never_patterns() -> None:
-    """A list holds exact names."""
+    """A list contains exact names."""
     touch("a.png")
-    assert [
-        str(one) for one in find_inputs([], readable_suffixes(), listed=["*.png", "a.png"]).found
-    ] == [
-        "*.png",
-        "a.png",
-    ]
+    inputs = find_inputs([], readable_suffixes(), listed=["*.png", "a.png"])
+    assert [str(image) for image in inputs.found] == ["*.png", "a.png"]
 
 
-def test_what_gives_no_image_is_a_problem_with_a_hint() -> None:
-    """An empty folder and a pattern without a match are told, the others found."""
+def test_a_name_without_images_is_a_problem_with_a_hint() -> None:
+    """An empty folder and a pattern without a match are reported, and the other inputs found."""
     touch("a.png", "empty/sub/b.png")
     inputs = find_inputs(["a.png", "empty", "no*.png"], readable_suffixes())
-    assert [str(one) for one in inputs.found] == ["a.png"]
+    assert [str(image) for image in inputs.found] == ["a.png"]
     assert [problem.name for problem in inputs.problems] == ["empty", "no*.png"]
     assert "-r" in inputs.problems[0].hint
 
 
 @pytest.mark.parametrize("null", [False, True])
-def test_a_list_has_one_path_a_line_or_a_nul_after_each(null: bool) -> None:
-    """Empty entries are passed over; with NUL, a newline is a part of the name."""
+def test_a_list_has_a_path_on_each_line_or_before_each_nul(null: bool) -> None:
+    """Empty entries are skipped; with NUL, a newline is a part of the name."""
     data = b"a\nb.png\0c.png\0" if null else b"a.png\r\n\n b.png\nc.png"
     expected = ["a\nb.png", "c.png"] if null else ["a.png", " b.png", "c.png"]
     assert read_list(data, null=null) == expected
 
 
 def test_a_list_keeps_names_that_are_not_unicode() -> None:
-    """Bytes that are not UTF-8 name the same file again."""
+    """Bytes that are not UTF-8 are preserved."""
     assert os.fsencode(read_list(b"\xff.png\n", null=False)[0]) == b"\xff.png"
 
 
-def test_an_empty_name_is_no_folder() -> None:
-    """A variable of the shell's that is not set does not mean all images here."""
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    """An unset shell variable does not stand for all images in the current folder."""
     touch("a.png")
     inputs = find_inputs(["", "x" * 300], readable_suffixes())
     assert [problem.error for problem in inputs.problems] == ["an empty name is no file"]
-    assert [str(one) for one in inputs.found] == ["x" * 300]
+    assert [str(image) for image in inputs.found] == ["x" * 300]
 
 
 def test_natural_order_is_total() -> None:
-    """Names that differ in case or leading zeros only still have an order."""
+    """Names that differ only in case or leading zeros have an order, too."""
     words = ["b", "a10", "A2", "a2", "a02", "2", "10", ""]
     ordered = ["", "2", "10", "A2", "a02", "a2", "a10", "b"]
     assert sorted(words, key=natural_key) == ordered

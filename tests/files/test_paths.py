@@ -1,4 +1,4 @@
-"""Inputs and outputs behind URLs: what goes there and comes from there, whole or not at all."""
+"""Inputs and outputs behind URLs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from restormer_cli.errors import UsageError
 from restormer_cli.files import paths
 from restormer_cli.files.discovery import find_inputs
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.io import readable_suffixes
+from restormer_cli.imaging.formats import readable_suffixes
 from tests.support.program import Outcome, picture, tree
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ COMMAND = ("derain", "memory://shop/in", "-r", "-o", "memory://shop/out", "--jso
 
 
 class Slow(MemoryFileSystem):
-    """A file system whose files appear before they are whole, as most do; the third write fails."""
+    """A file system without atomic uploads; the third write fails."""
 
     protocol = "slow"
     store: ClassVar[dict[str, Any]] = {}
@@ -48,7 +48,7 @@ class Slow(MemoryFileSystem):
 
 @pytest.fixture(autouse=True)
 def store() -> Iterator[MemoryFileSystem]:
-    """Where `memory://` leads, empty."""
+    """The file system of `memory://`, empty."""
     store = fsspec.filesystem("memory")
     store.store.clear()
     store.pseudo_dirs[:] = [""]
@@ -59,7 +59,7 @@ def store() -> Iterator[MemoryFileSystem]:
 
 @pytest.fixture
 def shop(store: MemoryFileSystem) -> dict[str, np.ndarray]:
-    """Two images in folders there, and what is no image, or hidden."""
+    """Store two images in folders, a damaged one, hidden ones and another file."""
     before = {}
     for seed, name in enumerate(("a.png", "sub/b.png")):
         before[name] = picture(name, seed=seed)
@@ -71,19 +71,19 @@ def shop(store: MemoryFileSystem) -> dict[str, np.ndarray]:
     return before
 
 
-def ends(outcome: Outcome) -> dict[str, str | None]:
-    """What became of each image, and why it was skipped."""
-    told = [e for e in outcome.events if e["event"] in ("restored", "skipped", "failed")]
-    return {Path(e["input"]).name: e.get("reason", e["event"]) for e in told}
+def results(outcome: Outcome) -> dict[str, str | None]:
+    """Return the last event of each image, or the reason why it was skipped."""
+    events = [e for e in outcome.events if e["event"] in ("restored", "skipped", "failed")]
+    return {Path(e["input"]).name: e.get("reason", e["event"]) for e in events}
 
 
 def test_a_folder_is_restored_into_another(
     shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
 ) -> None:
-    """With its tree, under names that are URLs; a bad file costs only itself."""
+    """Subfolders are kept, events contain URLs, and a damaged file does not stop the others."""
     outcome = restormer(*COMMAND)
     assert outcome.status == 1
-    assert ends(outcome) == {"a.png": "restored", "b.png": "restored", "bad.png": "failed"}
+    assert results(outcome) == {"a.png": "restored", "b.png": "restored", "bad.png": "failed"}
     assert "error: memory://shop/in/bad.png: not an image" in outcome.stderr
     for event in outcome.events:
         assert event["event"] == "summary" or event["input"].startswith("memory://shop/in/")
@@ -94,13 +94,13 @@ def test_a_folder_is_restored_into_another(
     assert tree() == []
 
 
-def test_a_second_run_goes_on(
+def test_a_second_run_skips_unchanged_images(
     shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
 ) -> None:
-    """By records that are a file for each output; what changed is restored again."""
+    """The manifest is a file for each output; changed inputs are restored again."""
     again = (*COMMAND, "--skip-existing")
     restormer(*again)
-    assert ends(restormer(*again)) == {
+    assert results(restormer(*again)) == {
         "a.png": manifest.UNCHANGED,
         "b.png": manifest.UNCHANGED,
         "bad.png": "failed",
@@ -109,35 +109,35 @@ def test_a_second_run_goes_on(
     assert line["input"]["name"] == "memory://shop/in/sub/b.png"
     store.pipe_file("/shop/in/a.png", store.cat_file("/shop/in/sub/b.png"))
     store.pipe_file("/shop/out/sub/b.png", store.cat_file("/shop/out/a.png"))
-    assert ends(restormer(*again)) == {
+    assert results(restormer(*again)) == {
         "a.png": "restored",
         "b.png": manifest.EDITED,
         "bad.png": "failed",
     }
 
 
-def test_between_here_and_there(
+def test_files_are_restored_from_and_to_a_store(
     shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
 ) -> None:
-    """A pattern there to a folder here, and a file here to one there."""
-    assert restormer("derain", "memory://shop/in/a.*", "-o", "here/").status == 0
-    assert restormer("derain", "here/a.png", "-o", "memory://shop/back.tif").status == 0
+    """A remote pattern is restored to a local folder, and a local file to a URL."""
+    assert restormer("derain", "memory://shop/in/a.*", "-o", "local/").status == 0
+    assert restormer("derain", "local/a.png", "-o", "memory://shop/back.tif").status == 0
     back = image_io.read_image(store.cat_file("/shop/back.tif"))
     assert back.format == "tiff"
     assert np.array_equal(back.pixels, shop["a.png"])
-    assert tree() == ["here/a.png"]
+    assert tree() == ["local/a.png"]
 
 
 def test_a_url_of_a_local_file_is_its_path(restormer: Callable[..., Outcome]) -> None:
-    """With all that holds for one."""
+    """A `file://` URL is treated like a path, also for the name of the output."""
     picture("two words.png")
     url = Path("two words.png").absolute().as_uri()
     assert restormer("derain", url).status == 0
     assert tree() == ["two words.png", "two words.restored.png"]
 
 
-def test_outputs_are_named_as_those_of_paths_are(shop: dict[str, np.ndarray]) -> None:
-    """Beside the image, or the folder, and never in another bucket."""
+def test_outputs_of_urls_are_named_like_those_of_paths(shop: dict[str, np.ndarray]) -> None:
+    """Outputs lie beside the image or the folder, and never in another bucket."""
 
     def targets(*names: str, **options: Any) -> list[str]:
         return [
@@ -162,10 +162,10 @@ def test_outputs_are_named_as_those_of_paths_are(shop: dict[str, np.ndarray]) ->
         targets("memory://shop/in", output="memory://o/")
 
 
-def test_what_is_written_there_appears_whole_or_not_at_all(
+def test_an_upload_is_complete_or_removed(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By way of another name, where files do not appear whole; which goes if it fails."""
+    """Without atomic uploads, a temporary name is used, and removed on failure."""
     fsspec.register_implementation("slow", Slow, clobber=True)
     monkeypatch.setattr(Slow, "writes", 2)
     picture("a.png")
@@ -177,10 +177,10 @@ def test_what_is_written_there_appears_whole_or_not_at_all(
     assert [Path(name).name for name in Slow.store] == ["a.png"]
 
 
-def test_a_reader_that_is_not_installed_is_named(
+def test_a_missing_backend_is_named(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong usage, with the command that installs it."""
+    """A usage error with the command that installs it; unknown schemes are refused, too."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
     outcome = restormer("derain", "s3://bucket/a.png")
     assert outcome.status == 2
@@ -191,17 +191,17 @@ def test_a_reader_that_is_not_installed_is_named(
     assert "there is no file system called nothing" in outcome.stderr
 
 
-def test_what_is_not_there_fails_as_a_missing_file_does(restormer: Callable[..., Outcome]) -> None:
-    """By its URL."""
+def test_a_missing_url_fails_like_a_missing_file(restormer: Callable[..., Outcome]) -> None:
+    """The message contains the URL."""
     outcome = restormer("derain", "memory://shop/gone.png")
     assert outcome.status == 1
     assert "memory://shop/gone.png: no such file" in outcome.stderr
 
 
-def test_a_store_that_cannot_be_reached_is_told_for_what_is_there(
+def test_an_unreachable_store_is_reported_for_each_input(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image, a pattern, a folder, an output; the others are restored."""
+    """Errors name the image, pattern, folder or output; local images are restored."""
 
     def down(*_: Any, **__: Any) -> None:
         raise ConnectionError("the line is down")
@@ -222,23 +222,23 @@ def test_a_store_that_cannot_be_reached_is_told_for_what_is_there(
     assert outcome.stderr.count("the line is down") == 1
 
 
-def test_a_url_is_a_path_that_keeps_its_kind() -> None:
-    """Whatever is named from it; even through a pickle."""
+def test_paths_derived_from_a_url_are_urls() -> None:
+    """A URL stays a URL through path operations and pickling."""
     import pickle
 
     url = paths.UrlPath("s3://b/f//a.png")
     assert str(url) == "s3://b/f/a.png"
     assert str(url.with_suffix(".jpg")) == "s3://b/f/a.jpg"
     assert str(url.parent / "sub" / "b.png") == "s3://b/f/sub/b.png"
-    assert pickle.loads(pickle.dumps(url)) == url  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(url)) == url  # noqa: S301 - pickled here
     assert isinstance(pickle.loads(pickle.dumps(url)), paths.UrlPath)  # noqa: S301
     assert not isinstance(paths.as_path("C:/a.png"), paths.UrlPath)
 
 
-def test_an_upload_that_fails_leaves_the_record_as_it_was(
+def test_a_failed_upload_keeps_the_manifest(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the next run would take the output of before for somebody else's, and skip it."""
+    """Otherwise the next run would skip the old output as edited by somebody else."""
     picture("a.png", seed=1)
     line = ("derain", "a.png", "-o", "memory://kept/out/", "--skip-existing", "--precision", "fp32")
     assert restormer(*line).status == 0
@@ -255,7 +255,7 @@ def test_an_upload_that_fails_leaves_the_record_as_it_was(
 
 
 def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
-    """Of another one it is refused, not taken for a path of this one."""
+    """A `file://` URL with another host is refused."""
     picture("a #1.png")
     assert paths.as_path(f"file://{Path.cwd()}/a #1.png") == Path.cwd() / "a #1.png"
     outcome = restormer("derain", "file://elsewhere/a.png")
@@ -265,8 +265,8 @@ def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
 
 @pytest.mark.parametrize("option", ["--report", "--compare"])
 def test_reports_and_comparisons_are_local(option: str, restormer: Callable[..., Outcome]) -> None:
-    """A URL would become a local folder with a strange name."""
+    """A URL is refused for them."""
     picture("a.png")
     outcome = restormer("derain", "a.png", option, "memory://b/page.html")
     assert outcome.status == 2
-    assert "local files" in outcome.stderr
+    assert "must be local" in outcome.stderr

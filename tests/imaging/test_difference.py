@@ -1,4 +1,4 @@
-"""How much was changed, what is warned of, and how strongly it is applied."""
+"""Amount of change, warnings about it, and `--strength`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ pytestmark = pytest.mark.usefixtures("folder", "weights")
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (40, 50, 3), (700, 90, 3), (65, 2, 1)])
 def test_the_change_is_the_mean_of_all_samples(shape: tuple[int, ...]) -> None:
-    """Whatever the size, and cut into whatever cells."""
+    """The mean does not depend on how an image is divided into blocks."""
     rng = np.random.default_rng(0)
     before, after = (rng.random(shape, dtype=np.float32) for _ in range(2))
     measured = difference.measure_change(before, after)
     assert measured.mean_absolute == pytest.approx(np.abs(after - before).mean(), rel=1e-5)
 
 
-def test_drift_is_what_is_left_of_a_change_seen_from_afar() -> None:
-    """Another brightness is all drift; noise as strong is next to none."""
+def test_drift_is_the_change_of_low_frequency() -> None:
+    """A change of brightness is all drift; noise of that strength is almost none."""
     before = np.full((256, 320, 3), 0.5, np.float32)
     noise = np.random.default_rng(0).normal(0, 0.1, before.shape).astype(np.float32)
     assert difference.measure_change(before, before + np.float32(0.1)).drift == pytest.approx(
@@ -39,8 +39,8 @@ def test_drift_is_what_is_left_of_a_change_seen_from_afar() -> None:
     assert difference.measure_change(before, half).drift == pytest.approx(0.1 / 2**0.5, rel=1e-5)
 
 
-def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome]) -> None:
-    """The warning names the file, and the event says how much was changed: nothing."""
+def test_a_network_that_changes_nothing_gives_a_warning(restormer: Callable[..., Outcome]) -> None:
+    """The warning names the file, and the event reports a change of zero."""
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--json")
     assert "warning: a.png: practically no change" in outcome.stderr
@@ -49,10 +49,10 @@ def test_a_network_that_does_nothing_is_noticed(restormer: Callable[..., Outcome
     assert len(restored["warnings"]) == 1
 
 
-def test_colours_that_drift_are_noticed(
+def test_drifting_colours_give_a_warning(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """Random weights shift them; the event measures what was written."""
+    """Random weights shift colours, and the event has the change of the written file."""
     before = picture("a.tif", (64, 64, 3), "float32")
     outcome = restormer("denoise", "a.tif", "--json", "--weights", tiny())
     assert "warning: a.tif: colours drift by " in outcome.stderr
@@ -72,7 +72,7 @@ def test_strength_blends_with_the_input(
     tiny: Callable[..., Path],
     restormer: Callable[..., Outcome],
 ) -> None:
-    """0 is the input bit for bit, 1 the plain result, 0.5 the middle to the last rounding."""
+    """0 gives the input, 1 the result, both exactly, and 0.5 their mean up to rounding."""
     before = picture(name, shape, dtype)
     common = ["--weights", tiny(), "--precision", "fp32", "--tile", 0]
     after = {}
@@ -90,9 +90,7 @@ def test_strength_blends_with_the_input(
 
 
 @pytest.mark.parametrize("strength", ["-0.1", "1.5", "nan", "much"])
-def test_a_strength_that_is_none_is_refused(
-    strength: str, restormer: Callable[..., Outcome]
-) -> None:
-    """It goes from 0 to 1; anything else is wrong usage."""
+def test_an_invalid_strength_is_refused(strength: str, restormer: Callable[..., Outcome]) -> None:
+    """A strength outside 0..1 is a usage error."""
     picture("a.png")
     assert restormer("denoise", "a.png", "--strength", strength).status == 2

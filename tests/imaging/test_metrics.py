@@ -15,7 +15,7 @@ from restormer_cli.imaging import metrics
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A smooth image and a noisy one."""
+    """Return a smooth image and a noisy one."""
     generator = torch.Generator().manual_seed(seed)
     ramp = torch.linspace(0, 1, shape[-1]).expand(shape).clone()
     return ramp, (ramp + 0.1 * torch.randn(shape, generator=generator)).clamp(0, 1)
@@ -66,12 +66,12 @@ def test_equal_images_score_the_most() -> None:
 
 
 def test_images_that_cannot_be_compared_are_refused() -> None:
-    """Different shapes, no images, and images below the window's size are errors."""
+    """Different shapes, shapes of no image, and images smaller than the window are errors."""
     a, b = pair(3, 16, 16)
     for metric in (metrics.psnr, metrics.ssim):
-        with pytest.raises(ValueError, match="no two images"):
+        with pytest.raises(ValueError, match="not two images"):
             metric(a, b[:, :8])
-        with pytest.raises(ValueError, match="no two images"):
+        with pytest.raises(ValueError, match="not two images"):
             metric(a[0], b[0])
     with pytest.raises(ValueError, match="11 x 11 pixels, not 10 x 16"):
         metrics.ssim(a[:, :10], b[:, :10])
@@ -89,14 +89,14 @@ def test_luma_is_matlabs(rgb: tuple[float, ...], y: float) -> None:
     torch.testing.assert_close(metrics.luma(image[None]), expected[None])
 
 
-def test_round8_is_what_a_file_keeps() -> None:
+def test_round8_matches_an_8_bit_file() -> None:
     """Values are clamped to 0..1 and rounded to steps of 1/255."""
     x = torch.tensor([-0.3, 0.4 / 255, 0.6 / 255, 1.7])
     torch.testing.assert_close(metrics.round8(x), torch.tensor([0, 0, 1 / 255, 1]))
 
 
 def test_every_task_has_its_protocol() -> None:
-    """Each task is measured as the paper's tables are, and a perfect result scores the most."""
+    """Each task has a protocol, under which a nearly perfect result scores highest."""
     assert set(metrics.PROTOCOLS) == set(TASKS)
     clean = metrics.round8(pair(3, 16, 16)[0])
     for protocol in metrics.PROTOCOLS.values():
@@ -106,7 +106,7 @@ def test_every_task_has_its_protocol() -> None:
 
 
 def test_rain_is_measured_on_luma_alone() -> None:
-    """A change of colour that leaves Y as it is costs nothing under the rain protocol only."""
+    """A change of colour that keeps Y costs nothing under the rain protocol only."""
     clean = torch.full((3, 16, 16), 0.5)
     tinted = clean + torch.tensor([128.553, -65.481, 0]).view(3, 1, 1) / 2000
     assert metrics.PROTOCOLS["derain"].scores(tinted, clean).psnr == math.inf

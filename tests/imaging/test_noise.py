@@ -1,4 +1,4 @@
-"""How noisy an image looks: the estimate, what is told of it, and the weights that it chooses."""
+"""Noise estimation, its reports, and the weights that `--sigma auto` selects by it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import gamma
 
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.image import Image
 from restormer_cli.imaging.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
 from tests.support.program import Outcome, picture, pixels
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def scene(height: int = 160, width: int = 200, channels: int = 3) -> np.ndarray:
-    """A picture with shapes, edges, plain parts and a corner of fine texture: float, 0.2..0.8."""
+    """Return shapes, edges, plain areas and a corner of fine texture: float, 0.2..0.8."""
     y, x = np.mgrid[:height, :width] / 40.0
     image = 0.5 + 0.15 * np.sin(x[..., None] + y[..., None] * np.arange(1, channels + 1))
     image[height // 3 :, width // 4 : width // 2] *= 0.6
@@ -41,28 +42,28 @@ def in_8_bits(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sigma", [2, 5, 15, 25, 50])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_known_noise_is_found(sigma: float, channels: int) -> None:
-    """Within a twelfth, in colour and grey, and at any depth where nothing is cut off."""
+def test_the_estimate_matches_known_noise(sigma: float, channels: int) -> None:
+    """The estimate is within a twelfth, in colour and grey, at any depth without clipping."""
     image = noisy(sigma, scene(channels=channels))
-    found = estimate_noise(image)
-    assert found is not None
-    assert found.sigma == pytest.approx(sigma, rel=1 / 12)
-    assert found.white
-    assert not found.clean
-    if sigma < 50:  # of which 8 bits clip a part
+    estimate = estimate_noise(image)
+    assert estimate is not None
+    assert estimate.sigma == pytest.approx(sigma, rel=1 / 12)
+    assert estimate.white
+    assert not estimate.clean
+    if sigma < 50:  # 8 bits clip stronger noise
         deep = np.rint(image.clip(0, 1) * 65535).astype(np.uint16)
         for stored in (in_8_bits(image), deep):
-            assert estimate_noise(stored).sigma == pytest.approx(found.sigma, rel=0.05)
+            assert estimate_noise(stored).sigma == pytest.approx(estimate.sigma, rel=0.05)
 
 
 def test_a_clean_image_looks_clean() -> None:
-    """So do those of one colour; a texture is not noise."""
+    """Texture is not taken for noise, and an image of one colour is clean."""
     for image in (scene(), np.full((40, 40, 3), 0.4, np.float32)):
         assert estimate_noise(in_8_bits(image)).clean
 
 
 def test_white_corners_do_not_hide_noise() -> None:
-    """Where half of an image is clipped, the other half tells."""
+    """Clipped areas do not affect the estimate."""
     image = in_8_bits(noisy(15))
     image[:, :100] = 255
     assert estimate_noise(image).sigma == pytest.approx(15, rel=1 / 12)
@@ -78,19 +79,19 @@ def test_white_corners_do_not_hide_noise() -> None:
     ],
     ids=["a pixel", "tiny", "black", "black and white"],
 )
-def test_of_too_little_nothing_is_said(image: np.ndarray) -> None:
-    """No guess is better than a wild one."""
+def test_too_few_patches_give_no_estimate(image: np.ndarray) -> None:
+    """Images that are too small, or black and white only, have no estimate."""
     assert estimate_noise(image) is None
     assert sigma_for(None) == "blind"
 
 
 def test_compressed_noise_is_coarse() -> None:
-    """JPEG takes the fine part away: what is left is neither white nor taken for none."""
+    """Noise after JPEG compression is neither white nor clean."""
     _, data = cv2.imencode(".jpg", in_8_bits(noisy(15)), [cv2.IMWRITE_JPEG_QUALITY, 75])
-    found = estimate_noise(cv2.imdecode(data, cv2.IMREAD_COLOR))
-    assert not found.white
-    assert not found.clean
-    assert sigma_for(found) == "blind"
+    estimate = estimate_noise(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    assert not estimate.white
+    assert not estimate.clean
+    assert sigma_for(estimate) == "blind"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,13 @@ def test_compressed_noise_is_coarse() -> None:
         (Noise(0.5, 0.5), "blind"),
     ],
 )
-def test_weights_are_chosen_where_they_fit(noise: Noise, level: str) -> None:
-    """Those of a level within an eighth, for white noise; the blind ones for all else."""
+def test_fitting_weights_are_selected(noise: Noise, level: str) -> None:
+    """White noise within an eighth of a level selects it; all else the blind weights."""
     assert sigma_for(noise) == level
 
 
 def test_the_quantile_is_the_papers() -> None:
-    """Rank and trace of the derivatives' products, and the gamma distribution that they give."""
+    """The quantile follows from rank and trace of the derivatives' products."""
     side = PATCH
     basis = np.eye(side**2).reshape(-1, side, side)
     across = ((basis[:, :, 2:] - basis[:, :, :-2]) / 2).reshape(side**2, -1)
@@ -123,17 +124,14 @@ def test_the_quantile_is_the_papers() -> None:
     assert pytest.approx(quantile, abs=1e-3) == QUANTILE
 
 
-# --- what is told -------------------------------------------------------------------------------
-
-
 def save(name: str, image: np.ndarray) -> None:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    image_io.write_image(image_io.Image(in_8_bits(image)), Path(name))
+    image_io.write_image(Image(in_8_bits(image)), Path(name))
 
 
 @pytest.mark.usefixtures("weights")
-def test_denoise_says_what_it_sees(restormer: Callable[..., Outcome]) -> None:
-    """With -v, in a dry run and in both events; other tasks look at no noise."""
+def test_denoise_reports_the_noise(restormer: Callable[..., Outcome]) -> None:
+    """Noise is reported with -v, in a dry run and in events; other tasks do not estimate it."""
     save("a.png", noisy(15))
     assert "a.png: noise of sigma 15." in restormer("denoise", "a.png", "-v").stderr
     assert "noise of sigma" not in restormer("denoise", "a.png").stderr
@@ -146,10 +144,10 @@ def test_denoise_says_what_it_sees(restormer: Callable[..., Outcome]) -> None:
     assert restormer("derain", "a.png", "--json").events[2]["noise"] is None
 
 
-def test_a_change_to_a_clean_image_is_warned_of(
+def test_changing_a_clean_image_gives_a_warning(
     tiny: Callable[..., Path], identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """Not where nothing changes, which is warned of by itself, and not of a noisy one."""
+    """The warning needs a clean input and a change."""
     save("clean.png", scene())
     save("noisy.png", noisy(15))
     command = ("denoise", "--device", "cpu", "--weights")
@@ -158,12 +156,9 @@ def test_a_change_to_a_clean_image_is_warned_of(
     assert "looks clean" not in restormer(*command, identity(), "clean.png").stderr
 
 
-# --- --sigma auto -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def levels(publish: Callable[..., Any], tiny: Callable[..., Path]) -> None:
-    """Official weights for each level, all different."""
+    """Publish different weights for each level."""
     for seed, level in enumerate(("blind", "sigma15", "sigma25", "sigma50")):
         name = f"gaussian_color_denoising_{level}"
         publish(name, tiny(name, seed=seed).read_bytes())
@@ -171,7 +166,7 @@ def levels(publish: Callable[..., Any], tiny: Callable[..., Path]) -> None:
 
 @pytest.mark.usefixtures("levels")
 def test_each_image_gets_the_weights_for_its_noise(restormer: Callable[..., Outcome]) -> None:
-    """What fits no level, or cannot be read, is left to the blind ones; the others go on."""
+    """Other noise selects the blind weights; an unreadable image does not stop the others."""
     for name, sigma in (("f/a.png", 25), ("f/b.png", 15), ("f/c.png", 8), ("f/d.png", 26)):
         save(name, noisy(sigma))
     Path("f/e.png").write_text("hello")
@@ -194,21 +189,21 @@ def test_each_image_gets_the_weights_for_its_noise(restormer: Callable[..., Outc
 
 
 @pytest.mark.usefixtures("levels")
-def test_stdin_is_looked_at_and_restored(restormer: Callable[..., Outcome]) -> None:
-    """The same comes out as with the level said."""
+def test_the_noise_of_stdin_is_estimated(restormer: Callable[..., Outcome]) -> None:
+    """The output is the same as with the level given."""
     save("a.png", noisy(15))
     data = Path("a.png").read_bytes()
     auto = restormer("denoise", "-", "--sigma", "auto", "--device", "cpu", stdin=data)
-    said = restormer("denoise", "-", "--sigma", "15", "--device", "cpu", stdin=data)
-    assert auto.status == said.status == 0
-    assert auto.stdout == said.stdout
-    other = restormer("denoise", "-", "--sigma", "25", "--device", "cpu", stdin=data)
-    assert auto.stdout != other.stdout
+    explicit = restormer("denoise", "-", "--sigma", "15", "--device", "cpu", stdin=data)
+    assert auto.status == explicit.status == 0
+    assert auto.stdout == explicit.stdout
+    different = restormer("denoise", "-", "--sigma", "25", "--device", "cpu", stdin=data)
+    assert auto.stdout != different.stdout
 
 
 @pytest.mark.usefixtures("weights")
-def test_weights_of_ones_own_are_not_chosen_among(restormer: Callable[..., Outcome]) -> None:
-    """Then there is nothing to choose from, and a note says so."""
+def test_given_weights_are_used_without_selection(restormer: Callable[..., Outcome]) -> None:
+    """A note reports that there is nothing to choose from."""
     before = picture("a.png")
     outcome = restormer("denoise", "a.png", "--sigma", "auto")
     assert outcome.status == 0
@@ -217,8 +212,8 @@ def test_weights_of_ones_own_are_not_chosen_among(restormer: Callable[..., Outco
     assert restormer("denoise", "a.png", "--sigma", "auto", "--noise", "real").status == 2
 
 
-def test_what_cannot_be_had_is_asked_for_once(restormer: Callable[..., Outcome]) -> None:
-    """Without a network the bundled weights stand in for all levels, and one warning says so."""
+def test_unavailable_weights_are_requested_once(restormer: Callable[..., Outcome]) -> None:
+    """Without a network the bundled weights replace all levels, with one warning."""
     for name, sigma in (("f/a.png", 25), ("f/b.png", 15)):
         save(name, noisy(sigma))
     outcome = restormer("denoise", "f", "--sigma", "auto", "--device", "cpu")

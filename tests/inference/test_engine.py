@@ -1,6 +1,8 @@
-"""One image through a network: any size, whole or in tiles, and never a broken result."""
+"""Test the restoration of tensors: any size, whole or in tiles, without invalid results."""
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restormer_cli.errors import ImageError, UsageError
+from restormer_cli.inference import engine
 from restormer_cli.inference.engine import padded, restore
-from tests.support.networks import tiny_network
+from tests.support.networks import VARIANTS, tiny_network
 
 sides = st.integers(1, 70)
 
@@ -26,7 +29,7 @@ IDENTITY = identity_network()
 
 @given(sides, sides)
 def test_padding_reflects(height, width):
-    """Sides grow to multiples of 8, by what numpy calls reflection where there is enough of it."""
+    """Sides grow to multiples of 8 by numpy's reflection, if the image is large enough for it."""
     x = torch.rand(1, 2, height, width)
     y = padded(x)
     assert y.shape[2] % 8 == y.shape[3] % 8 == 0
@@ -39,22 +42,22 @@ def test_padding_reflects(height, width):
 
 
 @given(sides, sides)
-def test_whole_images_of_any_size_come_back(height, width):
-    """A network that adds nothing gives images of any size back, bit for bit."""
+def test_identity_on_whole_images_of_any_size(height, width):
+    """A network that adds nothing returns images of any size unchanged, bit for bit."""
     x = torch.rand(1, 3, height, width)
     assert torch.equal(restore(IDENTITY, x), x)
 
 
 @settings(max_examples=30)
 @given(sides, sides, st.integers(8, 48), st.data())
-def test_tiles_of_any_size_come_back(height, width, tile, data):
-    """In tiles, too, with any tile and overlap, within the rounding of the blend."""
+def test_identity_on_tiles_of_any_size(height, width, tile, data):
+    """A network that adds nothing returns tiled images unchanged, up to the rounding of blends."""
     overlap = data.draw(st.integers(0, tile - 1))
     x = torch.rand(1, 3, height, width)
     assert (restore(IDENTITY, x, tile=tile, overlap=overlap) - x).abs().max() <= 1e-6
 
 
-def test_whole_is_the_networks_own_forward():
+def test_whole_images_agree_with_the_plain_forward():
     """A restored image is the plain forward of the padded image, cropped and clamped."""
     network = tiny_network()
     x = torch.rand(1, 3, 37, 50)
@@ -63,30 +66,30 @@ def test_whole_is_the_networks_own_forward():
     assert (restore(network, x) - expected).abs().max() <= 1e-5
 
 
-def test_a_tile_as_large_as_the_image_is_the_whole():
-    """An image that is smaller than a tile is one tile."""
+def test_an_image_smaller_than_a_tile_is_restored_whole():
+    """An image that is smaller than a tile is restored as one tile."""
     network = tiny_network()
     x = torch.rand(1, 3, 40, 33)
     assert torch.equal(restore(network, x, tile=64), restore(network, x))
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(4, 0), (-8, 0), (64, 64), (64, -1)])
-def test_tiles_that_make_no_sense_are_refused(tile, overlap):
-    """A tile below 8 and an overlap that is not smaller than the tile are wrong usage."""
+def test_invalid_tiles_are_rejected(tile, overlap):
+    """A tile below 8 or an overlap that does not fit the tile is a usage error."""
     with pytest.raises(UsageError):
         restore(IDENTITY, torch.rand(1, 3, 16, 16), tile=tile, overlap=overlap)
 
 
 def overflowing_network(gain: float):
-    """A network whose features pass what fp16 can hold, but not fp32, for a middling gain."""
+    """Return a network whose features exceed the range of fp16, but not that of fp32."""
     network = tiny_network()
     with torch.no_grad():
         network.patch_embed.proj.weight.mul_(gain)
     return network
 
 
-def test_an_overflow_is_redone_in_fp32():
-    """Where fp16 overflows, the image is restored again in fp32, and that is said."""
+def test_an_overflow_is_restored_again_in_fp32():
+    """If fp16 overflows, the image is restored again in fp32, with a notice."""
     network = overflowing_network(1e6)
     x = torch.rand(1, 3, 16, 16)
     notes: list[str] = []
@@ -98,7 +101,7 @@ def test_an_overflow_is_redone_in_fp32():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("tile", [None, 16])
 def test_nan_is_an_error(precision, tile):
-    """What is not finite even in fp32 is an error, never a result."""
+    """A result that is not finite even in fp32 raises an error."""
     network = tiny_network()
     with torch.no_grad():
         network.output.weight.fill_(float("inf"))
@@ -107,8 +110,19 @@ def test_nan_is_an_error(precision, tile):
 
 
 def test_the_result_is_clamped():
-    """Values stay in 0..1 whatever the network adds."""
+    """The result stays within 0..1 whatever the network adds."""
     network = tiny_network(bias=True)
     with torch.no_grad():
         network.output.bias.fill_(5.0)
     assert restore(network, torch.rand(1, 3, 16, 16)).max() == 1.0
+
+
+def test_a_gpu_takes_tiles_in_batches(monkeypatch):
+    """A GPU runs as many tiles at once as memory holds, up to 16; a CPU runs one by one."""
+    network = VARIANTS["rgb_bias_free"]
+    assert engine.tiles_at_once(network, 64, torch.float32) == 1
+    on_gpu = deepcopy(network).to("meta")
+    monkeypatch.setattr(engine, "free_memory", lambda _: 1 << 40)
+    assert engine.tiles_at_once(on_gpu, 64, torch.float32) == 16
+    monkeypatch.setattr(engine, "free_memory", lambda _: 0)
+    assert engine.tiles_at_once(on_gpu, 64, torch.float32) == 1

@@ -1,4 +1,4 @@
-"""Arrays of every kind through a network made ready for a task."""
+"""Test the restoration of arrays: types, channels, memory and precision."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def picture(shape, dtype, seed=0):
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
 @pytest.mark.parametrize("network_channels", [1, 3])
-def test_every_kind_of_array_comes_back(identity, dtype, channels, network_channels):
-    """Grey and colour, with and without alpha, 8, 16 bit and float: shape, type and values stay."""
+def test_every_kind_of_array_is_supported(identity, dtype, channels, network_channels):
+    """Grey or colour, with or without alpha, 8 bits, 16 bits or float keep shape and values."""
     weights = identity(in_channels=network_channels, out_channels=network_channels)
     restorer = Restorer("denoise", weights=str(weights), device="cpu", precision="fp32")
     image = picture((19, 26, *channels), dtype)
@@ -36,21 +36,21 @@ def test_every_kind_of_array_comes_back(identity, dtype, channels, network_chann
 
 
 def test_bf16_loses_nothing_of_the_image(identity):
-    """In half precision the image itself is still added in fp32: 16 bits survive."""
+    """In half precision the image is still added in fp32, so that 16 bits are kept."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="bf16")
     image = picture((24, 24, 3), "uint16")
     assert np.array_equal(restorer(image), image)
 
 
-def test_float_values_beyond_the_range_pass(identity):
-    """What a float image holds beyond 0..1, highlights or negative noise, is not cut off."""
+def test_float_values_beyond_the_range_are_kept(identity):
+    """Values of a float image outside 0..1, highlights or negative noise, are not clipped."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
     image = picture((16, 16, 3), "float32") * 6 - 2
     assert np.array_equal(restorer(image), image)
 
 
 def test_a_grey_image_is_restored_as_grey(tiny):
-    """A grey image through an RGB network is the mean of what it makes of three equal channels."""
+    """An RGB network restores a grey image as the mean of three equal channels."""
     restorer = Restorer("denoise", weights=str(tiny()), device="cpu", precision="fp32")
     grey = picture((16, 24), "float32")
     colour = restorer(np.repeat(grey[..., None], 3, axis=2))
@@ -58,7 +58,7 @@ def test_a_grey_image_is_restored_as_grey(tiny):
 
 
 def test_alpha_is_not_restored(tiny):
-    """A fourth channel stays as it is, and the others do not see it."""
+    """A fourth channel is returned unchanged and does not affect the others."""
     restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
     image = picture((16, 24, 4), "uint8")
     restored = restorer(image)
@@ -67,7 +67,7 @@ def test_alpha_is_not_restored(tiny):
 
 
 def test_two_views(tiny):
-    """A dual-pixel network takes the left and the right view, and needs both."""
+    """A dual-pixel network takes the left and the right view, and requires both."""
     weights = str(tiny(in_channels=6, dual_pixel=True))
     restorer = Restorer("defocus", weights=weights, device="cpu", dual_pixel=True)
     left, right = picture((20, 24, 3), "uint8", 1), picture((20, 24, 3), "uint8", 2)
@@ -80,8 +80,8 @@ def test_two_views(tiny):
         restorer(left, right[:16])
 
 
-def test_one_view_for_a_network_of_one(tiny):
-    """A right view, and weights for two views, are refused where they do not fit."""
+def test_the_number_of_views_must_fit(tiny):
+    """A right view for a network of one view, or the reverse, is a usage error."""
     restorer = Restorer("defocus", weights=str(tiny()), device="cpu")
     image = picture((16, 16, 3), "uint8")
     with pytest.raises(UsageError):
@@ -100,23 +100,23 @@ def test_one_view_for_a_network_of_one(tiny):
     ],
     ids=["five channels", "int32", "one axis", "empty"],
 )
-def test_what_is_no_image_is_refused(identity, image):
-    """Shapes and types that are no image are an error that says what is."""
+def test_unsupported_arrays_are_rejected(identity, image):
+    """Unsupported shapes and types raise an error."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
     with pytest.raises(ImageError, match="is no image"):
         restorer(image)
 
 
-def test_nan_in_the_image_is_refused(identity):
-    """An image that holds NaN is an error, not a black result."""
+def test_nan_in_the_image_is_rejected(identity):
+    """An image with NaN raises an error."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
     image = np.full((16, 16, 3), np.nan, np.float32)
     with pytest.raises(ImageError, match="NaN"):
         restorer(image)
 
 
-def test_what_is_not_there_is_said():
-    """An unknown task, an absent device and unknown weights are named."""
+def test_unknown_names_are_reported():
+    """Errors name an unknown task, a device that is not available, and unknown weights."""
     with pytest.raises(UsageError, match="dehaze"):
         Restorer("dehaze")
     with pytest.raises(DeviceError, match="tpu"):
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_said():
 
 
 def test_the_python_api_is_importable_by_name(tiny):
-    """Restorer, load_network and restore come from the package itself."""
+    """The package exports Restorer, load_network and restore."""
     network = restormer_cli.load_network(str(tiny()))
     x = torch.rand(1, 3, 13, 17)
     assert not network.training
@@ -140,7 +140,7 @@ def test_the_python_api_is_importable_by_name(tiny):
 
 
 def test_the_plan_follows_the_memory(identity, monkeypatch):
-    """What fits is restored whole; what does not, in the largest tiles that do."""
+    """An image is restored whole if it fits into memory, else in the largest tiles that fit."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     assert restorer.plan(100, 200).strategy == "whole"
     whole = restorer.plan(3000, 4000).peak_bytes
@@ -152,25 +152,25 @@ def test_the_plan_follows_the_memory(identity, monkeypatch):
     assert restorer.plan(3000, 4000).strategy == "tiles of 256"
 
 
-def test_an_overlap_that_no_tile_could_have_is_refused_at_once(identity):
-    """Not only when memory turns out to be short and tiles are needed."""
+def test_an_overlap_must_fit_the_fallback_tiles(identity):
+    """An overlap that is too large for the smallest fallback tile is rejected at once."""
     with pytest.raises(UsageError, match="an overlap of 300 pixels does not fit tiles of 256"):
         Restorer("denoise", weights=str(identity()), device="cpu", overlap=300)
 
 
-def test_the_forecast_counts_what_tiles_share(identity):
-    """Overlapping tiles send more pixels through the network than the image has."""
+def test_the_forecast_includes_overlaps(identity):
+    """With overlapping tiles the network processes more pixels than the image has."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     whole = restorer.plan(1000, 1000)
     assert whole.pixels == 1000 * 1000
     restorer.config = replace(restorer.config, tile=512)
     assert restorer.plan(1000, 1000).pixels == (3 * 512) ** 2
-    told = restorer.forecast(np.zeros((1000, 1000, 3), np.uint8))
-    assert told.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)
+    forecast = restorer.forecast(np.zeros((1000, 1000, 3), np.uint8))
+    assert forecast.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)
 
 
 def fails_until(tile, error, monkeypatch):
-    """Let restoration fail with `error` for the whole image and for larger tiles."""
+    """Make restoration fail with `error` for the whole image and for larger tiles."""
     real = engine.restore
 
     def restore(network, x, **settings):
@@ -190,15 +190,15 @@ def fails_until(tile, error, monkeypatch):
     ],
     ids=["python", "cuda", "cpu allocator"],
 )
-def test_out_of_memory_falls_to_tiles(identity, monkeypatch, error):
-    """When memory runs out on the way, finer strips and then ever smaller tiles are tried."""
+def test_out_of_memory_is_retried(identity, monkeypatch, error):
+    """On out-of-memory, smaller strips and then smaller and smaller tiles are tried."""
     fails_until(512, error, monkeypatch)
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     image = picture((40, 30, 3), "uint8")
-    done = restorer.restore(image)
-    assert np.array_equal(done.pixels, image)
-    assert done.strategy == "tiles of 512"
-    assert [note.rpartition("with ")[2] for note in done.notes] == [
+    result = restorer.restore(image)
+    assert np.array_equal(result.pixels, image)
+    assert result.strategy == "tiles of 512"
+    assert [note.rpartition("with ")[2] for note in result.notes] == [
         "whole, in fine strips",
         "tiles of 2048",
         "tiles of 1024",
@@ -206,8 +206,8 @@ def test_out_of_memory_falls_to_tiles(identity, monkeypatch, error):
     ]
 
 
-def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch):
-    """Where not even the smallest tiles fit, the image fails; `--tile 0` never turns to tiles."""
+def test_out_of_memory_in_the_smallest_tiles_fails(identity, monkeypatch):
+    """If the smallest tiles do not fit, the image fails; tile=0 never falls back to tiles."""
     fails_until(0, MemoryError(), monkeypatch)
     for tile in ("auto", 0, 64):
         restorer = Restorer(
@@ -217,25 +217,25 @@ def test_out_of_memory_to_the_last_is_that_images_failure(identity, monkeypatch)
             restorer(picture((40, 30, 3), "uint8"))
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(identity, monkeypatch):
-    """A fault of ours comes through as it is, instead of being tried again in tiles."""
+def test_other_errors_are_not_retried(identity, monkeypatch):
+    """An error other than out-of-memory is raised unchanged."""
     fails_until(0, RuntimeError("shapes do not match"), monkeypatch)
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     with pytest.raises(RuntimeError, match="shapes"):
         restorer(picture((40, 30, 3), "uint8"))
 
 
-def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
-    """Unasked, half precision is used only if it stays within 50 dB of fp32 with these weights."""
+def test_half_precision_is_verified_on_the_first_image(tiny, monkeypatch):
+    """Automatic half precision is used only within 50 dB of fp32 with these weights."""
     monkeypatch.setattr(devices, "native_bf16", lambda _: True)
-    said: list[str] = []
+    messages: list[str] = []
     image = picture((40, 48, 3), "uint8")
 
-    good = Restorer("denoise", weights=str(tiny()), device="cpu", notify=said.append)
+    good = Restorer("denoise", weights=str(tiny()), device="cpu", notify=messages.append)
     assert good.restore(image).precision == "bf16"
-    assert said == []
+    assert messages == []
 
-    # Large values that nearly cancel: what bf16 is bad at.
+    # Large values that nearly cancel lose their digits in bf16.
     network = restormer_cli.load_network(str(tiny()))
     with torch.no_grad():
         network.output.weight.mul_(300)
@@ -243,27 +243,29 @@ def test_half_precision_is_proven_on_the_first_image(tiny, monkeypatch):
         network.state_dict(), network.architecture, tiny().with_name("wild.safetensors")
     )
     wild = str(tiny().with_name("wild.safetensors"))
-    bad = Restorer("denoise", weights=wild, device="cpu", notify=said.append)
+    bad = Restorer("denoise", weights=wild, device="cpu", notify=messages.append)
     assert bad.restore(image).precision == "fp32"
-    assert "going on in fp32" in said[0]
+    assert "using fp32 instead" in messages[0]
     exact = Restorer("denoise", weights=wild, device="cpu", precision="fp32")
     assert np.array_equal(bad(image), exact(image))
-    assert len(said) == 1
+    assert len(messages) == 1
 
-    asked = Restorer("denoise", weights=wild, device="cpu", precision="bf16", notify=said.append)
+    asked = Restorer(
+        "denoise", weights=wild, device="cpu", precision="bf16", notify=messages.append
+    )
     assert asked.restore(image).precision == "bf16"
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_a_network_of_other_channels_is_refused(tiny):
-    """One that makes three channels of four, say, fits no image: an error before any."""
+def test_unsupported_channels_are_rejected(tiny):
+    """A network of other channels than 1 to 1, 3 to 3 or 6 to 3 raises an error when loaded."""
     path = tiny(in_channels=4, dual_pixel=True)
     with pytest.raises(CheckpointError, match="makes 3 channels of 4"):
         Restorer("denoise", weights=str(path), device="cpu")
 
 
-def test_a_grey_network_takes_colours_one_after_the_other(tiny, monkeypatch):
-    """In the memory of one of them, which is what was planned; progress is of all three."""
+def test_a_grey_network_restores_channels_one_by_one(tiny, monkeypatch):
+    """Channels are restored one by one, as planned for; progress spans all three."""
     path = tiny(in_channels=1, out_channels=1)
     restorer = Restorer("denoise", weights=str(path), device="cpu", precision="fp32")
     image = np.random.default_rng(0).random((24, 32, 3), dtype=np.float32)
@@ -284,10 +286,10 @@ def test_a_grey_network_takes_colours_one_after_the_other(tiny, monkeypatch):
         assert np.array_equal(whole[..., channel], alone)
 
 
-def test_what_is_planned_is_planned_in_the_precision_that_runs(tiny, monkeypatch):
-    """Where half precision is too far from fp32, memory is planned for fp32, and so is a retry."""
+def test_plans_use_the_verified_precision(tiny, monkeypatch):
+    """If half precision is too far from fp32, plans and retries use fp32."""
     monkeypatch.setattr(devices, "native_bf16", lambda _: True)
-    monkeypatch.setattr(engine, "deviation", lambda *_: 20.0)
+    monkeypatch.setattr(engine, "psnr_to_fp32", lambda *_: 20.0)
     restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
     used = []
 
@@ -298,6 +300,6 @@ def test_what_is_planned_is_planned_in_the_precision_that_runs(tiny, monkeypatch
         return x
 
     monkeypatch.setattr(engine, "restore", restore)
-    done = restorer.restore(np.zeros((24, 32, 3), np.uint8))
+    result = restorer.restore(np.zeros((24, 32, 3), np.uint8))
     assert used == ["fp32", "fp32"]
-    assert done.precision == "fp32"
+    assert result.precision == "fp32"

@@ -1,4 +1,4 @@
-"""Tiles: any image, any tile, no seam."""
+"""Test positions of tiles and the blending of their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tile_and_overlap(draw: st.DrawFn) -> tuple[int, int]:
 
 @given(sides, tile_and_overlap())
 def test_tiles_cover_the_axis_evenly(length: int, size: tuple[int, int]) -> None:
-    """Tiles begin at the start, end at the end, and share at least the overlap asked for."""
+    """Tiles cover the axis in equal steps and share at least the given overlap."""
     tile, overlap = size
     begins = starts(length, tile, overlap)
     assert begins[0] == 0
@@ -35,7 +35,7 @@ def test_tiles_cover_the_axis_evenly(length: int, size: tuple[int, int]) -> None
 
 @given(sides, tile_and_overlap())
 def test_weights_sum_to_one_everywhere(length: int, size: tuple[int, int]) -> None:
-    """At every pixel of an axis the tiles' weights sum to one, and none is negative."""
+    """The weights of tiles are not negative and sum to one at every pixel of an axis."""
     tile, overlap = size
     total = torch.zeros(length)
     for begin, row in zip(
@@ -47,17 +47,17 @@ def test_weights_sum_to_one_everywhere(length: int, size: tuple[int, int]) -> No
 
 
 @given(st.integers(1, 90), st.integers(1, 90), tile_and_overlap(), st.integers(1, 5))
-def test_tiles_of_an_identity_give_the_image_back(
+def test_identity_on_tiles_returns_the_image(
     height: int, width: int, size: tuple[int, int], batch: int
 ) -> None:
-    """Whatever the image, tile, overlap and batch, tiles that change nothing change nothing."""
+    """Tiles of an identity return the image, for any size, tile, overlap and batch."""
     x = torch.rand(2, 3, height, width)
     y = tiled(x, lambda t: t, tile=size[0], overlap=size[1], batch=batch)
     assert (y - x).abs().max() <= 1e-6
 
 
 def test_blending_is_smooth() -> None:
-    """Where two tiles disagree by one, the result goes over without a jump."""
+    """If two tiles differ by one, the result has no jump between them."""
     values = iter([0.0, 1.0])
     x = torch.zeros(1, 1, 64, 112)
     y = tiled(x, lambda t: torch.full_like(t, next(values)), tile=64, overlap=16)
@@ -68,21 +68,21 @@ def test_blending_is_smooth() -> None:
 
 
 def test_progress_counts_tiles() -> None:
-    """Progress is told after each batch and ends with all tiles done."""
-    seen: list[tuple[int, int]] = []
+    """Progress is reported after each batch, up to the number of tiles."""
+    reports: list[tuple[int, int]] = []
     tiled(
         torch.rand(1, 1, 40, 40),
         lambda t: t,
         tile=16,
         overlap=4,
         batch=4,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda *report: reports.append(report),
     )
-    assert seen == [(4, 9), (8, 9), (9, 9)]
+    assert reports == [(4, 9), (8, 9), (9, 9)]
 
 
 @pytest.mark.parametrize("overlap", [-1, 16, 20])
-def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
-    """An overlap is at least zero and smaller than the tile."""
+def test_invalid_overlaps_are_rejected(overlap: int) -> None:
+    """A negative overlap, or one that is not smaller than the tile, raises an error."""
     with pytest.raises(ValueError, match="does not fit"):
         starts(100, 16, overlap)

@@ -1,4 +1,4 @@
-"""The network against an independent implementation, the published names, and calculus."""
+"""Test the network against an independent implementation, published names and derivatives."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def build_on_meta(architecture: Architecture) -> Restormer:
 
 
 @pytest.mark.parametrize("variant", OFFICIAL)
-def test_names_and_shapes_are_the_published_ones(variant):
-    """The state dict has the official names and shapes in the official order."""
+def test_state_dict_has_the_published_names_and_shapes(variant):
+    """Names, shapes and order of the state dict are the official ones."""
     published = json.loads((DATA / "official_keys.json").read_text())[variant]
     network = build_on_meta(OFFICIAL[variant])
     assert [(n, list(p.shape)) for n, p in network.named_parameters()] == list(published.items())
@@ -35,14 +35,14 @@ def test_names_and_shapes_are_the_published_ones(variant):
 
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_parameter_counts(variant):
-    """The full-size networks have as many parameters as the published ones."""
+    """Full-size networks have the published number of parameters."""
     network = build_on_meta(OFFICIAL[variant])
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[variant]
 
 
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_tiny_golden_output(variant):
-    """A small network gives what an independent implementation gives."""
+    """A small network agrees with an independent implementation."""
     tensors, metadata = read_golden(f"tiny_{variant}")
     config = json.loads(metadata["config"])
     network = Restormer(
@@ -68,7 +68,7 @@ def test_tiny_golden_output(variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rgb_bias_free", "dual_pixel"])
 def test_full_size_golden_output(variant):
-    """The full-size network gives what an independent implementation gives."""
+    """The full-size network agrees with an independent implementation."""
     tensors, metadata = read_golden(f"full_{variant}")
     network = build_on_meta(OFFICIAL[variant]).eval()
     state = {name: made(name, p.shape) for name, p in network.state_dict().items()}
@@ -81,29 +81,29 @@ def test_full_size_golden_output(variant):
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_normalisation_is_what_the_paper_says(centred):
-    """Both norms divide by the deviation about the mean; only one takes the mean away."""
+def test_normalisation_follows_the_paper(centred):
+    """Both norms divide by the deviation about the mean; only one subtracts the mean."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 3, 5, 8, generator=generator, requires_grad=True)
     deviation = x - x.mean(-1, keepdim=True)
     std = (deviation.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    found, expected = normalised(x, centred), (deviation if centred else x) / std
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn(found.shape, generator=generator)
-    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    result, expected = normalised(x, centred), (deviation if centred else x) / std
+    torch.testing.assert_close(result, expected)
+    weights = torch.randn(result.shape, generator=generator)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (result, expected)]
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_normalisation_has_the_gradient_of_its_values(centred):
-    """Numerical differentiation in float64 agrees with the closed form."""
+def test_gradient_of_the_normalisation(centred):
+    """The closed form of the gradient agrees with numerical differentiation in float64."""
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(1, 2, 3, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: normalised(x, centred), (x,))
 
 
-def test_pixel_shuffles_are_torchs():
-    """Rearranging channels-last maps is what torch's pixel (un)shuffle does to B C H W."""
+def test_pixel_shuffles_agree_with_torch():
+    """Channels-last pixel (un)shuffle equals torch's on B C H W."""
     x = torch.arange(2 * 8 * 4 * 6.0).view(2, 8, 4, 6)
     last = x.permute(0, 2, 3, 1)
     assert torch.equal(pixel_shuffle(last).permute(0, 3, 1, 2), F.pixel_shuffle(x, 2))
@@ -111,7 +111,7 @@ def test_pixel_shuffles_are_torchs():
 
 
 def test_without_output_weights_the_image_comes_back():
-    """The network adds its output to the image: with nothing to add, the image is untouched."""
+    """With zero output weights the residual is zero, and the image is returned unchanged."""
     network = tiny_network()
     torch.nn.init.zeros_(network.output.weight)
     image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(3))
@@ -119,7 +119,7 @@ def test_without_output_weights_the_image_comes_back():
 
 
 def test_images_of_a_batch_do_not_mix():
-    """Each image of a batch is restored as if it were alone."""
+    """Each image of a batch is restored independently."""
     network = tiny_network()
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
@@ -127,7 +127,7 @@ def test_images_of_a_batch_do_not_mix():
 
 
 @pytest.mark.parametrize(
-    ("shape", "complaint"),
+    ("shape", "message"),
     [
         ((1, 3, 20, 16), "multiples of 8"),
         ((1, 3, 16, 12), "multiples of 8"),
@@ -135,27 +135,27 @@ def test_images_of_a_batch_do_not_mix():
         ((3, 16, 16), "takes B 3 H W"),
     ],
 )
-def test_unfit_images_are_refused(shape, complaint):
-    """Sides that cannot be halved thrice and wrong channels are named before anything runs."""
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_images_are_rejected(shape, message):
+    """Sides that are no multiple of 8 and wrong channels raise an error that names them."""
+    with pytest.raises(ValueError, match=message):
         tiny_network()(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
-    ("fields", "complaint"),
+    ("fields", "message"),
     [
         ({"layer_norm": "None"}, "layer_norm is 'None'"),
         ({"dim": 10, "heads": (3, 1, 1, 1)}, "level 1: 3 heads"),
     ],
 )
-def test_impossible_architectures_are_refused(fields, complaint):
-    """An architecture that cannot be built says why."""
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_architectures_are_rejected(fields, message):
+    """Hyperparameters that no network can be built from raise an error that names them."""
+    with pytest.raises(ValueError, match=message):
         Architecture(**fields)
 
 
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_architecture_survives_json(variant):
-    """An architecture is the same after it went through JSON."""
+    """An architecture survives a round trip through JSON."""
     a = OFFICIAL[variant]
     assert Architecture.from_dict(json.loads(json.dumps(a.as_dict()))) == a

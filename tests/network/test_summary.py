@@ -1,4 +1,4 @@
-"""A network's stages and costs, against its own parameters, torch's counter and the paper."""
+"""Test the summary against the network's parameters, torch's FLOP counter and the paper."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from restormer_cli.cli.info import summary_table
+from restormer_cli.network.reference import reference_forward
 from restormer_cli.network.restormer import Architecture, Restormer
-from restormer_cli.network.summary import _Meter, feature_maps_bytes, summarize, trace_shapes
+from restormer_cli.network.summary import (
+    ActivationMeter,
+    feature_maps_bytes,
+    summarize,
+    trace_shapes,
+)
 from tests.support.networks import OFFICIAL, PARAMETERS, TINY, tiny_network
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
@@ -26,23 +32,23 @@ VARIANTS = {
 }
 
 
-described = cache(summarize)  # what is told of one network and size is asked for repeatedly
+cached_summary = cache(summarize)
 
 
 def peaks(architecture: Architecture, height: int, width: int) -> dict[str, int]:
-    return {peak.name: peak.bytes for peak in described(architecture, height, width).peaks}
+    return {peak.name: peak.bytes for peak in cached_summary(architecture, height, width).peaks}
 
 
 def rendered(architecture: Architecture, columns: int, size: int = 256) -> list[str]:
     console = Console(width=columns, color_system=None, legacy_windows=False)
     with console.capture() as capture:
-        console.print(summary_table(described(architecture, size, size)))
+        console.print(summary_table(cached_summary(architecture, size, size)))
     return capture.get().splitlines()
 
 
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_parameters_are_the_published_ones(variant):
-    """The total is the published count, the real network's, and the sum of the stages."""
+    """The number of parameters is the published one and the sum of the stages."""
     structure = summarize(OFFICIAL[variant], 64, 64)
     with torch.device("meta"):
         network = Restormer(OFFICIAL[variant])
@@ -51,14 +57,14 @@ def test_parameters_are_the_published_ones(variant):
     assert structure.parameters == sum(stage.parameters for stage in structure.stages)
 
 
-def test_multiply_adds_are_the_papers():
-    """The paper's network takes 140.99 G at 256 x 256, to the digits that are printed."""
-    assert f"{described(Architecture(), 256, 256).multiply_adds / 1e9:.2f}" == "140.99"
+def test_multiply_adds_are_the_published_ones():
+    """The paper's network takes the published 140.99 G at 256 x 256."""
+    assert f"{cached_summary(Architecture(), 256, 256).multiply_adds / 1e9:.2f}" == "140.99"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stages_add_up(variant):
-    """Multiply-adds, attention and shares of the stages sum to the totals."""
+    """Multiply-adds, attention and shares of the stages add up to the totals."""
     structure = summarize(replace(TINY, **VARIANTS[variant]), 64, 96)
     assert sum(stage.multiply_adds for stage in structure.stages) == structure.multiply_adds
     assert sum(stage.attention for stage in structure.stages) == structure.attention
@@ -66,8 +72,23 @@ def test_stages_add_up(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_counted_is_what_runs(variant):
-    """Torch's own counter finds all convolutions, one attention product, and its folding."""
+def test_multiply_adds_agree_with_torchs_counter(variant):
+    """The published formulation takes the counted convolutions and attention products."""
+    with torch.device("meta"):
+        network = Restormer(replace(Architecture(), **VARIANTS[variant]))
+        image = torch.empty(1, network.architecture.in_channels, 256, 256)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        reference_forward(network, image)
+    structure = cached_summary(network.architecture, 256, 256)
+    assert counter.get_flop_counts()["Global"] == {
+        torch.ops.aten.convolution: 2 * structure.multiply_adds,
+        torch.ops.aten.bmm: 2 * structure.attention,
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_plain_forward_takes_half_of_the_attention(variant):
+    """The plain forward computes all convolutions, one attention product, and its folding."""
     network = tiny_network(**VARIANTS[variant])
     a = network.architecture
     structure = summarize(a, 32, 40)
@@ -78,14 +99,13 @@ def test_what_is_counted_is_what_runs(variant):
         for stage in structure.stages
         if stage.heads
     )
-    # The skip is applied and counted like every other convolution.
     assert counter.get_total_flops() == 2 * (
         structure.multiply_adds + structure.attention // 2 + folding
     )
 
 
 def test_costs_are_linear_in_pixels():
-    """Six times the pixels: six times the multiply-adds, the maps and the memory, no parameters."""
+    """Six times the pixels take six times the multiply-adds, feature maps and memory."""
     small, large = summarize(LITE, 64, 96), summarize(LITE, 192, 192)
     for one, six in zip(small.stages, large.stages, strict=True):
         assert six.multiply_adds == 6 * one.multiply_adds
@@ -100,14 +120,14 @@ def test_costs_are_linear_in_pixels():
     assert six["plain"] == pytest.approx(6 * one["plain"], rel=0.01)  # and weights, once
 
 
-def test_sides_are_rounded_up_as_images_are_padded():
-    """A size that cannot be halved thrice costs what the padded image costs."""
+def test_sides_are_rounded_up_to_multiples_of_8():
+    """An image costs as much as the padded image."""
     assert summarize(TINY, 57, 33) == summarize(TINY, 64, 40)
     assert feature_maps_bytes(TINY, 57, 33, 4) == feature_maps_bytes(TINY, 64, 40, 4)
 
 
-def test_stages_say_what_they_are_made_of():
-    """Levels, maps, blocks, heads and hidden widths are those of the paper's Figure 2."""
+def test_stages_of_the_paper():
+    """Levels, maps, blocks, heads and hidden widths follow the paper's Figure 2."""
     structure = summarize(Architecture(), 64, 96)
     assert [
         (s.name, s.level, (s.height, s.width), s.channels, s.blocks, s.heads, s.hidden)
@@ -137,30 +157,27 @@ def test_stages_say_what_they_are_made_of():
     ]
 
 
-# --- memory ---
-
-
 def test_published_formulation_peaks_as_measured():
-    """It comes to the 8.43 GiB per megapixel that were measured."""
-    published = described(Architecture(), 256, 256).peaks[0]
+    """The published formulation takes the measured 8.43 GiB per megapixel."""
+    published = cached_summary(Architecture(), 256, 256).peaks[0]
     assert published.name == "published"
     assert f"{published.bytes_per_megapixel / 2**30:.2f}" == "8.43"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_plain_peak_is_that_of_a_real_run(variant):
-    """Metering shapes without values finds what metering a real run finds."""
+    """The peak on the meta device equals the peak of a real run within 5 %."""
     network = tiny_network(**VARIANTS[variant])
     image = torch.rand(1, network.architecture.in_channels, 64, 64)
-    with _Meter([*network.parameters(), image]) as meter, torch.no_grad():
+    with ActivationMeter([*network.parameters(), image]) as meter, torch.no_grad():
         network(image)
     assert peaks(network.architecture, 64, 64)["plain"] == pytest.approx(meter.peak, rel=0.05)
 
 
-def test_meter_counts_what_is_alive():
-    """Existing tensors and views are free, and what was dropped no longer counts."""
+def test_meter_counts_live_tensors():
+    """Existing tensors and views do not count, nor do deleted tensors."""
     existing = torch.zeros(100)
-    with _Meter([existing]) as meter:
+    with ActivationMeter([existing]) as meter:
         assert existing.view(10, 10)[3].sum() == 0
         scalars = meter.peak
         a = torch.ones(1000)
@@ -173,26 +190,21 @@ def test_meter_counts_what_is_alive():
     assert 8000 <= meter.peak <= 8000 + 2 * scalars
 
 
-def test_feature_maps_peak_where_level_one_is_widened():
-    """Updated in place, two maps of level 1 and one of level 2 are the most there is."""
+def test_feature_maps_peak_at_the_decoder_of_level_one():
+    """Updated in place, at most two maps of level 1 and one of level 2 exist at a time."""
     level1, level2 = 64 * 96 * 48 * 2, 32 * 48 * 96 * 2
     assert feature_maps_bytes(Architecture(), 64, 96, 2) == 2 * level1 + level2
 
 
-def test_strips_can_say_what_they_take():
-    """The figure of who runs the strips takes the place of that of their feature maps."""
-    by_maps, told = summarize(TINY, 64, 64), summarize(TINY, 64, 64, streamed_bytes=4096)
-    assert by_maps.peaks[-1].bytes == feature_maps_bytes(TINY, 64, 64, 4)
-    assert (told.peaks[-1].bytes, told.peaks[-1].bytes_per_megapixel) == (4096, 1e6)
-    assert told.peaks[:-1] == by_maps.peaks[:-1]
-
-
-# --- proof, JSON and print ---
+def test_peak_of_strips_is_that_of_their_feature_maps():
+    """The last peak is that of the feature maps in fp32, for this size and per megapixel."""
+    peak, maps = cached_summary(TINY, 64, 64).peaks[-1], feature_maps_bytes(TINY, 64, 64, 4)
+    assert (peak.bytes, peak.bytes_per_megapixel) == (maps, maps / 64**2 * 1e6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_proof_shows_the_shapes(variant):
-    """A 64 x 64 image really goes through, halved thrice and doubled thrice."""
+def test_traced_shapes(variant):
+    """A 64 x 64 image is halved three times and doubled three times."""
     network = tiny_network(**VARIANTS[variant])
     a = network.architecture
     assert trace_shapes(network) == [
@@ -218,8 +230,8 @@ def test_proof_shows_the_shapes(variant):
     ]
 
 
-def test_proof_leaves_the_network_as_it_was():
-    """No hook stays behind, and no gradient is recorded."""
+def test_tracing_does_not_change_the_network():
+    """After tracing, no hook is left and no gradient recorded."""
     network = tiny_network()
     trace_shapes(network)
     assert not any(module._forward_hooks for module in network.modules())
@@ -228,7 +240,7 @@ def test_proof_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_structure_survives_json(variant):
-    """Its fields are the same after they went through JSON, the architecture among them."""
+    """The fields, including the architecture, survive a round trip through JSON."""
     structure = summarize(replace(TINY, **VARIANTS[variant]), 64, 64)
     fields = json.loads(json.dumps(structure.as_dict()))
     assert fields == structure.as_dict()
@@ -239,7 +251,7 @@ def test_structure_survives_json(variant):
 @pytest.mark.parametrize("columns", [80, 99, 100, 119, 120, 200])
 @pytest.mark.parametrize("size", [256, 4000, 20_000])
 def test_table_fits_the_terminal(columns, size):
-    """No line is too long and nothing is cut, from 80 columns on and up to huge images."""
+    """From 80 columns on, no line is too long or truncated, whatever the image size."""
     lines = rendered(OFFICIAL["dual_pixel"], columns, size)
     assert max(map(len, lines)) <= columns
     assert "…" not in "".join(lines)
@@ -247,17 +259,17 @@ def test_table_fits_the_terminal(columns, size):
     assert total[1] == "26,132,548"
 
 
-def test_table_says_what_is_counted():
-    """Every stage has its row, and the counting is explained below."""
+def test_table_explains_the_counting():
+    """Every stage has a row, and a note below explains the counting."""
     lines = rendered(LITE, 80)
-    structure = described(LITE, 256, 256)
+    structure = cached_summary(LITE, 256, 256)
     for stage in structure.stages:
         assert any(line.strip().startswith(stage.title) for line in lines)
     assert "how the paper counts" in " ".join(lines)
 
 
 def test_table_needs_no_unicode_blocks_on_an_ascii_terminal():
-    """Where the output is ASCII, so is the table."""
+    """On an ASCII terminal the table contains ASCII characters only."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     Console(width=120, file=file).print(summary_table(summarize(TINY, 64, 64)))
     file.flush()

@@ -1,10 +1,9 @@
-"""What a report holds, what it takes from the folder's record, and what it never replaces."""
+"""Report pages: their data, their previews, their security, and the errors."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from restormer_cli.batch import manifest
 from restormer_cli.files.atomic import write_atomic
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference import restorer
 from restormer_cli.reports import page as report_page
 from tests.support.program import Outcome, picture, tree
+from tests.support.report_page import page_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,20 +26,13 @@ pytestmark = pytest.mark.usefixtures("folder", "weights")
 HOSTILE = "<img src=x onerror=document.title='hit'>.png"
 
 
-def data(page: str) -> dict[str, Any]:
-    """What a page shows."""
-    (held,) = re.findall(
-        r'<script type="application/json" id="data">(.*?)</script>', Path(page).read_text("utf-8")
-    )
-    return dict(json.loads(held))
-
-
-def files(page: str = "report") -> list[str]:
+def preview_files(page: str = "report") -> list[str]:
+    """Return the files in the folder beside a page."""
     return [name for name in tree() if name.startswith(f"{page}_files/")]
 
 
-def test_a_report_tells_all_of_a_run(restormer: Callable[..., Outcome]) -> None:
-    """Figures, what was restored and how, what failed and why, what was skipped."""
+def test_a_report_lists_all_events_of_a_run(restormer: Callable[..., Outcome]) -> None:
+    """It has the figures, the restored, failed and skipped images, and the settings."""
     for name in ("f/a.png", "f/b.png"):
         picture(name)
     restormer("denoise", "f/a.png", "-o", "out/", "--tile", "64")
@@ -51,7 +43,7 @@ def test_a_report_tells_all_of_a_run(restormer: Callable[..., Outcome]) -> None:
     )
     assert outcome.status == 1
     assert "report: report.html, " in outcome.stderr
-    page = data("report.html")
+    page = page_data("report.html")
     assert page["title"] == "Noise removed"
     assert [figure[:2] for figure in page["figures"]][:4] == [
         ["restored", "1"],
@@ -72,11 +64,11 @@ def test_a_report_tells_all_of_a_run(restormer: Callable[..., Outcome]) -> None:
     assert "--overlap" not in settings
 
 
-def test_pictures_are_in_the_page(restormer: Callable[..., Outcome]) -> None:
-    """Of each image a thumbnail, before and after, as JPEG; nothing is beside the page."""
+def test_previews_are_embedded(restormer: Callable[..., Outcome]) -> None:
+    """The page holds a thumbnail, before and after as JPEG; no other file is written."""
     picture("a.png")
     assert restormer("denoise", "a.png", "--report", "report.html").status == 0
-    (image,) = data("report.html")["images"]
+    (image,) = page_data("report.html")["images"]
     for kind in ("thumbnail", "before", "after"):
         head, _, content = image[kind].partition(",")
         assert head == "data:image/jpeg;base64"
@@ -86,46 +78,46 @@ def test_pictures_are_in_the_page(restormer: Callable[..., Outcome]) -> None:
     assert tree() == ["a.png", "a.restored.png", "report.html"]
 
 
-def test_many_pictures_are_beside_the_page(
+def test_many_previews_are_beside_the_page(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder that is no input; those that are no longer shown are removed, and only those."""
+    """Their folder is not an input, and only previews that are no longer shown are removed."""
     monkeypatch.setattr(report_page, "EMBEDDED", 0)
     picture("f/a.png")
     picture("f/b.png")
     command = ("denoise", "f", "-r", "-o", "out", "--report", "f/report.html")
     assert restormer(*command).status == 0
-    shown = data("f/report.html")["images"]
-    names = {Path(image[kind]).name for image in shown for kind in ("before", "after")}
-    assert {Path(name).name for name in files("f/report")} >= names
-    assert len(files("f/report")) == 6
-    Path("f/report_files/mine.jpg").write_text("mine")
+    images = page_data("f/report.html")["images"]
+    names = {Path(image[kind]).name for image in images for kind in ("before", "after")}
+    assert {Path(name).name for name in preview_files("f/report")} >= names
+    assert len(preview_files("f/report")) == 6
+    Path("f/report_files/other.jpg").write_text("unrelated")
     Path("f/b.png").unlink()
     assert restormer(*command).status == 0
-    assert [image["name"] for image in data("f/report.html")["images"]] == ["f/a.png"]
-    assert len(files("f/report")) == 4
+    assert [image["name"] for image in page_data("f/report.html")["images"]] == ["f/a.png"]
+    assert len(preview_files("f/report")) == 4
     monkeypatch.setattr(report_page, "EMBEDDED", 10**6)
     assert restormer(*command).status == 0
-    assert files("f/report") == ["f/report_files/mine.jpg"]
+    assert preview_files("f/report") == ["f/report_files/other.jpg"]
 
 
 def test_a_large_image_has_a_detail(restormer: Callable[..., Outcome]) -> None:
-    """Its preview is scaled down; the detail is not."""
+    """The preview of a large image is scaled down, and its detail is not."""
     picture("a.jpg", (40, report_page.SIDE + 100, 3))
     assert restormer("denoise", "a.jpg", "--report", "report.html").status == 0
-    (image,) = data("report.html")["images"]
+    (image,) = page_data("report.html")["images"]
     for kind, size in (("after", (1600, 38)), ("detail-before", (640, 40))):
         content = base64.b64decode(image[kind].partition(",")[2])
-        Path("shown.jpg").write_bytes(content)
-        assert image_io.read_image(Path("shown.jpg")).pixels.shape[1::-1] == size
+        Path("preview.jpg").write_bytes(content)
+        assert image_io.read_image(Path("preview.jpg")).pixels.shape[1::-1] == size
 
 
-def test_no_name_gets_out_of_the_data(restormer: Callable[..., Outcome]) -> None:
-    """Names that look like markup, or like the end of the script, are text and nothing else."""
+def test_names_cannot_escape_from_the_data(restormer: Callable[..., Outcome]) -> None:
+    """Names that look like markup, or like the end of the script, stay text."""
     picture(f"<!--/<script></{HOSTILE}")
     outcome = restormer("denoise", "<!--", "-r", "-o", "out", "--report", "report.html")
     assert outcome.status == 0
-    (image,) = data("report.html")["images"]
+    (image,) = page_data("report.html")["images"]
     assert image["name"] == f"<!--/<script></{HOSTILE}"
     assert image["links"]["before"].startswith("./%3C%21--/%3Cscript%3E%3C/%3Cimg%20src%3Dx%20")
     page = Path("report.html").read_text("utf-8")
@@ -133,16 +125,16 @@ def test_no_name_gets_out_of_the_data(restormer: Callable[..., Outcome]) -> None
     assert "<img src=x" not in page
 
 
-def test_a_link_is_no_script(restormer: Callable[..., Outcome]) -> None:
-    """Not even to a file that is called like one."""
+def test_a_link_is_never_a_script(restormer: Callable[..., Outcome]) -> None:
+    """A file named like a javascript: URL is linked to as a file."""
     picture("javascript:alert(1).png")
     restormer("denoise", "javascript:alert(1).png", "-o", "out/", "--report", "report.html")
-    (image,) = data("report.html")["images"]
+    (image,) = page_data("report.html")["images"]
     assert image["links"]["before"] == "./javascript%3Aalert%281%29.png"
 
 
-def test_the_policy_allows_the_page_itself_only(restormer: Callable[..., Outcome]) -> None:
-    """Its style and its script by their hashes, and embedded pictures."""
+def test_the_policy_allows_only_the_page_itself(restormer: Callable[..., Outcome]) -> None:
+    """The page may load its own style and script, by their hashes, and embedded images."""
     picture("a.png")
     restormer("denoise", "a.png", "--report", "report.html")
     page = Path("report.html").read_text("utf-8")
@@ -160,29 +152,29 @@ def test_the_policy_allows_the_page_itself_only(restormer: Callable[..., Outcome
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("path", "message"),
     [
-        ("report.txt", "a report is a page"),
-        ("mine.html", "mine.html is there, and no report of restormer's"),
-        ("a.png/report.html", "is no folder to write to"),
-        ("folder.html", "a folder, or no file at all"),
+        ("report.txt", "report.txt: not the name of a page"),
+        ("other.html", "other.html: exists and is not a restormer report"),
+        ("a.png/report.html", "is not a writable folder"),
+        ("folder.html", "folder.html: exists and is not a restormer report"),
     ],
 )
-def test_a_place_that_will_not_do_is_refused(
-    where: str, said: str, restormer: Callable[..., Outcome]
+def test_an_unusable_path_is_refused(
+    path: str, message: str, restormer: Callable[..., Outcome]
 ) -> None:
-    """Before anything is written; a page that is not ours stays."""
+    """The error comes before anything is written, and an unrelated page is kept."""
     picture("a.png")
-    Path("mine.html").write_text("mine")
+    Path("other.html").write_text("unrelated")
     Path("folder.html").mkdir()
-    outcome = restormer("denoise", "a.png", "--report", where)
+    outcome = restormer("denoise", "a.png", "--report", path)
     assert outcome.status == 2
-    assert said in outcome.stderr
-    assert tree() == ["a.png", "mine.html"]
+    assert message in outcome.stderr
+    assert tree() == ["a.png", "other.html"]
 
 
 def test_a_report_replaces_a_report(restormer: Callable[..., Outcome]) -> None:
-    """The same command can be given again."""
+    """The same command can be repeated."""
     picture("a.png")
     for _ in range(2):
         assert restormer("denoise", "a.png", "--report", "new/report.html").status == 0
@@ -191,7 +183,7 @@ def test_a_report_replaces_a_report(restormer: Callable[..., Outcome]) -> None:
 def test_a_report_that_cannot_be_written_is_an_error(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The images are there, and the status tells."""
+    """The images are written, and the exit status is 1."""
 
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".html":
@@ -202,14 +194,14 @@ def test_a_report_that_cannot_be_written_is_an_error(
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
-    assert "report.html: the report cannot be written (No space left on device)" in outcome.stderr
+    assert "report.html: cannot write the report (No space left on device)" in outcome.stderr
     assert Path("a.restored.png").exists()
 
 
 def test_previews_that_cannot_be_written_are_a_failure(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of that image; it is written all the same, and the report says it."""
+    """The image is written nevertheless, and the report lists it as failed."""
 
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".jpg":
@@ -220,15 +212,15 @@ def test_previews_that_cannot_be_written_are_a_failure(
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
-    assert "a.png: restored, but report_files: its previews cannot be written" in outcome.stderr
+    assert "a.png: restored, but report_files: cannot write previews" in outcome.stderr
     assert Path("a.restored.png").exists()
-    assert [name for name, _, _ in data("report.html")["failed"]] == ["a.png"]
+    assert [name for name, _, _ in page_data("report.html")["failed"]] == ["a.png"]
 
 
-def test_an_interrupted_run_leaves_its_report(
+def test_an_interrupted_run_writes_its_report(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what was done until then."""
+    """The report shows the images that were restored before the interruption."""
     picture("f/a.png")
     picture("f/b.png")
     restore = restorer.Restorer.restore
@@ -242,111 +234,32 @@ def test_an_interrupted_run_leaves_its_report(
 
     monkeypatch.setattr(restorer.Restorer, "restore", once)
     assert restormer("denoise", "f", "--report", "report.html").status == 130
-    page = data("report.html")
+    page = page_data("report.html")
     assert page["about"].startswith("interrupted ")
     assert [image["name"] for image in page["images"]] == ["f/a.png"]
 
 
 def test_an_image_from_a_pipe_is_shown(restormer: Callable[..., Outcome]) -> None:
-    """It has no file to link to."""
+    """It has previews, but no links to files."""
     picture("a.png")
     content = Path("a.png").read_bytes()
     outcome = restormer("denoise", "-", "-o", "-", "--report", "report.html", stdin=content)
     assert outcome.status == 0
     assert outcome.stdout.startswith(b"\x89PNG")
-    (image,) = data("report.html")["images"]
+    (image,) = page_data("report.html")["images"]
     assert (image["name"], image["links"]) == ("-", {})
     assert image["before"].startswith("data:")
 
 
-@pytest.fixture
-def done(restormer: Callable[..., Outcome]) -> Callable[..., Outcome]:
-    """A finished folder with one below; then `restormer report` on it."""
-    for seed, name in enumerate(("f/a.png", "f/b.png", "f/sub/c.png")):
-        picture(name, seed=seed)
-    assert restormer("derain", "f", "-r", "--strength", "0.5").status == 0
-    return lambda *options: restormer("report", "f-restored", *options)
-
-
-def test_a_finished_folder_has_a_report(done: Callable[..., Outcome]) -> None:
-    """Beside it, of all its records: each image before and after, with what made it."""
-    outcome = done()
-    assert outcome.status == 0
-    page = data("f-restored-report.html")
-    assert page["title"] == "Rain removed"
-    assert page["about"].startswith("f-restored, restored 20")
-    assert [image["name"] for image in page["images"]] == ["f/a.png", "f/b.png", "f/sub/c.png"]
-    assert all(image["before"] for image in page["images"])
-    assert page["images"][2]["links"] == {
-        "before": "./f/sub/c.png",
-        "after": "./f-restored/sub/c.png",
-    }
-    assert dict(page["settings"])["--strength"] == "0.5"
-    assert page["figures"][0] == ["restored", "3"]
-
-
-def test_what_has_changed_since_is_told(done: Callable[..., Outcome]) -> None:
-    """An input that is lost or another, an output that was edited, one that is gone."""
-    Path("f/a.png").unlink()
-    picture("f/b.png", seed=9)
-    picture("f-restored/b.png", seed=9)
-    Path("f-restored/sub/c.png").unlink()
-    outcome = done("-o", "report.html")
-    assert outcome.status == 1
-    assert "f-restored/sub/c.png: the output is missing" in outcome.stderr
-    page = data("report.html")
-    assert [name for name, _, _ in page["failed"]] == ["f-restored/sub/c.png"]
-    a, b = page["images"]
-    assert manifest.LOST in a["warnings"]
-    assert {manifest.CHANGED, manifest.LOST} <= set(b["warnings"])
-    assert "before" not in a
-    assert a["after"]
-    assert a["links"] == {"after": "./f-restored/a.png"}
-
-
-def test_a_folder_is_found_from_elsewhere(
-    done: Callable[..., Outcome],
-    restormer: Callable[..., Outcome],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The record's names are relative to where the run was started, above the folder."""
-    Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    assert restormer("report", "../f-restored", "-o", "report.html").status == 0
-    assert all(image["before"] for image in data("report.html")["images"])
-
-
-def test_a_record_of_nonsense_costs_its_image_only(done: Callable[..., Outcome]) -> None:
-    """What lacks the weights, or names no file, is told as a failure."""
-    record = Path("f-restored", manifest.NAME)
-    lines = [json.loads(line) for line in record.read_text().splitlines()]
-    del lines[0]["weights"]
-    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    outcome = done()
-    assert outcome.status == 1
-    assert "f-restored/a.png: the manifest does not say how it was made" in outcome.stderr
-    assert len(data("f-restored-report.html")["images"]) == 2
-
-
-@pytest.mark.parametrize("where", ["f", "gone", "f/a.png"])
-def test_a_folder_without_a_record_is_refused(
-    where: str, done: Callable[..., Outcome], restormer: Callable[..., Outcome]
-) -> None:
-    """It says what leaves one."""
-    outcome = restormer("report", where)
-    assert outcome.status == 2
-    assert "manifest" in outcome.stderr or "no such folder" in outcome.stderr
-
-
 def test_a_comparison_can_be_a_page(restormer: Callable[..., Outcome]) -> None:
-    """With a slider for each result, and by how much it differs."""
+    """The page shows each result with its difference to the first image."""
     picture("a.png")
     picture("b.png", seed=1)
     shutil.copy("a.png", "c.png")
     assert restormer("compare", "a.png", "b.png", "c.png", "-o", "page.html").status == 0
-    page = data("page.html")
+    page = page_data("page.html")
     assert page["title"] == "Comparison"
     b, c = page["images"]
     assert (b["name"], c["name"]) == ("b.png", "c.png")
-    assert c["facts"][1] == "0 of 255 changed on average"
+    assert c["facts"][1] == "mean change 0 of 255"
     assert b["change"] == pytest.approx(85 / 255, abs=0.05)  # of uniform noise

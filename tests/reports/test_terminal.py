@@ -1,4 +1,4 @@
-"""`--preview`: before and after in the terminal, by its graphics or by blocks, and nowhere else."""
+"""`--preview`: before and after in the terminal, as graphics or as block characters."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ needs_library = pytest.mark.skipif(
 )
 
 
-def event(width: int, height: int) -> Restored:
-    """What is told of a restored image of this size."""
+def restored(width: int, height: int) -> Restored:
+    """Return the event of a restored image of this size."""
     return Restored(
         "a.png",
         "b.png",
@@ -55,52 +55,62 @@ def event(width: int, height: int) -> Restored:
     )
 
 
-def test_the_part_that_changed_most_is_shown(tmp_path: Path) -> None:
-    """Pixel for pixel, before at the left and after at the right, grey as three channels."""
+def test_the_most_changed_region_is_shown(tmp_path: Path) -> None:
+    """It is shown pixel by pixel, before at the left and after at the right, as RGB."""
     before = np.zeros((200, 300, 1), np.uint16)
     after = before.copy()
     after[120:150, 200:240] = 65535
-    watch = terminal.Watch(tmp_path, width=100, height=40)
-    watch(event(300, 200), Image(before), Image(after))
-    shown = image_io.read_image(watch.path(event(300, 200))).pixels
-    assert shown.shape == (40, 49 * 2 + watch.gap, 3)
-    left, right = shown[:, :49], shown[:, -49:]
+    writer = terminal.PreviewWriter(tmp_path, width=100, height=40)
+    writer(restored(300, 200), Image(before), Image(after))
+    picture = image_io.read_image(writer.path(restored(300, 200))).pixels
+    assert picture.shape == (40, 49 * 2 + writer.gap, 3)
+    left, right = picture[:, :49], picture[:, -49:]
     assert not left.any()
-    assert (right == 255).all(axis=2).sum() == 30 * 40  # all that changed is in the part
+    assert (right == 255).all(axis=2).sum() == 30 * 40  # the region contains all changes
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 300, 1), (300, 5, 3), (33, 47, 3)])
 @pytest.mark.parametrize("scale", [1, 2])
-def test_images_of_any_size_have_a_picture(
+def test_images_of_any_size_have_a_preview(
     tmp_path: Path, shape: tuple[int, int, int], scale: int
 ) -> None:
-    """Within its bounds, however small or narrow they are."""
+    """The preview stays within its bounds, however small or narrow the image is."""
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(2))
-    watch = terminal.Watch(tmp_path, width=60, height=20, scale=scale)
-    told = event(shape[1], shape[0])
-    watch(told, Image(before), Image(after))
-    height, width = image_io.read_image(watch.path(told)).pixels.shape[:2]
+    writer = terminal.PreviewWriter(tmp_path, width=60, height=20, scale=scale)
+    event = restored(shape[1], shape[0])
+    writer(event, Image(before), Image(after))
+    height, width = image_io.read_image(writer.path(event)).pixels.shape[:2]
     assert height == min(20, -(-shape[0] // scale))
-    assert width == 2 * min((60 - watch.gap) // 2, -(-shape[1] // scale)) + watch.gap
+    assert width == 2 * min((60 - writer.gap) // 2, -(-shape[1] // scale)) + writer.gap
 
 
-def test_without_a_terminal_a_note_is_all(restormer: Callable[..., Outcome]) -> None:
-    """The images are restored, and stdout holds what it would."""
+def test_transparent_pixels_show_a_checkerboard(tmp_path: Path) -> None:
+    """The preview shows a transparent image as sheets and pages do."""
+    image = Image(np.zeros((16, 16, 3), np.uint8), alpha=np.zeros((16, 16), np.uint8))
+    writer = terminal.PreviewWriter(tmp_path, width=100, height=40)
+    writer(restored(16, 16), image, image)
+    picture = image_io.read_image(writer.path(restored(16, 16))).pixels
+    assert picture[0, 0, 0] == 204
+    assert picture[0, 8, 0] == 242
+
+
+def test_without_a_terminal_there_is_only_a_note(restormer: Callable[..., Outcome]) -> None:
+    """The image is restored, and stdout is the same as without --preview."""
     before = picture("a.png")
     outcome = restormer("derain", "a.png", "-o", "-", "--preview")
     assert outcome.status == 0
-    assert "note: --preview shows nothing: stderr is no terminal" in outcome.stderr
+    assert "note: --preview has no effect: stderr is not a terminal" in outcome.stderr
     assert np.array_equal(image_io.read_image(outcome.stdout).pixels, before)
 
 
-def test_without_the_library_its_name_is_told(
+def test_a_missing_library_is_an_error(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And how to install it; nothing was touched."""
+    """The error says how to install it, and nothing is written."""
     picture("a.png")
     monkeypatch.setitem(sys.modules, "textual_image", None)
-    monkeypatch.setattr(terminal, "on_a_terminal", lambda: True)
+    monkeypatch.setattr(terminal, "stderr_is_terminal", lambda: True)
     outcome = restormer("derain", "a.png", "--preview")
     assert outcome.status == 2
     assert "textual-image" in outcome.stderr
@@ -111,10 +121,15 @@ def test_without_the_library_its_name_is_told(
 def run_in_terminal(
     arguments: tuple[str, ...], attributes: bytes, stdin: bytes
 ) -> tuple[int, bytes, str]:
-    """Run the program in a terminal of 80 x 24 that says what it can; stdin and stdout are pipes.
+    """Run the program in a terminal of 80 x 24 characters; stdin and stdout are pipes.
+
+    Args:
+        arguments: of the program.
+        attributes: the terminal's answer when asked for its capabilities.
+        stdin: content of the pipe.
 
     Returns:
-        The exit status, what is on stdout, and what is on the terminal.
+        The exit status, stdout, and the text on the terminal.
     """
     import fcntl
     import pty
@@ -138,19 +153,19 @@ def run_in_terminal(
     assert process.stdout is not None
     process.stdin.write(stdin)
     process.stdin.close()
-    shown, sent, ends = b"", b"", time.monotonic() + 100
+    shown, sent, deadline = b"", b"", time.monotonic() + 100
     streams = {master, process.stdout.fileno()}
-    while streams and time.monotonic() < ends:
+    while streams and time.monotonic() < deadline:
         for stream in select.select(list(streams), [], [], 1)[0]:
             try:
                 data = os.read(stream, 65536)
-            except OSError:  # Linux has it so when the last one who writes is gone
+            except OSError:  # on Linux, once all writers have closed the terminal
                 data = b""
             if not data:
                 streams.discard(stream)
             elif stream == master:
                 shown += data
-                if b"\x1b[c" in data:  # "what can you do?"
+                if b"\x1b[c" in data:  # the query for its capabilities
                     os.write(master, attributes)
             else:
                 sent += data
@@ -161,26 +176,26 @@ def run_in_terminal(
 
 @needs_library
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="takes a pseudo-terminal of Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal of Linux")
 @pytest.mark.parametrize(
-    ("attributes", "sign"),
+    ("attributes", "marker"),
     [(b"\x1b[?62;4c", "\x1bP"), (b"\x1b[?62;22c", "\u2580")],
     ids=["sixel", "blocks"],
 )
-def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, sign: str) -> None:
-    """By sixels where the terminal says that it knows them, by half blocks elsewhere."""
+def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, marker: str) -> None:
+    """The preview uses sixels if the terminal supports them, otherwise half blocks."""
     before = picture("a.png", (60, 90, 3))
     arguments = ("derain", "-", "-o", "-", "--preview")
     status, sent, shown = run_in_terminal(arguments, attributes, Path("a.png").read_bytes())
     assert status == 0
     assert np.array_equal(image_io.read_image(sent).pixels, before)
     assert "before | after" in shown
-    assert sign in shown
-    assert not list(Path("/tmp").glob(f"restormer-preview-*/{'?' * 64}.png"))  # noqa: S108
+    assert marker in shown
+    assert not list(Path("/tmp").glob("restormer-preview-*/*.png"))  # noqa: S108
 
 
-def test_a_preview_changes_no_record(restormer: Callable[..., Outcome]) -> None:
-    """What was restored without one is not restored again with one."""
+def test_a_preview_does_not_change_the_manifest(restormer: Callable[..., Outcome]) -> None:
+    """--skip-existing recognises outputs of a run without --preview."""
     picture("f/a.png")
     restormer("derain", "f", "-o", "out")
     outcome = restormer("derain", "f", "-o", "out", "--skip-existing", "--preview", "--json")

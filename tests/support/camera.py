@@ -1,4 +1,4 @@
-"""A camera's raw file: a small DNG that LibRaw develops."""
+"""Camera raw files: small DNGs that LibRaw develops."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import struct
 
 import numpy as np
 
-# XYZ (D65) to a camera that sees linear sRGB, and so needs no other colours than its own.
+# XYZ (D65) to the colours of a camera whose sensor measures linear sRGB.
 _XYZ_TO_CAMERA = [
     *(3.2404542, -1.5371385, -0.4985314),
     *(-0.9692660, 1.8760108, 0.0415560),
     *(0.0556434, -0.2040259, 1.0572252),
 ]
 BALANCE = (2.0, 1.0, 1.5)
-"""By what the camera's white balance multiplies red, green and blue."""
+"""Factors of the camera's white balance for red, green and blue."""
 
 
 def mosaic(linear: np.ndarray) -> np.ndarray:
-    """What the sensor sees of linear sRGB, H W 3 in 0..1: one colour a pixel, RG over GB."""
-    seen = linear / np.array(BALANCE)
+    """Return the sensor samples for linear sRGB, H W 3 in 0..1: one colour a pixel, RG over GB."""
+    unbalanced = linear / np.array(BALANCE)
     planes = np.empty(linear.shape[:2])
     for (row, column), colour in {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 2}.items():
-        planes[row::2, column::2] = seen[row::2, column::2, colour]
+        planes[row::2, column::2] = unbalanced[row::2, column::2, colour]
     return np.rint(planes * 65535).astype(np.uint16)
 
 
 def dng(sensor: np.ndarray, *, orientation: int = 1) -> bytes:
-    """The samples of a sensor, H W of 16 bits, as a DNG of the fewest tags that make one."""
+    """Encode sensor samples, H W of 16 bits, as a DNG with the required tags only."""
     height, width = sensor.shape
 
     def pack(form: str, *numbers: int) -> bytes:
@@ -38,15 +38,15 @@ def dng(sensor: np.ndarray, *, orientation: int = 1) -> bytes:
     def long(number: int) -> tuple[int, int, bytes]:
         return 4, 1, pack("I", number)
 
-    def text(words: str) -> tuple[int, int, bytes]:
-        return 2, len(words) + 1, words.encode() + b"\0"
+    def text(value: str) -> tuple[int, int, bytes]:
+        return 2, len(value) + 1, value.encode() + b"\0"
 
     def ratios(kind: int, *values: float) -> tuple[int, int, bytes]:
         form = "ii" if kind == 10 else "II"
         return kind, len(values), b"".join(pack(form, round(v * 10**6), 10**6) for v in values)
 
     tags = {
-        254: long(0),  # the picture itself, no preview
+        254: long(0),  # the full picture, not a preview
         256: long(width),
         257: long(height),
         258: short(16),
@@ -71,14 +71,14 @@ def dng(sensor: np.ndarray, *, orientation: int = 1) -> bytes:
     }
     values = {tag: value for tag, (_, _, value) in tags.items() if len(value) > 4}
     at = 8 + 2 + 12 * len(tags) + 4
-    places = {}
+    offsets = {}
     for tag, value in values.items():
-        places[tag] = at
+        offsets[tag] = at
         at += len(value) + len(value) % 2
-    tags[273] = long(at)  # after which are the samples
+    tags[273] = long(at)  # of the samples, at the end
     entries = b"".join(
         pack("HHI", tag, kind, count)
-        + (pack("I", places[tag]) if tag in places else value[:4].ljust(4, b"\0"))
+        + (pack("I", offsets[tag]) if tag in offsets else value[:4].ljust(4, b"\0"))
         for tag, (kind, count, value) in tags.items()
     )
     heap = b"".join(value + b"\0" * (len(value) % 2) for value in values.values())

@@ -1,8 +1,9 @@
-"""A small Hugging Face Hub, and a GitHub release beside it, on loopback.
+"""A small Hugging Face Hub and a GitHub release on loopback.
 
-It speaks what huggingface_hub speaks: HEAD and GET of `/REPO/resolve/REVISION/FILE`, answered by a
-redirect that carries the metadata and leads to another origin (as to the real CDN), byte ranges,
-and errors named in `X-Error-Code`. Tests make it fail in the ways that networks do.
+The server implements the protocol of huggingface_hub: HEAD and GET of
+`/REPO/resolve/REVISION/FILE` are answered by a redirect with the metadata to another origin, like
+that of the real CDN. It supports byte ranges, errors named in `X-Error-Code`, and several kinds of
+network failures.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class Request:
-    """One request that came; header names in lower case."""
+    """A received request; header names are in lower case."""
 
     method: str
     path: str
@@ -27,17 +28,17 @@ class Request:
 
 @dataclass
 class Hub:
-    """What is served, what goes wrong, and what was asked.
+    """Contents and failures of the server, and a log of its requests.
 
     Attributes:
-        files: "REPO/FILE" to content.
-        release: file name to content.
-        commits: revision to commit; any 40 hexadecimal digits are their own commit.
-        errors: path prefix to (status, X-Error-Code): every such request is refused.
-        tampered: SHA-256 to the content that is served in place of the right one.
-        cuts: after how many bytes of body to drop the connection, one entry per download.
+        files: content by "REPO/FILE".
+        release: content by file name.
+        commits: commit by revision; any 40 hexadecimal digits are their own commit.
+        errors: HTTP status and X-Error-Code by path prefix; matching requests are refused.
+        tampered: content by the SHA-256 of the content that it replaces.
+        cuts: number of bytes after which the connection is dropped, for each download.
         stalled: path prefixes that are never answered.
-        requests: what came, in order.
+        requests: received requests in order.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -50,10 +51,10 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
 
     def start(self) -> None:
-        """Serve until `stop`, on free ports."""
-        self._closing = threading.Event()
+        """Start serving on free ports."""
+        self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
-        # Two origins: a redirect to the Hub's own is not treated as one to a CDN.
+        # huggingface_hub treats redirects to the Hub's own origin differently, so use two.
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
         self._threads = [
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -66,8 +67,8 @@ class Hub:
         )
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
-        self._closing.set()
+        """Stop serving; connections are refused from now on."""
+        self.closing.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -77,15 +78,15 @@ class Hub:
 
     @property
     def release_url(self) -> str:
-        """The address that takes the place of the GitHub release's."""
+        """Address that replaces that of the GitHub release."""
         return f"{self.endpoint}/release"
 
     def file_requests(self) -> list[Request]:
-        """The requests for files; huggingface_hub makes others of its own, under /api/."""
+        """List the requests for files, without those of huggingface_hub under /api/."""
         return [r for r in self.requests if not r.path.startswith("/api/")]
 
     def downloads(self) -> list[Request]:
-        """The requests for content."""
+        """List the requests for content."""
         return [r for r in self.requests if r.method == "GET" and r.path.startswith("/cdn/")]
 
 
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Keep the test output clean."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -105,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.hub.requests.append(Request(self.command, self.path, headers))
         if self.path.startswith(tuple(self.hub.stalled)):
-            self.hub._closing.wait(10)
+            self.hub.closing.wait(10)
             return
         for prefix, (status, code) in self.hub.errors.items():
             if self.path.startswith(prefix):
@@ -176,5 +177,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET" and body:
-            # HTTP/1.0 closes after each answer: a short body is a dropped connection.
+            # HTTP/1.0 closes after each answer, so that a short body is a dropped connection.
             self.wfile.write(body[: self.hub.cuts.pop(0)] if self.hub.cuts else body)

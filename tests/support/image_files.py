@@ -1,4 +1,4 @@
-"""Image files put together by hand, so that reading is not checked against our own writer."""
+"""Image files built by hand, so that reading is not tested against our own writer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
+from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.image import to_float
+
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="%d" '
     b'dc:title="K\xc3\xb6ln"/></rdf:RDF></x:xmpmeta>'
@@ -18,6 +21,7 @@ XMP = (
 
 
 def noise(height, width, samples, dtype="uint8", seed=0):
+    """Return random samples over the whole range of the type, or beyond 0..1 for floats."""
     rng = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return rng.normal(0.5, 0.4, (height, width, samples)).astype(dtype)
@@ -25,9 +29,9 @@ def noise(height, width, samples, dtype="uint8", seed=0):
     return rng.integers(0, top, (height, width, samples), dtype=dtype, endpoint=True)
 
 
-@functools.cache  # it holds the time
+@functools.cache  # the profile contains the time
 def wide_gamut(colour_space=b"RGB "):
-    """An ICC profile that is not sRGB: sRGB's with its red and blue primaries exchanged."""
+    """Return the ICC profile of sRGB with its red and blue primaries exchanged."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = profile.index(b"rXYZ"), profile.index(b"bXYZ")
     profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -36,7 +40,7 @@ def wide_gamut(colour_space=b"RGB "):
 
 
 def directory(order, at, entries, following=0):
-    """A TIFF directory at `at`; entries are (tag, type, count, value)."""
+    """Encode a TIFF directory for the offset `at`; entries are (tag, type, count, value)."""
     heap = at + 6 + 12 * len(entries)
     body, values = struct.pack(order + "H", len(entries)), b""
     for tag, kind, count, value in entries:
@@ -49,7 +53,7 @@ def directory(order, at, entries, following=0):
 
 
 def exif(orientation=1, order="<", maker_note=b"\x01\xffmaker\x00note", thumbnail=False):
-    """An EXIF block with a maker note, a GPS position, and perhaps a thumbnail's directory."""
+    """Return an EXIF block with a maker note, a GPS position and an optional thumbnail."""
 
     def pack(form, *numbers):
         return struct.pack(order + form, *numbers)
@@ -69,7 +73,7 @@ def exif(orientation=1, order="<", maker_note=b"\x01\xffmaker\x00note", thumbnai
 
 
 def tags(block):
-    """All tags of an EXIF block as Pillow reads them, orientation and structure apart."""
+    """Return all tags of an EXIF block as Pillow reads them, except orientation and links."""
     parsed = PIL.Image.Exif()
     parsed.load(b"Exif\0\0" + block)
     main = {tag: value for tag, value in parsed.items() if tag not in (274, 34665, 34853)}
@@ -77,17 +81,19 @@ def tags(block):
 
 
 def encoded(picture, kind, **options):
+    """Encode a picture with Pillow."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def chunk(kind, body):
+    """Encode a PNG chunk."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(samples, colour_type, depth, *chunks):
-    """A PNG put together here, so that reading is not checked against our own writer."""
+    """Build a PNG."""
     height, width = samples.shape[:2]
     rows = samples.reshape(height, -1)
     if depth < 8:
@@ -99,3 +105,33 @@ def png(samples, colour_type, depth, *chunks):
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(raw))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def rewritten(image, path, **options):
+    """Write and read an image; the format must hold all of it, without notes."""
+    assert image_io.write_image(image, path, **options) == []
+    return image_io.read_image(path)
+
+
+def assert_same_image(actual, expected):
+    """Compare samples, their types, and metadata byte by byte."""
+    assert actual.pixels.dtype == expected.pixels.dtype
+    np.testing.assert_array_equal(actual.pixels, expected.pixels)
+    assert (actual.alpha is None) == (expected.alpha is None)
+    if actual.alpha is not None:
+        assert actual.alpha.dtype == expected.alpha.dtype
+        np.testing.assert_array_equal(actual.alpha, expected.alpha)
+    assert (actual.icc, actual.exif, actual.xmp) == (expected.icc, expected.exif, expected.xmp)
+    assert actual.extras == expected.extras
+
+
+def smooth(height=40, width=56, samples=3):
+    """Return a picture that lossy coding hardly changes, float in 0..1."""
+    rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
+    planes = [rows * columns, rows + 0 * columns, 0 * rows + columns, 0.5 + 0.5 * rows * columns]
+    return np.dstack(planes[:samples])
+
+
+def near(actual, expected, tolerance):
+    """Return whether all samples, as parts of their range, are closer than the tolerance."""
+    return bool(np.abs(to_float(actual) - to_float(expected)).max() < tolerance)

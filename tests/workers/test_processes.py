@@ -108,7 +108,7 @@ def test_a_missing_device_is_an_error_before_anything_is_touched(
         picture(f"f/{seed}.png", seed=seed)
     outcome = restormer(*COMMAND, "--device", "cpu,cuda:99")
     assert outcome.status == 3
-    assert "error: cuda:99 was asked for" in outcome.stderr
+    assert "error: device cuda:99 is not available" in outcome.stderr
     assert not Path("out").exists()
 
 

@@ -1,169 +1,176 @@
 "use strict";
-// Everything that comes from files, their names above all, goes into the page as text, never as
-// markup.
+// Values from files, such as their names, are inserted as text, never as markup.
 
 const report = JSON.parse(document.getElementById("data").textContent);
-const get = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** An element with attributes and children; strings become text. */
-function make(tag, attributes = {}, ...children) {
+/** Create an element with attributes and children; strings become text. */
+function create(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
 }
 
-function terms(list, pairs) {
-  list.replaceChildren(...pairs.map(([term, value, kind]) =>
-    make("div", kind ? { class: kind } : {}, make("dt", {}, term), make("dd", {}, value))));
+/** Fill a description list with terms and values; a third item is the CSS class. */
+function fillTerms(element, pairs) {
+  element.replaceChildren(...pairs.map(([term, value, className = ""]) =>
+    create("div", { class: className }, create("dt", {}, term), create("dd", {}, value))));
 }
 
-// --- the page ---
+// --- summary, failures and settings ---
 
 document.title = report.title;
-get("title").textContent = report.title;
-get("about").textContent = report.about;
-terms(get("figures"), report.figures);
-terms(get("settings").querySelector("dl"), report.settings);
-get("settings").hidden = !report.settings.length;
+byId("title").textContent = report.title;
+byId("about").textContent = report.about;
+fillTerms(byId("figures"), report.figures);
+fillTerms(byId("settings").querySelector("dl"), report.settings);
+byId("settings").hidden = !report.settings.length;
 
-get("failures").hidden = !report.failed.length;
-get("failures").querySelector("ul").append(...report.failed.map(([name, error, hint]) =>
-  make("li", {}, make("strong", {}, make("bdi", {}, name)), make("span", {}, error),
-    ...(hint ? [make("span", { class: "hint" }, " " + hint)] : []))));
+byId("failures").hidden = !report.failed.length;
+byId("failures").querySelector("ul").append(...report.failed.map(([name, error, hint]) =>
+  create("li", {}, create("strong", {}, create("bdi", {}, name)), create("span", {}, error),
+    ...(hint ? [create("span", { class: "hint" }, hint)] : []))));
 
-get("skipped").hidden = !report.skipped.length;
-get("skipped").querySelector("summary").textContent = `Skipped: ${report.skipped.length}`;
-get("skipped").addEventListener("toggle", () => {
-  get("skipped").querySelector("ul").replaceChildren(...report.skipped.map(([name, reason]) =>
-    make("li", {}, make("bdi", {}, name), make("span", {}, reason))));
+byId("skipped").hidden = !report.skipped.length;
+byId("skipped").querySelector("summary").textContent = `Skipped: ${report.skipped.length}`;
+byId("skipped").addEventListener("toggle", () => {
+  byId("skipped").querySelector("ul").replaceChildren(...report.skipped.map(([name, reason]) =>
+    create("li", {}, create("bdi", {}, name), create("span", {}, reason))));
 }, { once: true });
 
-// --- the gallery: cards are made as they come into view ---
+// --- gallery: cards are created as they scroll into view ---
 
-const PAGE = 60;
+const CARDS_PER_STEP = 60;
 const ORDERS = {
   run: () => 0,
   change: (a, b) => (b.change ?? 0) - (a.change ?? 0),
   warnings: (a, b) => b.warnings.length - a.warnings.length,
   name: (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }),
 };
-let chosen = report.images;
-let current = 0;
+let matching = report.images;
+let currentIndex = 0;
 
-function card(image, index) {
-  const picture = make("span", { class: "picture" });
+function createCard(image, index) {
+  const picture = create("span", { class: "picture" });
   if (image.thumbnail) {
-    picture.append(make("img", { src: image.thumbnail, alt: "", loading: "lazy", decoding: "async" }));
+    const attributes = { src: image.thumbnail, alt: "", loading: "lazy", decoding: "async" };
+    picture.append(create("img", attributes));
   }
-  const text = make("span", { class: "text" },
-    make("bdi", { title: image.name }, image.name.split(/[\\/]/).pop()),
-    make("small", {}, image.facts[0]));
-  for (const warning of image.warnings) text.append(make("small", { class: "warned" }, warning));
-  const button = make("button", { class: "card", type: "button", tabindex: index ? -1 : 0 }, picture, text);
-  button.addEventListener("click", () => open(index));
-  return make("li", {}, button);
+  const text = create("span", { class: "text" },
+    create("bdi", { title: image.name }, image.name.split(/[\\/]/).pop()),
+    create("small", {}, image.facts[0]));
+  for (const warning of image.warnings) text.append(create("small", { class: "warned" }, warning));
+  const attributes = { class: "card", type: "button", tabindex: index ? -1 : 0 };
+  const button = create("button", attributes, picture, text);
+  button.addEventListener("click", () => openViewer(index));
+  return create("li", {}, button);
 }
 
-function more() {
-  const shown = get("cards").children.length;
-  get("cards").append(...chosen.slice(shown, shown + PAGE).map((image, i) => card(image, shown + i)));
-  get("more").hidden = get("cards").children.length >= chosen.length;
+function addCards() {
+  const shown = byId("cards").children.length;
+  const added = matching.slice(shown, shown + CARDS_PER_STEP);
+  byId("cards").append(...added.map((image, i) => createCard(image, shown + i)));
+  byId("more").hidden = byId("cards").children.length >= matching.length;
 }
 
-function list() {
-  const words = get("filter").value.toLowerCase();
-  chosen = report.images.filter((image) => image.name.toLowerCase().includes(words));
-  chosen.sort(ORDERS[get("order").value]);
-  get("cards").replaceChildren();
+function updateGallery() {
+  const text = byId("filter").value.toLowerCase();
+  matching = report.images.filter((image) => image.name.toLowerCase().includes(text));
+  matching.sort(ORDERS[byId("order").value]);
+  byId("cards").replaceChildren();
   const all = report.images.length;
-  get("count").textContent = chosen.length === all ? `${all}` : `${chosen.length} of ${all}`;
-  more();
+  byId("count").textContent = matching.length === all ? `${all}` : `${matching.length} of ${all}`;
+  addCards();
 }
 
 function focusCard(index) {
-  while (get("cards").children.length <= index && !get("more").hidden) more();
-  const cards = get("cards").querySelectorAll(".card");
+  while (byId("cards").children.length <= index && !byId("more").hidden) addCards();
+  const cards = byId("cards").querySelectorAll(".card");
   if (!cards[index]) return;
-  for (const other of get("cards").querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+  for (const other of byId("cards").querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
   cards[index].tabIndex = 0;
   cards[index].focus();
 }
 
-get("gallery").hidden = !report.images.length;
-get("filter").addEventListener("input", list);
-get("order").addEventListener("change", list);
-get("more").addEventListener("click", more);
+byId("gallery").hidden = !report.images.length;
+byId("filter").addEventListener("input", updateGallery);
+byId("order").addEventListener("change", updateGallery);
+byId("more").addEventListener("click", addCards);
 new IntersectionObserver((entries) => {
-  if (entries.some((entry) => entry.isIntersecting)) more();
-}, { rootMargin: "600px" }).observe(get("more"));
-get("cards").addEventListener("keydown", (event) => {
-  const cards = [...get("cards").querySelectorAll(".card")];
-  const at = cards.indexOf(event.target.closest(".card"));
-  const columns = getComputedStyle(get("cards")).gridTemplateColumns.split(" ").length;
-  const to = {
-    ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns,
-    Home: 0, End: chosen.length - 1,
+  if (entries.some((entry) => entry.isIntersecting)) addCards();
+}, { rootMargin: "600px" }).observe(byId("more"));
+byId("cards").addEventListener("keydown", (event) => {
+  const cards = [...byId("cards").querySelectorAll(".card")];
+  const index = cards.indexOf(event.target.closest(".card"));
+  const columns = getComputedStyle(byId("cards")).gridTemplateColumns.split(" ").length;
+  const target = {
+    ArrowLeft: index - 1, ArrowRight: index + 1,
+    ArrowUp: index - columns, ArrowDown: index + columns,
+    Home: 0, End: matching.length - 1,
   }[event.key];
-  if (to === undefined || to < 0 || to >= chosen.length) return;
+  if (target === undefined || target < 0 || target >= matching.length) return;
   event.preventDefault();
-  focusCard(to);
+  focusCard(target);
 });
 
-// --- the viewer: both pictures follow one zoom and one centre, which keeps them in step ---
+// --- viewer: both pictures share one zoom and one centre ---
 
-const stage = get("stage");
-const sides = { before: get("before"), after: get("after") };
-const MOST = 16;
-const look = { zoom: 1, x: 0.5, y: 0.5, split: 50, view: "slider", detail: false };
+const stage = byId("stage");
+const pictures = { before: byId("before"), after: byId("after") };
+const MAX_ZOOM = 16;
+const VIEW_NAMES = {
+  slider: "Slider", sides: "Side by side", difference: "Difference, amplified 4 times",
+};
+const state = { zoom: 1, x: 0.5, y: 0.5, split: 50, view: "slider", detail: false };
 
-function say(text) {
-  get("live").textContent = text;
+function announce(text) {
+  byId("live").textContent = text;
 }
 
-/** Buttons that can do nothing stay where they are, so that whoever is on one is not lost. */
-function enable(button, enabled) {
+/** Enable or disable a button without taking the keyboard focus from it, as `disabled` would. */
+function setEnabled(button, enabled) {
   button.setAttribute("aria-disabled", !enabled);
 }
 
-function open(index) {
-  show(index);
-  if (!get("viewer").open) get("viewer").showModal();
-  get("slider").focus();
+function openViewer(index) {
+  showImage(index);
+  if (!byId("viewer").open) byId("viewer").showModal();
+  byId("slider").focus();
   draw();
 }
 
-function show(index) {
-  current = index;
-  const image = chosen[index];
-  get("name").textContent = image.name;
-  get("facts").textContent = image.facts.join(" · ");
-  get("remarks").replaceChildren(
-    ...image.warnings.map((text) => make("li", { class: "warned" }, text)),
-    ...image.notes.map((text) => make("li", {}, text)));
-  get("position").textContent = `${index + 1} of ${chosen.length}`;
-  enable(get("previous"), index > 0);
-  enable(get("next"), index < chosen.length - 1);
+function showImage(index) {
+  currentIndex = index;
+  const image = matching[index];
+  byId("name").textContent = image.name;
+  byId("facts").textContent = image.facts.join(" · ");
+  byId("remarks").replaceChildren(
+    ...image.warnings.map((text) => create("li", { class: "warned" }, text)),
+    ...image.notes.map((text) => create("li", {}, text)));
+  byId("position").textContent = `${index + 1} of ${matching.length}`;
+  setEnabled(byId("previous"), index > 0);
+  setEnabled(byId("next"), index < matching.length - 1);
   for (const side of ["before", "after"]) {
-    const link = get(`open-${side}`);
+    const link = byId(`open-${side}`);
     link.hidden = !image.links[side];
     if (image.links[side]) link.href = image.links[side];
     else link.removeAttribute("href");
   }
-  Object.assign(look, { zoom: 1, x: 0.5, y: 0.5 });
-  pictures();
-  say(`${image.name}, image ${index + 1} of ${chosen.length}`);
+  Object.assign(state, { zoom: 1, x: 0.5, y: 0.5 });
+  loadPictures();
+  announce(`${image.name}, image ${index + 1} of ${matching.length}`);
 }
 
-/** Put the pictures of the present image, whole or in detail, into the panes. */
-function pictures() {
-  const image = chosen[current];
-  const detailed = Boolean(image["detail-after"]);
-  const detail = look.detail && detailed;
-  enable(get("detail"), detailed);
-  get("detail").setAttribute("aria-pressed", detail);
-  for (const [side, picture] of Object.entries(sides)) {
+/** Load the pictures of the current image, whole or its detail, into the panes. */
+function loadPictures() {
+  const image = matching[currentIndex];
+  const hasDetail = Boolean(image["detail-after"]);
+  const detail = state.detail && hasDetail;
+  setEnabled(byId("detail"), hasDetail);
+  byId("detail").setAttribute("aria-pressed", detail);
+  for (const [side, picture] of Object.entries(pictures)) {
     const source = image[detail ? `detail-${side}` : side];
     picture.alt = `${side === "before" ? "Before" : "After"}: ${image.name}`;
     picture.hidden = !source;
@@ -171,176 +178,178 @@ function pictures() {
     else picture.removeAttribute("src");
   }
   stage.classList.toggle("single", !image.before);
-  setView(image.before ? look.view : "slider", false);
+  applyView(image.before ? state.view : "slider");
   draw();
 }
 
-function setView(view, spoken = true) {
-  if (spoken && !chosen[current].before) return;
+function applyView(view) {
   stage.dataset.view = view;
   for (const button of document.querySelectorAll(".tools [data-view]")) {
     button.setAttribute("aria-pressed", button.dataset.view === view);
-    enable(button, chosen[current].before);
+    setEnabled(button, matching[currentIndex].before);
   }
-  if (!spoken) return;
-  look.view = view;
-  draw();
-  // Where the slider goes, whoever was on it goes on from the pictures.
-  if (document.activeElement === get("slider")) stage.focus();
-  else if (view === "slider" && document.activeElement === stage) get("slider").focus();
-  say({ slider: "Slider", sides: "Side by side", difference: "Difference, 4 times brighter" }[view]);
 }
 
-/** Where the pictures are in their panes: the scale, and the upper left corner. */
-function place() {
-  const { naturalWidth: width, naturalHeight: height } = sides.after;
-  const pane = get("pane-after");
-  const [across, down] = [pane.clientWidth, pane.clientHeight];
-  if (!width || !across) return null;
-  const fit = Math.min(across / width, down / height);
-  const scale = fit * look.zoom;
-  const along = (room, length, centre) => {
-    if (length <= room) return 0.5;
-    const half = room / 2 / length;
+/** Switch to the view that the user chose. */
+function chooseView(view) {
+  if (!matching[currentIndex].before) return;
+  applyView(view);
+  state.view = view;
+  draw();
+  // The slider disappears in other views: pass the focus between it and the stage.
+  if (document.activeElement === byId("slider")) stage.focus();
+  else if (view === "slider" && document.activeElement === stage) byId("slider").focus();
+  announce(VIEW_NAMES[view]);
+}
+
+/** Return the scale and the upper left corner of the pictures in their panes, in CSS pixels. */
+function layout() {
+  const { naturalWidth: width, naturalHeight: height } = pictures.after;
+  const pane = byId("pane-after");
+  const [paneWidth, paneHeight] = [pane.clientWidth, pane.clientHeight];
+  if (!width || !paneWidth) return null;
+  const fit = Math.min(paneWidth / width, paneHeight / height);
+  const scale = fit * state.zoom;
+  const clampCentre = (centre, length, available) => {
+    if (length <= available) return 0.5;
+    const half = available / 2 / length;
     return clamp(centre, half, 1 - half);
   };
-  look.x = along(across, width * scale, look.x);
-  look.y = along(down, height * scale, look.y);
-  const left = across / 2 - look.x * width * scale;
-  const top = down / 2 - look.y * height * scale;
-  return { width, height, across, down, fit, scale, left, top };
+  state.x = clampCentre(state.x, width * scale, paneWidth);
+  state.y = clampCentre(state.y, height * scale, paneHeight);
+  const left = paneWidth / 2 - state.x * width * scale;
+  const top = paneHeight / 2 - state.y * height * scale;
+  // The slider spans the visible part of the picture, not the empty space beside it.
+  const sliderStart = Math.max(0, left);
+  const sliderEnd = Math.min(paneWidth, left + width * scale);
+  return { width, height, paneWidth, paneHeight, fit, scale, left, top, sliderStart, sliderEnd };
 }
 
 function draw() {
-  const at = place();
-  if (!at) return;
-  for (const picture of Object.values(sides)) {
-    picture.style.transform = `translate(${at.left}px, ${at.top}px) scale(${at.scale})`;
-    picture.classList.toggle("squares", at.scale * devicePixelRatio >= 2);
+  const box = layout();
+  if (!box) return;
+  for (const picture of Object.values(pictures)) {
+    picture.style.transform = `translate(${box.left}px, ${box.top}px) scale(${box.scale})`;
+    picture.classList.toggle("pixelated", box.scale * devicePixelRatio >= 2);
   }
-  // The slider runs over what is seen of the picture, not over the empty room beside it.
-  const from = Math.max(0, at.left);
-  const to = Math.min(at.across, at.left + at.width * at.scale);
-  stage.style.setProperty("--split", `${from + (to - from) * look.split / 100}px`);
-  stage.classList.toggle("pans", look.zoom > 1 || look.view !== "slider");
-  const split = Math.round(look.split);
-  get("slider").setAttribute("aria-valuenow", split);
-  get("slider").setAttribute("aria-valuetext", `${split} % before, ${100 - split} % after`);
-  get("zoom").textContent = look.zoom === 1 ? "Fit" : `${Math.round(look.zoom * 100)} %`;
-  enable(get("in"), look.zoom < MOST);
-  for (const name of ["out", "zoom"]) enable(get(name), look.zoom > 1);
+  const split = box.sliderStart + (box.sliderEnd - box.sliderStart) * state.split / 100;
+  stage.style.setProperty("--split", `${split}px`);
+  stage.classList.toggle("pannable", state.zoom > 1 || state.view !== "slider");
+  const percent = Math.round(state.split);
+  byId("slider").setAttribute("aria-valuenow", percent);
+  byId("slider").setAttribute("aria-valuetext", `${percent} % before, ${100 - percent} % after`);
+  byId("zoom-fit").textContent = state.zoom === 1 ? "Fit" : `${Math.round(state.zoom * 100)} %`;
+  setEnabled(byId("zoom-in"), state.zoom < MAX_ZOOM);
+  for (const id of ["zoom-out", "zoom-fit"]) setEnabled(byId(id), state.zoom > 1);
 }
 
-/** Zoom by a factor about a point of a pane, which stays where it is. */
+/** Zoom by a factor around a point of a pane, by default its centre. */
 function zoomBy(factor, x, y) {
-  const before = place();
+  const before = layout();
   if (!before) return;
-  const px = x ?? before.across / 2;
-  const py = y ?? before.down / 2;
+  const px = x ?? before.paneWidth / 2;
+  const py = y ?? before.paneHeight / 2;
   const u = (px - before.left) / (before.width * before.scale);
   const v = (py - before.top) / (before.height * before.scale);
-  look.zoom = clamp(look.zoom * factor, 1, MOST);
-  const scale = before.fit * look.zoom;
-  look.x = u + (before.across / 2 - px) / (before.width * scale);
-  look.y = v + (before.down / 2 - py) / (before.height * scale);
+  state.zoom = clamp(state.zoom * factor, 1, MAX_ZOOM);
+  const scale = before.fit * state.zoom;
+  state.x = u + (before.paneWidth / 2 - px) / (before.width * scale);
+  state.y = v + (before.paneHeight / 2 - py) / (before.height * scale);
   draw();
 }
 
-function zoomSpoken(factor) {
+function zoomAndAnnounce(factor) {
   zoomBy(factor);
-  say(look.zoom === 1 ? "Fit" : `Zoom ${Math.round(look.zoom * 100)} %`);
+  announce(state.zoom === 1 ? "Fit" : `Zoom ${Math.round(state.zoom * 100)} %`);
 }
 
 function pan(dx, dy) {
-  const at = place();
-  if (!at) return;
-  look.x -= dx / (at.width * at.scale);
-  look.y -= dy / (at.height * at.scale);
+  const box = layout();
+  if (!box) return;
+  state.x -= dx / (box.width * box.scale);
+  state.y -= dy / (box.height * box.scale);
   draw();
 }
 
-function slide(split) {
-  look.split = clamp(split, 0, 100);
+function moveSlider(split) {
+  state.split = clamp(split, 0, 100);
   draw();
 }
 
-/** The split at which the slider would be under a point of the stage. */
-function splitAt(x) {
-  const at = place();
-  if (!at) return look.split;
-  const from = Math.max(0, at.left);
-  const to = Math.min(at.across, at.left + at.width * at.scale);
-  return (x - from) / (to - from) * 100;
+/** Move the slider to a horizontal position of the stage. */
+function moveSliderTo(x) {
+  const box = layout();
+  if (box) moveSlider((x - box.sliderStart) / (box.sliderEnd - box.sliderStart) * 100);
 }
 
-function step(by) {
-  const to = clamp(current + by, 0, chosen.length - 1);
-  if (to !== current) show(to);
+function showNeighbour(offset) {
+  const index = clamp(currentIndex + offset, 0, matching.length - 1);
+  if (index !== currentIndex) showImage(index);
 }
 
 function toggleDetail() {
-  if (!chosen[current]["detail-after"]) return;
-  look.detail = !look.detail;
-  Object.assign(look, { zoom: 1, x: 0.5, y: 0.5 });
-  pictures();
-  say(look.detail ? "Detail: where most changed, not scaled" : "Whole image");
+  if (!matching[currentIndex]["detail-after"]) return;
+  state.detail = !state.detail;
+  Object.assign(state, { zoom: 1, x: 0.5, y: 0.5 });
+  loadPictures();
+  announce(state.detail ? "Detail: the part that changed most, not scaled" : "Whole image");
 }
 
 const KEYS = {
-  ArrowLeft: () => slide(look.split - 2),
-  ArrowRight: () => slide(look.split + 2),
-  Home: () => slide(0),
-  End: () => slide(100),
-  ArrowUp: () => step(-1),
-  ArrowDown: () => step(1),
-  PageUp: () => step(-1),
-  PageDown: () => step(1),
-  "+": () => zoomSpoken(1.5),
-  "=": () => zoomSpoken(1.5),
-  "-": () => zoomSpoken(1 / 1.5),
-  "0": () => zoomSpoken(0),
-  "1": () => setView("slider"),
-  "2": () => setView("sides"),
-  "3": () => setView("difference"),
+  ArrowLeft: () => moveSlider(state.split - 2),
+  ArrowRight: () => moveSlider(state.split + 2),
+  Home: () => moveSlider(0),
+  End: () => moveSlider(100),
+  ArrowUp: () => showNeighbour(-1),
+  ArrowDown: () => showNeighbour(1),
+  PageUp: () => showNeighbour(-1),
+  PageDown: () => showNeighbour(1),
+  "+": () => zoomAndAnnounce(1.5),
+  "=": () => zoomAndAnnounce(1.5),
+  "-": () => zoomAndAnnounce(1 / 1.5),
+  "0": () => zoomAndAnnounce(0),
+  "1": () => chooseView("slider"),
+  "2": () => chooseView("sides"),
+  "3": () => chooseView("difference"),
   d: toggleDetail,
 };
 const PANS = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
 
 document.addEventListener("keydown", (event) => {
-  if (!get("viewer").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!byId("viewer").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.shiftKey && PANS[key]) pan(...PANS[key]);
   else if (KEYS[key]) KEYS[key]();
   else return;
   event.preventDefault();
 });
-get("viewer").addEventListener("close", () => focusCard(current));
-get("close").addEventListener("click", () => get("viewer").close());
-get("previous").addEventListener("click", () => step(-1));
-get("next").addEventListener("click", () => step(1));
-get("in").addEventListener("click", () => zoomSpoken(1.5));
-get("out").addEventListener("click", () => zoomSpoken(1 / 1.5));
-get("zoom").addEventListener("click", () => zoomSpoken(0));
-get("detail").addEventListener("click", toggleDetail);
+byId("viewer").addEventListener("close", () => focusCard(currentIndex));
+byId("close").addEventListener("click", () => byId("viewer").close());
+byId("previous").addEventListener("click", () => showNeighbour(-1));
+byId("next").addEventListener("click", () => showNeighbour(1));
+byId("zoom-in").addEventListener("click", () => zoomAndAnnounce(1.5));
+byId("zoom-out").addEventListener("click", () => zoomAndAnnounce(1 / 1.5));
+byId("zoom-fit").addEventListener("click", () => zoomAndAnnounce(0));
+byId("detail").addEventListener("click", toggleDetail);
 for (const button of document.querySelectorAll(".tools [data-view]")) {
-  button.addEventListener("click", () => setView(button.dataset.view));
+  button.addEventListener("click", () => chooseView(button.dataset.view));
 }
-for (const picture of Object.values(sides)) picture.addEventListener("load", draw);
+for (const picture of Object.values(pictures)) picture.addEventListener("load", draw);
 new ResizeObserver(draw).observe(stage);
 
-// --- mouse and fingers ---
+// --- mouse and touch ---
 
 const pointers = new Map();
 let sliding = false;
 
-/** Where the mouse or a finger is in the pane it is over, or in that where it was put down. */
-function inPane(event) {
-  const over = (pane) => {
+/** Return the position of a pointer in the pane where it was pressed, or else the pane below it. */
+function pointInPane(event) {
+  const contains = (pane) => {
     const box = pane.getBoundingClientRect();
     return event.clientX < box.right && event.clientY < box.bottom;
   };
-  const panes = stage.dataset.view === "sides" ? [get("pane-before")] : [];
-  const pane = pointers.get(event.pointerId)?.pane ?? panes.find(over) ?? get("pane-after");
+  const panes = stage.dataset.view === "sides" ? [byId("pane-before")] : [];
+  const pane = pointers.get(event.pointerId)?.pane ?? panes.find(contains) ?? byId("pane-after");
   const box = pane.getBoundingClientRect();
   return { pane, x: event.clientX - box.left, y: event.clientY - box.top };
 }
@@ -348,41 +357,41 @@ function inPane(event) {
 stage.addEventListener("pointerdown", (event) => {
   if (event.button) return;
   stage.setPointerCapture(event.pointerId);
-  pointers.set(event.pointerId, inPane(event));
+  pointers.set(event.pointerId, pointInPane(event));
   const slider = stage.dataset.view === "slider" && !stage.classList.contains("single");
-  sliding = slider && pointers.size === 1 && (event.target === get("slider") || look.zoom === 1);
-  if (sliding) slide(splitAt(inPane(event).x));
-  else stage.classList.add("drags");
+  sliding = slider && pointers.size === 1 && (event.target === byId("slider") || state.zoom === 1);
+  if (sliding) moveSliderTo(pointInPane(event).x);
+  else stage.classList.add("dragging");
 });
 stage.addEventListener("pointermove", (event) => {
   const before = pointers.get(event.pointerId);
   if (!before) return;
-  const now = inPane(event);
+  const now = pointInPane(event);
   const [other] = [...pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
   pointers.set(event.pointerId, now);
   if (other) {
-    const apart = (point) => Math.hypot(point.x - other.x, point.y - other.y) || 1;
+    const distance = (point) => Math.hypot(point.x - other.x, point.y - other.y) || 1;
     sliding = false;
-    zoomBy(apart(now) / apart(before), (now.x + other.x) / 2, (now.y + other.y) / 2);
+    zoomBy(distance(now) / distance(before), (now.x + other.x) / 2, (now.y + other.y) / 2);
     pan((now.x - before.x) / 2, (now.y - before.y) / 2);
-  } else if (sliding) slide(splitAt(now.x));
+  } else if (sliding) moveSliderTo(now.x);
   else pan(now.x - before.x, now.y - before.y);
 });
 for (const end of ["pointerup", "pointercancel"]) {
   stage.addEventListener(end, (event) => {
     pointers.delete(event.pointerId);
-    stage.classList.remove("drags");
+    stage.classList.remove("dragging");
   });
 }
 stage.addEventListener("wheel", (event) => {
   event.preventDefault();
-  const { x, y } = inPane(event);
+  const { x, y } = pointInPane(event);
   zoomBy(Math.exp(-clamp(event.deltaY, -200, 200) / 300), x, y);
 }, { passive: false });
 stage.addEventListener("dblclick", (event) => {
-  const { x, y } = inPane(event);
-  if (look.zoom > 1) zoomSpoken(0);
+  const { x, y } = pointInPane(event);
+  if (state.zoom > 1) zoomAndAnnounce(0);
   else zoomBy(4, x, y);
 });
 
-list();
+updateGallery();

@@ -1,4 +1,4 @@
-"""Camera raw files: developed where their package is installed, and an error with its remedy."""
+"""Camera raw files: developed if their package is installed, else an error that names it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def developer() -> None:
 
 
 def scene(height: int = 32, width: int = 48) -> np.ndarray:
-    """A gradient in linear sRGB, so smooth that nothing is lost between the sensor's pixels."""
+    """Return a gradient in linear sRGB that demosaicking reproduces."""
     rows, columns = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)
     planes = [
         0.1 + 0.5 * rows + 0 * columns,
@@ -41,13 +41,13 @@ def scene(height: int = 32, width: int = 48) -> np.ndarray:
 
 
 def encoded(linear: np.ndarray) -> np.ndarray:
-    """Linear light as sRGB values (IEC 61966-2-1)."""
+    """Convert linear light to sRGB (IEC 61966-2-1)."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @pytest.mark.usefixtures("rawpy")
 def test_a_raw_file_is_developed_to_16_bit_srgb(restormer: Callable[..., Outcome]) -> None:
-    """With the camera's white balance and exposure, and what the camera says of the photograph."""
+    """The camera's white balance, exposure and metadata of the photograph are kept."""
     Path("a.dng").write_bytes(dng(mosaic(scene())))
     outcome = restormer("denoise", "a.dng", "--json", *EXACT)
     assert outcome.status == 0
@@ -59,13 +59,15 @@ def test_a_raw_file_is_developed_to_16_bit_srgb(restormer: Callable[..., Outcome
     main, _, _ = tags(image.exif or b"")
     assert main == {271: "Kamera", 272: "One"}
     notes = outcome.events[-2]["notes"]
-    assert notes == ["a camera's raw file: developed to 16-bit sRGB"]
+    assert notes == ["camera raw file: developed to 16-bit sRGB"]
 
 
 @pytest.mark.usefixtures("rawpy")
 @pytest.mark.parametrize("target", ["b.tif", "b.png", "b.jpg"])
-def test_any_format_takes_a_developed_file(target: str, restormer: Callable[..., Outcome]) -> None:
-    """TIFF in 16 bits, too; JPEG in 8, with a note."""
+def test_a_developed_file_can_be_written_to_any_format(
+    target: str, restormer: Callable[..., Outcome]
+) -> None:
+    """A TIFF or PNG gets 16 bits, a JPEG 8 with a note."""
     Path("a.dng").write_bytes(dng(mosaic(scene())))
     outcome = restormer("denoise", "a.dng", "-o", target, *EXACT)
     assert outcome.status == 0
@@ -76,8 +78,8 @@ def test_any_format_takes_a_developed_file(target: str, restormer: Callable[...,
 
 @pytest.mark.usefixtures("rawpy")
 @pytest.mark.parametrize(("orientation", "shape"), [(1, (32, 48)), (3, (32, 48)), (6, (48, 32))])
-def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) -> None:
-    """Turned once: no orientation is left to be applied again."""
+def test_a_raw_file_is_turned_upright(orientation: int, shape: tuple[int, int]) -> None:
+    """The orientation is applied once and removed from the EXIF."""
     straight = image_io.read_image(dng(mosaic(scene()))).pixels
     image = image_io.read_image(dng(mosaic(scene()), orientation=orientation))
     assert image.pixels.shape[:2] == shape
@@ -87,13 +89,13 @@ def test_a_raw_file_comes_out_upright(orientation: int, shape: tuple[int, int]) 
 
 
 @pytest.mark.usefixtures("rawpy")
-def test_two_exposures_stay_two_exposures() -> None:
-    """Half the light gives half the light: no picture is stretched to what it has."""
+def test_exposure_is_not_normalized() -> None:
+    """Half the light gives half the brightness: it is not stretched to the full range."""
     bright, dark = (
         image_io.read_image(dng(mosaic(scene() * factor))).pixels for factor in (1, 0.5)
     )
-    wanted = encoded(scene() * 0.5)[8:-8, 8:-8]
-    assert np.abs(dark[8:-8, 8:-8] / 65535 - wanted).max() < 0.005
+    expected = encoded(scene() * 0.5)[8:-8, 8:-8]
+    assert np.abs(dark[8:-8, 8:-8] / 65535 - expected).max() < 0.005
     assert bright.mean() > 1.2 * dark.mean()
 
 
@@ -101,7 +103,7 @@ def test_two_exposures_stay_two_exposures() -> None:
 def test_the_size_of_a_raw_file_is_known_before_it_is_developed(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """And the limit on pixels is for it as well, with a header that says more than there is."""
+    """A header with a huge size is refused."""
     data = dng(np.zeros((8, 8), np.uint16))
     for tag in (256, 257):
         before = tag.to_bytes(2, "little") + b"\4\0\1\0\0\0"
@@ -114,8 +116,8 @@ def test_the_size_of_a_raw_file_is_known_before_it_is_developed(
 
 @pytest.mark.usefixtures("rawpy")
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.95])
-def test_a_damaged_raw_file_is_said(keep: float, restormer: Callable[..., Outcome]) -> None:
-    """Cut in its directory, or in its samples; the others go on."""
+def test_a_truncated_raw_file_is_an_error(keep: float, restormer: Callable[..., Outcome]) -> None:
+    """A file cut in its directory or its samples is an error; the other files are restored."""
     whole = dng(mosaic(scene()))
     Path("f").mkdir()
     Path("f/a.dng").write_bytes(whole[: int(len(whole) * keep)])
@@ -126,10 +128,10 @@ def test_a_damaged_raw_file_is_said(keep: float, restormer: Callable[..., Outcom
     assert tree() == ["f/a.dng", "f/b.dng", "out/b.png"]
 
 
-def test_without_the_package_it_is_said_how_to_have_it(
+def test_without_the_package_a_raw_file_names_the_remedy(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder, too, raw files are found: each is an error of its own, and the others go on."""
+    """Each raw file in a folder is an error with a remedy; the other files are restored."""
     monkeypatch.setitem(sys.modules, "rawpy", None)
     Path("f").mkdir()
     Path("f/a.dng").write_bytes(dng(mosaic(scene())))
@@ -145,13 +147,13 @@ def test_without_the_package_it_is_said_how_to_have_it(
 
 @pytest.mark.parametrize("suffix", sorted(raw.SUFFIXES))
 def test_an_output_never_has_a_raw_suffix(suffix: str) -> None:
-    """It is a PNG, unless another format is asked for."""
+    """The output is a PNG, unless another format is requested."""
     assert jobs.with_format(Path(f"a{suffix}"), None) == Path("a.png")
     assert jobs.with_format(Path(f"a{suffix}"), "tiff") == Path("a.tif")
 
 
-def test_a_tiff_that_is_called_a_raw_file_is_taken_for_one() -> None:
-    """Of a TIFF the name decides; what says itself that it is a JPEG is one."""
+def test_a_tiff_with_a_raw_suffix_is_a_raw_file() -> None:
+    """The suffix decides for a TIFF signature, but not for a JPEG's."""
     assert raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".nef")
     assert not raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".tif")
     picture("a.jpg")

@@ -1,0 +1,96 @@
+"""Atomic writes and the removal of leftovers of killed runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from restormer_cli.files import atomic
+
+KILLED = (
+    "import os, pathlib, signal\n"
+    "from restormer_cli.files import open_atomic\n"
+    "with open_atomic(pathlib.Path('state.pt')) as file:\n"
+    "    file.write(b'half')\n"
+    "    file.flush()\n"
+    "    os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+"""A program that is killed while it writes `state.pt`."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+def test_the_target_appears_when_the_block_ends() -> None:
+    """Until then, the data are in one temporary file with the suffix `TEMPORARY`."""
+    with atomic.open_atomic(Path("state.pt")) as file:
+        file.write(b"whole")
+        (temporary,) = names()
+        assert temporary.startswith(".state.pt.")
+        assert temporary.endswith(atomic.TEMPORARY)
+    assert names() == ["state.pt"]
+    assert Path("state.pt").read_bytes() == b"whole"
+
+
+def test_an_error_in_the_block_leaves_the_target_unchanged() -> None:
+    """The temporary file is removed, and the error is raised."""
+    Path("state.pt").write_bytes(b"old")
+    with pytest.raises(TypeError), atomic.open_atomic(Path("state.pt")) as file:
+        file.writelines([b"half", "text"])
+    assert names() == ["state.pt"]
+    assert Path("state.pt").read_bytes() == b"old"
+
+
+def test_a_replaced_file_keeps_its_mode() -> None:
+    """A file that only its owner may read stays so."""
+    Path("state.pt").touch(mode=0o600)
+    atomic.write_atomic(Path("state.pt"), b"new")
+    assert Path("state.pt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_symbolic_link_is_kept() -> None:
+    """The file that it points to is replaced."""
+    Path("real").mkdir()
+    Path("real/state.pt").write_bytes(b"old")
+    Path("link.pt").symlink_to("real/state.pt")
+    with atomic.open_atomic(Path("link.pt")) as file:
+        file.write(b"new")
+    assert Path("link.pt").is_symlink()
+    assert Path("real/state.pt").read_bytes() == b"new"
+
+
+def test_a_device_is_written_to_directly() -> None:
+    """It is never replaced by a file."""
+    atomic.write_atomic(Path(os.devnull), b"data")
+    assert not Path(os.devnull).is_file()
+    assert names() == []
+
+
+def test_the_longest_name_can_be_written() -> None:
+    """The temporary name is shortened to the limit of 255 bytes."""
+    atomic.write_atomic(Path("ä" * 127), b"data")
+    assert names() == ["ä" * 127]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_the_leftover_of_a_killed_process_is_removed() -> None:
+    """A temporary file that is still open in another process is not."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    assert subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False).returncode  # noqa: S603
+    (leftover,) = names()
+    with atomic.open_atomic(Path("other.pt")):
+        assert atomic.remove_leftovers([Path(), Path("missing")]) == [Path(leftover)]
+    assert names() == ["other.pt"]

@@ -1,0 +1,43 @@
+"""Lists of the images in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from restormer_cli.errors import UsageError
+from restormer_cli.files import list_images
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of images and an empty one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("f/10.png", "f/sub/3.png", "f/2.png", "f/notes.txt", "-/1.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("empty").mkdir()
+
+
+def test_the_images_of_a_folder_are_listed_in_natural_order() -> None:
+    """Subfolders are searched on request only, and other files are left out."""
+    images = [str(path) for path in list_images(Path("f"), {".png"}, recursive=True)]
+    assert images == ["f/2.png", "f/10.png", "f/sub/3.png"]
+    assert len(list_images(Path("f"), {".png"})) == 2
+
+
+def test_the_name_of_a_folder_is_exact() -> None:
+    """A folder called `-` is not stdin."""
+    assert list_images(Path("-"), {".png"}) == [Path("-/1.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing", "missing: no such folder"), ("empty", "empty: there are no images")],
+)
+def test_a_folder_without_images_is_a_usage_error(name: str, message: str) -> None:
+    """The error has a remedy."""
+    with pytest.raises(UsageError, match=message) as raised:
+        list_images(Path(name), {".png"})
+    assert raised.value.hint

@@ -1,0 +1,30 @@
+"""Synthetic images and generators for the tests of degradations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+
+def seeded(seed: int = 0) -> Generator:
+    """Return a generator with this seed."""
+    return Generator().manual_seed(seed)
+
+
+def scene(count: int = 1, height: int = 64, width: int = 64) -> Tensor:
+    """Return smooth colours with an edge, well inside 0..1: B 3 H W."""
+    y = torch.linspace(0, 3, height)[:, None]
+    x = torch.linspace(0, 4, width)[None, :]
+    planes = [0.5 + 0.2 * torch.sin(y * a + x * b) for a, b in ((1, 1), (2, 1), (1, 3))]
+    image = torch.stack(planes) - 0.1 * (torch.arange(width) > width // 2)
+    return image.expand(count, 3, height, width).contiguous()
+
+
+def column(*values: float) -> Tensor:
+    """Return one value for each image of a batch: B 1 1 1."""
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def is_8_bit(x: Tensor) -> bool:
+    """Return True if all values are levels of 8 bits."""
+    return bool(((x * 255).round() / 255 - x).abs().max() < 1e-6)

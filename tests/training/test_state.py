@@ -1,0 +1,221 @@
+"""Settings, and resuming a run from its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restormer_cli.degradations.noise import blind_gaussian_noise
+from restormer_cli.errors import CheckpointError, UsageError
+from restormer_cli.training import loop
+from restormer_cli.training.dataset import Pair, Sample, SampleSpec
+from restormer_cli.training.state import Run, Settings
+from tests.support.networks import TINY
+from tests.support.training import SIX, SMALL, assert_same, run, state, weights
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
+    """Stopped after 3 of 6 steps and resumed: the same weights and reports, to the bit."""
+    whole, halves = tmp_path / "whole.safetensors", tmp_path / "halves.safetensors"
+    expected = run(photos, whole)
+    first = loop.train("denoise", photos, halves, SIX, architecture=TINY)
+    reports = [next(first)]
+    first.close()
+    reports += run(photos, halves)
+    assert [r[:5] for r in reports] == [r[:5] for r in expected]
+    assert_same(weights(halves), weights(whole))
+    for part in ("network", "average"):
+        assert_same(state(halves)[part], state(whole)[part])
+    moments = zip(
+        state(halves)["optimizer"]["state"].values(),
+        state(whole)["optimizer"]["state"].values(),
+        strict=True,
+    )
+    for a, b in moments:
+        assert_same(a, b)
+
+
+def test_prefetching_changes_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With prefetched batches, as for a GPU, an interrupted run has the same result."""
+    plain, prefetched = tmp_path / "plain.safetensors", tmp_path / "prefetched.safetensors"
+    run(photos, plain)
+    monkeypatch.setattr(loop, "PREFETCH", {"cpu": 2})
+    first = loop.train("denoise", photos, prefetched, SIX, architecture=TINY)
+    next(first)
+    first.close()
+    run(photos, prefetched)
+    assert_same(weights(prefetched), weights(plain))
+
+
+def test_an_interruption_leaves_the_last_state(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a step or while saving leaves the last files unchanged and no others."""
+    output = tmp_path / "out" / "a.safetensors"
+    resume = output.with_name("a.safetensors.resume")
+    first = loop.train("denoise", photos, output, SIX, architecture=TINY)
+    next(first)
+    kept = resume.read_bytes()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(first)
+    monkeypatch.undo()
+    save = torch.save
+
+    def save_and_interrupt(content: Any, target: Any) -> None:
+        save(content, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", save_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, output)
+    assert resume.read_bytes() == kept
+    assert sorted(p.name for p in output.parent.iterdir()) == [output.name, resume.name]
+
+
+def test_a_finished_run_is_validated_again(photos: Path, tmp_path: Path) -> None:
+    """The same command after the end makes no step, reports again, and restores the weights."""
+    output = tmp_path / "a.safetensors"
+    before = run(photos, output)[-1]
+    output.unlink()
+    (again,) = run(photos, output)
+    assert again[:4] == before[:4]
+    assert output.exists()
+
+
+def test_hours_are_summed_over_all_sessions(photos: Path, tmp_path: Path) -> None:
+    """A run whose hours were used up before an interruption is finished."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output, replace(SIX, steps=2))
+    resumed = Run.load(output.with_name(output.name + ".resume"), torch.device("cpu"))
+    resumed.seconds = 1800.0
+    resumed.save(output.with_name(output.name + ".resume"))
+    (only,) = run(photos, output, Settings(hours=0.5, stages=SMALL))
+    assert (only.step, only.progress) == (2, 1)
+    assert state(output)["seconds"] >= 1800
+
+
+def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos may be added between sessions; those held out are never trained on."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("a.png", "z.png"):
+        pixels = pixels[::-1] // 2
+        (photos / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    held_out, messages = state(output)["held_out"], []
+    trained_on: set[str] = set()
+    draw = SampleSpec.draw
+
+    def watch(spec: SampleSpec, photos: list[Sample], *rest: Any) -> Pair:
+        trained_on.update(photo.digest for photo in photos)
+        return draw(spec, photos, *rest)
+
+    monkeypatch.setattr(SampleSpec, "draw", watch)
+    (last,) = run(photos, output, replace(SIX, steps=8, validate_every=8), notify=messages.append)
+    assert len(messages) == 1
+    assert "photos have changed" in messages[0]
+    assert state(output)["held_out"] == held_out
+    assert len(trained_on) == 6
+    assert trained_on.isdisjoint(held_out)
+    assert last.best == last.psnr  # the best PSNR on other photos no longer counts
+
+
+def test_the_resume_file_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    """Another architecture, another task, damage or other content is an error with a remedy."""
+    output = tmp_path / "a.safetensors"
+    resume = output.with_name(output.name + ".resume")
+    run(photos, output)
+    with pytest.raises(CheckpointError, match="another architecture") as raised:
+        run(photos, output, architecture=replace(TINY, refinement=2))
+    assert raised.value.hint
+    options = {"architecture": TINY, "degrade": blind_gaussian_noise}
+    with pytest.raises(CheckpointError, match="a run for the task denoise"):
+        next(loop.train("derain", photos, output, SIX, **options))
+    whole = resume.read_bytes()
+    torch.save({"step": 3}, resume)
+    with pytest.raises(CheckpointError, match="cannot be resumed"):
+        run(photos, output)
+    for damaged in (whole[: len(whole) // 2], b"", b"text"):
+        resume.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="cannot be resumed"):
+            run(photos, output)
+
+
+def test_the_learning_rate_warms_up_and_anneals() -> None:
+    """It rises for 2 % of the run, peaks at `learning_rate` and falls to the final one."""
+    settings = Settings(steps=1000, learning_rate=1e-3, final_learning_rate=1e-6)
+    assert settings.rate(0) == pytest.approx(1e-5)
+    assert settings.rate(0.01) == pytest.approx(5e-4)
+    assert settings.rate(0.02) == pytest.approx(1e-3)
+    assert settings.rate(0.51) == pytest.approx((1e-3 + 1e-6) / 2)
+    assert settings.rate(1) == pytest.approx(1e-6)
+
+
+@given(st.floats(0.02, 1), st.floats(0.02, 1))
+def test_after_the_warm_up_the_learning_rate_never_rises(a: float, b: float) -> None:
+    """A later learning rate is at most an earlier one."""
+    settings = Settings(steps=1)
+    assert settings.rate(max(a, b)) <= settings.rate(min(a, b))
+
+
+def test_progress_is_the_larger_of_steps_and_time() -> None:
+    """Either limit ends the run."""
+    settings = Settings(steps=100, hours=1)
+    assert settings.progress(50, 900) == 0.5
+    assert settings.progress(10, 1800) == 0.5
+    assert settings.progress(200, 0) == 1
+    assert Settings(steps=100).progress(50, 1e9) == 0.5
+
+
+def test_stages_follow_one_another() -> None:
+    """A stage begins at its fraction of the run."""
+    settings = Settings(steps=1, stages=((0.0, 64, 16), (0.5, 96, 7)))
+    assert settings.stage(0.49) == (64, 16)
+    assert settings.stage(0.5) == settings.stage(1) == (96, 7)
+
+
+def test_smaller_patches_come_in_larger_batches() -> None:
+    """A stage too large for the photos keeps about its number of pixels, and is reported."""
+    messages: list[str] = []
+    settings = Settings(steps=1).within(64, messages.append)
+    assert settings.stages == ((0.0, 64, 16), (0.5, 64, 15), (0.8, 64, 16))
+    assert len(messages) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"steps": 0},
+        {"hours": 0.0},
+        {"hours": -1.0},
+        {"steps": 1, "learning_rate": 0.0},
+        {"steps": 1, "validate_every": 0},
+        {"steps": 1, "stages": ()},
+        {"steps": 1, "stages": ((0.1, 64, 1),)},
+        {"steps": 1, "stages": ((0.0, 64, 1), (0.5, 64, 1), (0.2, 64, 1))},
+        {"steps": 1, "stages": ((0.0, 60, 1),)},
+        {"steps": 1, "stages": ((0.0, 64, 0),)},
+    ],
+)
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
+    """No length, no steps, or patches that no network takes are usage errors."""
+    with pytest.raises(UsageError):
+        Settings(**wrong)

@@ -1,0 +1,123 @@
+"""The command `train`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from restormer_cli import training
+from restormer_cli.checkpoints import serialization
+from restormer_cli.cli import train
+from restormer_cli.imaging import io as image_io
+from restormer_cli.training.dataset import to_tensor
+from tests.support.networks import tiny_network
+from tests.support.program import Outcome
+from tests.support.training import SMALL, TWO_VIEWS, provenance
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command train on small batches, for which it has no option."""
+    monkeypatch.setattr(training, "Settings", partial(training.Settings, stages=SMALL))
+
+
+def test_it_learns_from_pairs(
+    photos: Path, noisy: Path, tmp_path: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """`--pairs` and `--start` fine-tune any checkpoint, which then improves the degraded photos."""
+    (photos / "alone.png").write_bytes((photos / "0.png").read_bytes())
+    start = tmp_path / "start.pth"
+    torch.save({"params": tiny_network(3).state_dict()}, start)
+    output = tmp_path / "tuned.safetensors"
+    words = ("--start", start, "--steps", 30, "--validate-every", 15, "--learning-rate", 3e-3)
+    outcome = restormer("train", "denoise", "--pairs", noisy, photos, "-o", output, *words)
+    assert outcome.status == 0
+    assert "alone.png: no image of this name" in outcome.stderr
+    origin = provenance(output)
+    assert origin["pairs"] is True
+    assert origin["started_from"] == "start.pth"
+    assert origin["validation_psnr"] > origin["validation_psnr_degraded"] + 1
+    assert serialization.load_network(output).architecture == tiny_network(3).architecture
+
+
+def test_a_dual_pixel_network_learns_from_two_views(
+    photos: Path,
+    noisy: Path,
+    tmp_path: Path,
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+) -> None:
+    """`--pairs LEFT CLEAN --right RIGHT` fine-tunes one, and names photos without both views."""
+    start = tiny("dual.pth", seed=3, in_channels=6, dual_pixel=True)
+    right = tmp_path / "right"
+    shutil.copytree(noisy, right)
+    (right / "1.jpg").unlink()
+    output = tmp_path / "tuned.safetensors"
+    words = ("--start", start, "--steps", 30, "--validate-every", 15, "--learning-rate", 3e-3)
+    views = ("--pairs", noisy, photos, "--right", right)
+    outcome = restormer("train", "defocus", *views, "-o", output, *words)
+    assert outcome.status == 0
+    assert "1.png: no image of this name in the other folder" in outcome.stderr
+    network = serialization.load_network(output)
+    assert network.architecture == TWO_VIEWS
+    left, clean = (
+        to_tensor([image_io.read_image(path).pixels])
+        for path in (noisy / "0.jpg", photos / "0.png")
+    )
+    before, after = (
+        (serialization.load_network(path)(left.repeat(1, 2, 1, 1)) - clean).square().mean()
+        for path in (start, output)
+    )
+    assert after < before / 2
+
+
+@pytest.mark.parametrize("words", [(), ("--photos", "a", "--pairs", "a", "b")])
+def test_either_photos_or_pairs_are_required(
+    words: tuple[str, ...], restormer: Callable[..., Outcome]
+) -> None:
+    """Giving neither or both is a usage error."""
+    outcome = restormer("train", "denoise", *words, "-o", "a.safetensors", "--steps", 1)
+    assert outcome.status == 2
+    assert "Give --photos DIR, or --pairs DEGRADED CLEAN." in outcome.stderr
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg"])
+def test_loss_and_psnr_are_plotted(
+    name: str,
+    photos: Path,
+    tmp_path: Path,
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`--plot` draws all validations, including those before an interruption."""
+    pytest.importorskip("matplotlib")
+    drawn: list[list[int]] = []
+    draw = train.draw_curves
+    monkeypatch.setattr(train, "draw_curves", lambda h, p: (drawn.append(sorted(h)), draw(h, p)))
+    options = ("-o", tmp_path / "a.safetensors", "--validate-every", 1)
+    for steps in (1, 2):
+        words = (*options, "--steps", steps, "--plot", tmp_path / name, "-q")
+        outcome = restormer("train", "denoise", "--photos", photos, *words)
+        assert outcome.status == 0, outcome.stderr
+    assert drawn == [[1], [1, 2]]
+    assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_first(
+    photos: Path, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unknown format or a missing matplotlib is an error before training starts."""
+    line = ("train", "denoise", "--photos", photos, "-o", "a.safetensors", "--steps", 1, "--plot")
+    outcome = restormer(*line, "a.txt")
+    assert outcome.status == 2
+    assert "error: a.txt" in outcome.stderr
+    assert ".png, .svg, .pdf" in outcome.stderr
+    monkeypatch.setattr(train, "find_spec", lambda _: None)
+    outcome = restormer(*line, "a.png")
+    assert outcome.status == 2
+    assert "restormer-cli[plot]" in outcome.stderr
