@@ -1,4 +1,4 @@
-"""Fixtures of all tests: no access to the real Hub, a local one instead, tiny checkpoints."""
+"""Fixtures for all tests: the program, a local Hub instead of the real one, tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Tests run in parallel, so that more threads would only compete for the cores. Set before PyTorch
-# is imported, and inherited by subprocesses.
+# Tests run in parallel, so more threads would only compete for the cores. PyTorch reads the
+# variable on import, and subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
@@ -35,11 +35,11 @@ hypothesis.settings.register_profile("restormer", deadline=None)
 hypothesis.settings.load_profile("restormer")
 
 CLOSED_PORT = "http://127.0.0.1:9"
-"""An address that refuses connections at once."""
+"""Address that refuses connections at once."""
 
 
 def redirect_downloads(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send all downloads to these addresses, also those of subprocesses."""
+    """Send all downloads, also those of subprocesses, to these addresses."""
     # huggingface_hub read the environment when it was imported, so its constants change too.
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setenv("RESTORMER_RELEASE_URL", release)
@@ -52,7 +52,7 @@ def redirect_downloads(endpoint: str, release: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(autouse=True)
 def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Provide an empty cache, and hide the developer's settings, token and the real Hub."""
+    """Provide an empty cache, without the developer's settings and token or the real Hub."""
     for name in [n for n in os.environ if n.startswith(("HF_", "RESTORMER_"))]:
         monkeypatch.delenv(name)
     home = tmp_path / "hf-home"
@@ -69,7 +69,7 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Run a local Hub and release, and send all downloads to them."""
+    """Start a server for the Hub and the release, and send all downloads to it."""
     hub = Hub()
     hub.start()
     redirect_downloads(hub.endpoint, hub.release_url, monkeypatch)
@@ -95,7 +95,7 @@ def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., catalog.
 
 @pytest.fixture
 def lite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Replace the folder of the bundled lite weights by an empty one."""
+    """Replace the folder of the bundled lite weights with an empty one."""
     folder = tmp_path / "lite"
     folder.mkdir()
     monkeypatch.setattr(resolve, "LITE_FOLDERS", (folder,))
@@ -132,7 +132,7 @@ def identity(tmp_path: Path) -> Callable[..., Path]:
 def restormer(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Callable[..., Outcome]:
-    """Run the program in this process, which saves importing PyTorch."""
+    """Run the program in this process, to avoid importing PyTorch again."""
 
     def restormer(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

@@ -249,7 +249,7 @@ class RecordedOutput:
     """An output and its newest entry."""
 
     path: Path
-    line: Entry
+    entry: Entry
 
     def event(self) -> Restored:
         """Return the event of its restoration.
@@ -259,9 +259,9 @@ class RecordedOutput:
         """
         if not exists(self.path):
             raise ImageError("the output is missing", "Restore the image again.")
-        names = {"input": self.line["input"]["name"], "output": str(self.path)}
+        names = {"input": self.entry["input"]["name"], "output": str(self.path)}
         try:
-            values = {f.name: self.line[f.name] for f in fields(Restored)} | names
+            values = {f.name: self.entry[f.name] for f in fields(Restored)} | names
             return Restored(**values | {"weights": Weights(**values["weights"])})
         except (KeyError, TypeError) as error:
             raise ImageError("the manifest does not say how it was made") from error
@@ -272,7 +272,7 @@ class RecordedOutput:
         The recorded name is relative to the folder of the run: the current folder, or one above
         the output.
         """
-        recorded = self.line["input"]
+        recorded = self.entry["input"]
         name, paths = recorded["name"], []
         with suppress(UsageError):  # a URL that cannot be reached from this machine
             paths.append(as_path(name))
@@ -285,7 +285,7 @@ class RecordedOutput:
         Raises:
             ImageError: the output cannot be read.
         """
-        warnings = [] if _fits(self.line["output"], self.path) else [CHANGED]
+        warnings = [] if _fits(self.entry["output"], self.path) else [CHANGED]
         after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
             return None, after, [*warnings, LOST]

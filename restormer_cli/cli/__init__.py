@@ -1,8 +1,9 @@
-"""The command line. Read `app` first: the table of commands, and the exit statuses.
+"""The command line. `app` has the table of commands and the exit statuses.
 
-`options` declares each option once, `console` writes all output, and there is a module for each
-group of commands. Only this package imports Typer. Modules refer to other packages rather than to
-names in them where a name would load PyTorch or OpenCV, which `restormer --help` does without.
+`options` declares the shared options, `console` writes all output, and each group of commands has a
+module. Only this package imports Typer. Imports of names that would load PyTorch or OpenCV are
+avoided (`inference.Restorer` instead of `from ..inference import Restorer`), so that
+`restormer --help` starts quickly.
 """
 
 from .app import main

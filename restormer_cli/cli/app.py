@@ -22,9 +22,6 @@ from .restore import deblur, defocus, denoise, derain
 from .train import train
 from .weights import weights
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C or SIGTERM."""
-
 
 def schema(console: Console) -> None:
     """Print the JSON Schema of the events that --json writes.
@@ -50,12 +47,9 @@ VARIABLES = "Environment variables set options too: RESTORMER_SKIP_EXISTING=1 is
 
 
 def register(panel: str, name: str, function: Callable[..., None]) -> None:
-    """Add a command, whose help text is the docstring of the function.
-
-    The lines of the docstring's "Examples:" become the end of the help text.
-    """
+    """Add a command with the docstring of its function as help text, examples last."""
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
-    text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # rich wraps the paragraphs
+    text = re.sub(r"(?<!\n)\n(?!\n)", " ", text)  # one line per paragraph: rich wraps them
     lines = [
         re.sub(r"^ *(.*?)( *# .*)$", r"[cyan]\1[/][dim]\2[/]", line.replace("[", "\\["))
         for line in examples.splitlines()
@@ -84,45 +78,39 @@ app.add_typer(weights, name="weights", rich_help_panel=MACHINE)
 
 
 def print_version(requested: bool) -> None:
-    """Print the version and exit, if --version was given."""
+    """Print the version and exit if --version is given."""
     if requested:
         typer.echo(f"restormer {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def prepare(
-    context: typer.Context,
+def general_options(
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version),
     ] = False,
 ) -> None:
-    """Provide the console to every command."""
-    context.ensure_object(Console)
+    """Declare the options that precede the name of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its status.
 
-    0: all done. 1: some inputs failed, the others are done. 2: wrong usage, nothing done. 3: could
-    not start (weights, device). 130: interrupted, no file is incomplete.
+    0: all inputs were processed. 1: some inputs failed, the others were processed. 2: wrong usage,
+    no file was changed. 3: weights or device are unavailable. 130: interrupted by Ctrl-C or
+    SIGTERM, all files written are complete.
     """
     console = Console()
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
     status = 1
     try:
         app(arguments, prog_name="restormer", obj=console)
     except RestormerError as error:
         console.error(error)
         status = error.exit_status
-    except KeyboardInterrupt:
-        status = INTERRUPTED
+    except KeyboardInterrupt:  # before Typer, which also exits with 130, handles it
+        status = 130
     finally:
         signal.signal(signal.SIGTERM, previous)
     sys.exit(status)
-
-
-def interrupt(number: int, frame: object) -> NoReturn:
-    """Treat SIGTERM as Ctrl-C, so that the same cleanup runs."""
-    raise KeyboardInterrupt

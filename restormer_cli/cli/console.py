@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
-EVERY = 30.0
+PROGRESS_INTERVAL = 30.0
 """Seconds between progress lines when stderr is not a terminal."""
 
 
 @dataclass
 class Console:
-    """The only writer to stdout and stderr, apart from image bytes.
+    """Writer of everything on stdout and stderr except image bytes.
 
     Attributes:
         json: write events and results to stdout as JSON, one object per line.
@@ -53,7 +53,7 @@ class Console:
             raise UsageError("--quiet and --verbose do not go together", "Leave out one of them.")
 
     def result(self, text: str) -> None:
-        """Print the text that a command was asked for to stdout."""
+        """Print a result to stdout."""
         typer.echo(text)
 
     def render(self, renderable: RenderableType) -> None:
@@ -64,8 +64,7 @@ class Console:
 
     def object(self, value: dict[str, Any] | list[Any]) -> None:
         """Print a value to stdout as one line of JSON."""
-        typer.echo(json.dumps(value))
-        sys.stdout.flush()
+        typer.echo(json.dumps(value, default=str))  # paths are written as text
 
     def say(self, text: str) -> None:
         """Show a message unless --quiet is set."""
@@ -82,7 +81,7 @@ class Console:
         self._line(f"warning: {text}")
 
     def error(self, error: RestormerError) -> None:
-        """Report why a command stopped, also as an event if --json is set."""
+        """Show the error that ended a command, also as an event if --json is set."""
         self.show(Failed(None, None, None, error.message, error.hint))
 
     def draw(self, picture: RenderableType, caption: str) -> None:
@@ -98,7 +97,7 @@ class Console:
             self._bar.start()
 
     def show(self, event: Event) -> None:
-        """Report an event as text, and as JSON if --json is set."""
+        """Show an event as text, and also as JSON if --json is set."""
         if self.json:
             self.object(event.as_dict())
         match event:
@@ -107,7 +106,6 @@ class Console:
             case Started():
                 self.detail(f"{printable(event.input)}: started")
             case Restored():
-                self._count(event.pixels)
                 self.say(_restored(event))
                 if event.noise is not None:
                     self.detail(f"{printable(event.input)}: {event.noise.words}")
@@ -115,38 +113,42 @@ class Console:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
                 for warning in event.warnings:
                     self.warn(f"{printable(event.input)}: {printable(warning)}")
-                self._log_pace()
             case Skipped():
                 self.say(f"{printable(event.input)}: skipped, {event.reason}")
             case Failed():
-                self._count(0)
                 name = "" if event.input is None else f"{printable(event.input)}: "
                 self._line(f"error: {name}{printable(event.error, lines=event.input is None)}")
                 if event.hint:
                     self._line(f"hint: {printable(event.hint)}")
-                self._log_pace()
             case Summary():
                 if event.restored + event.skipped + event.failed > 1:
                     self.say(_summary(event))
+        if self._pace is not None and isinstance(event, (Restored, Failed)):
+            self._pace.add(event.pixels if isinstance(event, Restored) else 0)
+            self._move(speed=self._pace.speed)
+            if self._bar is None and self._pace.due():
+                self.say(self._pace.line())
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:
-        """Show progress within this context: a bar on a terminal, lines elsewhere."""
+        """Show progress within the context: a bar on a terminal, lines elsewhere."""
         self._pace = Pace(total)
         if self.quiet or not sys.stderr.isatty():
             yield
             return
         with _progress_bar() as self._bar:
-            self._bar.add_task("", total=total, part="", speed="")
+            self._bar.add_task("", total=total, steps="", speed="")
             try:
                 yield
             finally:
                 self._bar = None
 
-    def part(self, part: ImageProgress) -> None:
+    def show_progress(self, progress: ImageProgress) -> None:
         """Move the bar to a fraction of an image."""
         self._move(
-            completed=part.number + part.share, description=printable(part.name), part=str(part)
+            completed=progress.number + progress.share,
+            description=printable(progress.name),
+            steps=str(progress),
         )
 
     def advance(self, done: float, text: str) -> None:
@@ -163,15 +165,6 @@ class Console:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], **columns)
 
-    def _count(self, pixels: int) -> None:
-        if self._pace is not None:
-            self._pace.add(pixels)
-            self._move(speed=self._pace.speed)
-
-    def _log_pace(self) -> None:
-        if self._bar is None and self._pace is not None and self._pace.due():
-            self.say(self._pace.line())
-
 
 @dataclass
 class Pace:
@@ -184,7 +177,7 @@ class Pace:
     logged: float = field(default_factory=time.monotonic)
 
     def add(self, pixels: int) -> None:
-        """Count a finished image; a failed one has 0 pixels."""
+        """Count a finished image. A failed one has 0 pixels."""
         self.finished += 1
         self.pixels += pixels
 
@@ -198,40 +191,33 @@ class Pace:
     def line(self) -> str:
         """Return progress, speed and remaining time as text."""
         per_image = (time.monotonic() - self.started) / max(self.finished, 1)
-        left = format_duration(per_image * (self.images - self.finished))
-        return f"{self.finished} of {self.images} images, {self.speed}, {left} left"
+        remaining = format_duration(per_image * (self.images - self.finished))
+        return f"{self.finished} of {self.images} images, {self.speed}, {remaining} left"
 
     def due(self) -> bool:
-        """Return True, and restart the interval, if another progress line is due."""
+        """Return whether another progress line is due, and if so, restart the interval."""
         now = time.monotonic()
-        if now - self.logged < EVERY or self.finished in (0, self.images):
+        if now - self.logged < PROGRESS_INTERVAL or self.finished in (0, self.images):
             return False
         self.logged = now
         return True
 
 
 def _progress_bar() -> Progress:
-    """Return a bar on stderr whose tasks have the fields `part` and `speed`."""
+    """Return a bar on stderr whose tasks have the fields `steps` and `speed`."""
+    from rich import progress
     from rich.console import Console as Terminal
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Column
 
     name_column = Column(max_width=30, no_wrap=True, overflow="ellipsis")
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=name_column),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[part]}", markup=False),
-        TextColumn("{task.fields[speed]}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False, table_column=name_column),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[steps]}", markup=False),
+        progress.TextColumn("{task.fields[speed]}", markup=False),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
         console=Terminal(stderr=True),
         transient=True,
     )

@@ -21,7 +21,7 @@ from .console import Console
 from .options import Contradictions, NetworkOptions, Precision, check_options
 
 if TYPE_CHECKING:
-    from ..evaluation import Condition, Outcome, Results, Score
+    from ..evaluation import Condition, Outcome, Results
     from ..files import Pair
     from ..imaging import Scores
     from ..inference import RestorerConfig
@@ -100,7 +100,7 @@ class EvaluateOptions(NetworkOptions):
 
     @property
     def levels(self) -> str | None:
-        """Levels of Gaussian noise: the published ones for denoise, unless others are given."""
+        """Levels of Gaussian noise. Default for denoise: the published ones."""
         given = (self.sigma, self.degrade, self.degraded)
         if self.task == "denoise" and all(option is None for option in given):
             return "15,25,50"
@@ -155,9 +155,8 @@ CONTRADICTIONS: Contradictions = (
 def evaluate(console: Console, options: EvaluateOptions) -> None:
     """Measure PSNR and SSIM on clean images, by the paper's protocol for the task.
 
-    If the folder is named like a test set of the paper, the published figures are shown too.
-
-    The exit status is 1 if an image has no counterpart or cannot be measured.
+    If the folder is named like a test set of the paper, the published figures are shown too. The
+    exit status is 1 if an image has no counterpart or cannot be measured.
 
     Examples:
         restormer eval denoise --clean McMaster/                  # noise 15,25,50
@@ -215,12 +214,12 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
 def _measure(
     console: Console, options: EvaluateOptions, conditions: list[Condition], pairs: list[Pair]
 ) -> list[Outcome]:
-    """Measure every condition while a progress bar is shown."""
+    """Measure all conditions and show progress."""
     outcomes: list[Outcome] = []
     number = 0
 
     def show_progress(name: str, done: int, total: int) -> None:
-        console.part(ImageProgress(number, printable(name), done, total))
+        console.show_progress(ImageProgress(number, name, done, total))
 
     with console.progress(len(conditions) * len(pairs)):
         for condition in conditions:
@@ -240,25 +239,21 @@ def _measure(
                 number += 1
                 if isinstance(result, evaluation.Score):
                     outcome.scores.append(result)
-                    console.detail(_score_line(result, condition))
+                    console.detail(
+                        f"{printable(result.image)} {condition.name}".rstrip()
+                        + f": {result.degraded.psnr:.2f} -> {result.restored.psnr:.2f} dB, "
+                        f"{result.seconds:.1f} s"
+                    )
                 else:
                     outcome.failures.append(result)
                     console.warn(f"{printable(result.error)}: left out")
     return outcomes
 
 
-def _score_line(score: Score, condition: Condition) -> str:
-    name = " ".join(filter(None, [printable(score.image), condition.name]))
-    psnr = f"{score.degraded.psnr:.2f} -> {score.restored.psnr:.2f} dB"
-    return f"{name}: {psnr}, {score.seconds:.1f} s"
-
-
 def results_table(results: Results) -> RenderableType:
-    """Return the protocol, the scores of every image, and the means beside the paper's."""
-    parts: list[RenderableType] = [_facts_table(results), Text(), _scores_table(results)]
-    if results.remark:
-        parts += [Text(), Text(results.remark, style="dim")]
-    return Group(*parts)
+    """Return the protocol, the scores of all images, their means, and the published means."""
+    remark = [Text(), Text(results.remark, style="dim")] if results.remark else []
+    return Group(_facts_table(results), Text(), _scores_table(results), *remark)
 
 
 def _facts_table(results: Results) -> Table:

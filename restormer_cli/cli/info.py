@@ -42,10 +42,10 @@ Network = Annotated[
 ]
 
 BARS_WIDTH = 100
-"""Columns of a terminal from which on bars are drawn."""
+"""Least width of a terminal at which bars are drawn."""
 
 FULL_WIDTH = 120
-"""Columns of a terminal from which on all columns are shown, and tables side by side."""
+"""Least width of a terminal at which all columns are shown, and tables side by side."""
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -77,8 +77,8 @@ def info(
 ) -> None:
     """Show the levels, parameters, multiply-adds and memory of a network.
 
-    Nothing is downloaded. At the end, the shapes of a random 64 x 64 image on its way through the
-    network are shown.
+    Nothing is downloaded. At the end, the shapes of the network's feature maps for a random 64 x 64
+    image are listed.
 
     Examples:
         restormer info                                    # the default for denoising
@@ -91,8 +91,8 @@ def info(
     if json:
         console.object({**summary.as_dict(), "proof": dict(shapes)})
         return
-    console.render(summary_table(summary))
-    console.result("The shapes of a random 64 x 64 image on its way through:")
+    console.render(SummaryTables(summary))
+    console.result("Shapes of the feature maps for a random 64 x 64 image:")
     rows = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
     console.result(columns(*rows, indent=2))
 
@@ -150,10 +150,10 @@ def doctor(console: Console, json: Json = False) -> None:
 def load_architecture(name: str) -> Restormer:
     """Return the network of a task, official checkpoint or file.
 
-    An official network has random weights, so that its file is not needed.
+    An official network gets random weights, so that its file is not needed.
 
     Raises:
-        CheckpointError: `name` is none of these, or the file holds no network.
+        CheckpointError: `name` is none of these, or the file contains no network.
     """
     if name in TASKS or name in CHECKPOINTS:
         official = official_checkpoint(name)
@@ -169,7 +169,7 @@ def load_architecture(name: str) -> Restormer:
 
 
 def examine_machine() -> dict[str, Any]:
-    """Return the groups of facts that `doctor` shows, fit for JSON."""
+    """Return the facts that `doctor` shows, by group."""
     from huggingface_hub import constants
 
     rows = checkpoints.list_checkpoints()
@@ -220,13 +220,10 @@ def _cell(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def summary_table(structure: Structure) -> RenderableType:
-    """Return the stages of a network, indented by level, and its memory as tables."""
-    return _Summary(structure)
-
-
 @dataclass(frozen=True)
-class _Summary:
+class SummaryTables:
+    """Renderable tables of a network's stages, indented by level, and of its memory."""
+
     structure: Structure
 
     def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> RenderResult:
@@ -236,9 +233,9 @@ class _Summary:
         yield _stages_table(s, columns, bars=columns >= BARS_WIDTH and not options.ascii_only)
         yield _note(
             "Resolution and channels are those of the stage's output.",
-            "Multiply-adds are those of the convolutions, which is how the paper counts (140.99 G "
-            "at 256 x 256). The two products of channel attention add "
-            f"{_count(s.attention, _unit(s.multiply_adds))}; only half of that is computed here, "
+            "Multiply-adds are those of the convolutions, as in the paper (140.99 G at 256 x 256). "
+            "The two products of channel attention add "
+            f"{_count(s.attention, s.multiply_adds)}. Only half of that is computed here, "
             "because the second product is folded into the output projection.",
         )
         memory: list[RenderableType] = [_levels_table(s), _peaks_table(s)]
@@ -251,7 +248,7 @@ class _Summary:
         yield _note(
             "Activations in fp32, without the image and the weights "
             f"({_bytes(4 * s.parameters)}). The published formulation keeps every named map to "
-            "the end; the plain forward was measured, operation by operation."
+            "the end. The plain forward was measured operation by operation."
         )
 
 
@@ -275,7 +272,7 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
         padding=(0, 1 if columns >= BARS_WIDTH else 0, 0, 0),
         show_footer=True,
     )
-    unit = _unit(structure.multiply_adds)
+    total = structure.multiply_adds
     by = " x " if max(structure.height, structure.width) < 10_000 else "x"
     largest = max(s.share for s in structure.stages)
     if bars:  # in the space that the other columns leave
@@ -286,10 +283,10 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
             f"{s.width}{by}{s.height}",
             *("" if n is None else f"{n}" for n in (s.blocks, s.channels, s.heads, s.hidden)),
             f"{s.parameters:,}",
-            _count(s.multiply_adds, unit),
+            _count(s.multiply_adds, total),
         ]
         if with_attention:
-            row.append(_count(s.attention, unit) if s.attention else "")
+            row.append(_count(s.attention, total) if s.attention else "")
         row.append(f"{s.share:.1%}")
         if bars:
             row.append(Bar(largest, 0, s.share, color="cyan"))
@@ -297,8 +294,8 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
     totals = {
         "Stage": "total",
         "Parameters": f"{structure.parameters:,}",
-        "Multiply-\nadds": _count(structure.multiply_adds, unit),
-        "Attention": _count(structure.attention, unit),
+        "Multiply-\nadds": _count(total, total),
+        "Attention": _count(structure.attention, total),
         "Share": "100%",
     }
     for column in table.columns:
@@ -315,19 +312,15 @@ def _levels_table(structure: Structure) -> Table:
 
 
 def _peaks_table(structure: Structure) -> Table:
-    table = _table("Activation memory, at its peak", "This size", "Per megapixel")
+    table = _table("Peak activation memory", "This size", "Per megapixel")
     for peak in structure.peaks:
         table.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
     return table
 
 
-def _unit(count: int) -> tuple[float, str]:
-    """Return the largest unit in which a count is at least 1."""
-    return next((unit for unit in UNITS if count >= unit[0]), UNITS[-1])
-
-
-def _count(count: int, unit: tuple[float, str]) -> str:
-    size, letter = unit
+def _count(count: int, total: int) -> str:
+    """Format a count in the largest unit in which the total is at least 1."""
+    size, letter = next((unit for unit in UNITS if total >= unit[0]), UNITS[-1])
     return f"{count / size:,.2f} {letter}"
 
 

@@ -1,4 +1,4 @@
-"""Options of the commands, each declared once, and their adaptation to Typer."""
+"""Declarations of the shared options, and their adaptation to Typer."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ BATCH = "Batch"
 MESSAGES = "Messages"
 RESULTS = "Looking at results"
 PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, MESSAGES, RESULTS)
-"""Panels of a command's help text, in their order; None holds arguments and general options."""
+"""Panels of a command's help text in order. None: arguments and options without a panel."""
 
 UNREPORTED = frozenset(["inputs", "json", "quiet", "verbose", "report"])
 """Options that a report leaves out, because they do not affect the outputs."""
@@ -40,20 +40,6 @@ class Option(NamedTuple):
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
-
-    def for_typer(self, name: str, is_flag: bool) -> Any:
-        """Return the declaration that Typer takes."""
-        names = ("--" + name.replace("_", "-"), self.short)
-        return typer.Option(
-            *filter(None, names),
-            help=self.help,
-            metavar="" if is_flag else self.metavar,
-            min=self.min,
-            max=self.max,
-            envvar=f"RESTORMER_{name.upper()}",
-            show_envvar=False,  # the end of the help text states the rule for all of them
-            rich_help_panel=self.panel,
-        )
 
 
 Device = Annotated[
@@ -351,7 +337,7 @@ class DefocusOptions(RestoreOptions):
 
 
 Contradictions = tuple[tuple[Callable[[Any], bool], str, str], ...]
-"""Combinations of options that make no sense: a predicate, the error message and its hint."""
+"""Combinations of options to reject: predicate, error message and hint of each."""
 
 
 def check_options(options: object, contradictions: Contradictions) -> None:
@@ -396,7 +382,17 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _for_typer(name: str, hint: Any) -> Any:
-    value_type, declaration = hint.__origin__, hint.__metadata__[0]
-    if isinstance(declaration, Option):
-        declaration = declaration.for_typer(name, is_flag=value_type is bool)
+    value_type, option = hint.__origin__, hint.__metadata__[0]
+    if not isinstance(option, Option):
+        return hint
+    declaration = typer.Option(
+        *filter(None, ("--" + name.replace("_", "-"), option.short)),
+        help=option.help,
+        metavar="" if value_type is bool else option.metavar,
+        min=option.min,
+        max=option.max,
+        envvar=f"RESTORMER_{name.upper()}",
+        show_envvar=False,  # the end of the help text states the rule for all of them
+        rich_help_panel=option.panel,
+    )
     return Annotated[value_type, declaration]

@@ -1,4 +1,4 @@
-"""The commands that present results: `compare` and `report`."""
+"""The commands `compare` and `report`, which present results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import Crops, MaxPixels, Quiet, RestoreOptions
 def compare(
     console: Console,
     before: Annotated[
-        Path, typer.Argument(metavar="BEFORE", help="The image that the others were made from.")
+        Path, typer.Argument(metavar="BEFORE", help="Image that the others were made from.")
     ],
     after: Annotated[list[Path], typer.Argument(metavar="AFTER", help="Images of the same scene.")],
     output: Annotated[
@@ -37,18 +37,18 @@ def compare(
 ) -> None:
     """Compare images side by side, with enlarged parts and their differences.
 
-    Images are scaled to the size of BEFORE, and must have its shape.
+    Images are scaled to the size of BEFORE, and must have its aspect ratio.
 
     Examples:
         restormer compare in.jpg out.jpg -o sheet.png                 # a picture
         restormer compare in.jpg a.png b.png -o page.html             # two results
         restormer compare in.jpg out.jpg -o s.png --crop 0,0,200,150  # a part
     """
-    parts = [reports.parse_crop(text) for text in crop or ()] or None
+    crops = [reports.parse_crop(text) for text in crop or ()] or None
     reports.check_comparison(output, [before, *after])
-    if parts and output.suffix.lower() not in reports.SHEET_SUFFIXES:
+    if crops and output.suffix.lower() not in reports.SHEET_SUFFIXES:
         raise UsageError("--crop needs a picture, and -o names a page", "Leave out one of them.")
-    reports.write_comparison(reports.read_panels(before, after, max_pixels), output, parts)
+    reports.write_comparison(reports.read_panels(before, after, max_pixels), output, crops)
     _say_written(console, output)
 
 

@@ -1,4 +1,4 @@
-"""The restoring commands, and a run of one of them from its options to its last image."""
+"""The restoring commands: `denoise`, `derain`, `deblur` and `defocus`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import os
 import sys
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,7 +23,7 @@ from .console import Console
 from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..batch import Event, Job, Observer, Tally
     from ..files import Inputs
@@ -41,7 +42,7 @@ def denoise(console: Console, options: DenoiseOptions) -> None:
         restormer denoise scan.tif --sigma 25     # Gaussian noise of a known level
         restormer denoise '*.jpg' --weights lite  # bundled weights, no network
     """
-    _restore(console, "denoise", options)
+    run(console, "denoise", options)
 
 
 def derain(console: Console, options: RestoreOptions) -> None:
@@ -52,7 +53,7 @@ def derain(console: Console, options: RestoreOptions) -> None:
         restormer derain frames/ --device cuda    # a folder, on the first GPU
         restormer derain frames/ --skip-existing  # resume a run
     """
-    _restore(console, "derain", options)
+    run(console, "derain", options)
 
 
 def deblur(console: Console, options: RestoreOptions) -> None:
@@ -63,7 +64,7 @@ def deblur(console: Console, options: RestoreOptions) -> None:
         restormer deblur - < in.jpg > out.jpg  # in a pipe
         restormer deblur shots/ --dry-run      # show the plan and its memory
     """
-    _restore(console, "deblur", options)
+    run(console, "deblur", options)
 
 
 def defocus(console: Console, options: DefocusOptions) -> None:
@@ -74,12 +75,7 @@ def defocus(console: Console, options: DefocusOptions) -> None:
         restormer defocus l.png --right r.png    # two dual-pixel views
         restormer defocus l/ --right r/ -o out/  # folders of them, same names
     """
-    _restore(console, "defocus", options)
-
-
-def _restore(console: Console, task: str, options: RestoreOptions) -> None:
-    if run(console, task, options).failed:
-        raise typer.Exit(1)
+    run(console, "defocus", options)
 
 
 CONTRADICTIONS: Contradictions = (
@@ -118,21 +114,24 @@ CONTRADICTIONS: Contradictions = (
 )
 
 
-def run(console: Console, task: str, options: RestoreOptions) -> Tally:
-    """Restore all inputs of a command and count the outcomes.
+def run(console: Console, task: str, options: RestoreOptions) -> None:
+    """Restore all inputs of a command.
 
     Raises:
+        typer.Exit: an input failed.
         UsageError: the options or the inputs make no sense. No file was changed.
         CheckpointError: the weights are unavailable or do not fit the task.
         DeviceError: the device is unavailable.
     """
     check_options(options, CONTRADICTIONS)
     with reports.open_preview(console, options.preview and not options.dry_run) as preview:
-        return _Run(console, task, options, preview).execute()
+        tally = _Run(console, task, options, preview).execute()
+    if tally.failed:
+        raise typer.Exit(1)
 
 
 class _Run:
-    """A run: the plan, made before any file is changed, and its execution."""
+    """Plan of a run, made before any file is changed, and its execution."""
 
     def __init__(
         self, console: Console, task: str, options: RestoreOptions, preview: reports.Preview
@@ -176,21 +175,23 @@ class _Run:
         self.lite_was_used = False
 
     def execute(self) -> Tally:
-        """Restore the images, or report how it would be done."""
-        missing = {
-            job for job in self.jobs if job.source is not None and not files.exists(job.source)
-        }
+        """Restore the images, or only report the plan in a dry run."""
+        missing = {job for job in self.jobs if job.source and not files.exists(job.source)}
         jobs = [job for job in self.jobs if job not in missing]
         try:
             self._emit(self._input_problems(missing))
             if not self.options.dry_run:
-                self._remove_leftovers()
-            for config, part in self._by_noise_level(jobs):
-                self._restore(config, part)
+                folders = {job.target.parent: None for job in self.jobs if job.target is not None}
+                for path in files.remove_leftovers(folders):
+                    name = printable(str(path))
+                    self.console.say(f"note: {name}: temporary file of a killed run, removed")
+            for config, group in self._by_noise_level(jobs):
+                self._restore(config, group)
         except KeyboardInterrupt:
-            left = len(self.jobs) - self.tally.restored - self.tally.skipped - self.tally.failed
+            tally, total = self.tally, len(self.jobs)
+            remaining = total - tally.restored - tally.skipped - tally.failed
             self.console.warn(
-                f"interrupted with {left} of {len(self.jobs)} images to go. All files written are "
+                f"interrupted with {remaining} of {total} images to go. All files written are "
                 "complete. Run the same command with --skip-existing to resume"
             )
             self._finish(interrupted=True)
@@ -225,36 +226,26 @@ class _Run:
             if job in missing:
                 yield Failed(*job.names, self.task, "no such file", "Check the path.")
 
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files that killed runs left in the output folders."""
-        folders = {job.target.parent: None for job in self.jobs if job.target is not None}
-        for path in files.remove_leftovers(folders):
-            self.console.say(
-                f"note: {printable(str(path))}: left by a run that was killed; removed"
-            )
-
     def _by_noise_level(self, jobs: list[Job]) -> Iterator[tuple[RestorerConfig, list[Job]]]:
-        """Group jobs by the weights that --sigma auto chooses, so that each are loaded once."""
+        """Group jobs by the weights that --sigma auto chooses, to load each file once."""
         if self.config.sigma != AUTO_SIGMA:
             yield self.config, jobs
             return
         if self.config.weights not in ("auto", "official"):
-            self.console.say(
-                f"note: --sigma auto has nothing to choose from with {self.config.weights} weights"
-            )
+            self.console.say(f"note: --sigma auto has no effect with {self.config.weights} weights")
             yield replace(self.config, sigma="blind"), jobs
             return
         by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
         for job in jobs:
             noise = self._estimate_noise(job)
             by_level[imaging.sigma_for(noise)].append(replace(job, noise=noise))
-        for level, part in by_level.items():
-            if part:
-                yield replace(self.config, sigma=level), part
+        for level, group in by_level.items():
+            if group:
+                yield replace(self.config, sigma=level), group
 
     def _estimate_noise(self, job: Job) -> Noise | None:
         """Return the noise of an image's first page; None if it is unknown."""
-        if job.source is not None and files.is_special(job.source):  # can be read only once
+        if job.source is not None and files.is_special(job.source):  # a pipe can be read only once
             return None
         try:
             if job.source is None:
@@ -273,36 +264,44 @@ class _Run:
         return noise
 
     def _restore(self, config: RestorerConfig, jobs: list[Job]) -> None:
-        """Restore jobs that use the same weights."""
         if self.lite_was_used:  # the official weights are unavailable
             config = replace(config, weights="lite")
+        observers = [o for o in (self.preview.watch, self.observers.watch) if o is not None]
         backend = workers.choose_backend(
             config,
             replace(self.options.batch_config(), record=_keeps_manifest(self.inputs, self.options)),
             self.console,
-            observer=_combine(self.preview.watch, self.observers.watch),
+            observer=partial(_notify_all, observers) if observers else None,
             ray=self.options.ray,
             dry_run=self.options.dry_run,
         )
         with closing(backend):
             if self.options.skip_existing:
                 jobs = self._skip_existing(backend, jobs)
-            if jobs and self.options.dry_run:
+            if not jobs:
+                return
+            if self.options.dry_run:
                 self._emit(backend.run(jobs, self.streams))
-            elif jobs:
-                self._check_disk_space(jobs)
-                self._emit(Planned(*job.names, self.task) for job in jobs)
-                backend.prepare(len(jobs))
-                events = backend.run(jobs, self.streams)
-                with self.console.progress(len(jobs)), closing(events):
-                    try:
+                return
+            too_small, scarce = batch.check_disk_space(jobs)
+            if too_small:
+                raise UsageError("; ".join(too_small), "Free some space, or use -o.")
+            for message in scarce:
+                self.console.warn(printable(message))
+            self._emit(Planned(*job.names, self.task) for job in jobs)
+            backend.prepare(len(jobs))
+            events = backend.run(jobs, self.streams)
+            with self.console.progress(len(jobs)), closing(events):
+                try:
+                    self._emit(events)
+                except KeyboardInterrupt:
+                    with suppress(KeyboardInterrupt, StopIteration):  # report files being written
+                        self._emit([events.throw(KeyboardInterrupt())])
                         self._emit(events)
-                    except KeyboardInterrupt:
-                        self._emit(_interrupt(events))
-                        raise
+                    raise
 
     def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
-        """Return the jobs that --skip-existing leaves to restore."""
+        """Return the jobs that --skip-existing does not skip, and report the others."""
         manifests = batch.Manifests()
         reasons: dict[Job, str | None] = {}
         entries = {}
@@ -319,14 +318,6 @@ class _Run:
                     reasons[job] = batch.UNCHANGED
         self._emit(Skipped(*job.names, self.task, why) for job, why in reasons.items() if why)
         return [job for job, why in reasons.items() if why is None]
-
-    def _check_disk_space(self, jobs: list[Job]) -> None:
-        """Refuse outputs that cannot fit on the disk, and warn of those that may not."""
-        too_small, scarce = batch.check_disk_space(jobs)
-        if too_small:
-            raise UsageError("; ".join(too_small), "Free some space, or use -o.")
-        for message in scarce:
-            self.console.warn(printable(message))
 
 
 def _read_list(options: RestoreOptions) -> list[str]:
@@ -354,8 +345,8 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
     stdin: BinaryIO = io.BytesIO()
     stdout: BinaryIO = io.BytesIO()
     if any(job.source is None for job in jobs):
-        if sys.stdin is None or sys.stdin.isatty():  # None: the program was started without one
-            raise UsageError("there is no image on stdin", "Pipe one into it, or name a file.")
+        if sys.stdin is None or sys.stdin.isatty():  # None: closed
+            raise UsageError("there is no image on stdin", "Pipe an image into it, or name a file.")
         stdin = sys.stdin.buffer
     if any(job.target is None for job in jobs) and not options.dry_run:
         if options.json:
@@ -372,31 +363,15 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
 
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
-    """Return False for a single output that is a file: its folder gets no manifest."""
-    if options.skip_existing or len(inputs.found) > 1 or any(one.folder for one in inputs.found):
+    """Return whether outputs are recorded: not for a single input with a file as output."""
+    if options.skip_existing or len(inputs.found) > 1 or any(i.folder for i in inputs.found):
         return True
     output = options.output or ""
     return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))
 
 
-@dataclass(frozen=True)
-class _Observers:
-    """Several observers as one, which can be sent to another process."""
-
-    observers: tuple[Observer, ...]
-
-    def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        for observer in self.observers:
-            observer(event, before, after)
-
-
-def _combine(*observers: Observer | None) -> Observer | None:
-    given = tuple(observer for observer in observers if observer is not None)
-    return _Observers(given) if given else None
-
-
-def _interrupt(events: Generator[Event, None, None]) -> Iterator[Event]:
-    """Interrupt a running backend and yield its last events."""
-    with suppress(KeyboardInterrupt, StopIteration):
-        yield events.throw(KeyboardInterrupt())
-        yield from events
+def _notify_all(
+    observers: Sequence[Observer], event: Restored, before: Image, after: Image
+) -> None:
+    for observer in observers:
+        observer(event, before, after)

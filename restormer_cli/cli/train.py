@@ -69,9 +69,7 @@ def train(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(
-            min=0.0, help="Training time in hours. Default: until --steps have been made."
-        ),
+        typer.Option(min=0.0, help="Training time in hours. Default: until --steps are done."),
     ] = None,
     start: Annotated[
         Path | None,
@@ -153,27 +151,24 @@ def train(
                 if plot is not None:
                     try:
                         draw_curves(report.history, plot)
-                    except OSError as error:  # must not end the training
+                    except OSError as error:  # the training goes on
                         console.warn(f"{plot}: cannot be written ({error.strerror})")
     if ranks.leads:
         console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
 
 
 def check_plot(path: Path) -> None:
-    """Check before training that the plot can be drawn.
-
-    Raises:
-        UsageError: the path has another suffix than `PLOT_FORMATS` or cannot be written, or
-            matplotlib is not installed.
-    """
+    """Raise UsageError if the plot cannot be written, or matplotlib is not installed."""
     if path.suffix.lower() not in PLOT_FORMATS:
         raise UsageError(
-            f"{path}: plots have another format", f"Choose one of {', '.join(PLOT_FORMATS)}."
+            f"{path}: not a format of plots", f"Choose one of {', '.join(PLOT_FORMATS)}."
         )
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no such folder", "Create it, or choose another.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written", "Choose a file in a folder of your own.")
+        raise UsageError(
+            f"{path} cannot be written", "Choose a file in a folder that you may write to."
+        )
     if find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed", "pip install 'restormer-cli[plot]'"

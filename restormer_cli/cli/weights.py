@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def list_weights(console: Console, json: Json = False) -> None:
-    """List the official and the bundled lite checkpoints, and which are on this machine."""
+    """List the official and the bundled lite checkpoints, and where each is available."""
     rows = checkpoints.list_checkpoints()
     if json:
-        console.object([_plain(row) for row in rows])
+        console.object([asdict(row) for row in rows])
         return
-    header = ("NAME", "TASK", "IS", "SIZE", "LICENCE", "FOR")
-    cells = [(r.name, r.task, r.state, size_text(r), r.licence, r.purpose) for r in rows]
+    header = ("NAME", "TASK", "STATE", "SIZE", "LICENCE", "PURPOSE")
+    cells = ((r.name, r.task, r.state, size_text(r), r.licence, r.purpose) for r in rows)
     console.result(columns(header, *cells))
 
 
@@ -41,13 +40,13 @@ def pull(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Download checkpoints, verify them and keep them in the cache, for use without a network."""
+    """Download checkpoints to the cache and verify them, for use without a network."""
     if every == bool(names):
         raise UsageError("no checkpoint named", "Name tasks or checkpoints, or give --all.")
     for checkpoint in CHECKPOINTS.values() if every else map(official_checkpoint, names or ()):
         pulled = checkpoints.pull_checkpoint(checkpoint, notify=console.warn)
         if json:
-            console.object(_plain(pulled))
+            console.object(asdict(pulled))
         else:
             console.say(f"{pulled.name}  {pulled.path}")
 
@@ -74,15 +73,15 @@ def verify(console: Console, json: Json = False) -> None:
 
     The exit status is 1 if a checkpoint is damaged.
     """
-    states = {True: "whole", False: "DAMAGED", None: "not known"}
+    states = {True: "intact", False: "DAMAGED", None: "unknown"}
     verdicts = checkpoints.verify_checkpoints()
     if json:
-        console.object([_plain(verdict) for verdict in verdicts])
+        console.object([asdict(verdict) for verdict in verdicts])
     elif verdicts:
         rows = ((v.name, states[v.ok], v.sha256[:12], str(v.path)) for v in verdicts)
         console.result(columns(*rows))
     else:
-        console.say("There are no checkpoints on this machine.")
+        console.say("No checkpoints on this machine.")
     if any(verdict.ok is False for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -95,7 +94,7 @@ weights.command("verify")(typer_command(verify))
 
 
 def official_checkpoint(name: str) -> Checkpoint:
-    """Return the official checkpoint of this name, or the default one of the task of this name.
+    """Return the official checkpoint of this name, or the default one of a task.
 
     Raises:
         UsageError: there is no such checkpoint.
@@ -107,10 +106,5 @@ def official_checkpoint(name: str) -> Checkpoint:
 
 
 def size_text(status: CheckpointStatus) -> str:
-    """Return the size of a checkpoint's file for people; empty if it is not known."""
+    """Return the size of a checkpoint's file as text, empty if unknown."""
     return "" if status.bytes is None else format_bytes(status.bytes)
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    """Return a dataclass as a dictionary fit for JSON."""
-    return {key: str(v) if isinstance(v, Path) else v for key, v in asdict(row).items()}

@@ -6,9 +6,5 @@ from .comparison import write_comparison as write_comparison
 from .folder import report_folder as report_folder
 from .observers import RunObservers as RunObservers
 from .observers import plan_observers as plan_observers
-from .page import TASK_TITLES as TASK_TITLES
-from .page import Report as Report
-from .page import check_page as check_page
-from .page import summary_figures as summary_figures
 from .terminal import Preview as Preview
 from .terminal import open_preview as open_preview

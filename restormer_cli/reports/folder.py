@@ -68,17 +68,17 @@ def _add_output(
         return failed
     links = {"before": str(source)} if source else {}
     report.add(event, {**links, "after": event.output})
-    for name, value in output.line["recipe"].get("options", {}).items():
+    for name, value in output.entry["recipe"].get("options", {}).items():
         if value != defaults.get(name):
             report.uses("--" + name.replace("_", "-"), str(value))
     return event
 
 
 def _title(outputs: Sequence[RecordedOutput]) -> str:
-    tasks = {output.line["recipe"].get("task") for output in outputs}
+    tasks = {output.entry["recipe"].get("task") for output in outputs}
     return TASK_TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
 
 
 def _period(outputs: Sequence[RecordedOutput]) -> str:
-    times = sorted(str(output.line.get("time", ""))[:16].replace("T", " ") for output in outputs)
+    times = sorted(str(output.entry.get("time", ""))[:16].replace("T", " ") for output in outputs)
     return times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"

@@ -102,7 +102,7 @@ class InProcess:
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore the images one after the other."""
         assert self.restorer is not None  # noqa: S101 - only a dry run may lack it
-        progress = self.reporter.part
+        progress = self.reporter.show_progress
         return run_batch(
             jobs, self.restorer, streams, self.batch, progress=progress, observer=self.observer
         )

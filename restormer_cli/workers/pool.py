@@ -49,7 +49,7 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """Report a warning."""
 
-    def part(self, part: ImageProgress) -> None:
+    def show_progress(self, progress: ImageProgress) -> None:
         """Report the progress of the current image."""
 
 
@@ -234,7 +234,7 @@ class WorkerPool:
                 if not self._stopping:
                     member.share = message.share
                     others = sum(other.share for other in self._members if other is not member)
-                    self.reporter.part(message._replace(number=self._finished + others))
+                    self.reporter.show_progress(message._replace(number=self._finished + others))
             case WrittenImage() | Failed():
                 member.images.popleft()
                 member.retrying, member.share = False, 0.0

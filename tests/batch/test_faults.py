@@ -83,7 +83,7 @@ def test_temporary_files_of_a_killed_run_are_removed_with_a_note(
         assert atomic.remove_leftovers([Path("out")]) == [stale]
         stale.write_bytes(b"half")
         outcome = restormer("derain", "f", "-o", "out")
-        assert f"note: {stale}: left by a run that was killed; removed" in outcome.stderr
+        assert f"note: {stale}: temporary file of a killed run, removed" in outcome.stderr
         held["there"] = [path.name for path in Path("out").iterdir()]
 
     atomic.write_atomic(Path("out/b.png"), b"whole", ready)

@@ -25,7 +25,7 @@ TASKS = ("denoise", "derain", "deblur", "defocus")
 
 @pytest.mark.usefixtures("weights")
 def test_bad_files_do_not_stop_good_ones(restormer: Callable[..., Outcome]) -> None:
-    """Each unreadable file is one error with a hint, and the exit status is 1."""
+    """Each unreadable file causes one error, and the exit status is 1."""
     picture("good.png")
     Path("text.png").write_text("hello")
     Path("cut.png").write_bytes(Path("good.png").read_bytes()[:200])
@@ -41,7 +41,7 @@ def test_bad_files_do_not_stop_good_ones(restormer: Callable[..., Outcome]) -> N
 
 
 def test_missing_files_exit_with_1(restormer: Callable[..., Outcome]) -> None:
-    """Missing files are named, and no weights are loaded for them."""
+    """Missing files are reported before any weights are loaded."""
     outcome = restormer("derain", "missing.png", "x" * 300, "", "--weights", "gone.pth")
     assert outcome.status == 1
     assert "error: missing.png: no such file" in outcome.stderr
@@ -58,7 +58,7 @@ def test_missing_files_exit_with_1(restormer: Callable[..., Outcome]) -> None:
     ],
 )
 def test_a_failed_start_exits_with_3(options: list[str], restormer: Callable[..., Outcome]) -> None:
-    """Unavailable weights or devices are one error with a hint."""
+    """Unavailable weights or devices cause one error with a hint."""
     picture("a.png")
     outcome = restormer("derain", "a.png", *options)
     assert outcome.status == 3
@@ -80,7 +80,7 @@ def test_an_unexpected_exception_keeps_its_traceback(
 @pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_exits_with_130_and_leaves_complete_files(number: int) -> None:
-    """Interrupted in a long run, the program exits with 130, and its outputs are complete."""
+    """When a long run is interrupted, the exit status is 130 and all outputs are complete."""
     for i in range(80):
         picture(f"f/{i}.png", (64, 64, 3))
     process = python(*PROGRAM, "derain", "f", "-o", "out")
@@ -99,9 +99,22 @@ def test_an_interruption_exits_with_130_and_leaves_complete_files(number: int) -
         assert image_io.read_image(path).pixels.shape == (64, 64, 3)
 
 
+def test_an_interruption_before_the_command_exits_with_130(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while Typer sets up the commands, outside its own handling, shows no traceback."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupt)
+    outcome = restormer("derain", "a.png")
+    assert (outcome.status, outcome.stderr) == (130, "")
+
+
 @pytest.mark.usefixtures("weights")
 def test_a_closed_stdout_shows_no_traceback() -> None:
-    """With stdout closed, the exit status is not 0, and stderr is empty."""
+    """When stdout is closed, the exit status is not 0 and stderr is empty."""
     picture("in.png", (256, 256, 3))
     process = python(*PROGRAM, "deblur", "in.png", "-o", "-", "-q")
     process.stdout.close()
@@ -130,7 +143,7 @@ def test_help_of_every_command(command: str, restormer: Callable[..., Outcome]) 
 def test_help_fits_80_columns(
     command: str, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Help has lines of at most 80 characters, and no example is wrapped."""
+    """Lines of help have at most 80 characters, and no example is wrapped."""
     monkeypatch.setenv("COLUMNS", "80")
     lines = restormer(command, "--help").stdout.decode().splitlines()
     assert max(map(len, lines)) <= 80

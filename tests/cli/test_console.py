@@ -1,15 +1,17 @@
-"""Messages and JSON events."""
+"""Messages, progress and JSON events."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from restormer_cli.cli import console
 from tests.support.program import PROGRAM, Outcome, picture, python
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.mark.usefixtures("weights")
 def test_json_reports_every_step(restormer: Callable[..., Outcome]) -> None:
-    """--json writes one event per line, with stable names and fields."""
+    """--json writes one event per line, with documented names and fields."""
     picture("a.png")
     picture("c.png")
     Path("b.png").write_text("hello")
@@ -54,7 +56,7 @@ def test_json_reports_every_step(restormer: Callable[..., Outcome]) -> None:
 
 
 def test_json_reports_why_nothing_started(restormer: Callable[..., Outcome]) -> None:
-    """A failure to start is an event on stdout and text on stderr."""
+    """A failure to start is reported as an event on stdout and as text on stderr."""
     picture("a.png")
     outcome = restormer("derain", "a.png", "--weights", "gone.pth", "--json")
     assert outcome.status == 3
@@ -67,7 +69,7 @@ def test_json_reports_why_nothing_started(restormer: Callable[..., Outcome]) -> 
 def test_quiet_shows_only_warnings_and_errors(
     weights: Path, tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """--quiet shows nothing but warnings and errors."""
+    """--quiet hides results and summaries."""
     picture("a.png")
     assert restormer("derain", "a.png", "-q", "--weights", tiny(), "--strength", 0.5).stderr == ""
     assert restormer("derain", "a.png", "-q", "--weights", weights).stderr.startswith("warning: ")
@@ -92,6 +94,30 @@ def test_control_characters_in_names_are_escaped(
     assert "\x1b" not in stderr
 
 
+@pytest.mark.usefixtures("weights")
+def test_without_a_terminal_progress_is_printed_in_lines(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines show images, megapixels, speed and remaining time; none follows the last image."""
+    monkeypatch.setattr(console, "PROGRESS_INTERVAL", 0)
+    for i in range(3):
+        picture(f"f/{i}.png")
+    outcome = restormer("derain", "f")
+    lines = [line for line in outcome.stderr.splitlines() if line.endswith(" left")]
+    assert [line.split(",")[0] for line in lines] == ["1 of 3 images", "2 of 3 images"]
+    assert " MP, " in lines[0]
+    assert " MP/s, " in lines[0]
+    assert restormer("derain", "f", "-q").stderr.count(" left") == 0
+
+
+def test_the_remaining_time_follows_from_the_pace() -> None:
+    """After half of the images in two minutes, two minutes remain."""
+    pace = console.Pace(4, started=time.monotonic() - 120)
+    for pixels in (6_000_000, 0):
+        pace.add(pixels)
+    assert pace.line() == "2 of 4 images, 6 MP, 0.05 MP/s, 2 min left"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.usefixtures("weights")
 def test_a_terminal_shows_progress_and_gets_no_image() -> None:
@@ -106,9 +132,12 @@ def run_on_terminal(arguments: list[str], status: int) -> bytes:
     terminal, program = os.openpty()
     process = python(*PROGRAM, *arguments, stdout=program)
     os.close(program)
-    output = b""  # on Linux, reading ends with an OSError
-    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as file:
-        while piece := file.read(4096):
-            output += piece
+    output = b""
+    with (
+        suppress(OSError),
+        os.fdopen(terminal, "rb", buffering=0) as file,
+    ):  # Linux ends with an error
+        while chunk := file.read(4096):
+            output += chunk
     assert process.wait() == status
     return output

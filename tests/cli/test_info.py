@@ -35,7 +35,7 @@ def test_doctor_shows_the_weights_of_each_task(
 def test_info_describes_the_network_in_a_file(
     identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """`info` shows the stages and the shapes of an image, as tables and as JSON."""
+    """`info` shows stages and feature map shapes, as tables and as JSON."""
     weights = identity()
     outcome = restormer("info", weights)
     assert outcome.status == 0

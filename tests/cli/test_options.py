@@ -59,13 +59,13 @@ def test_wrong_usage_exits_with_2(case: str, restormer: Callable[..., Outcome]) 
 def test_contradicting_noise_options_exit_with_2(
     options: list[str], restormer: Callable[..., Outcome]
 ) -> None:
-    """Noise options without a published checkpoint are wrong usage."""
+    """Noise options for which no checkpoint was published are wrong usage."""
     picture("a.png")
     assert restormer("denoise", "a.png", *options).status == 2
 
 
 def test_every_option_has_a_variable() -> None:
-    """Every option of a restoring command has the variable RESTORMER_<OPTION>."""
+    """Every option of a restoring command has an environment variable RESTORMER_<OPTION>."""
     group = typer.main.get_command(app.app)
     for task in TASKS:
         command = group.commands[task]  # type: ignore[attr-defined]
@@ -82,7 +82,7 @@ def test_the_command_line_overrides_variables(
     restormer: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A variable sets an option that is not on the command line."""
+    """An environment variable sets an option that is absent from the command line."""
     picture("a.png")
     monkeypatch.setenv("RESTORMER_WEIGHTS", str(tiny()))
     monkeypatch.setenv("RESTORMER_STRENGTH", "0.5")

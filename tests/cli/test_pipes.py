@@ -25,7 +25,7 @@ NAMES = ("a.png", "-dash.png", "two words.png", "new\nline.png", "ü.png", "'quo
 
 
 def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of shell, in which `restormer` is the program."""
+    """Run a shell command line that can call `restormer`."""
     program = f'restormer() {{ "{sys.executable}" -m restormer_cli "$@"; }}\n'
     wrapper = Path("bin/restormer")
     wrapper.parent.mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ def outputs(folder: str) -> list[str]:
 
 
 def test_a_list_from_find() -> None:
-    """All file names pass through `find -print0` and `-0`."""
+    """Unusual file names can be listed with `find -print0` and `-0`."""
     for seed, name in enumerate(NAMES):
         picture(f"in/{name}", seed=seed)
     result = shell("find in -name '*.png' -print0 | restormer denoise --files-from - -0 -o out/")
@@ -51,7 +51,7 @@ def test_a_list_from_find() -> None:
 
 
 def test_a_filter_in_a_pipe() -> None:
-    """Images are converted in a pipe, and nothing else is on stdout."""
+    """Two commands in a pipe write only the image to stdout."""
     before = picture("in.png")
     result = shell(
         "cat in.png | restormer derain - -o - --format tiff | restormer deblur - > out.tif"
@@ -85,7 +85,7 @@ def test_gnu_parallel() -> None:
 
 
 def test_a_failure_within_xargs_is_a_failure() -> None:
-    """Other images are restored, and xargs reports that a command failed."""
+    """Xargs reports the failure of a command that restored the other images."""
     picture("in/a.png")
     Path("in/b.png").write_text("hello")
     assert (
@@ -96,7 +96,7 @@ def test_a_failure_within_xargs_is_a_failure() -> None:
 
 @pytest.mark.parametrize("options", ["-o -", "--json"])
 def test_a_reader_that_stops_early(options: str) -> None:
-    """`head -c 100` gets its bytes, and the program ends without a traceback."""
+    """If the reader of stdout stops early, there is no traceback."""
     picture("in/a.png", (256, 256, 3))
     for seed in range(20 if options == "--json" else 0):
         picture(f"in/{seed}.png", seed=seed)
@@ -108,7 +108,7 @@ def test_a_reader_that_stops_early(options: str) -> None:
 
 
 def test_only_events_are_on_stdout() -> None:
-    """Events can be filtered by name, as with `jq`."""
+    """Messages go to stderr, so that events can be filtered by name."""
     picture("in/a.png")
     Path("in/b.png").write_text("hello")
     result = shell("""restormer denoise in -o out --json 2> log | grep '"event": "failed"'""")
@@ -118,7 +118,7 @@ def test_only_events_are_on_stdout() -> None:
 
 
 def test_a_named_pipe_is_an_input() -> None:
-    """A named pipe is read as an image and not removed."""
+    """A named pipe is read as an image and is not removed."""
     before = picture("in.png")
     line = "mkfifo pipe.png; cat in.png > pipe.png & restormer denoise pipe.png -o out.png"
     assert shell(line).returncode == 0
@@ -128,7 +128,7 @@ def test_a_named_pipe_is_an_input() -> None:
 
 
 def test_waiting_for_stdin_can_be_interrupted() -> None:
-    """Waiting for stdin ends at once when interrupted."""
+    """An interruption ends the wait for stdin at once."""
     process = python(*PROGRAM, "derain", "-", "-o", "-", "-v", stdin=subprocess.PIPE)
     while b" on cpu" not in process.stderr.readline():  # the weights are loaded
         pass

@@ -30,7 +30,7 @@ def test_stdin_to_stdout(restormer: Callable[..., Outcome]) -> None:
 
 @pytest.mark.usefixtures("weights")
 def test_a_file_to_stdout_and_stdin_to_a_file(restormer: Callable[..., Outcome]) -> None:
-    """Only one end of the pipe may be a file."""
+    """A file can be written to stdout, and stdin to a file."""
     before = picture("in.png")
     outcome = restormer("derain", "in.png", "-o", "-", "--format", "tiff")
     assert image_io.read_image(outcome.stdout).format == "tiff"
@@ -50,7 +50,7 @@ def test_stdin_that_is_no_image_fails(data: bytes, restormer: Callable[..., Outc
 
 @pytest.mark.usefixtures("weights")
 def test_inputs_from_a_list(restormer: Callable[..., Outcome]) -> None:
-    """Lists come from a file or stdin, separated by lines or NUL, and their names are exact."""
+    """--files-from reads lines or NUL-terminated paths from a file or stdin, without globbing."""
     for name in ("a.png", "[b].png", "c\nd.png"):
         picture(name)
     Path("list").write_text("a.png\n[b].png\n")
@@ -62,13 +62,13 @@ def test_inputs_from_a_list(restormer: Callable[..., Outcome]) -> None:
 
 
 def test_an_empty_list_is_no_error(restormer: Callable[..., Outcome]) -> None:
-    """A list without inputs, as of `find` without matches, succeeds."""
+    """An empty list, such as the output of `find` without matches, succeeds."""
     assert restormer("derain", "--files-from", "-", "-o", "out/").status == 0
 
 
 @pytest.mark.usefixtures("weights")
 def test_an_output_replaces_its_input_only_in_place(restormer: Callable[..., Outcome]) -> None:
-    """Replacing an input is refused without --in-place, which needs no -o."""
+    """Only --in-place, which needs no -o, may replace an input."""
     picture("in.png")
     Path("copy.png").write_bytes(before := Path("in.png").read_bytes())
     outcome = restormer("derain", "in.png", "-o", "in.png")

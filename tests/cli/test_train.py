@@ -35,7 +35,7 @@ def test_training_makes_weights_that_restore(restormer: Callable[..., Outcome]) 
 def test_training_without_task_end_or_photos_exits_with_2(
     arguments: list[str], restormer: Callable[..., Outcome]
 ) -> None:
-    """An unknown task, no end, or no photographs are wrong usage."""
+    """An unknown task, no limit of time or steps, or no photographs are wrong usage."""
     Path("photos").mkdir()
     outcome = restormer("train", *arguments, "--photos", "photos", "-o", "my.safetensors")
     assert outcome.status == 2

@@ -26,7 +26,7 @@ def test_list_names_every_checkpoint_and_its_licence(restormer: Callable[..., Ou
 def test_pulled_weights_are_found_and_verified(
     publish: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
-    """After a pull, `path` prints the checkpoint's path and `verify` finds it whole."""
+    """After `pull`, `path` prints the checkpoint's path and `verify` accepts the file."""
     publish("deraining", b"weights")
     absent = restormer("weights", "path", "derain")
     assert (absent.status, absent.stdout) == (3, b"")
@@ -46,7 +46,7 @@ def test_pulled_weights_are_found_and_verified(
 def test_verify_fails_on_damaged_weights(
     publish: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
-    """A damaged checkpoint is named, and the exit status is 1."""
+    """A damaged checkpoint is reported, and the exit status is 1."""
     publish("deraining", b"weights")
     restormer("weights", "pull", "deraining")
     path = restormer("weights", "path", "deraining").stdout.decode().strip()
@@ -63,7 +63,7 @@ def test_verify_fails_on_damaged_weights(
 def test_missing_or_unknown_names_exit_with_2(
     arguments: list[str], restormer: Callable[..., Outcome]
 ) -> None:
-    """No name, contradicting names, or an unknown one are wrong usage."""
+    """Missing, contradicting or unknown names are wrong usage."""
     outcome = restormer("weights", *arguments)
     assert outcome.status == 2
     assert outcome.stderr.startswith("error: ")

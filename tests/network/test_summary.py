@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from restormer_cli.cli.info import summary_table
+from restormer_cli.cli.info import SummaryTables
 from restormer_cli.network.reference import reference_forward
 from restormer_cli.network.restormer import Architecture, Restormer
 from restormer_cli.network.summary import (
@@ -42,7 +42,7 @@ def peaks(architecture: Architecture, height: int, width: int) -> dict[str, int]
 def rendered(architecture: Architecture, columns: int, size: int = 256) -> list[str]:
     console = Console(width=columns, color_system=None, legacy_windows=False)
     with console.capture() as capture:
-        console.print(summary_table(cached_summary(architecture, size, size)))
+        console.print(SummaryTables(cached_summary(architecture, size, size)))
     return capture.get().splitlines()
 
 
@@ -271,6 +271,6 @@ def test_table_explains_the_counting():
 def test_table_needs_no_unicode_blocks_on_an_ascii_terminal():
     """On an ASCII terminal the table contains ASCII characters only."""
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    Console(width=120, file=file).print(summary_table(summarize(TINY, 64, 64)))
+    Console(width=120, file=file).print(SummaryTables(summarize(TINY, 64, 64)))
     file.flush()
     assert b"decoder 1" in file.buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Run the program in tests, and write and read the files around it."""
+"""Helpers that run the program, write its inputs and read its outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome:
 def picture(
     name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
 ) -> np.ndarray:
-    """Write an image of random pixels, and return what reading it gives."""
+    """Write an image of random pixels, and return its pixels as read back."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         pixels = rng.random(shape, dtype=np.float32)
@@ -65,6 +65,6 @@ def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) ->
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    """Return whether all processes end within 20 seconds."""
+def have_ended(processes: list[psutil.Process]) -> bool:
+    """Wait up to 20 seconds, and return whether all processes have ended."""
     return not psutil.wait_procs(processes, timeout=20)[1]

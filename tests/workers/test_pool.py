@@ -116,10 +116,10 @@ class Run:
         self, launcher: ThreadLauncher, progress: Callable[[ImageProgress], None] | None = None
     ) -> None:
         self.notes: list[str] = []
-        self.parts: list[ImageProgress] = []
+        self.progress: list[ImageProgress] = []
         self.say = self.detail = lambda text: None
         self.warn = self.notes.append
-        self.part = progress or self.parts.append
+        self.show_progress = progress or self.progress.append
         self.pool = WorkerPool(launcher, "derain", self)
         self.stdout = io.BytesIO()
 
@@ -284,10 +284,10 @@ def test_progress_covers_all_workers(launcher: ThreadLauncher) -> None:
     run = Run(launcher)
     work = jobs(*"abcd")
     list(run(work))
-    done = [part.number + part.done / part.total for part in run.parts]
+    done = [step.number + step.done / step.total for step in run.progress]
     assert max(done) <= len(work)
     assert done[-1] > 3
-    assert {part.name for part in run.parts} == {str(job.source) for job in work}
+    assert {step.name for step in run.progress} == {str(job.source) for job in work}
 
 
 def test_an_interruption_leaves_and_reports_whole_files(

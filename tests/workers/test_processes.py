@@ -16,7 +16,7 @@ import pytest
 
 from restormer_cli.batch import manifest
 from restormer_cli.files import atomic
-from tests.support.program import Outcome, gone, picture, pixels
+from tests.support.program import Outcome, have_ended, picture, pixels
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,7 +58,7 @@ def test_images_of_a_killed_worker_are_restored_by_others(
     assert b"Traceback" not in stderr
     summary = json.loads(stdout.splitlines()[-1])
     assert (summary["restored"], summary["failed"]) == (16, 1)
-    assert gone(running)
+    assert have_ended(running)
     for path in outputs():
         assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
     lines = Path("out", manifest.NAME).read_bytes().splitlines()
@@ -85,7 +85,7 @@ def test_ctrl_c_ends_all_processes(start: Callable[..., Any]) -> None:
     for path in outputs():
         assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))
     assert len(running) == 2
-    assert gone(running)
+    assert have_ended(running)
 
 
 def test_no_worker_outlives_the_run(start: Callable[..., Any]) -> None:
@@ -95,7 +95,7 @@ def test_no_worker_outlives_the_run(start: Callable[..., Any]) -> None:
     process = start(*COMMAND)
     running = workers(process)
     process.kill()
-    assert gone(running)
+    assert have_ended(running)
     time.sleep(0.1)
     assert len(outputs()) < 60
 

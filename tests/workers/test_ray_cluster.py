@@ -19,7 +19,7 @@ from restormer_cli.errors import DeviceError
 from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.workers import ray_cluster
 from restormer_cli.workers.worker import WorkerConfig
-from tests.support.program import Outcome, gone, picture, pixels
+from tests.support.program import Outcome, have_ended, picture, pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_images_of_a_killed_actor_are_restored_by_others(
     assert b"Traceback" not in stderr
     summary = json.loads(stdout.splitlines()[-1])
     assert (summary["restored"], summary["failed"]) == (20, 1)
-    assert gone(family)
+    assert have_ended(family)
     outputs = sorted(Path("out").glob("*.png"))
     for path in outputs:
         assert np.array_equal(pixels(str(path)), pixels(f"f/{path.name}"))

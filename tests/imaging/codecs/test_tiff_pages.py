@@ -12,7 +12,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from restormer_cli.cli import console
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.image import Image
 from restormer_cli.workers import backends
@@ -30,6 +29,8 @@ from tests.support.sequences import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from restormer_cli.batch.events import ImageProgress
 
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
@@ -215,7 +216,7 @@ def test_progress_names_the_page(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pages of a file share one progress bar."""
-    seen: list[console.ImageProgress] = []
+    seen: list[ImageProgress] = []
     run = backends.run_batch
 
     def spy(*arguments: Any, **options: Any) -> Any:
@@ -224,10 +225,10 @@ def test_progress_names_the_page(
     monkeypatch.setattr(backends, "run_batch", spy)
     write(scans(), "a.tif")
     assert restormer("denoise", "a.tif", *EXACT).status == 0
-    last = {part.page: str(part) for part in seen}
+    last = {step.page: str(step) for step in seen}
     assert list(last) == [1, 2, 3, 4]
     assert last[3].startswith("page 3/4, ")
-    shares = [part.share for part in seen]
+    shares = [step.share for step in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
 

@@ -1,0 +1,15 @@
+"""Values formatted for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from restormer_cli.text import format_duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (29, "29 s"), (90, "2 min"), (4000, "1 h 7 min")]
+)
+def test_durations_are_printed_in_units(seconds: int, text: str) -> None:
+    """The unit fits the size: seconds, minutes or hours."""
+    assert format_duration(seconds) == text
