@@ -265,7 +265,7 @@ def test_table_explains_the_counting():
     structure = cached_summary(LITE, 256, 256)
     for stage in structure.stages:
         assert any(line.strip().startswith(stage.title) for line in lines)
-    assert "how the paper counts" in " ".join(lines)
+    assert "as in the paper" in " ".join(lines)
 
 
 def test_table_needs_no_unicode_blocks_on_an_ascii_terminal():
