@@ -1,5 +1,4 @@
 from .presets import BLUR_REACH as BLUR_REACH
 from .presets import DEGRADATIONS as DEGRADATIONS
-from .presets import SHARPEST_OF as SHARPEST_OF
 from .presets import parse_degradation as parse_degradation
 from .sampling import Degradation as Degradation

@@ -40,11 +40,6 @@ DEGRADATIONS: dict[str, Degradation] = {
 BLUR_REACH = {"deblur": 16, "defocus": 16}
 """Halo in pixels that the blur of a task needs around a patch, instead of mirrored pixels."""
 
-SHARPEST_OF = 2
-"""Number of random patches of which training takes the sharpest. Empty patches teach little. Some
-patches out of focus are needed, so that a network learns to keep blur that was intended; with the
-sharpest of four, it sharpened soft pictures."""
-
 
 def _noise(x: Tensor, generator: Generator, sigma: float) -> Tensor:
     return to_8_bit(gaussian_noise(x, generator, sigma))
