@@ -6,16 +6,12 @@ import csv
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ..imaging import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
-from .published import REMARKS, SETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .published import Result, Row
-    from .runner import Outcome
+from .published import REMARKS, SETS, Result, Row
+from .runner import Outcome
 
 _COLUMNS = (
     "condition,image,width,height,degraded_psnr,degraded_ssim,restored_psnr,restored_ssim,"

@@ -7,23 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
+from ..checkpoints import ResolvedCheckpoint
 from ..degradations import parse_degradation
 from ..errors import ImageError, UsageError
+from ..files import Pair
 from ..imaging import SSIM_WINDOW, Array, Protocol, Scores, read_image, to_float
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..checkpoints import ResolvedCheckpoint
-    from ..files import Pair
-    from ..inference import Restorer
-
+from ..inference import Restorer
 
 _UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)  # for noisy images
 
@@ -75,7 +71,7 @@ def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condi
     if degradations is not None:
         specs = [parse_degradation(text.strip()) for text in degradations.split(",")]
         return [Condition(spec.name, spec.description, spec.apply) for spec in specs]
-    return [Condition("", "the images given as degraded")]
+    return [Condition("", "degraded images as given")]
 
 
 def _parse_levels(text: str) -> list[float]:
