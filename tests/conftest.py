@@ -1,4 +1,4 @@
-"""What the tests share: no way out to the real Hub, a Hub of their own, and tiny checkpoints."""
+"""Fixtures of all tests: no access to the real Hub, a local one instead, tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Tests run in parallel, so that more threads would only compete for the cores. Set before PyTorch
+# is imported, and inherited by subprocesses.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import pytest
@@ -26,20 +30,17 @@ from tests.support.program import PROGRAM, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Tiny networks gain nothing from threads, which on a busy machine wait for each other at length.
-torch.set_num_threads(1)
-
-# Nor does a busy machine's clock say anything about an example.
+# Examples take arbitrarily long on a busy machine.
 hypothesis.settings.register_profile("restormer", deadline=None)
 hypothesis.settings.load_profile("restormer")
 
-NOWHERE = "http://127.0.0.1:9"
-"""Where nothing listens: connections are refused at once."""
+CLOSED_PORT = "http://127.0.0.1:9"
+"""An address that refuses connections at once."""
 
 
-def point_to(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send all downloads to these addresses, those of subprocesses too."""
-    # huggingface_hub read its environment when it was imported: hence both.
+def redirect_downloads(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send all downloads to these addresses, also those of subprocesses."""
+    # huggingface_hub read the environment when it was imported, so its constants change too.
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setenv("RESTORMER_RELEASE_URL", release)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -51,7 +52,7 @@ def point_to(endpoint: str, release: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(autouse=True)
 def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache and no token, no settings of the developer's, and no way to the real Hub."""
+    """Provide an empty cache, and hide the developer's settings, token and the real Hub."""
     for name in [n for n in os.environ if n.startswith(("HF_", "RESTORMER_"))]:
         monkeypatch.delenv(name)
     home = tmp_path / "hf-home"
@@ -62,23 +63,23 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    point_to(NOWHERE, NOWHERE, monkeypatch)
+    redirect_downloads(CLOSED_PORT, CLOSED_PORT, monkeypatch)
     return home
 
 
 @pytest.fixture
 def hub(hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A running Hub and release, which all downloads go to."""
+    """Run a local Hub and release, and send all downloads to them."""
     hub = Hub()
     hub.start()
-    point_to(hub.endpoint, hub.release_url, monkeypatch)
+    redirect_downloads(hub.endpoint, hub.release_url, monkeypatch)
     yield hub
     hub.stop()
 
 
 @pytest.fixture
 def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., catalog.Checkpoint]:
-    """Put content in an official checkpoint's place: on the Hub, in the release, in the table."""
+    """Replace an official checkpoint's content: on the Hub, in the release and in the catalog."""
 
     def publish(name: str, content: bytes, *, known: bool = True) -> catalog.Checkpoint:
         digest = hashlib.sha256(content).hexdigest() if known else None
@@ -94,7 +95,7 @@ def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., catalog.
 
 @pytest.fixture
 def lite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that takes the place of the bundled lite weights'."""
+    """Replace the folder of the bundled lite weights by an empty one."""
     folder = tmp_path / "lite"
     folder.mkdir()
     monkeypatch.setattr(resolve, "LITE_FOLDERS", (folder,))
@@ -103,7 +104,7 @@ def lite_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Write a tiny network's checkpoint as the official ones are; `changes` to its architecture."""
+    """Write the checkpoint of a tiny network in the official format."""
 
     def tiny(name: str = "tiny.pth", *, seed: int = 0, **changes: Any) -> Path:
         path = tmp_path / name
@@ -115,7 +116,7 @@ def tiny(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def identity(tmp_path: Path) -> Callable[..., Path]:
-    """Write a tiny checkpoint that restores every image to itself: only the residual is left."""
+    """Write a tiny checkpoint whose network returns its input unchanged."""
 
     def identity(name: str = "identity.pth", **changes: Any) -> Path:
         network = tiny_network(**changes)
@@ -131,22 +132,22 @@ def identity(tmp_path: Path) -> Callable[..., Path]:
 def restormer(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> Callable[..., Outcome]:
-    """Run the command line within this process, which has torch imported already."""
+    """Run the program in this process, which saves importing PyTorch."""
 
     def restormer(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             app.main([str(argument) for argument in arguments])
         stdout, stderr = capsysbinary.readouterr()
-        assert isinstance(left.value.code, int)
-        return Outcome(left.value.code, stdout, stderr.decode())
+        assert isinstance(exit_info.value.code, int)
+        return Outcome(exit_info.value.code, stdout, stderr.decode())
 
     return restormer
 
 
 @pytest.fixture
 def weights(identity: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make every command use a network that restores images to themselves."""
+    """Make every command use a network that returns its input unchanged."""
     path = identity()
     monkeypatch.setenv("RESTORMER_WEIGHTS", str(path))
     monkeypatch.setenv("RESTORMER_DEVICE", "cpu")
@@ -155,7 +156,7 @@ def weights(identity: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, from which other processes find the package as well."""
+    """Change to an empty folder, from which subprocesses can import the package."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -165,12 +166,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start the program, in a group of processes as a shell does; wait until it has restored."""
+    """Start the program in a process group and wait until it has restored an image."""
     started: list[subprocess.Popen[bytes]] = []
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(  # noqa: S603
             [sys.executable, *PROGRAM, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What users see: messages and progress on stderr, results and JSON on stdout."""
+"""Messages and progress on stderr, results and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -20,56 +20,198 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
-
-
-# --- progress ------------------------------------------------------------------------------------
+    from rich.progress import Progress
 
 EVERY = 30.0
-"""Seconds between the lines that stand for the bar where there is no terminal."""
+"""Seconds between progress lines when stderr is not a terminal."""
+
+
+@dataclass
+class Console:
+    """The only writer to stdout and stderr, apart from image bytes.
+
+    Attributes:
+        json: write events and results to stdout as JSON, one object per line.
+        quiet: show only warnings and errors.
+        verbose: show details.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    _bar: Progress | None = None
+    _pace: Pace | None = None
+
+    def configure(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        """Apply --json, --quiet and --verbose.
+
+        Raises:
+            UsageError: both `quiet` and `verbose` are set.
+        """
+        self.json, self.quiet, self.verbose = json, quiet, verbose
+        if quiet and verbose:
+            raise UsageError("--quiet and --verbose do not go together", "Leave out one of them.")
+
+    def result(self, text: str) -> None:
+        """Print the text that a command was asked for to stdout."""
+        typer.echo(text)
+
+    def render(self, renderable: RenderableType) -> None:
+        """Print a rich renderable to stdout."""
+        from rich.console import Console as Terminal
+
+        Terminal().print(renderable)
+
+    def object(self, value: dict[str, Any] | list[Any]) -> None:
+        """Print a value to stdout as one line of JSON."""
+        typer.echo(json.dumps(value))
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """Show a message unless --quiet is set."""
+        if not self.quiet:
+            self._line(text)
+
+    def detail(self, text: str) -> None:
+        """Show a message if --verbose is set."""
+        if self.verbose:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        self._line(f"warning: {text}")
+
+    def error(self, error: RestormerError) -> None:
+        """Report why a command stopped, also as an event if --json is set."""
+        self.show(Failed(None, None, None, error.message, error.hint))
+
+    def draw(self, picture: RenderableType, caption: str) -> None:
+        """Show a picture on stderr, pausing the progress bar."""
+        from rich.console import Console as Terminal
+
+        if self._bar is not None:
+            self._bar.stop()
+        terminal = Terminal(stderr=True)
+        terminal.print(caption, style="dim", markup=False, highlight=False)
+        terminal.print(picture)
+        if self._bar is not None:
+            self._bar.start()
+
+    def show(self, event: Event) -> None:
+        """Report an event as text, and as JSON if --json is set."""
+        if self.json:
+            self.object(event.as_dict())
+        match event:
+            case Planned(width=int()):  # only a dry run knows the size
+                self.say(_planned(event))
+            case Started():
+                self.detail(f"{printable(event.input)}: started")
+            case Restored():
+                self._count(event.pixels)
+                self.say(_restored(event))
+                if event.noise is not None:
+                    self.detail(f"{printable(event.input)}: {event.noise.words}")
+                for note in event.notes:
+                    self.say(f"note: {printable(event.input)}: {printable(note)}")
+                for warning in event.warnings:
+                    self.warn(f"{printable(event.input)}: {printable(warning)}")
+                self._log_pace()
+            case Skipped():
+                self.say(f"{printable(event.input)}: skipped, {event.reason}")
+            case Failed():
+                self._count(0)
+                name = "" if event.input is None else f"{printable(event.input)}: "
+                self._line(f"error: {name}{printable(event.error, lines=event.input is None)}")
+                if event.hint:
+                    self._line(f"hint: {printable(event.hint)}")
+                self._log_pace()
+            case Summary():
+                if event.restored + event.skipped + event.failed > 1:
+                    self.say(_summary(event))
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        """Show progress within this context: a bar on a terminal, lines elsewhere."""
+        self._pace = Pace(total)
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        with _progress_bar() as self._bar:
+            self._bar.add_task("", total=total, part="", speed="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def part(self, part: ImageProgress) -> None:
+        """Move the bar to a fraction of an image."""
+        self._move(
+            completed=part.number + part.share, description=printable(part.name), part=str(part)
+        )
+
+    def advance(self, done: float, text: str) -> None:
+        """Move the bar to `done` units and label it."""
+        self._move(completed=done, description=text)
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            typer.echo(text, err=True)
+        else:  # rich prints it above the bar
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _move(self, **columns: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], **columns)
+
+    def _count(self, pixels: int) -> None:
+        if self._pace is not None:
+            self._pace.add(pixels)
+            self._move(speed=self._pace.speed)
+
+    def _log_pace(self) -> None:
+        if self._bar is None and self._pace is not None and self._pace.due():
+            self.say(self._pace.line())
 
 
 @dataclass
 class Pace:
-    """What a run has done of so many images, since it started."""
+    """Progress and speed of a batch."""
 
     images: int
     finished: int = 0
     pixels: int = 0
     started: float = field(default_factory=time.monotonic)
-    said: float = field(default_factory=time.monotonic)
+    logged: float = field(default_factory=time.monotonic)
 
     def add(self, pixels: int) -> None:
-        """One image more is finished; one that failed has no pixels."""
+        """Count a finished image; a failed one has 0 pixels."""
         self.finished += 1
         self.pixels += pixels
 
     @property
     def speed(self) -> str:
-        """Megapixels, and megapixels a second."""
+        """Megapixels restored, and megapixels per second."""
         elapsed = time.monotonic() - self.started
         megapixels = self.pixels / 1e6
         return f"{megapixels:.3g} MP, {megapixels / max(elapsed, 1e-3):.2g} MP/s"
 
     def line(self) -> str:
-        """All of it, in words, with the time that is left if the rest is like what is done."""
-        left = (time.monotonic() - self.started) / max(self.finished, 1)
-        left *= self.images - self.finished
-        return (
-            f"{self.finished} of {self.images} images, {self.speed}, {format_duration(left)} left"
-        )
+        """Return progress, speed and remaining time as text."""
+        per_image = (time.monotonic() - self.started) / max(self.finished, 1)
+        left = format_duration(per_image * (self.images - self.finished))
+        return f"{self.finished} of {self.images} images, {self.speed}, {left} left"
 
     def due(self) -> bool:
-        """Whether it is time for another line."""
+        """Return True, and restart the interval, if another progress line is due."""
         now = time.monotonic()
-        if now - self.said < EVERY or self.finished in (0, self.images):
+        if now - self.logged < EVERY or self.finished in (0, self.images):
             return False
-        self.said = now
+        self.logged = now
         return True
 
 
-def bar() -> Progress:
-    """A bar on stderr, whose tasks have the fields `part` and `speed`."""
+def _progress_bar() -> Progress:
+    """Return a bar on stderr whose tasks have the fields `part` and `speed`."""
     from rich.console import Console as Terminal
     from rich.progress import (
         BarColumn,
@@ -81,9 +223,9 @@ def bar() -> Progress:
     )
     from rich.table import Column
 
-    narrow = Column(max_width=30, no_wrap=True, overflow="ellipsis")
+    name_column = Column(max_width=30, no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description}", markup=False, table_column=narrow),
+        TextColumn("{task.description}", markup=False, table_column=name_column),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[part]}", markup=False),
@@ -93,164 +235,6 @@ def bar() -> Progress:
         console=Terminal(stderr=True),
         transient=True,
     )
-
-
-# --- console -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Console:
-    """The one place that output goes through.
-
-    Attributes:
-        json: events and reports go to stdout as JSON, one a line.
-        quiet: only warnings and errors are said.
-        verbose: more is said.
-    """
-
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    _bar: Progress | None = None
-    _task: TaskID | None = None
-    _pace: Pace | None = None
-
-    def configure(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        """Take over what the command line says about messages.
-
-        Raises:
-            UsageError: it says two things at once.
-        """
-        self.json, self.quiet, self.verbose = json, quiet, verbose
-        if quiet and verbose:
-            raise UsageError("--quiet and --verbose do not go together", "Leave out one of them.")
-
-    # --- words ---
-
-    def result(self, text: str) -> None:
-        """What a command was asked for, on stdout."""
-        typer.echo(text)
-
-    def render(self, renderable: RenderableType) -> None:
-        """What a command was asked for, drawn by rich on stdout."""
-        from rich.console import Console as Terminal
-
-        Terminal().print(renderable)
-
-    def object(self, value: dict[str, Any] | list[Any]) -> None:
-        """One line of JSON on stdout."""
-        typer.echo(json.dumps(value))
-        sys.stdout.flush()
-
-    def say(self, text: str) -> None:
-        """A line that --quiet suppresses."""
-        if not self.quiet:
-            self._line(text)
-
-    def detail(self, text: str) -> None:
-        """A line that --verbose asks for."""
-        if self.verbose:
-            self._line(text)
-
-    def warn(self, text: str) -> None:
-        """A line that is always said."""
-        self._line(f"warning: {text}")
-
-    def error(self, error: RestormerError) -> None:
-        """Why nothing was done: in words and, where JSON was asked for, as an event."""
-        self.show(Failed(None, None, None, error.message, error.hint))
-
-    def _line(self, text: str) -> None:
-        if self._bar is None:
-            typer.echo(text, err=True)
-        else:  # above the bar, not through it
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def draw(self, picture: RenderableType, caption: str) -> None:
-        """A picture for the terminal that stderr is, where the bar makes room for it."""
-        from rich.console import Console as Terminal
-
-        if self._bar is not None:
-            self._bar.stop()
-        terminal = Terminal(stderr=True)
-        terminal.print(caption, style="dim", markup=False, highlight=False)
-        terminal.print(picture)
-        if self._bar is not None:
-            self._bar.start()
-
-    # --- events ---
-
-    def show(self, event: Event) -> None:
-        """Report what happened, as a line and, where asked for, as JSON."""
-        if self.json:
-            self.object(event.as_dict())
-        match event:
-            case Planned(width=int()):  # of a dry run: without a size it is only announced
-                self.say(_planned(event))
-            case Started():
-                self.detail(f"{printable(event.input)}: started")
-            case Restored():
-                self._finish(event.pixels)
-                self.say(_restored(event))
-                if event.noise is not None:
-                    self.detail(f"{printable(event.input)}: {event.noise.words}")
-                for note in event.notes:
-                    self.say(f"note: {printable(event.input)}: {printable(note)}")
-                for warning in event.warnings:
-                    self.warn(f"{printable(event.input)}: {printable(warning)}")
-                self._log()
-            case Skipped():
-                self.say(f"{printable(event.input)}: skipped, {event.reason}")
-            case Failed():
-                self._finish()
-                name = "" if event.input is None else f"{printable(event.input)}: "
-                self._line(f"error: {name}{printable(event.error, lines=event.input is None)}")
-                if event.hint:
-                    self._line(f"hint: {printable(event.hint)}")
-                self._log()
-            case Summary():
-                if event.restored + event.skipped + event.failed > 1:
-                    self.say(_summary(event))
-
-    # --- progress ---
-
-    @contextmanager
-    def progress(self, total: int) -> Iterator[None]:
-        """Tell in this context how much of so many is done: by a bar, if stderr is a terminal."""
-        self._pace = Pace(total)
-        if self.quiet or not sys.stderr.isatty():
-            yield
-            return
-        self._bar = bar()
-        with self._bar:
-            self._task = self._bar.add_task("", total=total, part="", speed="")
-            try:
-                yield
-            finally:
-                self._bar = self._task = None
-
-    def part(self, part: ImageProgress) -> None:
-        """So many of a page's strips or tiles are done."""
-        self._move(part.number + part.share, printable(part.name), str(part))
-
-    def advance(self, done: float, text: str) -> None:
-        """Move the bar of something that is no batch of images."""
-        self._move(done, text, "")
-
-    def _move(self, done: float, description: str, part: str) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, description=description, part=part)
-
-    def _finish(self, pixels: int = 0) -> None:
-        if self._pace is None:
-            return
-        self._pace.add(pixels)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, speed=self._pace.speed)
-
-    def _log(self) -> None:
-        if self._bar is None and self._pace is not None and self._pace.due():
-            self.say(self._pace.line())
 
 
 def _planned(event: Planned) -> str:
@@ -268,10 +252,10 @@ def _planned(event: Planned) -> str:
 
 def _restored(event: Restored) -> str:
     megapixels = event.pixels / 1e6
-    area = f"{megapixels:.1f} MP" if megapixels >= 0.1 else f"{event.width} x {event.height}"
-    area = ", ".join([*_pages(event), area])
+    size = f"{megapixels:.1f} MP" if megapixels >= 0.1 else f"{event.width} x {event.height}"
+    size = ", ".join([*_pages(event), size])
     return (
-        f"{printable(event.input)} -> {printable(event.output)}  {area} in {event.seconds:.1f} s, "
+        f"{printable(event.input)} -> {printable(event.output)}  {size} in {event.seconds:.1f} s, "
         f"{printable(weights_label(event.weights.name, event.weights.source))}, {event.strategy}, "
         f"{event.precision} on {event.device}"
     )
@@ -283,5 +267,5 @@ def _pages(event: Planned | Restored) -> list[str]:
 
 def _summary(event: Summary) -> str:
     counts = {"restored": event.restored, "skipped": event.skipped, "failed": event.failed}
-    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    return f"{said}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    return f"{parts}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"

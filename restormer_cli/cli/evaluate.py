@@ -1,10 +1,9 @@
-"""The command `eval`: what it can be told, and the way from there to its table."""
+"""The command `eval` and its table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,346 +12,287 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .. import evaluation, files, imaging, inference
 from ..batch import ImageProgress
 from ..checkpoints import TASKS, weights_label
 from ..errors import UsageError
 from ..text import printable
 from .console import Console
-from .options import (
-    Device,
-    Ensemble,
-    Json,
-    Overlap,
-    Precision,
-    Quiet,
-    Tile,
-    Verbose,
-    Weights,
-    Window,
-    tile_side,
-)
+from .options import Contradictions, NetworkOptions, Precision, check_options
 
 if TYPE_CHECKING:
     from ..evaluation import Condition, Outcome, Results, Score
     from ..files import Pair
     from ..imaging import Scores
-    from ..inference import Restorer, RestorerConfig
+    from ..inference import RestorerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluating:
-    """What `eval` can be told."""
+class EvaluateOptions(NetworkOptions):
+    """Options of `eval`."""
 
+    precision: Precision = "fp32"
     task: Annotated[str, typer.Argument(metavar="TASK", help="denoise, derain, deblur or defocus.")]
     clean: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The clean images.", show_default=False),
+        Path, typer.Option(metavar="DIR", help="Folder of the clean images.", show_default=False)
     ]
     degraded: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Their degraded counterparts.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of their degraded counterparts. Default: degrade them here."
+        ),
     ] = None
     right: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Right dual-pixel views; --degraded are the left ones."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of right dual-pixel views; --degraded holds the left ones. Default: one "
+            "view.",
+        ),
     ] = None
     pair: Annotated[
         Literal["name", "order"],
-        typer.Option(help="Counterparts have the same name, or the same place in the order."),
+        typer.Option(help="Match counterparts by file name, or by position in natural order."),
     ] = "name"
     sigma: Annotated[
         str | None,
         typer.Option(
             metavar="LEVELS",
-            help="Add Gaussian noise of these levels of 255, as the paper does. What denoise does "
-            "if no other degradation is named: 15,25,50.",
+            help="Add Gaussian noise of these levels (of 255), as the paper does. Default for "
+            "denoise without other degradations: 15,25,50.",
         ),
     ] = None
     degrade: Annotated[
         str | None,
         typer.Option(
             metavar="KIND:SEVERITY",
-            help="Degrade the clean images: noise, rain, motion or defocus; light, medium or "
-            "heavy. Several with commas between.",
+            help="Degrade the clean images by noise, rain, motion or defocus, each light, medium "
+            "or heavy; several separated by commas. Default: none.",
         ),
     ] = None
     noise: Annotated[
         Literal["real", "gaussian"] | None,
         typer.Option(
-            help="What noise the official weights are for: Gaussian, but with --degraded a "
-            "camera's (real)."
+            help="Noise that the official weights are for. Default: real (camera) with "
+            "--degraded, else gaussian."
         ),
     ] = None
     gray: Annotated[
         bool,
         typer.Option(
-            "--gray", metavar="", help="Colour is made grey; the official weights for grey."
+            "--gray",
+            metavar="",
+            help="Convert images to grey and use the official weights for grey images.",
         ),
     ] = False
     per_sigma: Annotated[
         bool,
         typer.Option(
-            "--per-sigma", metavar="", help="The official weights of each level, not the blind."
+            "--per-sigma",
+            metavar="",
+            help="Use the official weights of each noise level instead of the blind ones.",
         ),
     ] = False
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as CSV, too.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the table as CSV. Default: none."),
     ] = None
-    tile: Tile = "auto"
-    overlap: Overlap = 32
-    window: Window = None
-    ensemble: Ensemble = False
-    weights: Weights = "auto"
-    device: Device = "auto"
-    precision: Precision = "fp32"
-    json: Json = False
-    quiet: Quiet = False
-    verbose: Verbose = False
 
     @property
     def levels(self) -> str | None:
-        """The levels of Gaussian noise: those that are published, if nothing else is asked for."""
-        said = (self.sigma, self.degrade, self.degraded)
-        if self.task == "denoise" and all(one is None for one in said):
+        """Levels of Gaussian noise: the published ones for denoise, unless others are given."""
+        given = (self.sigma, self.degrade, self.degraded)
+        if self.task == "denoise" and all(option is None for option in given):
             return "15,25,50"
         return self.sigma
 
+    def condition_config(self, condition: Condition) -> RestorerConfig:
+        """Return the configuration of the restorer for a condition.
 
-CONTRADICTIONS: tuple[tuple[Callable[[Evaluating], bool], str, str], ...] = (
+        Raises:
+            UsageError: no weights were published for this combination.
+        """
+        gaussian = self.task == "denoise" and self.noise is None and self.degraded is None
+        return replace(
+            self.restorer_config(self.task),
+            noise="gaussian" if gaussian else self.noise,
+            sigma=f"{condition.sigma:g}" if self.per_sigma else None,
+            gray=self.gray,
+            dual_pixel=self.right is not None,
+        )
+
+
+CONTRADICTIONS: Contradictions = (
+    (lambda o: o.task not in TASKS, "unknown task", f"The tasks are {', '.join(TASKS)}."),
     (
-        lambda given: given.task not in TASKS,
-        "there is no such task",
-        f"There are {', '.join(TASKS)}.",
-    ),
-    (
-        lambda given: sum(x is not None for x in (given.degraded, given.sigma, given.degrade)) > 1,
-        "--degraded, --sigma and --degrade each say what the degraded images are",
+        lambda o: sum(x is not None for x in (o.degraded, o.sigma, o.degrade)) > 1,
+        "--degraded, --sigma and --degrade exclude each other",
         "Give one of them.",
     ),
     (
-        lambda given: given.task != "denoise" and given.sigma is not None,
+        lambda o: o.task != "denoise" and o.sigma is not None,
         "--sigma is for denoise",
-        "Say what --degrade shall do.",
+        "Choose a degradation with --degrade.",
     ),
     (
-        lambda given: all(x is None for x in (given.levels, given.degrade, given.degraded)),
-        "there is nothing to restore",
-        "Give --degraded DIR, or --degrade rain:medium, for example.",
+        lambda o: all(x is None for x in (o.levels, o.degrade, o.degraded)),
+        "no degraded images given",
+        "Give --degraded DIR, or for example --degrade rain:medium.",
     ),
     (
-        lambda given: given.right is not None and given.degraded is None,
-        "--right goes with --degraded, the left views",
+        lambda o: o.right is not None and o.degraded is None,
+        "--right needs --degraded, the left views",
         "Give both.",
     ),
     (
-        lambda given: given.per_sigma and given.levels is None,
-        "--per-sigma is for the levels of --sigma",
+        lambda o: o.per_sigma and o.levels is None,
+        "--per-sigma needs the levels of --sigma",
         "Leave it out.",
     ),
 )
-"""Options that make no sense together: when, what is wrong, and what to do."""
 
 
-def run(console: Console, given: Evaluating) -> None:
-    """Measure, and show what was measured.
+def evaluate(console: Console, options: EvaluateOptions) -> None:
+    """Measure PSNR and SSIM on clean images, by the paper's protocol for the task.
 
-    Raises:
-        UsageError: the request makes no sense.
-        CheckpointError: the weights cannot be had or do not fit.
-        DeviceError: the device is not there.
-        typer.Exit: with 1, if an image has no partner or could not be measured.
+    If the folder is named like a test set of the paper, the published figures are shown too.
+
+    The exit status is 1 if an image has no counterpart or cannot be measured.
+
+    Examples:
+        restormer eval denoise --clean McMaster/                  # noise 15,25,50
+        restormer eval derain --clean target/ --degraded input/   # pairs
+        restormer eval deblur --clean hq/ --degrade motion:heavy  # synthetic
     """
-    for applies, message, hint in CONTRADICTIONS:
-        if applies(given):
-            raise UsageError(message, hint)
-    if given.csv is not None and not given.csv.absolute().parent.is_dir():
-        raise UsageError(f"{given.csv}: there is no such folder", "Make it, or name another.")
-    tile_side(given.tile)
-    from ..evaluation import (
-        Results,
-        known_set,
-        parse_conditions,
-        published_row,
-    )
-    from ..files import match_pairs
-    from ..imaging import PROTOCOLS, readable_suffixes
-
-    conditions = parse_conditions(given.levels, given.degrade)
-    for condition in conditions:  # what was not published is said at once
-        _config(given, condition)
-    found, unpaired = match_pairs(
-        given.clean,
-        given.degraded,
-        given.right,
-        suffixes=readable_suffixes(),
-        by_order=given.pair == "order",
+    check_options(options, CONTRADICTIONS)
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UsageError(f"{options.csv}: there is no such folder", "Create it, or choose another.")
+    conditions = evaluation.parse_conditions(options.levels, options.degrade)
+    for condition in conditions:  # rejects unpublished combinations before the first is measured
+        options.condition_config(condition)
+    pairs, unpaired = files.match_pairs(
+        options.clean,
+        options.degraded,
+        options.right,
+        suffixes=imaging.readable_suffixes(),
+        by_order=options.pair == "order",
     )
     for path in unpaired:
         console.warn(f"{printable(str(path))}: no image of this name in the other folder")
-    outcomes = _measured(console, given, conditions, found)
+    outcomes = _measure(console, options, conditions, pairs)
     channels = {score.channels for outcome in outcomes for score in outcome.scores}
-    sheet = Results(
-        task=given.task,
-        folder=given.clean,
-        protocol=PROTOCOLS[given.task],
+    results = evaluation.Results(
+        task=options.task,
+        folder=options.clean,
+        protocol=imaging.PROTOCOLS[options.task],
         outcomes=outcomes,
-        published=published_row(
-            given.task,
-            sigma=given.levels is not None,
+        published=evaluation.published_row(
+            options.task,
+            sigma=options.levels is not None,
             gray=channels == {1},
-            per_sigma=given.per_sigma,
-            two_views=given.right is not None,
-            window=given.window,
+            per_sigma=options.per_sigma,
+            two_views=options.right is not None,
+            window=options.window,
         ),
-        known=known_set(given.clean),
+        known=evaluation.known_set(options.clean),
         unpaired=unpaired,
     )
-    if given.json:
-        console.object(sheet.as_dict())
+    if options.json:
+        console.object(results.as_dict())
     else:
-        console.render(results_table(sheet))
-    if given.csv is not None:
-        _write(given.csv, sheet.as_csv())
-    if unpaired or sheet.failed:
+        console.render(results_table(results))
+    if options.csv is not None:
+        try:
+            files.write_atomic(options.csv, results.as_csv().encode())
+        except OSError as error:
+            raise UsageError(
+                f"{options.csv}: cannot be written ({error.strerror})", "Choose another file."
+            ) from error
+    if unpaired or results.failed:
         raise typer.Exit(1)
 
 
-def _noise(given: Evaluating) -> Literal["real", "gaussian"] | None:
-    """What noise the official weights are for; what is added here is Gaussian."""
-    if given.task == "denoise" and given.noise is None and given.degraded is None:
-        return "gaussian"
-    return given.noise
-
-
-def _level(given: Evaluating, condition: Condition) -> str | None:
-    return f"{condition.sigma:g}" if given.per_sigma else None
-
-
-def _restorer(console: Console, given: Evaluating, condition: Condition) -> Restorer:
-    from ..inference import Restorer
-
-    return Restorer(_config(given, condition), notify=console.warn)
-
-
-def _config(given: Evaluating, condition: Condition) -> RestorerConfig:
-    from ..inference import RestorerConfig
-
-    return RestorerConfig(
-        given.task,
-        weights=given.weights,
-        device=given.device,
-        precision=given.precision,
-        tile=tile_side(given.tile),
-        overlap=given.overlap,
-        window=given.window,
-        ensemble=given.ensemble,
-        noise=_noise(given),
-        sigma=_level(given, condition),
-        gray=given.gray,
-        dual_pixel=given.right is not None,
-    )
-
-
-def _measured(
-    console: Console, given: Evaluating, conditions: list[Condition], pairs: list[Pair]
+def _measure(
+    console: Console, options: EvaluateOptions, conditions: list[Condition], pairs: list[Pair]
 ) -> list[Outcome]:
-    """What comes of every condition, while a bar moves."""
-    from ..evaluation import Outcome, Score, evaluate
-    from ..imaging import PROTOCOLS
-
+    """Measure every condition while a progress bar is shown."""
     outcomes: list[Outcome] = []
-    restorer = _restorer(console, given, conditions[0])
     number = 0
 
-    def told(name: str, done: int, total: int) -> None:
+    def show_progress(name: str, done: int, total: int) -> None:
         console.part(ImageProgress(number, printable(name), done, total))
 
     with console.progress(len(conditions) * len(pairs)):
         for condition in conditions:
-            if given.per_sigma and outcomes:
-                restorer = _restorer(console, given, condition)
-            outcome = Outcome(condition, restorer.weights, str(restorer.device))
+            if options.per_sigma or not outcomes:
+                config = options.condition_config(condition)
+                restorer = inference.Restorer(config, notify=console.warn)
+            outcome = evaluation.Outcome(condition, restorer.weights, str(restorer.device))
             outcomes.append(outcome)
-            for result in evaluate(
+            for result in evaluation.evaluate(
                 condition,
                 restorer,
                 pairs,
-                PROTOCOLS[given.task],
-                gray=given.gray,
-                progress=told,
+                imaging.PROTOCOLS[options.task],
+                gray=options.gray,
+                progress=show_progress,
             ):
                 number += 1
-                if isinstance(result, Score):
+                if isinstance(result, evaluation.Score):
                     outcome.scores.append(result)
-                    console.detail(_line(result, condition))
+                    console.detail(_score_line(result, condition))
                 else:
                     outcome.failures.append(result)
                     console.warn(f"{printable(result.error)}: left out")
     return outcomes
 
 
-def _line(score: Score, condition: Condition) -> str:
+def _score_line(score: Score, condition: Condition) -> str:
     name = " ".join(filter(None, [printable(score.image), condition.name]))
     psnr = f"{score.degraded.psnr:.2f} -> {score.restored.psnr:.2f} dB"
     return f"{name}: {psnr}, {score.seconds:.1f} s"
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the table into a file, whole or not at all."""
-    from ..files import write_atomic
-
-    try:
-        write_atomic(path, text.encode())
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror})", "Name another file."
-        ) from error
-
-
 def results_table(results: Results) -> RenderableType:
-    """What was measured and how; then every image, and the means beside the paper's."""
-    parts: list[RenderableType] = [_facts(results), Text(), _scores(results)]
+    """Return the protocol, the scores of every image, and the means beside the paper's."""
+    parts: list[RenderableType] = [_facts_table(results), Text(), _scores_table(results)]
     if results.remark:
         parts += [Text(), Text(results.remark, style="dim")]
     return Group(*parts)
 
 
-def _facts(results: Results) -> Table:
-    from ..evaluation import SETS
-    from ..imaging import PSNR_DEFINITION, SSIM_DEFINITION
-
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-
-    def add(name: str, values: list[str]) -> None:
-        for value in dict.fromkeys(values):
-            facts.add_row(name, Text(value))
-            name = ""
-
+def _facts_table(results: Results) -> Table:
     count = str(len({s.image for outcome in results.outcomes for s in outcome.scores}))
     name = printable(str(results.folder))
     if results.known is not None:
-        name, whole = SETS[results.known]
-        count = count if str(whole or count) == count else f"{count} of {whole}"
-    add("set", [f"{name}, {count} images, {results.task}"])
-    add(
-        "weights",
-        [
+        name, size = evaluation.SETS[results.known]
+        count = count if str(size or count) == count else f"{count} of {size}"
+    outcomes = results.outcomes
+    facts = {
+        "set": [f"{name}, {count} images, {results.task}"],
+        "weights": [
             f"{printable(weights_label(o.weights.name, o.weights.source))}, "
             f"SHA-256 {o.weights.sha256}"
-            for o in results.outcomes
+            for o in outcomes
         ],
-    )
-    add("restored", [f"{how} on {o.device}" for o in results.outcomes for how in _ways(o)])
-    add("degraded", [outcome.condition.description for outcome in results.outcomes])
-    add("compared", [results.protocol.description])
-    add("PSNR", [f"{PSNR_DEFINITION}, in dB"])
-    add("SSIM", [SSIM_DEFINITION])
-    return facts
+        "restored": [
+            f"{s.strategy}, in {s.precision} on {o.device}" for o in outcomes for s in o.scores
+        ],
+        "degraded": [outcome.condition.description for outcome in outcomes],
+        "compared": [results.protocol.description],
+        "PSNR": [f"{imaging.PSNR_DEFINITION}, in dB"],
+        "SSIM": [imaging.SSIM_DEFINITION],
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, values in facts.items():
+        for row, value in enumerate(dict.fromkeys(values)):
+            table.add_row("" if row else label, Text(value))
+    return table
 
 
-def _scores(results: Results) -> Table:
-
+def _scores_table(results: Results) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="ellipsis", no_wrap=True, max_width=32)
     for heading in ("degraded", "", "restored", "", "gain"):
@@ -363,24 +303,16 @@ def _scores(results: Results) -> Table:
             table.add_row()
             table.add_row(Text(outcome.condition.name, style="bold"))
         for score in outcome.scores:
-            name = Text(printable(score.image))
-            table.add_row(name, *_cells(score.degraded, score.restored))
+            table.add_row(Text(printable(score.image)), *_cells(score.degraded, score.restored))
         if outcome.scores:
-            cells = _cells(
-                outcome.mean(lambda score: score.degraded),
-                outcome.mean(lambda score: score.restored),
-            )
-            table.add_row("mean", *cells, style="bold")
+            degraded = outcome.mean(lambda score: score.degraded)
+            restored = outcome.mean(lambda score: score.restored)
+            table.add_row("mean", *_cells(degraded, restored), style="bold")
         if (paper := results.paper(outcome)) is not None:
             ssim = "" if paper.ssim is None else f"{paper.ssim:.3f} "
             name = Text(", ".join(filter(None, ["the paper's", results.published.variant])))
             table.add_row(name, "", "", f"{paper.psnr:.2f}", ssim, "", style="cyan")
     return table
-
-
-def _ways(outcome: Outcome) -> list[str]:
-    """How its images were restored: mostly all in one way."""
-    return list(dict.fromkeys(f"{s.strategy}, in {s.precision}" for s in outcome.scores))
 
 
 def _cells(degraded: Scores, restored: Scores) -> list[str]:

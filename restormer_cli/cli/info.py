@@ -1,4 +1,4 @@
-"""Commands that describe: `info`, `bench` and `doctor`."""
+"""The commands that describe networks and the machine: `info`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .. import checkpoints, evaluation, inference
+from .. import network as networks
 from .._version import __version__
 from ..checkpoints import CHECKPOINTS, TASKS
 from ..text import columns, format_bytes
 from .console import Console
 from .options import Device, Json
-from .weights import _official, _shown, _size
+from .weights import official_checkpoint, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -31,99 +33,216 @@ if TYPE_CHECKING:
     from ..evaluation import Measurement
     from ..network import Restormer, Structure
 
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK|CHECKPOINT",
+        help="Network to use: that of a task, an official checkpoint or a file.",
+    ),
+]
 
-def info(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
-    ] = "denoise",
-    height: Annotated[int, typer.Option(min=1, help="Of the image whose cost is told.")] = 256,
-    width: Annotated[int, typer.Option(min=1, help="Likewise.")] = 256,
-    json: Json = False,
-) -> None:
-    """Show a network: its levels, parameters, multiply-adds and memory; nothing is downloaded.
+BARS_WIDTH = 100
+"""Columns of a terminal from which on bars are drawn."""
 
-    The proof at its end is a random image of 64 x 64 pixels that is sent through.
-    """
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..network import summarize, trace_shapes
-
-    shown = network(name)
-    described = summarize(shown.architecture, height, width)
-    shapes = trace_shapes(shown)
-    if json:
-        console.object({**described.as_dict(), "proof": dict(shapes)})
-        return
-    console.render(summary_table(described))
-    passed = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
-    console.result("The shapes of a random 64 x 64 image on its way through:")
-    console.result(columns(*passed, indent=2))
-
-
-def bench(
-    context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(metavar="TASK|CHECKPOINT", help="Whose network.")
-    ] = "denoise",
-    size: Annotated[
-        list[int] | None,
-        typer.Option(min=8, metavar="PIXELS", help="Side of the image; may be repeated. [512]"),
-    ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs of which the fastest counts.")] = 1,
-    plain: Annotated[bool, typer.Option(help="Run the plain forward to compare with.")] = True,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Measure speed and memory here: the plain forward, the exact strips, and tiles.
-
-    Nothing is downloaded: speed does not depend on the weights' values.
-    """
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..evaluation import run_benchmark
-    from ..inference import choose_device
-
-    shown = network(name).to(choose_device(device))
-    sizes = [-(-side // 8) * 8 for side in size or [512]]
-    done = []
-    for measurement in run_benchmark(shown, sizes, repeat=repeat, with_plain=plain):
-        done.append(measurement)
-        if json:
-            console.object(measurement.as_dict())
-    if not json:
-        console.render(benchmark_table(done, choose_device(device)))
-
-
-WIDE, WIDEST = 100, 120
-"""Columns of a terminal from which on there is room for bars, and for everything."""
-
+FULL_WIDTH = 120
+"""Columns of a terminal from which on all columns are shown, and tables side by side."""
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pillow-heif",
+    "rawpy",
+    "safetensors",
+    "huggingface-hub",
+    "typer",
+)
+
+VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "RESTORMER_RELEASE_URL")
+
+
+def info(
+    console: Console,
+    name: Network = "denoise",
+    height: Annotated[
+        int, typer.Option(min=1, help="Height in pixels of the image to compute the cost for.")
+    ] = 256,
+    width: Annotated[
+        int, typer.Option(min=1, help="Width in pixels of the image to compute the cost for.")
+    ] = 256,
+    json: Json = False,
+) -> None:
+    """Show the levels, parameters, multiply-adds and memory of a network.
+
+    Nothing is downloaded. At the end, the shapes of a random 64 x 64 image on its way through the
+    network are shown.
+
+    Examples:
+        restormer info                                    # the default for denoising
+        restormer info mine.safetensors                   # the network in a file
+        restormer info derain --width 4000 --height 3000  # cost of 12 megapixels
+    """
+    network = load_architecture(name)
+    summary = networks.summarize(network.architecture, height, width)
+    shapes = networks.trace_shapes(network)
+    if json:
+        console.object({**summary.as_dict(), "proof": dict(shapes)})
+        return
+    console.render(summary_table(summary))
+    console.result("The shapes of a random 64 x 64 image on its way through:")
+    rows = [(stage, " x ".join(map(str, shape))) for stage, shape in shapes]
+    console.result(columns(*rows, indent=2))
+
+
+def bench(
+    console: Console,
+    name: Network = "denoise",
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=8,
+            metavar="PIXELS",
+            help="Side of the square image to measure; repeatable. Default: 512.",
+        ),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Number of runs; the fastest one counts.")] = 1,
+    plain: Annotated[bool, typer.Option(help="Include the plain forward for comparison.")] = True,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure speed and memory of the plain forward, the exact strips and tiles.
+
+    Nothing is downloaded: speed does not depend on the weights' values.
+
+    Examples:
+        restormer bench                               # the default at 512 x 512
+        restormer bench mine.safetensors --size 1024  # a file at 1024 x 1024
+    """
+    chosen = inference.choose_device(device)
+    network = load_architecture(name).to(chosen)
+    sizes = [-(-side // networks.MULTIPLE) * networks.MULTIPLE for side in size or [512]]
+    measurements = []
+    for measurement in evaluation.run_benchmark(network, sizes, repeat=repeat, with_plain=plain):
+        measurements.append(measurement)
+        if json:
+            console.object(measurement.as_dict())
+    if not json:
+        console.render(benchmark_table(measurements, chosen))
+
+
+def doctor(console: Console, json: Json = False) -> None:
+    """Show versions, devices, the cache, and the weights that each task would use."""
+    facts = examine_machine()
+    if json:
+        console.object(facts)
+        return
+    for title, group in facts.items():
+        if isinstance(group, dict):
+            rows = [[name, _cell(value)] for name, value in group.items()]
+        else:
+            rows = [list(group[0]), *([_cell(value) for value in row.values()] for row in group)]
+        console.result(f"{title}\n{columns(*rows, indent=2)}")
+
+
+def load_architecture(name: str) -> Restormer:
+    """Return the network of a task, official checkpoint or file.
+
+    An official network has random weights, so that its file is not needed.
+
+    Raises:
+        CheckpointError: `name` is none of these, or the file holds no network.
+    """
+    if name in TASKS or name in CHECKPOINTS:
+        official = official_checkpoint(name)
+        architecture = networks.Architecture(
+            in_channels=official.channels,
+            out_channels=1 if official.channels == 1 else 3,
+            layer_norm="BiasFree" if official.task == "denoise" else "WithBias",
+            dual_pixel=official.channels == 6,
+        )
+        return networks.Restormer(architecture).eval()
+    bundled = {row.name: row.path for row in checkpoints.list_checkpoints() if row.path}
+    return checkpoints.load_network(bundled.get(name, name))
+
+
+def examine_machine() -> dict[str, Any]:
+    """Return the groups of facts that `doctor` shows, fit for JSON."""
+    from huggingface_hub import constants
+
+    rows = checkpoints.list_checkpoints()
+    return {
+        "versions": {
+            "restormer": __version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            **{name: _installed_version(name) for name in LIBRARIES},
+        },
+        "devices": [
+            {**device, "free_memory": format_bytes(device["free_memory"])}
+            for device in inference.describe_devices()
+        ],
+        "cache": {
+            "folder": constants.HF_HUB_CACHE,
+            "from the release": str(Path(constants.HF_HOME) / "restormer"),
+            **{row.name: str(row.path) for row in rows if row.state == "cached"},
+        },
+        "variables": {name: os.environ.get(name) for name in VARIABLES},
+        "tasks": [_default_weights(task, rows) for task in TASKS],
+    }
+
+
+def _default_weights(task: str, rows: list[CheckpointStatus]) -> dict[str, str]:
+    """Return the weights that a task uses with and without a network connection."""
+    official = next(row for row in rows if row.name == TASKS[task].official)
+    lite = next(row for row in rows if row.task == task and row.state in ("bundled", "absent"))
+    if official.path:
+        return {"task": task, "online": official.name, "offline": official.name}
+    return {
+        "task": task,
+        "online": f"{official.name}, to be downloaded ({size_text(official)})",
+        "offline": lite.name if lite.path else "nothing",
+    }
+
+
+def _installed_version(library: str) -> str | None:
+    from importlib import metadata  # slow to import
+
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:  # another distribution may provide the module
+        return None
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
 
 def summary_table(structure: Structure) -> RenderableType:
-    """The structure for people: its stages as the U that they are, and its memory."""
-    return _Report(structure)
+    """Return the stages of a network, indented by level, and its memory as tables."""
+    return _Summary(structure)
 
 
 @dataclass(frozen=True)
-class _Report:
+class _Summary:
     structure: Structure
 
     def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> RenderResult:
         s, columns = self.structure, options.max_width
-        yield _title(f"Restormer on {s.width} x {s.height} pixels")
-        yield _stages_table(s, columns, bars=columns >= WIDE and not options.ascii_only)
+        title = f"Restormer on {s.width} x {s.height} pixels"
+        yield Padding(Text(title, style="bold"), (1, 0))
+        yield _stages_table(s, columns, bars=columns >= BARS_WIDTH and not options.ascii_only)
         yield _note(
-            "Resolution and channels: of the map that leaves the stage.",
-            "Multiply-adds: of the convolutions, which is how the paper counts (its network takes "
-            f"140.99 G at 256 x 256). The two products of channel attention are "
-            f"{_count(s.attention, _unit(s.multiply_adds))} more; here only half of that is "
-            "computed, since the second one is folded into the output projection.",
+            "Resolution and channels are those of the stage's output.",
+            "Multiply-adds are those of the convolutions, which is how the paper counts (140.99 G "
+            "at 256 x 256). The two products of channel attention add "
+            f"{_count(s.attention, _unit(s.multiply_adds))}; only half of that is computed here, "
+            "because the second product is folded into the output projection.",
         )
         memory: list[RenderableType] = [_levels_table(s), _peaks_table(s)]
-        if columns >= WIDEST:
+        if columns >= FULL_WIDTH:
             side_by_side = Table.grid(padding=(0, 4))
             side_by_side.add_row(*memory)
             memory = [side_by_side]
@@ -131,13 +250,9 @@ class _Report:
             yield Padding(part, (1, 0, 0, 0))
         yield _note(
             "Activations in fp32, without the image and the weights "
-            f"({_bytes(4 * s.parameters)}). The published formulation, taken literally, keeps "
-            "every named map to the end; the plain forward was metered, operation by operation."
+            f"({_bytes(4 * s.parameters)}). The published formulation keeps every named map to "
+            "the end; the plain forward was measured, operation by operation."
         )
-
-
-def _title(text: str) -> RenderableType:
-    return Padding(Text(text, style="bold"), (1, 0))
 
 
 def _note(*lines: str) -> RenderableType:
@@ -145,26 +260,26 @@ def _note(*lines: str) -> RenderableType:
 
 
 def _table(*headers: str, **options: Any) -> Table:
-    """An empty table: the first column left, all others right, nothing wrapped."""
-    t = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, **options)
+    """Return an empty table whose first column is aligned left and the others right."""
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, **options)
     for number, header in enumerate(headers):
-        t.add_column(header, justify="right" if number else "left", no_wrap=True)
-    return t
+        table.add_column(header, justify="right" if number else "left", no_wrap=True)
+    return table
 
 
 def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
-    with_attention = columns >= WIDEST
-    t = _table(
+    with_attention = columns >= FULL_WIDTH
+    table = _table(
         *("Stage", "Resolution", "Blocks", "Chan-\nnels", "Heads", "Hidden", "Parameters"),
         *("Multiply-\nadds", *(["Attention"] if with_attention else []), "Share"),
-        padding=(0, 1 if columns >= WIDE else 0, 0, 0),
+        padding=(0, 1 if columns >= BARS_WIDTH else 0, 0, 0),
         show_footer=True,
     )
     unit = _unit(structure.multiply_adds)
     by = " x " if max(structure.height, structure.width) < 10_000 else "x"
     largest = max(s.share for s in structure.stages)
-    if bars:  # as wide as what the other columns leave
-        t.add_column(width=min(24, columns - (101 if with_attention else 90)))
+    if bars:  # in the space that the other columns leave
+        table.add_column(width=min(24, columns - (101 if with_attention else 90)))
     for s in structure.stages:
         row: list[RenderableType] = [
             "  " * (s.level - 1) + s.title,
@@ -178,7 +293,7 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
         row.append(f"{s.share:.1%}")
         if bars:
             row.append(Bar(largest, 0, s.share, color="cyan"))
-        t.add_row(*row, style="dim" if s.blocks is None else "")
+        table.add_row(*row, style="dim" if s.blocks is None else "")
     totals = {
         "Stage": "total",
         "Parameters": f"{structure.parameters:,}",
@@ -186,27 +301,28 @@ def _stages_table(structure: Structure, columns: int, bars: bool) -> Table:
         "Attention": _count(structure.attention, unit),
         "Share": "100%",
     }
-    for column in t.columns:
+    for column in table.columns:
         column.footer = Text(totals.get(str(column.header), ""), style="bold")
-    return t
+    return table
 
 
 def _levels_table(structure: Structure) -> Table:
-    t = _table("Level", "Resolution", "Channels", "One feature map")
-    for n in structure.levels:
-        t.add_row(f"{n.level}", f"{n.width} x {n.height}", f"{n.channels}", _bytes(n.map_bytes))
-    return t
+    table = _table("Level", "Resolution", "Channels", "One feature map")
+    for level in structure.levels:
+        size = f"{level.width} x {level.height}"
+        table.add_row(f"{level.level}", size, f"{level.channels}", _bytes(level.map_bytes))
+    return table
 
 
 def _peaks_table(structure: Structure) -> Table:
-    t = _table("Activation memory, at its peak", "This size", "Per megapixel")
+    table = _table("Activation memory, at its peak", "This size", "Per megapixel")
     for peak in structure.peaks:
-        t.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
-    return t
+        table.add_row(peak.title, _bytes(peak.bytes), f"{peak.bytes_per_megapixel / 2**30:.2f} GiB")
+    return table
 
 
 def _unit(count: int) -> tuple[float, str]:
-    """The largest unit in which a count is not below one."""
+    """Return the largest unit in which a count is at least 1."""
     return next((unit for unit in UNITS if count >= unit[0]), UNITS[-1])
 
 
@@ -224,16 +340,15 @@ def benchmark_table(measurements: list[Measurement], device: torch.device) -> Ta
     """Return the measurements as a table for a terminal of 80 columns."""
     import torch
 
-    """The measurements as a table for a terminal of 80 columns."""
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    shown = Table(title=f"Restormer on {where}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"Restormer on {where}", title_justify="left", box=None, pad_edge=False)
     for heading in ("pixels", "way", "", "seconds", "MP/s", "ratio", "memory", "of peak", "PSNR"):
-        shown.add_column(heading, justify="left" if heading in ("way", "") else "right")
+        table.add_column(heading, justify="left" if heading in ("way", "") else "right")
     last = None
     for m in measurements:
         if last not in (None, m.size):
-            shown.add_row()
-        shown.add_row(
+            table.add_row()
+        table.add_row(
             "" if last == m.size else f"{m.size} x {m.size}",
             m.way,
             m.precision,
@@ -245,109 +360,4 @@ def benchmark_table(measurements: list[Measurement], device: torch.device) -> Ta
             "" if m.psnr is None or m.way == "plain" else f"{m.psnr:.1f} dB",
         )
         last = m.size
-    return shown
-
-
-LIBRARIES = (
-    "torch",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pillow-heif",
-    "rawpy",
-    "safetensors",
-    "huggingface-hub",
-    "typer",
-)
-
-
-VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "RESTORMER_RELEASE_URL")
-
-
-def doctor(context: typer.Context, json: Json = False) -> None:
-    """Say what is installed, on what it can run, and what a run of each task would use."""
-    console: Console = context.obj
-    console.configure(json=json)
-    facts = examination()
-    if json:
-        console.object(facts)
-        return
-    for title, group in facts.items():
-        if isinstance(group, dict):
-            rows = [[name, _shown(value)] for name, value in group.items()]
-        else:
-            rows = [list(group[0]), *([_shown(value) for value in row.values()] for row in group)]
-        console.result(f"{title}\n{columns(*rows, indent=2)}")
-
-
-def examination() -> dict[str, Any]:
-    """What `doctor` tells: groups of facts, each a dict or a list of dicts, fit for JSON."""
-    from huggingface_hub import constants
-
-    from ..checkpoints import list_checkpoints
-    from ..inference import describe_devices
-
-    rows = list_checkpoints()
-    return {
-        "versions": {
-            "restormer": __version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            **{name: _installed(name) for name in LIBRARIES},
-        },
-        "devices": [
-            {**device, "free_memory": format_bytes(device["free_memory"])}
-            for device in describe_devices()
-        ],
-        "cache": {
-            "folder": constants.HF_HUB_CACHE,
-            "from the release": str(Path(constants.HF_HOME) / "restormer"),
-            **{row.name: str(row.path) for row in rows if row.state == "cached"},
-        },
-        "variables": {name: os.environ.get(name) for name in VARIABLES},
-        "tasks": [_use(task, rows) for task in TASKS],
-    }
-
-
-def _use(task: str, rows: list[CheckpointStatus]) -> dict[str, str]:
-    """What a run of this task would use, with a network and without."""
-    official = next(row for row in rows if row.name == TASKS[task].official)
-    lite = next(row for row in rows if row.task == task and row.state in ("bundled", "absent"))
-    if official.path:
-        return {"task": task, "online": official.name, "offline": official.name}
-    return {
-        "task": task,
-        "online": f"{official.name}, to be downloaded ({_size(official.bytes)})",
-        "offline": lite.name if lite.path else "nothing",
-    }
-
-
-def network(name: str) -> Restormer:
-    """The network of a task or checkpoint; of the official ones one is built, without the file.
-
-    Raises:
-        CheckpointError: it is neither, and no file with a network.
-    """
-    from ..checkpoints import list_checkpoints, load_network
-    from ..network import Architecture, Restormer
-
-    if name in TASKS or name in CHECKPOINTS:
-        official = _official(name)
-        published = Architecture(
-            in_channels=official.channels,
-            out_channels=1 if official.channels == 1 else 3,
-            layer_norm="BiasFree" if official.task == "denoise" else "WithBias",
-            dual_pixel=official.channels == 6,
-        )
-        return Restormer(published).eval()
-    bundled = {row.name: row.path for row in list_checkpoints() if row.path}
-    return load_network(bundled.get(name, name))
-
-
-def _installed(library: str) -> str | None:
-    from importlib import metadata  # a tenth of the time that --help may take
-
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:  # another package may provide the module
-        return None
+    return table

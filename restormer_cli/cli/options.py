@@ -1,9 +1,9 @@
-"""The options of the commands, each named once and used by every command that takes it."""
+"""Options of the commands, each declared once, and their adaptation to Typer."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import typer
 
@@ -18,331 +18,270 @@ FILES = "Input and output"
 RESTORATION = "Restoration"
 MACHINE = "Weights and device"
 BATCH = "Batch"
-LOOKS = "Looking at results"
 MESSAGES = "Messages"
-
-Options = TypeVar("Options")
+RESULTS = "Looking at results"
+PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, MESSAGES, RESULTS)
+"""Panels of a command's help text, in their order; None holds arguments and general options."""
 
 UNREPORTED = frozenset(["inputs", "json", "quiet", "verbose", "report"])
-"""Options that a report leaves out: they change neither results nor their place."""
+"""Options that a report leaves out, because they do not affect the outputs."""
 
 
-def _option(
-    panel: str,
-    *names: str,
-    help: str,  # noqa: A002 - as Typer calls it
-    metavar: str | None = None,
-    least: float | None = None,
-    most: float | None = None,
-) -> Any:
-    """An option with its environment variable: `--skip-existing` is RESTORMER_SKIP_EXISTING."""
-    long = next(name for name in names if name.startswith("--"))
-    return typer.Option(
-        *names,
-        help=help,
-        metavar=metavar,
-        min=least,
-        max=most,
-        envvar="RESTORMER_" + long.removeprefix("--").replace("-", "_").upper(),
-        show_envvar=False,  # they follow one rule, which every help text states once
-        rich_help_panel=panel,
-    )
+class Option(NamedTuple):
+    """Declaration of an option in an annotation.
+
+    The option `--max-pixels` and its environment variable RESTORMER_MAX_PIXELS are named after the
+    annotated field or parameter `max_pixels`. An option of type bool takes no value.
+    """
+
+    panel: str
+    help: str
+    short: str | None = None
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+
+    def for_typer(self, name: str, is_flag: bool) -> Any:
+        """Return the declaration that Typer takes."""
+        names = ("--" + name.replace("_", "-"), self.short)
+        return typer.Option(
+            *filter(None, names),
+            help=self.help,
+            metavar="" if is_flag else self.metavar,
+            min=self.min,
+            max=self.max,
+            envvar=f"RESTORMER_{name.upper()}",
+            show_envvar=False,  # the end of the help text states the rule for all of them
+            rich_help_panel=self.panel,
+        )
 
 
-def _flag(panel: str, *names: str, help: str) -> Any:  # noqa: A002 - as Typer calls it
-    """An option that is said or not; it has no value for the help to name."""
-    return _option(panel, *names, help=help, metavar="")
-
-
-# --- what several commands take -----------------------------------------------------------------
-
-Weights = Annotated[
-    str,
-    _option(
-        MACHINE,
-        "--weights",
-        metavar="WHICH",
-        help="auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official ones "
-        "if they can be had, else the bundled lite ones, and says so.",
-    ),
-]
 Device = Annotated[
     str,
-    _option(
+    Option(
         MACHINE,
-        "--device",
+        "Device to run on. auto: the first available of cuda, mps and cpu.",
         metavar="auto|cpu|cuda[:N]|mps",
-        help="auto: cuda, then mps, then cpu.",
     ),
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
-    _option(MACHINE, "--precision", help="auto: the fastest within 50 dB (PSNR) of fp32."),
-]
-Tile = Annotated[
-    str,
-    _option(
-        RESTORATION,
-        "--tile",
-        metavar="auto|0|N",
-        help="Restore in tiles of N pixels a side. 0: the image whole, which is exact; "
-        "auto: whole, unless memory cannot hold it.",
+    Option(
+        MACHINE,
+        "Floating-point format. auto: the fastest whose result is within 50 dB PSNR of fp32.",
     ),
 ]
-Overlap = Annotated[
-    int,
-    _option(
-        RESTORATION,
-        "--overlap",
-        least=0,
-        metavar="PIXELS",
-        help="How far neighbouring tiles overlap and are blended.",
-    ),
-]
-Window = Annotated[
-    int | None,
-    _option(
-        RESTORATION,
-        "--window",
-        least=8,
-        metavar="PIXELS",
-        help="Measure attention over windows of this size instead of the whole image (TLC). "
-        "For deblur, 384 is recommended.",
-    ),
-]
-Ensemble = Annotated[
-    bool,
-    _flag(
-        RESTORATION,
-        "--ensemble",
-        help="Restore in all 8 flips and rotations and take the mean: a little better, in 8 times "
-        "the time. (With --right: in the 4 that a dual-pixel sensor can see.)",
-    ),
-]
-Json = Annotated[
-    bool, _flag(MESSAGES, "--json", help="JSON on stdout, one object a line or report.")
-]
-Quiet = Annotated[bool, _flag(MESSAGES, "--quiet", "-q", help="Only warnings and errors.")]
-Verbose = Annotated[bool, _flag(MESSAGES, "--verbose", "-v", help="Say more.")]
+Json = Annotated[bool, Option(MESSAGES, "Write results and events to stdout as JSON lines.")]
+Quiet = Annotated[bool, Option(MESSAGES, "Show only warnings and errors.", short="-q")]
 MaxPixels = Annotated[
-    int,
-    _option(FILES, "--max-pixels", least=1, metavar="N", help="Refuse larger images."),
+    int, Option(FILES, "Reject images of more than N pixels.", min=1, metavar="N")
 ]
 Crops = Annotated[
     list[str] | None,
-    _option(
-        LOOKS,
-        "--crop",
+    Option(
+        RESULTS,
+        "Part to enlarge, in pixels; repeatable. Default: where images differ most.",
         metavar="X,Y,W,H",
-        help="Enlarge this part in the comparison; may be repeated. Left out: where the change is "
-        "largest.",
     ),
 ]
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its usual one.")
-]
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="NAME", help="Checkpoints, or tasks for their usual ones."),
-]
-
-
-def tile_side(tile: str) -> int | Literal["auto"]:
-    """`--tile` as the Restorer takes it.
-
-    Raises:
-        UsageError: it is neither auto nor a number.
-    """
-    if tile == "auto":
-        return "auto"
-    if not tile.isdecimal():
-        raise UsageError(f"--tile is {tile!r}", "It takes auto, 0 for the image whole, or pixels.")
-    return int(tile)
-
-
-# --- what the restoring commands take -----------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restoring:
-    """What every restoring command can be told."""
+class NetworkOptions:
+    """Options of every command that restores images."""
 
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, folders, patterns, or - for one image on stdin.",
-            show_default=False,
-        ),
-    ] = None
-    output: Annotated[
-        str | None,
-        _option(
-            FILES,
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A file, a folder, or - for stdout. Left out: NAME.restored.EXT beside each "
-            "image, FOLDER-restored beside each folder.",
-        ),
-    ] = None
-    format: Annotated[
-        Literal["keep", "png", "jpg", "webp", "tiff"],
-        _option(FILES, "--format", help="Format of the output; keep: as -o says, or the input's."),
-    ] = "keep"
-    quality: Annotated[
-        int,
-        _option(
-            FILES,
-            "--quality",
-            least=1,
-            most=100,
-            metavar="N",
-            help="For JPEG, AVIF, HEIF (all 4:4:4) and WebP. 100: WebP and HEIF without loss.",
-        ),
-    ] = 95
-    max_pixels: MaxPixels = 300_000_000
-
-    tile: Tile = "auto"
-    overlap: Overlap = 32
-    window: Window = None
-    ensemble: Ensemble = False
-
-    strength: Annotated[
-        float,
-        _option(
-            RESTORATION,
-            "--strength",
-            least=0,
-            most=1,
-            metavar="0..1",
-            help="How much of the change is applied; at 0 the input comes back.",
-        ),
-    ] = 1.0
-
-    weights: Weights = "auto"
-    device: Annotated[
+    tile: Annotated[
         str,
-        _option(
-            MACHINE,
-            "--device",
-            metavar="auto|cpu|cuda[:N]|mps",
-            help="auto: cuda, then mps, then cpu. Several (cuda:0,cuda:1) share the images, one "
-            "process each; cpu,cpu: two that share the cores.",
+        Option(
+            RESTORATION,
+            "Side of the tiles, in pixels. 0: no tiles, which is exact. auto: tiles only if memory "
+            "cannot hold the whole image.",
+            metavar="auto|0|N",
         ),
     ] = "auto"
-    ray: Annotated[
-        str | None,
-        _option(
+    overlap: Annotated[
+        int,
+        Option(
+            RESTORATION,
+            "Width in pixels of the overlap that blends tiles.",
+            min=0,
+            metavar="PIXELS",
+        ),
+    ] = 32
+    window: Annotated[
+        int | None,
+        Option(
+            RESTORATION,
+            "Side of the windows for attention statistics (TLC), in pixels; 384 suits deblur. "
+            "Default: the whole image.",
+            min=8,
+            metavar="PIXELS",
+        ),
+    ] = None
+    ensemble: Annotated[
+        bool,
+        Option(
+            RESTORATION,
+            "Average over all 8 flips and rotations: slightly better, 8 times slower. With "
+            "--right: over 4.",
+        ),
+    ] = False
+
+    weights: Annotated[
+        str,
+        Option(
             MACHINE,
-            "--ray",
-            metavar="ADDRESS",
-            help="Share the images among the GPUs, or processors, of a Ray cluster; local: of "
-            "this machine.",
+            "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
+            "or, if they are unavailable, the bundled lite ones.",
+            metavar="WHICH",
         ),
-    ] = None
+    ] = "auto"
+    device: Device = "auto"
     precision: Precision = "auto"
-
-    recursive: Annotated[
-        bool, _flag(BATCH, "--recursive", "-r", help="Look into subfolders of folders, too.")
-    ] = False
-    files_from: Annotated[
-        str | None,
-        _option(
-            BATCH,
-            "--files-from",
-            metavar="LIST",
-            help="Read inputs from a file, or stdin (-): one path a line.",
-        ),
-    ] = None
-    null: Annotated[
-        bool, _flag(BATCH, "--null", "-0", help="The list is separated by NUL (find -print0).")
-    ] = False
-    skip_existing: Annotated[
-        bool,
-        _flag(
-            BATCH,
-            "--skip-existing",
-            help="Leave alone what was restored before, of the same "
-            "input in the same way, and what others have written.",
-        ),
-    ] = False
-    in_place: Annotated[
-        bool,
-        _flag(BATCH, "--in-place", help="Let outputs replace their inputs; refused otherwise."),
-    ] = False
-    dry_run: Annotated[
-        bool,
-        _flag(
-            BATCH,
-            "--dry-run",
-            help="Say what would be done (files, size, strategy, memory, time) and do nothing.",
-        ),
-    ] = False
-
-    preview: Annotated[
-        bool,
-        _flag(MESSAGES, "--preview", help="Show each image before and after in the terminal."),
-    ] = False
-    compare: Annotated[
-        str | None,
-        _option(
-            LOOKS,
-            "--compare",
-            metavar="PATH",
-            help="Write a picture of each image before and after, side by side, with enlarged "
-            "parts and the difference: a file (.png, .jpg, .webp) for one image, a folder for "
-            "several.",
-        ),
-    ] = None
-    crop: Crops = None
-    report: Annotated[
-        str | None,
-        _option(
-            LOOKS,
-            "--report",
-            metavar="FILE",
-            help="Write a page (.html) with all that was restored, before and after, and what "
-            "failed.",
-        ),
-    ] = None
 
     json: Json = False
     quiet: Quiet = False
-    verbose: Verbose = False
+    verbose: Annotated[bool, Option(MESSAGES, "Show details.", short="-v")] = False
 
     def restorer_config(self, task: str) -> "RestorerConfig":
         """Return the configuration of the restorer for a task.
 
         Raises:
-            UsageError: options that do not go together.
+            UsageError: the options contradict each other, or --tile is not a number.
         """
         from ..inference import RestorerConfig
 
+        if self.tile != "auto" and not self.tile.isdecimal():
+            raise UsageError(
+                f"--tile is {self.tile!r}",
+                "Give auto, 0 for the whole image, or a number of pixels.",
+            )
         return RestorerConfig(
             task,
             weights=self.weights,
             device=self.device,
             precision=self.precision,
-            tile=tile_side(self.tile),
+            tile="auto" if self.tile == "auto" else int(self.tile),
             overlap=self.overlap,
             window=self.window,
             ensemble=self.ensemble,
         )
 
-    def changed(self) -> list[tuple[str, str]]:
-        """Return the options that differ from their defaults, as a report shows them."""
-        given = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            default = None if field.default is MISSING else field.default
-            if value != default and field.name not in UNREPORTED:
-                name = "--" + field.name.replace("_", "-")
-                given.append((name, "on" if value is True else str(value)))
-        return given
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreOptions(NetworkOptions):
+    """Options of every restoring command."""
+
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Image files, folders or glob patterns, or - for one image from stdin.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        Option(
+            FILES,
+            "Output file, folder, or - for stdout. Default: NAME.restored.EXT beside each "
+            "image, FOLDER-restored beside each folder.",
+            short="-o",
+            metavar="PATH",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["keep", "png", "jpg", "webp", "tiff"],
+        Option(FILES, "Output format. keep: that of the -o name, else of the input."),
+    ] = "keep"
+    quality: Annotated[
+        int,
+        Option(
+            FILES,
+            "Quality of JPEG, AVIF, HEIF (all 4:4:4) and WebP. 100: lossless WebP and HEIF.",
+            min=1,
+            max=100,
+            metavar="N",
+        ),
+    ] = 95
+    max_pixels: MaxPixels = 300_000_000
+
+    strength: Annotated[
+        float,
+        Option(
+            RESTORATION,
+            "Fraction of the change to apply. 0 returns the input.",
+            min=0,
+            max=1,
+            metavar="0..1",
+        ),
+    ] = 1.0
+
+    device: Annotated[
+        str,
+        Option(
+            MACHINE,
+            "Device to run on. auto: the first available of cuda, mps and cpu. Several, as in "
+            "cuda:0,cuda:1 or cpu,cpu, share the images, one process each.",
+            metavar="auto|cpu|cuda[:N]|mps",
+        ),
+    ] = "auto"
+    ray: Annotated[
+        str | None,
+        Option(
+            MACHINE,
+            "Distribute the images over a Ray cluster. local: one on this machine. Default: none.",
+            metavar="ADDRESS",
+        ),
+    ] = None
+
+    recursive: Annotated[
+        bool, Option(BATCH, "Include the subfolders of input folders.", short="-r")
+    ] = False
+    files_from: Annotated[
+        str | None,
+        Option(BATCH, "Read input paths, one per line, from a file or stdin (-).", metavar="LIST"),
+    ] = None
+    null: Annotated[
+        bool, Option(BATCH, "Paths in the list end with NUL (find -print0).", short="-0")
+    ] = False
+    skip_existing: Annotated[
+        bool,
+        Option(
+            BATCH,
+            "Skip outputs whose input, weights and options are unchanged, and files that "
+            "restormer did not write.",
+        ),
+    ] = False
+    in_place: Annotated[bool, Option(BATCH, "Allow outputs to replace their inputs.")] = False
+    dry_run: Annotated[
+        bool, Option(BATCH, "Show files, sizes, strategy, memory and time, and restore nothing.")
+    ] = False
+
+    preview: Annotated[
+        bool, Option(MESSAGES, "Show each image before and after in the terminal.")
+    ] = False
+    compare: Annotated[
+        str | None,
+        Option(
+            RESULTS,
+            "Write a picture of each image before and after, with enlarged parts and the "
+            "difference: a file (.png, .jpg, .webp), or a folder for several. Default: none.",
+            metavar="PATH",
+        ),
+    ] = None
+    crop: Crops = None
+    report: Annotated[
+        str | None,
+        Option(
+            RESULTS,
+            "Write a page (.html) of all images before and after, and of failures. Default: none.",
+            metavar="FILE",
+        ),
+    ] = None
 
     def batch_config(self) -> "BatchConfig":
-        """Return how images are read, blended and written."""
+        """Return the settings for reading, blending and writing images."""
         from ..batch import BatchConfig
 
         return BatchConfig(
@@ -352,31 +291,38 @@ class Restoring:
             strength=self.strength,
         )
 
+    def changed(self) -> list[tuple[str, str]]:
+        """Return the options that differ from their defaults, for a report."""
+        return [
+            ("--" + field.name.replace("_", "-"), "on" if value is True else str(value))
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+            and field.name not in UNREPORTED
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Denoising(Restoring):
-    """What `denoise` can be told besides."""
+class DenoiseOptions(RestoreOptions):
+    """Options of `denoise`."""
 
     noise: Annotated[
         Literal["real", "gaussian"] | None,
-        _option(
+        Option(
             RESTORATION,
-            "--noise",
-            help="What noise the official weights are for: a camera's (real, the default), or "
-            "Gaussian.",
+            "Noise that the official weights are for: real (camera) or gaussian. Default: "
+            "gaussian with --sigma or --gray, else real.",
         ),
     ] = None
     sigma: Annotated[
         Literal["auto", "blind", "15", "25", "50"] | None,
-        _option(
+        Option(
             RESTORATION,
-            "--sigma",
-            help="Level of Gaussian noise, which chooses the official weights; auto: estimated for "
-            "each image, and blind where none fits.",
+            "Level of Gaussian noise (0..255) that the official weights are for. auto: "
+            "estimate it for each image. blind: any level. Default: blind, for Gaussian noise.",
         ),
     ] = None
     gray: Annotated[
-        bool, _flag(RESTORATION, "--gray", help="The network for grey images (Gaussian noise).")
+        bool, Option(RESTORATION, "Use the official weights for grey images (Gaussian noise).")
     ] = False
 
     def restorer_config(self, task: str) -> "RestorerConfig":
@@ -386,17 +332,16 @@ class Denoising(Restoring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defocusing(Restoring):
-    """What `defocus` can be told besides."""
+class DefocusOptions(RestoreOptions):
+    """Options of `defocus`."""
 
     right: Annotated[
         str | None,
-        _option(
+        Option(
             FILES,
-            "--right",
+            "Right dual-pixel view; INPUT is the left one. For several inputs, the folder "
+            "that holds the right views under the same names. Default: one view.",
             metavar="RIGHT",
-            help="The right dual-pixel view of INPUT, which is the left one; for several, the "
-            "folder that holds them under the same names.",
         ),
     ] = None
 
@@ -405,36 +350,53 @@ class Defocusing(Restoring):
         return replace(super().restorer_config(task), dual_pixel=self.right is not None)
 
 
-def takes(
-    kind: type[Options],
-) -> Callable[[Callable[[Console, Options], None]], Callable[..., None]]:
-    """Make a command of a function whose options are the fields of a dataclass.
+Contradictions = tuple[tuple[Callable[[Any], bool], str, str], ...]
+"""Combinations of options that make no sense: a predicate, the error message and its hint."""
 
-    Typer reads a function's signature. This writes one from the fields, so that options which
-    many commands share stand in one place and reach the code as one typed value.
+
+def check_options(options: object, contradictions: Contradictions) -> None:
+    """Raise UsageError for the first contradiction that applies to the options."""
+    for applies, message, hint in contradictions:
+        if applies(options):
+            raise UsageError(message, hint)
+
+
+def typer_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Adapt a command to Typer, which passes the context and one value for each option.
+
+    The adapted command applies --json, --quiet and --verbose to the console.
+
+    Args:
+        function: `function(console, options)`, where `options` is annotated with a dataclass whose
+            fields are the options, or `function(console, ...)` with one parameter for each.
     """
-    hints = get_type_hints(kind, include_extras=True)
+    kind = get_type_hints(function).get("options")
+    declared = kind or function
+    hints = get_type_hints(declared, include_extras=True)
     parameters = [
-        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=_for_typer(name, hints[name]))
+        for name, parameter in inspect.signature(declared).parameters.items()
+        if name != "console"
     ]
-    for field in fields(kind):  # type: ignore[arg-type] # a TypeVar cannot be bound to dataclasses
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        parameters.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=hints[field.name],
-                default=default,
-            )
-        )
+    parameters.sort(key=lambda p: PANELS.index(p.annotation.__metadata__[0].rich_help_panel))
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
-    def decorate(function: Callable[[Console, Options], None]) -> Callable[..., None]:
-        def command(*, context: typer.Context, **values: Any) -> None:
-            function(context.obj, kind(**values))
+    def command(*, context: typer.Context, **values: Any) -> None:
+        console: Console = context.obj
+        switches = {"json", "quiet", "verbose"} & values.keys()
+        console.configure(**{name: values[name] for name in switches})
+        if kind:
+            function(console, kind(**values))
+        else:
+            function(console, **values)
 
-        command.__name__ = function.__name__
-        command.__doc__ = function.__doc__
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return command
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    return command
 
-    return decorate
+
+def _for_typer(name: str, hint: Any) -> Any:
+    value_type, declaration = hint.__origin__, hint.__metadata__[0]
+    if isinstance(declaration, Option):
+        declaration = declaration.for_typer(name, is_flag=value_type is bool)
+    return Annotated[value_type, declaration]

@@ -1,25 +1,26 @@
-"""The commands that show results: `restormer compare` and `restormer report`."""
+"""The commands that present results: `compare` and `report`."""
+
+from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..batch import Event, Failed, Restored, Summary
-from ..errors import ImageError, UsageError
+from .. import batch, reports
+from ..batch import Failed
+from ..errors import UsageError
 from ..text import format_bytes, printable
 from .console import Console
-from .options import Crops, MaxPixels, Quiet, Restoring
-
-if TYPE_CHECKING:
-    from ..batch import RecordedOutput
-    from ..reports import Report
+from .options import Crops, MaxPixels, Quiet, RestoreOptions
 
 
 def compare(
-    context: typer.Context,
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="What the others came of.")],
+    console: Console,
+    before: Annotated[
+        Path, typer.Argument(metavar="BEFORE", help="The image that the others were made from.")
+    ],
     after: Annotated[list[Path], typer.Argument(metavar="AFTER", help="Images of the same scene.")],
     output: Annotated[
         Path,
@@ -34,120 +35,65 @@ def compare(
     max_pixels: MaxPixels = 300_000_000,
     quiet: Quiet = False,
 ) -> None:
-    """Show images side by side, parts of them enlarged, and where they differ.
+    """Compare images side by side, with enlarged parts and their differences.
 
-    An image of another size is scaled to that of BEFORE; one of another shape is refused.
+    Images are scaled to the size of BEFORE, and must have its shape.
+
+    Examples:
+        restormer compare in.jpg out.jpg -o sheet.png                 # a picture
+        restormer compare in.jpg a.png b.png -o page.html             # two results
+        restormer compare in.jpg out.jpg -o s.png --crop 0,0,200,150  # a part
     """
-    console: Console = context.obj
-    console.configure(quiet=quiet)
-    from ..reports import (
-        SHEET_SUFFIXES,
-        check_comparison,
-        parse_crop,
-        read_panels,
-        write_comparison,
-    )
-
-    parts = [parse_crop(text) for text in crop or ()] or None
-    check_comparison(output, [before, *after])
-    if parts and output.suffix.lower() not in SHEET_SUFFIXES:
-        raise UsageError("--crop is for a picture, and -o names a page", "Leave out one of them.")
-    write_comparison(read_panels(before, after, max_pixels), output, parts)
-    console.say(f"{printable(str(output))}: {format_bytes(output.stat().st_size)}")
+    parts = [reports.parse_crop(text) for text in crop or ()] or None
+    reports.check_comparison(output, [before, *after])
+    if parts and output.suffix.lower() not in reports.SHEET_SUFFIXES:
+        raise UsageError("--crop needs a picture, and -o names a page", "Leave out one of them.")
+    reports.write_comparison(reports.read_panels(before, after, max_pixels), output, parts)
+    _say_written(console, output)
 
 
 def report(
-    context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of restored images.")],
+    console: Console,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of restored images.")],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The page. Left out: FOLDER-report.html beside."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File of the page. Default: FOLDER-report.html beside the folder.",
         ),
     ] = None,
     max_pixels: MaxPixels = 300_000_000,
     quiet: Quiet = False,
 ) -> None:
-    """Make a page of what was restored into a folder: before and after, and how it was done.
+    """Make a page of the restored images in a folder, before and after, and their settings.
 
-    What the folder's record (.restormer.jsonl) tells is shown, also of the folders below. An input
-    is shown beside its output if it is still where it was, and as it was.
+    The page shows the outputs listed in the manifests (.restormer.jsonl) of the folder and its
+    subfolders. Inputs are shown if they are still in place and unchanged.
+
+    Examples:
+        restormer report photos-restored      # write photos-restored-report.html
+        restormer report clean -o clean.html  # write this file
     """
-    console: Console = context.obj
-    console.configure(quiet=quiet)
-    from ..batch import Manifests, recorded_outputs
-    from ..reports import Report, check_page
-
-    past = Manifests()
-    outputs = recorded_outputs(folder, past)
-    for note in past.notes:
+    manifests = batch.Manifests()
+    outputs = batch.recorded_outputs(folder, manifests)
+    for note in manifests.notes:
         console.warn(note)
     path = output or Path(f"{folder.absolute()}-report.html")
-    check_page(path)
-    page = Report(path, _title(outputs), [])
-    events = []
+    defaults = {field.name: field.default for field in fields(RestoreOptions)}
+    events = reports.report_folder(folder, outputs, path, max_pixels=max_pixels, defaults=defaults)
+    failed = False
     with console.progress(len(outputs)):
-        for number, one in enumerate(outputs):
-            event = _shown(one, page, max_pixels)
+        for number, event in enumerate(events, 1):
             if isinstance(event, Failed):
+                failed = True
                 console.show(event)
-            events.append(event)
-            console.advance(number + 1, printable(str(one.path)))
-    count = page.write(_about(folder, outputs), _figures(events))
-    console.say(f"{printable(str(path))}: {format_bytes(count)}")
-    if any(isinstance(event, Failed) for event in events):
+            console.advance(number, printable(str(outputs[number - 1].path)))
+    _say_written(console, path)
+    if failed:
         raise typer.Exit(1)
 
 
-def _shown(output: "RecordedOutput", page: "Report", max_pixels: int) -> Event:
-    """Take an output into the page; return what it is told as."""
-    try:
-        event = output.event()
-        source = output.input()
-        before, after, odd = output.read(source, max_pixels)
-        event.warnings.extend(odd)
-        page.previews.write(event.output, before, after)
-    except ImageError as error:
-        name = str(output.path)
-        failed = Failed(name, name, None, error.message.removeprefix(f"{name}: "), error.hint)
-        page.add(failed)
-        return failed
-    links = {"before": str(source)} if source else {}
-    page.add(event, {**links, "after": event.output})
-    for name, value in output.line["recipe"].get("options", {}).items():
-        if value != _DEFAULTS.get(name):
-            page.uses("--" + name.replace("_", "-"), str(value))
-    return event
-
-
-_DEFAULTS = {field.name: field.default for field in fields(Restoring)}
-
-
-def _title(outputs: list["RecordedOutput"]) -> str:
-    from ..reports import TASK_TITLES
-
-    tasks = {output.line["recipe"].get("task") for output in outputs}
-    return TASK_TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
-
-
-def _about(folder: Path, outputs: list["RecordedOutput"]) -> str:
-    times = sorted(str(output.line.get("time", ""))[:16].replace("T", " ") for output in outputs)
-    period = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
-    return f"{folder}, restored {period} UTC"
-
-
-def _figures(events: list[Event]) -> list[tuple[str, str] | tuple[str, str, str]]:
-    from ..reports import summary_figures
-
-    restored = [event for event in events if isinstance(event, Restored)]
-    return summary_figures(
-        Summary(
-            task="",
-            restored=len(restored),
-            skipped=0,
-            failed=len(events) - len(restored),
-            megapixels=round(sum(event.pixels for event in restored) / 1e6, 3),
-            seconds=sum(event.seconds for event in restored),
-            interrupted=False,
-        )
-    )
+def _say_written(console: Console, path: Path) -> None:
+    console.say(f"{printable(str(path))}: {format_bytes(path.stat().st_size)}")

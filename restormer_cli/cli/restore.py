@@ -1,4 +1,4 @@
-"""One run of a restoring command: from its options, past what could go wrong, to its images."""
+"""The restoring commands, and a run of one of them from its options to its last image."""
 
 from __future__ import annotations
 
@@ -11,305 +11,345 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..batch import (
-    UNCHANGED,
-    Failed,
-    Manifests,
-    Planned,
-    Restored,
-    Skipped,
-    StandardStreams,
-    Tally,
-    check_disk_space,
-    has_same_settings,
-    plan_jobs,
-    skip_reason,
-)
+import typer
+
+from .. import batch, files, imaging, reports, workers
+from ..batch import Failed, Planned, Restored, Skipped
 from ..checkpoints import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
-from ..files import (
-    Inputs,
-    as_path,
-    exists,
-    find_inputs,
-    is_folder,
-    is_special,
-    read_list,
-    remove_leftovers,
-)
-from ..imaging import decode, estimate_noise, read_bytes, readable_suffixes, sigma_for
-from ..reports import Preview, RunObservers, open_preview, plan_observers
 from ..text import printable
-from ..workers import choose_backend
-from .options import Defocusing, Restoring
+from .console import Console
+from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
-    from ..batch import Event, Job, Observer
-    from ..imaging import Image
+    from ..batch import Event, Job, Observer, Tally
+    from ..files import Inputs
+    from ..imaging import Image, Noise
     from ..inference import RestorerConfig
     from ..workers import Backend
-    from .console import Console
 
 
-# --- levels --------------------------------------------------------------------------------------
+def denoise(console: Console, options: DenoiseOptions) -> None:
+    """Remove noise: of a camera at high ISO, or added Gaussian noise.
 
-
-def parted(
-    console: Console, config: RestorerConfig, jobs: list[Job], stdin: BinaryIO, max_pixels: int
-) -> Iterator[tuple[RestorerConfig, list[Job]]]:
-    """The jobs that have a level of noise in common, with the config for its weights.
-
-    One network is in memory at a time, and each is loaded once. If the level is not to be found
-    out, or chooses nothing, the config stays as it is. `stdin` is left where it was.
+    Examples:
+        restormer denoise photo.jpg               # write photo.restored.jpg
+        restormer denoise photo.jpg -o clean.png  # write this file
+        restormer denoise holiday/ -r -o clean/   # a folder and its subfolders
+        restormer denoise scan.tif --sigma 25     # Gaussian noise of a known level
+        restormer denoise '*.jpg' --weights lite  # bundled weights, no network
     """
-    if config.sigma != AUTO_SIGMA:
-        yield config, jobs
-        return
-    if config.weights not in ("auto", "official"):
-        console.say(f"note: --sigma auto has nothing to choose from with {config.weights} weights")
-        yield replace(config, sigma="blind"), jobs
-        return
-    seen: dict[str, list[Job]] = {}
-    for job in jobs:
-        seen.setdefault(_level(console, job, max_pixels, stdin), []).append(job)
-    for level in SIGMAS:
-        if level in seen:
-            yield replace(config, sigma=level), seen[level]
+    _restore(console, "denoise", options)
 
 
-def _level(console: Console, job: Job, max_pixels: int, stdin: BinaryIO) -> str:
-    """The level whose weights fit an image; the blind ones where it cannot be looked at."""
-    if job.source is not None and is_special(job.source):  # it could be read only once
-        return "blind"
-    try:
-        if job.source is None:
-            data = stdin.read()
-            stdin.seek(0)
-        else:
-            data = read_bytes(job.source)[1]
-        found = decode(data, max_pixels=max_pixels, name=job.names[0])
-        noise = estimate_noise(next(found.images).pixels)
-    except ImageError:  # which is told when its turn comes
-        return "blind"
-    level = sigma_for(noise)
-    said = "nothing can be said of its noise" if noise is None else noise.words
-    network = "blind weights" if level == "blind" else f"weights for sigma {level}"
-    console.say(f"note: {printable(job.names[0])}: {said}; {network}")
-    return level
+def derain(console: Console, options: RestoreOptions) -> None:
+    """Remove rain streaks.
+
+    Examples:
+        restormer derain street.jpg -o dry.png    # write this file
+        restormer derain frames/ --device cuda    # a folder, on the first GPU
+        restormer derain frames/ --skip-existing  # resume a run
+    """
+    _restore(console, "derain", options)
 
 
-# --- session -------------------------------------------------------------------------------------
+def deblur(console: Console, options: RestoreOptions) -> None:
+    """Remove motion blur of a moving subject or a moving camera.
 
-CONTRADICTIONS: tuple[tuple[Callable[[Restoring], bool], str, str], ...] = (
+    Examples:
+        restormer deblur shaken.jpg            # write shaken.restored.jpg
+        restormer deblur - < in.jpg > out.jpg  # in a pipe
+        restormer deblur shots/ --dry-run      # show the plan and its memory
+    """
+    _restore(console, "deblur", options)
+
+
+def defocus(console: Console, options: DefocusOptions) -> None:
+    """Sharpen out-of-focus images, from one view or from two dual-pixel views.
+
+    Examples:
+        restormer defocus soft.jpg               # write soft.restored.jpg
+        restormer defocus l.png --right r.png    # two dual-pixel views
+        restormer defocus l/ --right r/ -o out/  # folders of them, same names
+    """
+    _restore(console, "defocus", options)
+
+
+def _restore(console: Console, task: str, options: RestoreOptions) -> None:
+    if run(console, task, options).failed:
+        raise typer.Exit(1)
+
+
+CONTRADICTIONS: Contradictions = (
     (
-        lambda given: not given.inputs and given.files_from is None,
-        "there is nothing to restore",
-        "Name images, folders or patterns, or - for an image on stdin.",
+        lambda o: not o.inputs and o.files_from is None,
+        "no input given",
+        "Name images, folders or patterns, or - for an image from stdin.",
     ),
+    (lambda o: o.output == "", "-o is empty", "Name a file, a folder, or - for stdout."),
     (
-        lambda given: given.output == "",
-        "-o names nothing",
-        "Name a file, a folder, or - for stdout.",
-    ),
-    (
-        lambda given: given.null and given.files_from is None,
-        "--null says how a list is separated, and there is none",
+        lambda o: o.null and o.files_from is None,
+        "--null needs a list of inputs",
         "Add --files-from LIST.",
     ),
     (
-        lambda given: given.files_from == "-" and "-" in (given.inputs or ()),
-        "stdin cannot be both an image and the list of images",
-        "Put one of them into a file.",
+        lambda o: o.files_from == "-" and "-" in (o.inputs or ()),
+        "stdin cannot be both an image and the list of inputs",
+        "Save one of them to a file.",
     ),
     (
-        lambda given: given.json and given.output == "-",
-        "--json and -o - both want stdout",
+        lambda o: o.json and o.output == "-",
+        "--json and -o - both write to stdout",
         "Name an output file.",
     ),
+    (lambda o: math.isnan(o.strength), "--strength is not a number", "Give a number from 0 to 1."),
     (
-        lambda given: math.isnan(given.strength),
-        "--strength is no number",
-        "It takes one from 0 to 1.",
-    ),
-    (
-        lambda given: given.in_place and given.output == "-",
-        "--in-place and -o - say two different outputs",
+        lambda o: o.in_place and o.output == "-",
+        "--in-place and -o - name two different outputs",
         "Leave out one of them.",
     ),
     (
-        lambda given: (
-            given.ray is not None and bool(given.preview or given.report or given.compare)
-        ),
-        "--preview, --report and --compare show what is restored here, and --ray may go elsewhere",
-        "Leave it out; `restormer report FOLDER` shows what is there at the end.",
+        lambda o: o.ray is not None and bool(o.preview or o.report or o.compare),
+        "--preview, --report and --compare do not work with --ray, which may restore elsewhere",
+        "Leave them out. `restormer report FOLDER` makes a report afterwards.",
     ),
 )
-"""Options that make no sense together: when, what is wrong, and what to do."""
 
 
-def run(console: Console, task: str, options: Restoring) -> Tally:
-    """Restore all the inputs of a command, and count what became of them.
+def run(console: Console, task: str, options: RestoreOptions) -> Tally:
+    """Restore all inputs of a command and count the outcomes.
 
     Raises:
-        UsageError: the request makes no sense as a whole; nothing was touched.
-        CheckpointError: the weights cannot be had or do not fit.
-        DeviceError: the device is not there.
+        UsageError: the options or the inputs make no sense. No file was changed.
+        CheckpointError: the weights are unavailable or do not fit the task.
+        DeviceError: the device is unavailable.
     """
-    with open_preview(console, options.preview and not options.dry_run) as seen:
-        return _run(console, task, options, seen)
+    check_options(options, CONTRADICTIONS)
+    with reports.open_preview(console, options.preview and not options.dry_run) as preview:
+        return _Run(console, task, options, preview).execute()
 
 
-def _run(console: Console, task: str, options: Restoring, seen: Preview) -> Tally:
-    for applies, message, hint in CONTRADICTIONS:
-        if applies(options):
-            raise UsageError(message, hint)
-    config, batch = options.restorer_config(task), options.batch_config()
-    right = options.right if isinstance(options, Defocusing) else None
-    found = find_inputs(
-        options.inputs or (),
-        readable_suffixes(),
-        listed=_listed(options),
-        recursive=options.recursive,
-        outputs=[as_path(p) for p in (options.output, options.compare) if p not in (None, "-")],
-    )
-    jobs = plan_jobs(
-        found.found,
-        output=options.output,
-        format=None if options.format == "keep" else options.format,
-        in_place=options.in_place,
-        right=right,
-    )
-    shown = plan_observers(
-        task,
-        jobs,
-        report=options.report,
-        compare=options.compare,
-        crops=options.crop or (),
-        settings=options.changed(),
-    )
-    if options.dry_run:
-        shown = RunObservers(None, None)
-    watch = _together(seen.watch, shown.watch)
-    streams = _streams(jobs, options)
-    tally = Tally(task)
-    sources = set()  # of the weights that were used
+class _Run:
+    """A run: the plan, made before any file is changed, and its execution."""
 
-    def show(events: Iterable[Event]) -> None:
-        for event in events:
-            tally.add(event)
-            console.show(event)
-            seen.add(event)
-            shown.add(event)
-            if isinstance(event, Restored):
-                sources.add(event.weights.source)
-
-    def end(*, interrupted: bool) -> None:
-        console.show(summary := tally.summary(interrupted=interrupted))
-        shown.finish(summary, console.say)
-
-    work = [job for job in jobs if not _missing(job)]
-    if config.sigma == AUTO_SIGMA:  # which looks at the image beforehand
-        streams = StandardStreams(io.BytesIO(streams.stdin.read()), streams.stdout)
-    batch = replace(batch, record=_recorded(found, options))
-    try:
-        show(_problems(found, jobs, task))
-        if not options.dry_run:
-            _clean_up(console, jobs)
-        for part, mine in parted(console, config, work, streams.stdin, batch.max_pixels):
-            if "lite" in sources:
-                part = replace(part, weights="lite")  # the others cannot be had: ask once
-            backend = choose_backend(
-                part, batch, console, observer=watch, ray=options.ray, dry_run=options.dry_run
-            )
-            with closing(backend):
-                _work(console, task, options, backend, mine, streams, show)
-    except KeyboardInterrupt:
-        left = len(jobs) - tally.restored - tally.skipped - tally.failed
-        console.warn(
-            f"interrupted with {left} of {len(jobs)} images to go; what is written is whole. "
-            "The same command with --skip-existing goes on from here"
+    def __init__(
+        self, console: Console, task: str, options: RestoreOptions, preview: reports.Preview
+    ) -> None:
+        self.console, self.task, self.options, self.preview = console, task, options, preview
+        self.config = options.restorer_config(task)
+        self.inputs = files.find_inputs(
+            options.inputs or (),
+            imaging.readable_suffixes(),
+            listed=_read_list(options),
+            recursive=options.recursive,
+            outputs=[
+                files.as_path(path)
+                for path in (options.output, options.compare)
+                if path not in (None, "-")
+            ],
         )
-        end(interrupted=True)
-        raise
-    except RestormerError:
-        if tally.restored:  # it could not go on: what is done is told all the same
-            end(interrupted=True)
-        raise
-    end(interrupted=False)
-    return tally
+        self.jobs = batch.plan_jobs(
+            self.inputs.found,
+            output=options.output,
+            format=None if options.format == "keep" else options.format,
+            in_place=options.in_place,
+            right=options.right if isinstance(options, DefocusOptions) else None,
+        )
+        self.observers = reports.plan_observers(
+            task,
+            self.jobs,
+            report=options.report,
+            compare=options.compare,
+            crops=options.crop or (),
+            settings=options.changed(),
+        )
+        if options.dry_run:
+            self.observers = reports.RunObservers(None, None)
+        self.streams = _open_streams(self.jobs, options)
+        if self.config.sigma == AUTO_SIGMA:  # stdin is read twice
+            self.streams = batch.StandardStreams(
+                io.BytesIO(self.streams.stdin.read()), self.streams.stdout
+            )
+        self.tally = batch.Tally(task)
+        self.lite_was_used = False
+
+    def execute(self) -> Tally:
+        """Restore the images, or report how it would be done."""
+        missing = {
+            job for job in self.jobs if job.source is not None and not files.exists(job.source)
+        }
+        jobs = [job for job in self.jobs if job not in missing]
+        try:
+            self._emit(self._input_problems(missing))
+            if not self.options.dry_run:
+                self._remove_leftovers()
+            for config, part in self._by_noise_level(jobs):
+                self._restore(config, part)
+        except KeyboardInterrupt:
+            left = len(self.jobs) - self.tally.restored - self.tally.skipped - self.tally.failed
+            self.console.warn(
+                f"interrupted with {left} of {len(self.jobs)} images to go. All files written are "
+                "complete. Run the same command with --skip-existing to resume"
+            )
+            self._finish(interrupted=True)
+            raise
+        except RestormerError:
+            if self.tally.restored:
+                self._finish(interrupted=True)
+            raise
+        self._finish(interrupted=False)
+        return self.tally
+
+    def _emit(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.tally.add(event)
+            self.console.show(event)
+            self.preview.add(event)
+            self.observers.add(event)
+            if isinstance(event, Restored):
+                self.lite_was_used |= event.weights.source == "lite"
+
+    def _finish(self, *, interrupted: bool) -> None:
+        summary = self.tally.summary(interrupted=interrupted)
+        self.console.show(summary)
+        self.observers.finish(summary, self.console.say)
+
+    def _input_problems(self, missing: set[Job]) -> Iterator[Event]:
+        for problem in self.inputs.problems:
+            yield Failed(problem.name, None, self.task, problem.error, problem.hint)
+        for path in self.inputs.own:
+            yield Skipped(str(path), None, self.task, "an output of an earlier run")
+        for job in self.jobs:
+            if job in missing:
+                yield Failed(*job.names, self.task, "no such file", "Check the path.")
+
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files that killed runs left in the output folders."""
+        folders = {job.target.parent: None for job in self.jobs if job.target is not None}
+        for path in files.remove_leftovers(folders):
+            self.console.say(
+                f"note: {printable(str(path))}: left by a run that was killed; removed"
+            )
+
+    def _by_noise_level(self, jobs: list[Job]) -> Iterator[tuple[RestorerConfig, list[Job]]]:
+        """Group jobs by the weights that --sigma auto chooses, so that each are loaded once."""
+        if self.config.sigma != AUTO_SIGMA:
+            yield self.config, jobs
+            return
+        if self.config.weights not in ("auto", "official"):
+            self.console.say(
+                f"note: --sigma auto has nothing to choose from with {self.config.weights} weights"
+            )
+            yield replace(self.config, sigma="blind"), jobs
+            return
+        by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
+        for job in jobs:
+            noise = self._estimate_noise(job)
+            by_level[imaging.sigma_for(noise)].append(replace(job, noise=noise))
+        for level, part in by_level.items():
+            if part:
+                yield replace(self.config, sigma=level), part
+
+    def _estimate_noise(self, job: Job) -> Noise | None:
+        """Return the noise of an image's first page; None if it is unknown."""
+        if job.source is not None and files.is_special(job.source):  # can be read only once
+            return None
+        try:
+            if job.source is None:
+                data = self.streams.stdin.read()
+                self.streams.stdin.seek(0)
+            else:
+                data = imaging.read_bytes(job.source)[1]
+            sequence = imaging.decode(data, max_pixels=self.options.max_pixels, name=job.names[0])
+            noise = imaging.estimate_noise(next(sequence.images).pixels)
+        except ImageError:  # reported when the image is restored
+            return None
+        level = imaging.sigma_for(noise)
+        estimate = "noise cannot be estimated" if noise is None else noise.words
+        weights = "blind weights" if level == "blind" else f"weights for sigma {level}"
+        self.console.say(f"note: {printable(job.names[0])}: {estimate}; {weights}")
+        return noise
+
+    def _restore(self, config: RestorerConfig, jobs: list[Job]) -> None:
+        """Restore jobs that use the same weights."""
+        if self.lite_was_used:  # the official weights are unavailable
+            config = replace(config, weights="lite")
+        backend = workers.choose_backend(
+            config,
+            replace(self.options.batch_config(), record=_keeps_manifest(self.inputs, self.options)),
+            self.console,
+            observer=_combine(self.preview.watch, self.observers.watch),
+            ray=self.options.ray,
+            dry_run=self.options.dry_run,
+        )
+        with closing(backend):
+            if self.options.skip_existing:
+                jobs = self._skip_existing(backend, jobs)
+            if jobs and self.options.dry_run:
+                self._emit(backend.run(jobs, self.streams))
+            elif jobs:
+                self._check_disk_space(jobs)
+                self._emit(Planned(*job.names, self.task) for job in jobs)
+                backend.prepare(len(jobs))
+                events = backend.run(jobs, self.streams)
+                with self.console.progress(len(jobs)), closing(events):
+                    try:
+                        self._emit(events)
+                    except KeyboardInterrupt:
+                        self._emit(_interrupt(events))
+                        raise
+
+    def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
+        """Return the jobs that --skip-existing leaves to restore."""
+        manifests = batch.Manifests()
+        reasons: dict[Job, str | None] = {}
+        entries = {}
+        for job in jobs:
+            reasons[job], entry = batch.skip_reason(job, self.task, manifests)
+            if entry is not None:
+                entries[job] = entry
+        for note in manifests.notes:
+            self.console.warn(note)
+        if entries:
+            fingerprints = backend.prepare(len(jobs))
+            for job, entry in entries.items():
+                if any(batch.has_same_settings(entry, f) for f in fingerprints):
+                    reasons[job] = batch.UNCHANGED
+        self._emit(Skipped(*job.names, self.task, why) for job, why in reasons.items() if why)
+        return [job for job, why in reasons.items() if why is None]
+
+    def _check_disk_space(self, jobs: list[Job]) -> None:
+        """Refuse outputs that cannot fit on the disk, and warn of those that may not."""
+        too_small, scarce = batch.check_disk_space(jobs)
+        if too_small:
+            raise UsageError("; ".join(too_small), "Free some space, or use -o.")
+        for message in scarce:
+            self.console.warn(printable(message))
 
 
-@dataclass(frozen=True)
-class _Together:
-    watches: tuple[Observer, ...]
-
-    def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        for watch in self.watches:
-            watch(event, before, after)
-
-
-def _together(*watches: Observer | None) -> Observer | None:
-    """All that want to see each image as one, which another process can be given, too."""
-    given = tuple(watch for watch in watches if watch is not None)
-    return _Together(given) if given else None
-
-
-def _work(
-    console: Console,
-    task: str,
-    options: Restoring,
-    place: Backend,
-    work: list[Job],
-    streams: StandardStreams,
-    show: Callable[[Iterable[Event]], None],
-) -> None:
-    """Restore with one set of weights, or say how it would be."""
-    if options.skip_existing:
-        work = _unskipped(console, task, place, work, show)
-    if work and options.dry_run:
-        show(place.run(work, streams))
-    elif work:
-        _see_room(console, work)
-        show(Planned(*job.names, task) for job in work)
-        place.prepare(len(work))
-        events = place.run(work, streams)
-        with console.progress(len(work)), closing(events):  # which ends its threads
-            try:
-                show(events)
-            except KeyboardInterrupt:
-                show(_rest(events))
-                raise
-
-
-def _rest(events: Generator[Event, None, None]) -> Iterator[Event]:
-    """What a run has still to tell if it was interrupted while an event of its was shown."""
-    with suppress(KeyboardInterrupt, StopIteration):
-        yield events.throw(KeyboardInterrupt())
-        yield from events
-
-
-def _listed(options: Restoring) -> list[str]:
-    """The paths in the list that --files-from names."""
+def _read_list(options: RestoreOptions) -> list[str]:
+    """Return the paths that --files-from lists."""
     if options.files_from is None:
         return []
     if options.files_from == "-":
-        return read_list(sys.stdin.buffer.read(), null=options.null)
+        return files.read_list(sys.stdin.buffer.read(), null=options.null)
     try:
         data = Path(options.files_from).read_bytes()
     except OSError as error:
         raise UsageError(
             f"{options.files_from}: the list cannot be read ({error.strerror})",
-            "--files-from takes a file with one path a line, or - for stdin.",
+            "Give --files-from a file with one path per line, or - for stdin.",
         ) from error
-    return read_list(data, null=options.null)
+    return files.read_list(data, null=options.null)
 
 
-def _streams(jobs: list[Job], options: Restoring) -> StandardStreams:
-    """Stdin and stdout for the jobs that need them.
+def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStreams:
+    """Return stdin and stdout for the jobs that use them.
 
-    Refused is what would end in a terminal full of bytes, in a mixture, or in waiting for ever.
+    Raises:
+        UsageError: stdin or stdout is a terminal, or stdout is used for JSON.
     """
     stdin: BinaryIO = io.BytesIO()
     stdout: BinaryIO = io.BytesIO()
@@ -319,75 +359,44 @@ def _streams(jobs: list[Job], options: Restoring) -> StandardStreams:
         stdin = sys.stdin.buffer
     if any(job.target is None for job in jobs) and not options.dry_run:
         if options.json:
-            raise UsageError("--json and the image both want stdout", "Name a file with -o.")
+            raise UsageError(
+                "--json and the image would both be written to stdout", "Name a file with -o."
+            )
         if sys.stdout is None or sys.stdout.isatty():
             raise UsageError(
-                "stdout is a terminal, or closed: no place for an image",
-                "Send it to a file (> out.png), or name one with -o.",
+                "stdout is a terminal, or closed, and cannot take an image",
+                "Redirect it to a file (> out.png), or name one with -o.",
             )
         stdout = sys.stdout.buffer
-    return StandardStreams(stdin, stdout)
+    return batch.StandardStreams(stdin, stdout)
 
 
-def _missing(job: Job) -> bool:
-    return job.source is not None and not exists(job.source)
-
-
-def _clean_up(console: Console, jobs: list[Job]) -> None:
-    """Remove from the outputs' folders what runs that were killed have left there."""
-    folders = dict.fromkeys(job.target.parent for job in jobs if job.target is not None)
-    for path in remove_leftovers(folders):
-        console.say(f"note: {printable(str(path))}: left by a run that was killed; removed")
-
-
-def _see_room(console: Console, jobs: list[Job]) -> None:
-    """Refuse what surely has no room, and warn of what perhaps has none."""
-    none, little = check_disk_space(jobs)
-    if none:
-        raise UsageError("; ".join(none), "Make room, or name another folder with -o.")
-    for text in little:
-        console.warn(printable(text))
-
-
-def _problems(found: Inputs, jobs: list[Job], task: str) -> Iterator[Event]:
-    """What can be said of inputs before any is looked at."""
-    for problem in found.problems:
-        yield Failed(problem.name, None, task, problem.error, problem.hint)
-    for path in found.own:
-        yield Skipped(str(path), None, task, "an output of an earlier run")
-    for job in jobs:
-        if _missing(job):
-            yield Failed(*job.names, task, "no such file", "Check the path.")
-
-
-def _unskipped(
-    console: Console,
-    task: str,
-    place: Backend,
-    jobs: list[Job],
-    show: Callable[[Iterable[Event]], None],
-) -> list[Job]:
-    """The jobs that --skip-existing leaves."""
-    past = Manifests()
-    reasons: dict[Job, str | None] = {}
-    lines = {}
-    for job in jobs:
-        reasons[job], line = skip_reason(job, task, past)
-        if line is not None:
-            lines[job] = line
-    for note in past.notes:
-        console.warn(note)
-    if lines:
-        recipes = place.prepare(len(jobs))
-        done = (j for j, line in lines.items() if any(has_same_settings(line, r) for r in recipes))
-        reasons.update(dict.fromkeys(done, UNCHANGED))
-    show(Skipped(*job.names, task, why) for job, why in reasons.items() if why)
-    return [job for job, why in reasons.items() if why is None]
-
-
-def _recorded(found: Inputs, options: Restoring) -> bool:
-    """Whether the folders of the outputs get a record: not for a single file of one's own."""
-    if options.skip_existing or len(found.found) > 1 or any(one.folder for one in found.found):
+def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
+    """Return False for a single output that is a file: its folder gets no manifest."""
+    if options.skip_existing or len(inputs.found) > 1 or any(one.folder for one in inputs.found):
         return True
     output = options.output or ""
-    return output.endswith(("/", os.sep)) or is_folder(as_path(output or "-"))
+    return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))
+
+
+@dataclass(frozen=True)
+class _Observers:
+    """Several observers as one, which can be sent to another process."""
+
+    observers: tuple[Observer, ...]
+
+    def __call__(self, event: Restored, before: Image, after: Image) -> None:
+        for observer in self.observers:
+            observer(event, before, after)
+
+
+def _combine(*observers: Observer | None) -> Observer | None:
+    given = tuple(observer for observer in observers if observer is not None)
+    return _Observers(given) if given else None
+
+
+def _interrupt(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """Interrupt a running backend and yield its last events."""
+    with suppress(KeyboardInterrupt, StopIteration):
+        yield events.throw(KeyboardInterrupt())
+        yield from events

@@ -1,67 +1,33 @@
-"""The command `train`, and its plot of loss and PSNR over steps."""
+"""The command `train`, and its plot of loss and PSNR."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import inference, training
 from ..errors import UsageError
 from .console import Console
 from .options import Device, Json, Quiet
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
-def check_plot(path: Path) -> None:
-    """Find out before a training begins whether it can be drawn.
-
-    Raises:
-        UsageError: matplotlib is not installed, or does not write such files, or not there.
-    """
-    if path.suffix.lower() not in PLOT_FORMATS:
-        raise UsageError(
-            f"{path} is no picture of a curve", f"Name one of {', '.join(PLOT_FORMATS)}."
-        )
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no such folder", "Make it, or name another.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{path} cannot be written", "Name a file in a folder that is yours.")
-    if find_spec("matplotlib") is None:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed",
-            "pip install 'restormer-cli[plot]'",
-        )
-
-
-def draw_curves(history: Mapping[int, tuple[float, float]], path: Path) -> None:
-    """Write loss (left axis) and PSNR in dB (right axis) by step, as `path` ends: PNG, SVG, PDF."""
-    from matplotlib.figure import Figure
-
-    steps = sorted(history)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    left = figure.subplots()
-    right = left.twinx()
-    series = ((left, 0, "loss (L1)", "tab:gray"), (right, 1, "held-out PSNR, dB", "tab:blue"))
-    for axes, which, label, colour in series:
-        axes.plot(steps, [history[step][which] for step in steps], color=colour, marker=".")
-        axes.set_ylabel(label, color=colour)
-    left.set_xlabel("step")
-    left.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-
-
 def train(
-    context: typer.Context,
+    console: Console,
     task: Annotated[
         str,
         typer.Argument(
             metavar="TASK",
-            help="What to learn: denoise, derain, deblur, defocus; "
-            "of pairs, whatever it is called.",
+            help="Task to learn: denoise, derain, deblur or defocus; with --pairs any name.",
         ),
     ],
     output: Annotated[
@@ -70,64 +36,89 @@ def train(
             "--output",
             "-o",
             metavar="FILE",
-            help="The weights (.safetensors). FILE.resume, beside it, lets a run go on.",
+            help="File of the weights (.safetensors). FILE.resume beside it holds the state to "
+            "resume from.",
         ),
     ],
     photos: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Clean, sharp photographs, also in subfolders; degraded on the fly."
+            metavar="DIR",
+            help="Folder of clean, sharp photographs, searched recursively and degraded during "
+            "training.",
         ),
     ] = None,
     pairs: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             metavar="DEGRADED CLEAN",
-            help="In place of --photos: two folders of photographs with the same names and sizes.",
+            help="Instead of --photos: two folders of photographs of the same names and sizes.",
         ),
     ] = None,
     right: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Right dual-pixel views; DEGRADED are the left ones."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of right dual-pixel views; DEGRADED holds the left ones. Default: one "
+            "view.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="End after so many steps.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0.0, help="End after so many hours.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of training steps. Default: until --hours have passed."),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Training time in hours. Default: until --steps have been made."
+        ),
+    ] = None,
     start: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start from these weights (fine-tuning).")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Checkpoint to fine-tune. Default: a new small network with random weights.",
+        ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="The highest, after the warm-up.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate, reached after the warm-up.")
+    ] = 1e-3,
     validate_every: Annotated[
-        int, typer.Option(min=1, metavar="STEPS", help="Validate and save every so many steps.")
+        int,
+        typer.Option(min=1, metavar="STEPS", help="Steps between validations, which also save."),
     ] = 250,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw loss and PSNR (.png, .svg, .pdf) as they come."),
+        typer.Option(
+            metavar="FILE",
+            help="Plot loss and PSNR (.png, .svg, .pdf) at every validation. Default: none.",
+        ),
     ] = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small network, or go on with one, on clean photographs or on pairs.
+    """Train a small network, or fine-tune a checkpoint, on photographs or on pairs.
 
-    The weights that are best on photographs held out are kept. A run that was interrupted goes on
-    when the same command is given again. With --start, an official checkpoint or your own learns
-    on, be it of colour or grey images or of dual-pixel views. Started by torchrun, it trains on
-    several devices at once.
+    The weights that score best on held-out photographs are kept. Repeat the command to resume an
+    interrupted run. --start fine-tunes an official checkpoint or your own, for colour, grey or
+    dual-pixel images. With torchrun, several devices train together.
+
+    Examples:
+        restormer train denoise --photos DIR -o a.safetensors --hours 3    # photos
+        restormer train derain --pairs WET DRY -o a.safetensors --hours 3  # pairs
+        torchrun --nproc-per-node 4 -m restormer_cli train ...             # 4 GPUs
+        restormer denoise in.png --weights a.safetensors                   # use it
     """
-    console: Console = context.obj
-    console.configure(json=json, quiet=quiet)
     if (photos is None) == (pairs is None):
         raise UsageError(
-            "what shall it learn from?", "Give --photos DIR, or --pairs DEGRADED CLEAN."
+            "--photos or --pairs is required, but not both",
+            "Give --photos DIR, or --pairs DEGRADED CLEAN.",
         )
-    from ..inference import choose_device
-    from ..training import Settings, join_ranks
-    from ..training import train as run_training
-
     if plot is not None:
         check_plot(plot)
-    settings = Settings(
+    settings = training.Settings(
         steps=steps,
         hours=hours,
         learning_rate=learning_rate,
@@ -135,36 +126,77 @@ def train(
         seed=seed,
     )
     degraded, clean = pairs or (None, photos)
-    assert clean is not None  # noqa: S101 - one of the two was given
-    with join_ranks(choose_device(device)) as (team, own), ExitStack() as bar:
-        if team.leads:
-            bar.enter_context(console.progress(100))
-        reports = run_training(
+    assert clean is not None  # noqa: S101 - checked above
+    with training.join_ranks(inference.choose_device(device)) as (ranks, rank_device):
+        reports = training.train(
             task,
             clean,
             output,
             settings,
             start=start,
-            device=own,
+            device=rank_device,
             degraded=degraded,
             right=right,
-            ranks=team,
-            notify=console.warn if team.leads else lambda _: None,
+            ranks=ranks,
+            notify=console.warn if ranks.leads else lambda _: None,
         )
-        for report in reports:
-            if json:
-                told = {k: v for k, v in report._asdict().items() if k != "history"}
-                console.object({"event": "validated", **told})
-            line = (
-                f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
-                f"(best {report.best:.2f})"
-            )
-            console.say(f"{line}, {report.megapixels_per_second:.3f} MP/s")
-            console.advance(100 * report.progress, f"{report.best:.2f} dB")
-            if plot is not None:
-                try:
-                    draw_curves(report.history, plot)
-                except OSError as error:  # no reason to lose a training
-                    console.warn(f"{plot}: cannot be written ({error.strerror})")
-    if team.leads:
-        console.say(f"{output}: {report.best:.2f} dB on photographs held out")
+        with console.progress(100) if ranks.leads else nullcontext():
+            for report in reports:
+                if json:
+                    values = {k: v for k, v in report._asdict().items() if k != "history"}
+                    console.object({"event": "validated", **values})
+                console.say(
+                    f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
+                    f"(best {report.best:.2f}), {report.megapixels_per_second:.3f} MP/s"
+                )
+                console.advance(100 * report.progress, f"{report.best:.2f} dB")
+                if plot is not None:
+                    try:
+                        draw_curves(report.history, plot)
+                    except OSError as error:  # must not end the training
+                        console.warn(f"{plot}: cannot be written ({error.strerror})")
+    if ranks.leads:
+        console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
+
+
+def check_plot(path: Path) -> None:
+    """Check before training that the plot can be drawn.
+
+    Raises:
+        UsageError: the path has another suffix than `PLOT_FORMATS` or cannot be written, or
+            matplotlib is not installed.
+    """
+    if path.suffix.lower() not in PLOT_FORMATS:
+        raise UsageError(
+            f"{path}: plots have another format", f"Choose one of {', '.join(PLOT_FORMATS)}."
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder", "Create it, or choose another.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written", "Choose a file in a folder of your own.")
+    if find_spec("matplotlib") is None:
+        raise UsageError(
+            "--plot needs matplotlib, which is not installed", "pip install 'restormer-cli[plot]'"
+        )
+
+
+def draw_curves(history: Mapping[int, tuple[float, float]], path: Path) -> None:
+    """Plot loss and PSNR by step.
+
+    Args:
+        history: (L1 loss, validation PSNR in dB) by step.
+        path: file to write; its suffix chooses the format.
+    """
+    from matplotlib.figure import Figure
+
+    steps = sorted(history)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    series = ((left, 0, "loss (L1)", "tab:gray"), (right, 1, "held-out PSNR, dB", "tab:blue"))
+    for axes, index, label, colour in series:
+        axes.plot(steps, [history[step][index] for step in steps], color=colour, marker=".")
+        axes.set_ylabel(label, color=colour)
+    left.set_xlabel("step")
+    left.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

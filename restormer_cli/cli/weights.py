@@ -1,4 +1,6 @@
-"""What is on this machine: the commands `weights` and `doctor`."""
+"""The commands `weights list`, `pull`, `path` and `verify`."""
+
+from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,127 +8,109 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import checkpoints
 from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes
 from .console import Console
-from .options import Json, Name, Names
+from .options import Json, typer_command
 
 if TYPE_CHECKING:
-    pass
+    from ..checkpoints import CheckpointStatus
 
 
-weights = typer.Typer(
-    help="The checkpoints: which there are, where they lie, whether they are whole.",
-    no_args_is_help=True,
-)
-
-
-@weights.command("list")
-def list_weights(context: typer.Context, json: Json = False) -> None:
-    """List the official checkpoints and the bundled lite ones, and which of them are here."""
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..checkpoints import list_checkpoints
-
-    rows = list_checkpoints()
+def list_weights(console: Console, json: Json = False) -> None:
+    """List the official and the bundled lite checkpoints, and which are on this machine."""
+    rows = checkpoints.list_checkpoints()
     if json:
-        console.object([_plain(asdict(row)) for row in rows])
+        console.object([_plain(row) for row in rows])
         return
-    heads = ("NAME", "TASK", "IS", "SIZE", "LICENCE", "FOR")
-    console.result(
-        columns(
-            heads,
-            *(
-                (row.name, row.task, row.state, _size(row.bytes), row.licence, row.purpose)
-                for row in rows
-            ),
-        )
-    )
+    header = ("NAME", "TASK", "IS", "SIZE", "LICENCE", "FOR")
+    cells = [(r.name, r.task, r.state, size_text(r), r.licence, r.purpose) for r in rows]
+    console.result(columns(header, *cells))
 
 
-@weights.command()
 def pull(
-    context: typer.Context,
-    names: Names = None,
-    every: Annotated[bool, typer.Option("--all", metavar="", help="All of them: 1.4 GB.")] = False,
+    console: Console,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Checkpoints, or tasks for their default ones."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", metavar="", help="Download all checkpoints, 1.4 GB.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Download checkpoints, verify them and keep them in the cache, for use without a network.
-
-    A task's name stands for the checkpoint that the task uses when nothing more is said.
-    """
-    console: Console = context.obj
-    console.configure(json=json)
+    """Download checkpoints, verify them and keep them in the cache, for use without a network."""
     if every == bool(names):
-        raise UsageError("what shall be pulled?", "Name tasks or checkpoints, or say --all.")
-    from ..checkpoints import pull_checkpoint
-
-    for checkpoint in CHECKPOINTS.values() if every else [_official(name) for name in names or ()]:
-        found = pull_checkpoint(checkpoint, notify=console.warn)
+        raise UsageError("no checkpoint named", "Name tasks or checkpoints, or give --all.")
+    for checkpoint in CHECKPOINTS.values() if every else map(official_checkpoint, names or ()):
+        pulled = checkpoints.pull_checkpoint(checkpoint, notify=console.warn)
         if json:
-            console.object(_plain(asdict(found)))
+            console.object(_plain(pulled))
         else:
-            console.say(f"{found.name}  {found.path}")
+            console.say(f"{pulled.name}  {pulled.path}")
 
 
-@weights.command()
-def path(context: typer.Context, name: Name) -> None:
-    """Print where a checkpoint lies; it fails if it is not on this machine."""
-    from ..checkpoints import list_checkpoints
-
-    wanted = _official(name).name if name in TASKS else name
-    rows = {row.name: row for row in list_checkpoints()}
-    if wanted not in rows:
-        raise _unknown(name)
-    found = rows[wanted].path
-    if found is None:
+def path(
+    console: Console,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its default one.")
+    ],
+) -> None:
+    """Print the path of a checkpoint. Fails if the checkpoint is not on this machine."""
+    paths = {row.name: row.path for row in checkpoints.list_checkpoints()}
+    checkpoint = name if name in paths else official_checkpoint(name).name
+    if paths[checkpoint] is None:
         raise CheckpointError(
-            f"{wanted} is not on this machine", f"`restormer weights pull {wanted}` downloads it."
+            f"{checkpoint} is not on this machine",
+            f"`restormer weights pull {checkpoint}` downloads it.",
         )
-    context.obj.result(str(found))
+    console.result(str(paths[checkpoint]))
 
 
-@weights.command()
-def verify(context: typer.Context, json: Json = False) -> None:
-    """Hash every checkpoint on this machine and compare; the exit status is 1 if one is damaged."""
-    console: Console = context.obj
-    console.configure(json=json)
-    from ..checkpoints import verify_checkpoints
+def verify(console: Console, json: Json = False) -> None:
+    """Check the SHA-256 of every checkpoint on this machine.
 
-    words = {True: "whole", False: "DAMAGED", None: "not known"}
-    verdicts = verify_checkpoints()
+    The exit status is 1 if a checkpoint is damaged.
+    """
+    states = {True: "whole", False: "DAMAGED", None: "not known"}
+    verdicts = checkpoints.verify_checkpoints()
     if json:
-        console.object([_plain(asdict(verdict)) for verdict in verdicts])
+        console.object([_plain(verdict) for verdict in verdicts])
     elif verdicts:
-        console.result(
-            columns(*((v.name, words[v.ok], v.sha256[:12], str(v.path)) for v in verdicts))
-        )
+        rows = ((v.name, states[v.ok], v.sha256[:12], str(v.path)) for v in verdicts)
+        console.result(columns(*rows))
     else:
         console.say("There are no checkpoints on this machine.")
     if any(verdict.ok is False for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _official(name: str) -> Checkpoint:
-    """The official checkpoint of this name, or of the task of this name."""
-    wanted = TASKS[name].official if name in TASKS else name
-    if wanted not in CHECKPOINTS:
-        raise _unknown(name)
-    return CHECKPOINTS[wanted]
+weights = typer.Typer(help="List, download, locate and verify checkpoints.", no_args_is_help=True)
+weights.command("list")(typer_command(list_weights))
+weights.command("pull")(typer_command(pull))
+weights.command("path")(typer_command(path))
+weights.command("verify")(typer_command(verify))
 
 
-def _unknown(name: str) -> UsageError:
-    return UsageError(f"no checkpoint is called {name!r}", "`restormer weights list` shows all.")
+def official_checkpoint(name: str) -> Checkpoint:
+    """Return the official checkpoint of this name, or the default one of the task of this name.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+    """
+    checkpoint = TASKS[name].official if name in TASKS else name
+    if checkpoint not in CHECKPOINTS:
+        raise UsageError(f"unknown checkpoint {name!r}", "`restormer weights list` shows all.")
+    return CHECKPOINTS[checkpoint]
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(v) if isinstance(v, Path) else v for key, v in value.items()}
+def size_text(status: CheckpointStatus) -> str:
+    """Return the size of a checkpoint's file for people; empty if it is not known."""
+    return "" if status.bytes is None else format_bytes(status.bytes)
 
 
-def _size(count: int | None) -> str:
-    return "" if count is None else format_bytes(count)
-
-
-def _shown(cell: object) -> str:
-    return "-" if cell is None else str(cell)
+def _plain(row: Any) -> dict[str, Any]:
+    """Return a dataclass as a dictionary fit for JSON."""
+    return {key: str(v) if isinstance(v, Path) else v for key, v in asdict(row).items()}

@@ -1,4 +1,4 @@
-"""The shell around it: pipes, lists and several processes, as the README shows them."""
+"""The program in a shell: pipes, lists and several processes, as the README shows them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shell(line: str) -> subprocess.CompletedProcess[bytes]:
     wrapper = Path("bin/restormer")
     wrapper.parent.mkdir(exist_ok=True)
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m restormer_cli "$@"\n')
-    wrapper.chmod(0o755)  # for xargs and parallel, which know no functions
+    wrapper.chmod(0o755)  # xargs and parallel cannot call shell functions
     line = f'PATH="$PWD/bin:$PATH"\n{program}{line}'
     return subprocess.run(["sh", "-c", line], capture_output=True, check=False)  # noqa: S603, S607
 
@@ -40,30 +40,30 @@ def outputs(folder: str) -> list[str]:
 
 
 def test_a_list_from_find() -> None:
-    """Every name that a file can have goes through `-print0` and `-0`."""
+    """All file names pass through `find -print0` and `-0`."""
     for seed, name in enumerate(NAMES):
         picture(f"in/{name}", seed=seed)
-    done = shell("find in -name '*.png' -print0 | restormer denoise --files-from - -0 -o out/")
-    assert done.returncode == 0
+    result = shell("find in -name '*.png' -print0 | restormer denoise --files-from - -0 -o out/")
+    assert result.returncode == 0
     assert outputs("out") == sorted(NAMES)
     for name in NAMES:
         assert np.array_equal(pixels(f"out/{name}"), pixels(f"in/{name}"))
 
 
-def test_a_filter_between_two_others() -> None:
-    """Image bytes in, image bytes out, in another format; nothing else is on stdout."""
+def test_a_filter_in_a_pipe() -> None:
+    """Images are converted in a pipe, and nothing else is on stdout."""
     before = picture("in.png")
-    done = shell(
+    result = shell(
         "cat in.png | restormer derain - -o - --format tiff | restormer deblur - > out.tif"
     )
-    assert done.returncode == 0
-    assert done.stdout == b""
+    assert result.returncode == 0
+    assert result.stdout == b""
     assert image_io.read_image(Path("out.tif")).format == "tiff"
     assert np.array_equal(pixels("out.tif"), before)
 
 
 def test_a_process_for_every_image_into_one_folder() -> None:
-    """Under `xargs -P` they share folder and record, and every line of that is whole."""
+    """Processes under `xargs -P` share a folder and write complete lines to its manifest."""
     for seed, name in enumerate(NAMES[:4]):
         picture(f"in/{name}", seed=seed)
     line = "find in -name '*.png' -print0 | xargs -0 -n 2 -P 2 restormer denoise -q -o out/"
@@ -77,7 +77,7 @@ def test_a_process_for_every_image_into_one_folder() -> None:
 
 @pytest.mark.skipif(shutil.which("parallel") is None, reason="GNU parallel is not installed")
 def test_gnu_parallel() -> None:
-    """Likewise."""
+    """GNU parallel can run the program."""
     for seed in range(4):
         picture(f"in/{seed}.png", seed=seed)
     assert shell("parallel -j 2 -m restormer denoise -q -o out/ ::: in/*.png").returncode == 0
@@ -85,7 +85,7 @@ def test_gnu_parallel() -> None:
 
 
 def test_a_failure_within_xargs_is_a_failure() -> None:
-    """The others are done, and the exit status is that of xargs for a command that failed."""
+    """Other images are restored, and xargs reports that a command failed."""
     picture("in/a.png")
     Path("in/b.png").write_text("hello")
     assert (
@@ -95,30 +95,30 @@ def test_a_failure_within_xargs_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("options", ["-o -", "--json"])
-def test_a_reader_that_takes_a_hundred_bytes(options: str) -> None:
-    """`head -c 100` gets them, and ends the rest without a word."""
+def test_a_reader_that_stops_early(options: str) -> None:
+    """`head -c 100` gets its bytes, and the program ends without a traceback."""
     picture("in/a.png", (256, 256, 3))
     for seed in range(20 if options == "--json" else 0):
         picture(f"in/{seed}.png", seed=seed)
     inputs = "in/a.png" if options == "-o -" else "in"
-    done = shell(f"restormer denoise {inputs} {options} -q | head -c 100")
-    assert len(done.stdout) == 100
-    assert b"Traceback" not in done.stderr
-    assert b"BrokenPipe" not in done.stderr
+    result = shell(f"restormer denoise {inputs} {options} -q | head -c 100")
+    assert len(result.stdout) == 100
+    assert b"Traceback" not in result.stderr
+    assert b"BrokenPipe" not in result.stderr
 
 
 def test_only_events_are_on_stdout() -> None:
-    """One is picked by its name, as with `jq`."""
+    """Events can be filtered by name, as with `jq`."""
     picture("in/a.png")
     Path("in/b.png").write_text("hello")
-    done = shell("""restormer denoise in -o out --json 2> log | grep '"event": "failed"'""")
-    assert done.stdout.count(b"\n") == 1
-    assert b"in/b.png" in done.stdout
+    result = shell("""restormer denoise in -o out --json 2> log | grep '"event": "failed"'""")
+    assert result.stdout.count(b"\n") == 1
+    assert b"in/b.png" in result.stdout
     assert Path("log").read_text().count("error: in/b.png") == 1
 
 
-def test_a_substituted_process_is_an_image() -> None:
-    """A named pipe is read to its end, and stays."""
+def test_a_named_pipe_is_an_input() -> None:
+    """A named pipe is read as an image and not removed."""
     before = picture("in.png")
     line = "mkfifo pipe.png; cat in.png > pipe.png & restormer denoise pipe.png -o out.png"
     assert shell(line).returncode == 0
@@ -128,7 +128,7 @@ def test_a_substituted_process_is_an_image() -> None:
 
 
 def test_waiting_for_stdin_can_be_interrupted() -> None:
-    """At once, though nothing ever comes."""
+    """Waiting for stdin ends at once when interrupted."""
     process = python(*PROGRAM, "derain", "-", "-o", "-", "-v", stdin=subprocess.PIPE)
     while b" on cpu" not in process.stderr.readline():  # the weights are loaded
         pass
@@ -136,3 +136,13 @@ def test_waiting_for_stdin_can_be_interrupted() -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
     process.communicate()
+
+
+def test_the_program_in_a_pipe() -> None:
+    """`python -m restormer_cli` writes image bytes to stdout."""
+    before = picture("in.png")
+    with Path("in.png").open("rb") as file:
+        process = python(*PROGRAM, "deblur", "-", "-o", "-", stdin=file)
+        stdout, _ = process.communicate()
+    assert process.returncode == 0
+    assert np.array_equal(image_io.read_image(stdout).pixels, before)

@@ -1,4 +1,4 @@
-"""The program as tests run it: how a command ended, and the files around it."""
+"""Run the program in tests, and write and read the files around it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAM = ("-m", "restormer_cli")
 
 @dataclass
 class Outcome:
-    """How a command ended, and what it said."""
+    """Exit status and output of a command."""
 
     status: int
     stdout: bytes
@@ -28,14 +28,14 @@ class Outcome:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The lines of `--json`."""
+        """The events written by --json."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 
 
 def picture(
     name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
 ) -> np.ndarray:
-    """Write an image of random pixels."""
+    """Write an image of random pixels, and return what reading it gives."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         pixels = rng.random(shape, dtype=np.float32)
@@ -48,22 +48,23 @@ def picture(
 
 
 def pixels(name: str) -> np.ndarray:
+    """Return the pixels of an image file, H W C."""
     return image_io.read_image(Path(name)).pixels
 
 
 def tree() -> list[str]:
-    """Every file below the working folder but the records."""
+    """Return the paths of all files below the working folder, except manifests."""
     files = (path for path in Path().rglob("*") if path.is_file() and path.name != manifest.NAME)
     return sorted(path.as_posix() for path in files)
 
 
 def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
-    """Start Python in a process of its own."""
+    """Start Python in another process."""
     stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether they have all ended, as they should within seconds."""
+    """Return whether all processes end within 20 seconds."""
     return not psutil.wait_procs(processes, timeout=20)[1]

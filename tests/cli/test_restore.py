@@ -1,0 +1,292 @@
+"""Restoring commands: outputs, tiles, dual-pixel views and dry runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from restormer_cli import imaging
+from restormer_cli.batch import stages
+from restormer_cli.checkpoints import serialization
+from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging import noise
+from tests.support.program import PROGRAM, Outcome, picture, pixels, python, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+TASKS = ("denoise", "derain", "deblur", "defocus")
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("rgb.png", (21, 34, 3), "uint8"),
+        ("grey.png", (21, 34, 1), "uint8"),
+        ("deep.png", (21, 34, 3), "uint16"),
+        ("deep.tif", (21, 34, 3), "uint16"),
+        ("float.tiff", (21, 34, 3), "float32"),
+        ("lossless.webp", (21, 34, 3), "uint8"),
+        ("plain.bmp", (21, 34, 3), "uint8"),
+        ("[1].png", (8, 8, 3), "uint8"),
+        ("ü ñ.png", (1, 1, 3), "uint8"),
+        ("new\nline.png", (3, 40, 3), "uint8"),
+    ],
+)
+def test_identity_weights_keep_every_pixel(
+    name: str, shape: tuple[int, ...], dtype: str, restormer: Callable[..., Outcome]
+) -> None:
+    """Pixels that the network leaves unchanged are written unchanged in every format."""
+    before = picture(name, shape, dtype)
+    outcome = restormer("denoise", name)
+    assert outcome.status == 0
+    assert outcome.stdout == b""
+    path = Path(name)
+    after = pixels(f"{path.stem}.restored{path.suffix}")
+    assert after.dtype == before.dtype
+    assert np.array_equal(after, before)
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_restores(task: str, restormer: Callable[..., Outcome]) -> None:
+    """All four commands restore, and name the weights and device in their result line."""
+    before = picture("in.png")
+    outcome = restormer(task, "in.png", "-o", "out.png", "--precision", "fp32")
+    assert outcome.status == 0
+    assert np.array_equal(pixels("out.png"), before)
+    line, warning = outcome.stderr.splitlines()
+    assert line.startswith("in.png -> out.png  34 x 21 in ")
+    assert "identity.pth (file), " in line
+    assert line.endswith("fp32 on cpu")
+    assert warning.startswith("warning: in.png: practically no change")
+
+
+@pytest.mark.usefixtures("weights")
+def test_file_names_may_begin_with_a_dash(restormer: Callable[..., Outcome]) -> None:
+    """After `--`, or matched by a pattern, `-dash.png` is a file."""
+    before = picture("-dash.png")
+    assert restormer("derain", "--", "-dash.png").status == 0
+    assert restormer("derain", "*dash.png", "-o", "out/").status == 0
+    assert np.array_equal(pixels("./-dash.restored.png"), before)
+    assert np.array_equal(pixels("out/-dash.png"), before)
+
+
+@pytest.mark.usefixtures("weights")
+def test_folders_are_mirrored(restormer: Callable[..., Outcome]) -> None:
+    """With -r the whole tree is restored, without it only the top of the folder."""
+    for seed, name in enumerate(("f/1.png", "f/sub/2.png", "f/sub/deep/3.webp")):
+        picture(name, seed=seed)
+    assert restormer("deblur", "f").status == 0
+    assert [name for name in tree() if "restored" in name] == ["f-restored/1.png"]
+    assert restormer("deblur", "f", "-r", "-o", "out").status == 0
+    written = [name for name in tree() if name.startswith("out")]
+    assert written == ["out/1.png", "out/sub/2.png", "out/sub/deep/3.webp"]
+    for name in written:
+        assert np.array_equal(pixels(name), pixels(name.replace("out", "f", 1)))
+
+
+@pytest.mark.usefixtures("weights")
+def test_outputs_of_an_earlier_run_are_no_inputs(restormer: Callable[..., Outcome]) -> None:
+    """Outputs of an earlier run are skipped, however the inputs are named."""
+    picture("f/a.png")
+    restormer("derain", "f/a.png")
+    before = tree()
+    assert restormer("derain", "f/*.png").status == 0
+    assert restormer("derain", "f", "-o", "out").status == 0
+    assert tree() == sorted([*before, "out/a.png"])
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    ("options", "output", "kind"),
+    [
+        (["-o", "out.jpg"], "out.jpg", "jpeg"),
+        (["--format", "tiff"], "in.restored.tif", "tiff"),
+        (["--format", "webp", "--quality", "100"], "in.restored.webp", "webp"),
+        (["--format", "keep"], "in.restored.png", "png"),
+        (["-o", "out"], "out", "png"),
+        (["-o", "out", "--format", "jpg"], "out", "jpeg"),
+    ],
+)
+def test_the_output_format(
+    options: list[str], output: str, kind: str, restormer: Callable[..., Outcome]
+) -> None:
+    """The format follows the output's name, --format, or else the input."""
+    picture("in.png")
+    assert restormer("derain", "in.png", *options).status == 0
+    assert image_io.read_image(Path(output)).format == kind
+
+
+@pytest.mark.usefixtures("weights")
+def test_quality_reaches_the_encoder(restormer: Callable[..., Outcome]) -> None:
+    """A lower quality makes a smaller file."""
+    picture("in.png", (64, 64, 3))
+    for quality in (20, 95):
+        restormer("derain", "in.png", "-o", f"{quality}.jpg", "--quality", quality)
+    assert Path("20.jpg").stat().st_size < Path("95.jpg").stat().st_size
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_note_reports_reduced_bit_depth(restormer: Callable[..., Outcome]) -> None:
+    """Writing 16 bits as a JPEG reports a note."""
+    picture("in.png", dtype="uint16")
+    outcome = restormer("derain", "in.png", "-o", "out.jpg")
+    assert outcome.status == 0
+    assert "note: in.png: " in outcome.stderr
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(
+    "options", [["--tile", "16"], ["--tile", "16", "--overlap", "8"], ["--tile", "0"]]
+)
+def test_identity_weights_keep_every_pixel_in_tiles(
+    options: list[str], restormer: Callable[..., Outcome]
+) -> None:
+    """Tiles that are unchanged blend to the unchanged image."""
+    before = picture("in.png", (40, 50, 3))
+    overlap = [] if "--overlap" in options else ["--overlap", "4"]
+    assert restormer("derain", "in.png", *options, *overlap).status == 0
+    assert np.array_equal(pixels("in.restored.png"), before)
+
+
+@pytest.fixture
+def dual(tiny: Callable[..., Path]) -> Path:
+    """Weights that take two views."""
+    return tiny("dual.pth", in_channels=6, dual_pixel=True)
+
+
+def test_the_right_view_affects_the_result(dual: Path, restormer: Callable[..., Outcome]) -> None:
+    """Different right views give different results."""
+    for seed, name in enumerate(("left.png", "right.png", "other.png")):
+        picture(name, seed=seed)
+    for right in ("right.png", "other.png"):
+        outcome = restormer(
+            "defocus", "left.png", "--right", right, "-o", f"from-{right}", "--weights", dual
+        )
+        assert outcome.status == 0
+    assert not np.array_equal(pixels("from-right.png"), pixels("from-other.png"))
+
+
+def test_right_views_in_folders_are_matched_by_name(
+    dual: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """An input without a right view fails, and the others are restored."""
+    for name in ("l/1.png", "l/sub/2.png", "l/3.png", "r/1.png", "r/sub/2.png"):
+        picture(name)
+    outcome = restormer("defocus", "l", "-r", "--right", "r", "-o", "out", "--weights", dual)
+    assert outcome.status == 1
+    assert [name for name in tree() if name.startswith("out")] == ["out/1.png", "out/sub/2.png"]
+    assert "error: l/3.png: r/3.png: no such file" in outcome.stderr
+
+
+def test_weights_and_views_must_fit(
+    dual: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
+    """Two-view weights without --right, and one-view weights with it, are wrong usage."""
+    picture("in.png")
+    assert restormer("defocus", "in.png", "--weights", dual).status == 2
+    both = restormer("defocus", "in.png", "--right", "in.png", "--weights", identity())
+    assert both.status == 2
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_dry_run_writes_nothing(restormer: Callable[..., Outcome]) -> None:
+    """A dry run shows files, sizes, strategy, memory and time, and writes nothing."""
+    picture("f/a.png")
+    before = tree()
+    outcome = restormer("derain", "f", "-o", "out", "--dry-run")
+    assert outcome.status == 0
+    assert outcome.stdout == b""
+    assert outcome.stderr.startswith("f/a.png -> out/a.png  34 x 21, whole")
+    assert re.search(r" of memory, about \d+ s$", outcome.stderr, re.MULTILINE)
+    assert tree() == before
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tile", ["0", "512"])
+def test_a_dry_run_predicts_peak_memory(tile: str) -> None:
+    """The predicted peak is within a fifth of the peak of the process that restores the image."""
+    picture("large.png", (1201, 1601, 3))
+    arguments = ["large.png", "-o", "out.png", "--weights", "lite", "--device", "cpu"]
+    line = [*PROGRAM, "denoise", *arguments, "--tile", tile, "--precision", "fp32", "--json"]
+    planned, restored = (
+        json.loads(python(*line, *options).communicate()[0].splitlines()[index])
+        for options, index in ((["--dry-run"], 0), ([], -2))
+    )
+    assert restored["event"] == "restored"
+    assert 0.8 < planned["peak_bytes"] / restored["peak_memory"] < 1.2
+    assert planned["seconds"] > 0
+
+
+def test_a_dry_run_downloads_nothing(
+    hf_home: Path, publish: Callable[..., Any], restormer: Callable[..., Outcome], hub: Any
+) -> None:
+    """A dry run names weights that are not cached, and does not download them."""
+    publish("deraining", b"weights")
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "--dry-run")
+    assert outcome.status == 0
+    assert "deraining would be downloaded first, or the lite ones used if" in outcome.stderr
+    assert not list(hf_home.rglob("*.pth"))
+
+
+def test_an_offline_dry_run_uses_the_lite_weights(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With downloads forbidden, a dry run predicts memory with the lite weights."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "--dry-run", "--json")
+    assert outcome.status == 0
+    assert "HF_HUB_OFFLINE" in outcome.stderr
+    assert outcome.events[0]["peak_bytes"] > 0
+
+
+def test_lite_weights_replace_unavailable_ones_with_a_warning(
+    lite_folder: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
+) -> None:
+    """If no source can be reached, the lite weights are used and a warning names the cause."""
+    network = serialization.read_network(identity())
+    lite = lite_folder / "restormer-lite-derain.safetensors"
+    serialization.save_network(network.state_dict(), network.architecture, lite)
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "--json", "-q")
+    assert outcome.status == 0
+    assert outcome.stderr.startswith("warning: ")
+    assert outcome.events[2]["weights"]["source"] == "lite"
+
+
+def test_sigma_auto_estimates_the_noise_of_each_image_once(
+    publish: Callable[..., Any],
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The noise that chooses the weights is also the noise that is reported."""
+    publish("gaussian_color_denoising_blind", tiny().read_bytes())
+    names = ("a.png", "b.png")
+    for name in names:
+        picture(name, (64, 64, 3))
+    estimates: list[noise.Noise] = []
+
+    def estimate(image: np.ndarray) -> noise.Noise:
+        estimates.append(noise.Noise(sigma=8.0 + len(estimates), coarse=8.0))
+        return estimates[-1]
+
+    monkeypatch.setattr(imaging, "estimate_noise", estimate)
+    monkeypatch.setattr(stages, "estimate_noise", estimate)
+    outcome = restormer("denoise", *names, "--sigma", "auto", "--device", "cpu", "--json")
+    reported = [event["noise"] for event in outcome.events if event["event"] == "restored"]
+    assert reported == [asdict(estimate) for estimate in estimates]
+    assert len(estimates) == len(names)
