@@ -141,7 +141,7 @@ def train(
     if run.step and start is not None:
         notify(f"{resume}: resuming from step {run.step}; {start} is not used")
     if not output.exists():
-        run.best = -math.inf  # the best weights were removed: save the next ones
+        run.best = -math.inf  # the best weights were removed
 
     grey = run.network.architecture.out_channels == 1
     min_side = dataset.MULTIPLE + 2 * spec.reach
@@ -149,12 +149,12 @@ def train(
     training, held_out = dataset.hold_out(samples, run.held_out)
     if not training or not held_out:
         raise UsageError(
-            f"{photos}: not the photos of the run {resume}",
-            "Give the folder of that run, or remove the file to start a new one.",
+            f"{photos}: not the photos of {resume}",
+            "Give the photos of that run, or remove the file to start a new one.",
         )
     fingerprint = dataset.fingerprint(samples)
     if run.photos not in ("", fingerprint):
-        notify("the photos have changed since the last session: training continues with the new")
+        notify("the photos have changed since the last session: training continues with them")
         run.best = -math.inf  # not comparable: measured on other photographs or crops
     run.photos = fingerprint
     run.held_out = run.held_out or [photo.digest for photo in held_out]

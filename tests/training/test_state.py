@@ -98,7 +98,7 @@ def test_a_finished_run_is_validated_again(photos: Path, tmp_path: Path) -> None
 
 
 def test_hours_are_summed_over_all_sessions(photos: Path, tmp_path: Path) -> None:
-    """A run whose hours were used up before an interruption is finished."""
+    """A resumed run with no hours left makes no step."""
     output = tmp_path / "a.safetensors"
     run(photos, output, replace(SIX, steps=2))
     resumed = Run.load(output.with_name(output.name + ".resume"), torch.device("cpu"))
