@@ -154,7 +154,7 @@ def train(
         )
     fingerprint = dataset.fingerprint(samples)
     if run.photos not in ("", fingerprint):
-        notify("the photos have changed since the last session: training continues with them")
+        notify("the photos have changed since the last session: training uses the current ones")
         run.best = -math.inf  # not comparable: measured on other photographs or crops
     run.photos = fingerprint
     run.held_out = run.held_out or [photo.digest for photo in held_out]
