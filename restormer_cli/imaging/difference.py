@@ -34,7 +34,7 @@ class Change(NamedTuple):
     mean_absolute: float  # over all samples
     drift: float  # of low frequency: root mean square change of the mean colours of blocks
 
-    def times(self, strength: float) -> Change:
+    def scaled(self, strength: float) -> Change:
         """Return the change that remains after blending with the input."""
         return Change(self.mean_absolute * strength, self.drift * strength)
 
@@ -64,7 +64,7 @@ def change_warnings(change: Change, strength: float, noise: Noise | None = None)
         )
     elif noise is not None and noise.clean:
         warnings.append(f"the input {noise.words}: check that no detail was removed as noise")
-    if (drift := change.times(strength).drift) > VISIBLE_DRIFT:
+    if (drift := change.scaled(strength).drift) > VISIBLE_DRIFT:
         warnings.append(
             f"colours drift by {255 * drift:.1f} of 255 on average: compare it with its input"
         )

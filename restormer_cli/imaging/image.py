@@ -80,19 +80,19 @@ class ImageSequence:
         format: the format of the file.
         count: number of images.
         unit: "page" for images that may differ in size and type, "frame" for an animation.
-        besides: descriptions of other contents, such as layers, that no output will hold.
+        omitted: descriptions of other contents, such as layers, that no output will hold.
     """
 
     images: Iterator[Image]
     format: str
     count: int = 1
     unit: str = "page"
-    besides: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
     @classmethod
-    def single(cls, image: Image, *besides: str) -> ImageSequence:
+    def single(cls, image: Image, *omitted: str) -> ImageSequence:
         """Return the sequence of one image."""
-        return cls(iter([image]), image.format, besides=besides)
+        return cls(iter([image]), image.format, omitted=omitted)
 
 
 class Box(NamedTuple):

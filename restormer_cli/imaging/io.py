@@ -294,7 +294,7 @@ def _checked(sequence: ImageSequence, name: str) -> Iterator[Image]:
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept unchanged")
             if number == 1:
-                image.notes += [f"{omitted}: left out" for omitted in sequence.besides]
+                image.notes += [f"{content}: left out" for content in sequence.omitted]
             _turn_upright(image)
         yield image
 

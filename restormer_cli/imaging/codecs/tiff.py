@@ -79,7 +79,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                 page.notes.append(f"{others} thumbnails or masks are left out")
             yield page
 
-    return ImageSequence(pages(), "tiff", len(starts), besides=tuple(sorted(omitted)))
+    return ImageSequence(pages(), "tiff", len(starts), omitted=tuple(sorted(omitted)))
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
