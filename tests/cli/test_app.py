@@ -553,7 +553,7 @@ def test_lite_weights_stand_in_with_a_warning(
     lite_folder: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
     """Where no source can be reached, the cause is said, even when quiet."""
-    network = serialization.read_network(identity())
+    network = serialization.load_network(identity())
     lite = lite_folder / "restormer-lite-derain.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, lite)
     picture("a.png")

@@ -92,7 +92,7 @@ def test_doctor_tells_what_a_run_would_use(
     restormer: Callable[..., tuple[int, str, str]],
 ) -> None:
     """Versions, devices and, for each task, the weights with and without a network."""
-    network = serialization.read_network(identity())
+    network = serialization.load_network(identity())
     lite = lite_folder / "restormer-lite-denoise.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, lite)
     status, stdout, _ = restormer("doctor", "--json")

@@ -45,7 +45,7 @@ def test_the_target_appears_when_the_block_ends() -> None:
 
 
 def test_an_error_in_the_block_leaves_the_target_unchanged() -> None:
-    """The temporary file is removed, and the error is raised."""
+    """After an error, the temporary file is removed."""
     Path("state.pt").write_bytes(b"old")
     with pytest.raises(TypeError), atomic.open_atomic(Path("state.pt")) as file:
         file.writelines([b"half", "text"])
@@ -54,14 +54,14 @@ def test_an_error_in_the_block_leaves_the_target_unchanged() -> None:
 
 
 def test_a_replaced_file_keeps_its_mode() -> None:
-    """A file that only its owner may read stays so."""
+    """The permissions of a file are kept when it is replaced."""
     Path("state.pt").touch(mode=0o600)
     atomic.write_atomic(Path("state.pt"), b"new")
     assert Path("state.pt").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_symbolic_link_is_kept() -> None:
-    """The file that it points to is replaced."""
+    """A link is kept, and the file that it points to is replaced."""
     Path("real").mkdir()
     Path("real/state.pt").write_bytes(b"old")
     Path("link.pt").symlink_to("real/state.pt")
@@ -72,7 +72,7 @@ def test_a_symbolic_link_is_kept() -> None:
 
 
 def test_a_device_is_written_to_directly() -> None:
-    """It is never replaced by a file."""
+    """A device is never replaced by a file."""
     atomic.write_atomic(Path(os.devnull), b"data")
     assert not Path(os.devnull).is_file()
     assert names() == []
@@ -86,7 +86,7 @@ def test_the_longest_name_can_be_written() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_the_leftover_of_a_killed_process_is_removed() -> None:
-    """A temporary file that is still open in another process is not."""
+    """Temporary files of running processes are kept."""
     assert subprocess.run([sys.executable, "-c", KILLED], check=False).returncode  # noqa: S603
     (leftover,) = names()
     with atomic.open_atomic(Path("other.pt")):
