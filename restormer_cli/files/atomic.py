@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .paths import UrlPath, status
+from .paths import UrlPath, stat_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +33,7 @@ def write_atomic(
         # Only after the upload: if that fails, the manifest must still describe the old file.
         target.put(data, _temporary_name(target))
         if ready is not None:
-            ready(status(len(data), None))
+            ready(stat_result(len(data), None))
         return
     with open_atomic(target, ready) as file:
         file.write(data)

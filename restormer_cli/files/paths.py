@@ -123,7 +123,7 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
             size, modified = fs.info(name)["size"], None
             with suppress(NotImplementedError):
                 modified = int(fs.modified(name).timestamp() * 1e9)
-        return status(size, modified)
+        return stat_result(size, modified)
 
     def mkdir(self, *_: Any, **__: Any) -> None:
         """Create the folder and its parents; object stores have no folders."""
@@ -174,6 +174,6 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
                 raise
 
 
-def status(size: int, modified: int | None) -> os.stat_result:
+def stat_result(size: int, modified: int | None) -> os.stat_result:
     """Return a `stat_result` with a size in bytes and a modification time in nanoseconds."""
     return os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0), {"st_mtime_ns": modified})

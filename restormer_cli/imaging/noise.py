@@ -68,12 +68,12 @@ class Noise:
 
 def estimate_noise(pixels: Array) -> Noise | None:
     """Estimate the noise of H W C pixels of any depth; None with too few usable patches."""
-    white = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    maximum = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
     planes = [pixels[..., channel] for channel in range(pixels.shape[2])]
-    sigma = _root_mean_square([_sigma(plane, white) for plane in planes])
+    sigma = _root_mean_square([_sigma(plane, maximum) for plane in planes])
     if sigma is None:
         return None
-    half = _root_mean_square([_sigma(_halved(plane), white) for plane in planes])
+    half = _root_mean_square([_sigma(_halved(plane), maximum) for plane in planes])
     coarse = sigma if half is None else 2 * half
     return Noise(round(255 * sigma, 2), round(255 * coarse, 2))
 
@@ -101,8 +101,8 @@ def _halved(plane: Array) -> Array:
     return sums
 
 
-def _sigma(plane: Array, white: float) -> float | None:
-    """Return the standard deviation of the noise in H W, as a part of `white`."""
+def _sigma(plane: Array, maximum: float) -> float | None:
+    """Return the standard deviation of the noise in H W, as a part of `maximum`."""
     if min(plane.shape) < PATCH:
         return None
     windows = np.lib.stride_tricks.sliding_window_view(plane, (PATCH, PATCH))
@@ -110,7 +110,7 @@ def _sigma(plane: Array, white: float) -> float | None:
     while windows[::step, ::step].shape[0] * windows[::step, ::step].shape[1] > _MAX_PATCHES:
         step += 2  # odd, to sample all positions in the blocks of a JPEG
     patches = windows[::step, ::step].reshape(-1, PATCH, PATCH).astype(np.float32)
-    patches = patches[((patches == 0) | (patches == white)).mean((1, 2)) <= _MAX_CLIPPED]
+    patches = patches[((patches == 0) | (patches == maximum)).mean((1, 2)) <= _MAX_CLIPPED]
     if len(patches) < _MIN_PATCHES:
         return None
     across = (patches[:, :, 2:] - patches[:, :, :-2]) / 2
@@ -122,7 +122,7 @@ def _sigma(plane: Array, white: float) -> float | None:
         if len(plain) < _MIN_PATCHES:
             break
         eigenvalues = _eigenvalues(plain)
-    return float(_noise_variance(eigenvalues) ** 0.5) / white
+    return float(_noise_variance(eigenvalues) ** 0.5) / maximum
 
 
 def _eigenvalues(patches: Array) -> Array:

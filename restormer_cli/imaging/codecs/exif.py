@@ -102,8 +102,8 @@ def parse(block: bytes, start: int | None = None) -> Directory:
                 tags[tag] = Tag(kind, number, value, position)
             elif depth < 2:  # Interoperability is inside Exif; anything deeper is a loop
                 with suppress(*CODEC_ERRORS):
-                    (below,) = struct.unpack(order + INTEGERS[kind], value)
-                    tags[tag] = Tag(LONG, 1, read(below, depth + 1))
+                    (target,) = struct.unpack(order + INTEGERS[kind], value)
+                    tags[tag] = Tag(LONG, 1, read(target, depth + 1))
         with suppress(struct.error):
             return Directory(order, tags, link.unpack_from(block, end)[0])
         return Directory(order, tags)
@@ -147,13 +147,13 @@ def integer_tag(order: str, kind: int, *numbers: int) -> Tag:
 
 def reset_orientation(block: bytes) -> tuple[int, bytes]:
     """Return the orientation of a block, 1 to 8, and the block with an orientation of 1."""
-    directory = parse(block)
-    orientation = directory.integer(ORIENTATION, 1)
+    first = parse(block)
+    orientation = first.integer(ORIENTATION, 1)
     if not 2 <= orientation <= 8:
         return 1, block
     # In place, because maker notes contain offsets.
-    kind, _, _, offset = directory.tags[ORIENTATION]
-    value = struct.pack(directory.order + INTEGERS[kind], 1)
+    kind, _, _, offset = first.tags[ORIENTATION]
+    value = struct.pack(first.order + INTEGERS[kind], 1)
     return orientation, block[:offset] + value + block[offset + len(value) :]
 
 

@@ -49,29 +49,29 @@ _OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layer
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode all pages to uint8, uint16 or float32 each, without thumbnails and masks."""
     starts: list[int | None] = []
-    others, omitted, seen = 0, set(), set()
+    skipped, omitted, seen = 0, set(), set()
     start: int | None = None  # the first directory
     while start != 0:
         if start in seen:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
-        page, here = exif.parse(data, start), start
-        start = page.following
+        page = exif.parse(data, start)
         if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
-            others += 1
-            continue
-        starts.append(here)
-        omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
-        name = f"page {len(starts)}: " if len(starts) > 1 else ""
-        check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, name)
+            skipped += 1
+        else:
+            starts.append(start)
+            omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
+            prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
+            check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
+        start = page.following
     if not starts:
         raise ImageError("contains only thumbnails or masks", "Name a file with the full picture.")
 
     def pages() -> Iterator[Image]:
         for number, start in enumerate(starts):
             page = _decode_page(data, exif.parse(data, start))
-            if others and not number:
-                page.notes.append(f"{others} thumbnails or masks are left out")
+            if skipped and not number:
+                page.notes.append(f"{skipped} thumbnails or masks are left out")
             yield page
 
     return ImageSequence(pages(), "tiff", len(starts), omitted=tuple(sorted(omitted)))
@@ -214,7 +214,8 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
             starts, lengths = page.integers(offsets), page.integers(sizes)
             if len(starts) != len(lengths) or sum(lengths) > len(data):
                 continue
-            pieces = [data[at : at + size] for at, size in zip(starts, lengths, strict=True)]
+            located = zip(starts, lengths, strict=True)
+            pieces = [data[start : start + length] for start, length in located]
             if [len(piece) for piece in pieces] == list(lengths):
                 moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
                 return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
