@@ -127,7 +127,7 @@ def find_inputs(
 
     for name in names:
         if not name:  # an unset shell variable; as a path it would be the current folder
-            problems.append(Problem("''", "the name is empty", "Check that its variable is set."))
+            problems.append(Problem("''", "the name is empty", "Check the shell variable."))
         elif name == "-":
             inputs.setdefault("-", Input(None))
         elif glob.has_magic(name):

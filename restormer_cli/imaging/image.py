@@ -124,6 +124,5 @@ def check_size(width: int, height: int, max_pixels: int, prefix: str = "") -> No
         raise ImageError(f"{size}: nothing to restore", "Get a complete copy of the file.")
     if width * height > max_pixels:
         raise ImageError(
-            f"{size}, over the limit of {max_pixels}",
-            "Raise --max-pixels if you trust the file.",
+            f"{size}, over the limit of {max_pixels}", "Raise --max-pixels if you trust the file."
         )

@@ -79,15 +79,14 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
     number = 0  # of the next fcTL or fdAT
     for image in images:
         still = _encode_still(image)
-        first = not chunks
-        if first:
+        if first := not chunks:
             actl = (_ACTL, struct.pack(_ACTL_FORM, total, image.plays))
             common = (chunk for chunk in still[1:] if chunk[0] not in (b"IDAT", b"IEND"))
             chunks += [still[0], actl, *common]
         height, width = image.pixels.shape[:2]
         delay = _delay(image.duration or Fraction(0))
-        control = struct.pack(_FCTL_FORM, number, width, height, 0, 0, *delay, 0, 0)
-        chunks.append((_FCTL, control))
+        control = (number, width, height, 0, 0, *delay, 0, 0)
+        chunks.append((_FCTL, struct.pack(_FCTL_FORM, *control)))
         number += 1
         for kind, body in still:
             if kind == b"IDAT" and first:
