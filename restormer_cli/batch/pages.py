@@ -47,8 +47,8 @@ def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[in
     Raises:
         ImageError: with `in_place`, the output would lose pages or other data of its input.
     """
-    if in_place and images.besides:
-        raise ImageError(f"it holds {', and '.join(images.besides)}", _ELSEWHERE)
+    if in_place and images.omitted:
+        raise ImageError(f"it holds {', and '.join(images.omitted)}", _ELSEWHERE)
     if images.count == 1 or FORMATS[kind].several == images.unit:
         return images.count, []
     text = f"{images.count} {images.unit}s, and {kind} holds one: {images.count - 1} are left out"

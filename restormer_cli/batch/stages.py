@@ -318,7 +318,7 @@ class ImageStages:
             width=width,
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
-            change=change.times(strength),
+            change=change.scaled(strength),
             notes=[*image.notes, *result.notes],
             warnings=change_warnings(change, strength, noise),
         )

@@ -10,9 +10,9 @@ from restormer_cli.errors import ImageError
 from restormer_cli.imaging import Image, ImageSequence
 
 
-def sequence(count: int, unit: str = "page", *besides: str) -> ImageSequence:
+def sequence(count: int, unit: str = "page", *omitted: str) -> ImageSequence:
     image = Image(np.zeros((2, 2, 3), np.uint8))
-    return ImageSequence(iter([image] * count), "tiff", count, unit, besides)
+    return ImageSequence(iter([image] * count), "tiff", count, unit, omitted)
 
 
 @pytest.mark.parametrize(
