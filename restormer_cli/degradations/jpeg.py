@@ -38,10 +38,10 @@ _DCT[0] /= 2**0.5
 
 
 def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """Compress and decompress images with baseline JPEG (ITU-T T.81): B 3 H W, 0..1, in 8 bits.
+    """Compress and decompress images with baseline JPEG (ITU-T T.81).
 
     Args:
-        x: B 3 H W; sides that are no multiples of 16 are padded by replication.
+        x: B 3 H W, 0..1, of any size.
         quality: B 1 1 1, integers 1..100 that scale the tables of Annex K as libjpeg does.
         subsample: B 1 1 1, bool; True halves the resolution of chroma (4:2:0).
     """
@@ -61,7 +61,7 @@ def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     return to_8_bit(rgb / 255)
 
 
-def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
+def half_compressed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
     """Compress half of the images with JPEG, at a quality of `lowest` to 98."""
     quality = uniform(lowest, 98, x, generator).round()
     packed = jpeg(x, quality, chosen(0.5, x, generator))

@@ -1,4 +1,4 @@
-"""Mixtures that the tasks are trained on, and degradations of fixed severity for evaluation."""
+"""Mixtures of degradations for training, and degradations of fixed severity for evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from ..errors import UsageError
 from . import blur
-from .jpeg import filed
+from .jpeg import half_compressed
 from .noise import blind_gaussian_noise, camera_noise, equal_noise, gaussian_noise
 from .rain import rain, streaks, veiled
 from .sampling import Degradation, fields, mixture, to_8_bit, uniform, untouched
@@ -23,8 +23,7 @@ Pixels: TypeAlias = npt.NDArray[np.float32]
 
 
 def _with_jpeg(degradation: Degradation) -> Degradation:
-    """Return a degradation whose result is compressed with JPEG in half of the images."""
-    return lambda x, generator: filed(degradation(x, generator), generator, 75)
+    return lambda x, generator: half_compressed(degradation(x, generator), generator, 75)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -35,15 +34,14 @@ DEGRADATIONS: dict[str, Degradation] = {
     "deblur": mixture((0.3, untouched), (0.7, _with_jpeg(blur.motion_blur))),
     "defocus": mixture((0.3, untouched), (0.7, _with_jpeg(blur.defocus))),
 }
-"""Degradations of the training images of each task."""
+"""Degradation of the training images of each task."""
 
 BLUR_REACH = {"deblur": 16, "defocus": 16}
-"""Halo in pixels that the blur of a task needs around a patch, instead of mirrored pixels."""
+"""Width in pixels of the border around a patch that the blur of a task draws on."""
 
 SHARPEST_OF = 2
-"""Number of random patches of which training takes the sharpest. Empty patches teach little. Some
-patches out of focus are needed, so that a network learns to keep blur that was intended; with the
-sharpest of four, it sharpened soft pictures."""
+"""Number of random patches from which training takes the sharpest. Patches without detail teach
+little, but with four, networks sharpened blur that was intended."""
 
 
 def _noise(x: Tensor, generator: Generator, sigma: float) -> Tensor:
@@ -72,7 +70,7 @@ def _defocus(x: Tensor, generator: Generator, radius: float) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """A degradation, the description of its amount, and the amount of each severity."""
+    """Degradation, description of its amount, and amount for each severity."""
 
     degrade: Callable[[Tensor, Generator, float], Tensor]
     amount: str
@@ -91,9 +89,9 @@ SEVERITIES = ("light", "medium", "heavy")
 
 
 class DegradationSpec(NamedTuple):
-    """A degradation of one severity."""
+    """Degradation of one severity."""
 
-    name: str  # as the user wrote it: "rain:medium"
+    name: str  # "rain:medium"
     kind: Kind
     amount: float
 
@@ -103,7 +101,7 @@ class DegradationSpec(NamedTuple):
         return f"{self.name}: {self.kind.amount.format(self.amount)}, seeded by each image's pixels"
 
     def apply(self, clean: Pixels) -> Pixels:
-        """Degrade an image (H W C, 0..1, C 1 or 3) with a seed from its own pixels."""
+        """Degrade an image (H W C, 0..1, C 1 or 3), with a seed that its pixels determine."""
         rgb = np.repeat(clean, 3, axis=2) if clean.shape[2] == 1 else clean
         x = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).unsqueeze(0)
         y = self.kind.degrade(x, torch.Generator().manual_seed(seed(clean)), self.amount)
@@ -129,4 +127,4 @@ def parse_degradation(text: str) -> DegradationSpec:
 def seed(image: Pixels) -> int:
     """Return a random seed that depends on an image's pixels and shape alone."""
     digest = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
-    return int.from_bytes(digest.digest()[:8], "big") >> 1  # torch takes 63 bits
+    return int.from_bytes(digest.digest()[:8], "big") >> 1  # PyTorch takes 63 bits

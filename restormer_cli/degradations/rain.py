@@ -12,7 +12,7 @@ from .sampling import chosen, convolved, fields, to_8_bit, uniform
 
 
 class Layer(NamedTuple):
-    """Drops at one distance, relative to those at a medium distance."""
+    """Density, size and brightness of drops at one distance, relative to a medium distance."""
 
     density: float
     size: float
@@ -25,10 +25,10 @@ LAYERS = (
     Layer(0.6, 1.2, 1.0),
     Layer(0.1, 2.0, 0.8),  # close to the lens: few, long, wide and out of focus
 )
-"""Layers from far to near: nearer drops are longer, wider and fewer."""
+"""Layers from far to near."""
 
 _REACH = 32
-"""Half the length of the longest streak in pixels, including its soft ends."""
+"""Half of the length in pixels of the longest streak, including its soft ends."""
 
 
 def rain(x: Tensor, generator: Generator) -> Tensor:
@@ -50,12 +50,12 @@ def rain(x: Tensor, generator: Generator) -> Tensor:
 
 
 def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
-    """Draw the share of drops in the light of each pixel: B 1 H W, 0..1.
+    """Draw the fraction of each pixel's light that comes from drops: B 1 H W, 0..1.
 
     Args:
-        x: B C H W; only the size matters.
+        x: B C H W; only its size is used.
         heaviness: B 1 1 1, 0..1.
-        generator: source of the drops' positions and shapes.
+        generator: source of randomness.
     """
     b, _, h, w = x.shape
     layers = torch.tensor(LAYERS, device=x.device)
@@ -70,23 +70,23 @@ def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
     angle = angle + (rand(1, 1) - 0.5) * 0.2
     length = 10 * 4 ** uniform(0, 1, x, generator) * size * (0.7 + 0.6 * rand(1, 1))
     length = length.clamp(6, 48)
-    # In proportion to the length: short and wide streaks look like snow.
+    # The width is proportional to the length: short, wide streaks look like snow.
     width = (length * uniform(0.02, 0.055, x, generator)).clamp_min(0.45)
     kernels = streak_kernels(*(t.flatten(0, 1) for t in (angle, length, width)))
     kernels = kernels.unflatten(0, (b, len(LAYERS)))
 
-    # The density per pixel makes short, thin streaks cover as much as long, thick ones.
+    # Short, thin streaks are more numerous, so that they cover as much as long, thick ones.
     cover = 0.015 + 0.18 * heaviness**1.5
     drops = cover * density / (length * width * 2.5)
     seeds = rand(h + 2 * _REACH, w + 2 * _REACH)
     seeds = (1 - seeds / drops).clamp_min(0) * brightness
     strength = 0.25 + 0.75 * uniform(0, 1, x, generator) * (0.3 + 0.7 * heaviness)
     total = convolved(seeds, kernels).sum(1, keepdim=True).clamp_min(0)
-    return 1 - torch.exp(-strength * total)  # crossing streaks are screen-blended
+    return 1 - torch.exp(-strength * total)  # screen-blends crossing streaks
 
 
 def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """Return the images of falling drops during an exposure: N S S, 1 in the middle.
+    """Return the image of a falling drop for each angle: N S S, 1 in the middle.
 
     Args:
         angle: N 1 1, radians from the vertical.
@@ -103,5 +103,5 @@ def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
 
 
 def veiled(x: Tensor, mist: Tensor, light: Tensor) -> Tensor:
-    """Blend images with the light (B 3 1 1) of mist (B 1 H W, 0..1)."""
+    """Blend images with `light` (B 3 1 1) where there is mist (B 1 H W, 0..1)."""
     return x * (1 - mist) + light * mist

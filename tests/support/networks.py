@@ -32,7 +32,7 @@ TINY = Architecture(dim=8, blocks=(1, 1, 1, 1), refinement=1, heads=(1, 2, 2, 4)
 
 
 def tiny_network(seed: int = 0, **changes: Any) -> Restormer:
-    """A network that runs in milliseconds, with random weights."""
+    """Return a network with random weights that runs in milliseconds."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Restormer(replace(TINY, **changes)).eval()
@@ -43,8 +43,8 @@ def read_golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def made(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
-    """A made weight, as data/golden/README.md defines it."""
+def golden_weight(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
+    """Return a random weight as defined in data/golden/README.md."""
     rng = np.random.default_rng(zlib.crc32(f"{seed}:{name}".encode()))
     a = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
     if name.endswith("temperature"):
@@ -57,11 +57,11 @@ def made(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
 
 
 def random_network(**changes) -> Restormer:
-    """A tiny network in which every parameter, norms and temperatures too, is random."""
+    """Return a tiny network with random parameters, including norms and temperatures."""
     network = tiny_network(**changes)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(made(name, parameter.shape))
+            parameter.copy_(golden_weight(name, parameter.shape))
     return network
 
 
@@ -75,5 +75,5 @@ VARIANTS = {
 
 
 def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
-    """At most 1e-5 apart for values of order 1; these random networks' reach 8."""
+    """Require a difference of at most 1e-5, relative to values above 1."""
     assert (result - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)

@@ -1,4 +1,4 @@
-"""The program as tests run it: how a command ended, and the files around it."""
+"""Run the program: outcome of a command, and helpers for files and processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAM = ("-m", "restormer_cli")
 
 @dataclass
 class Outcome:
-    """How a command ended, and what it said."""
+    """Exit status and output of a command."""
 
     status: int
     stdout: bytes
@@ -28,14 +28,14 @@ class Outcome:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The lines of `--json`."""
+        """Events printed by `--json`."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 
 
 def picture(
     name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
 ) -> np.ndarray:
-    """Write an image of random pixels."""
+    """Write an image of random pixels and return its pixels."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         pixels = rng.random(shape, dtype=np.float32)
@@ -52,18 +52,18 @@ def pixels(name: str) -> np.ndarray:
 
 
 def tree() -> list[str]:
-    """Every file below the working folder but the records."""
+    """List all files below the working folder except manifests."""
     files = (path for path in Path().rglob("*") if path.is_file() and path.name != manifest.NAME)
     return sorted(path.as_posix() for path in files)
 
 
 def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
-    """Start Python in a process of its own."""
+    """Start Python in a new process."""
     stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether they have all ended, as they should within seconds."""
+    """Wait up to 20 s and return True if all processes have ended."""
     return not psutil.wait_procs(processes, timeout=20)[1]
