@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .sampling import (
-    chosen,
+    bernoulli,
     convolved,
-    fields,
     mixture,
     normal,
     reflected,
+    smooth_maps,
     to_8_bit,
     to_linear,
     to_srgb,
@@ -22,21 +22,19 @@ from .sampling import (
 )
 
 MOTION_RADIUS = 12
-"""Radius of motion kernels in pixels: kernels are 25 x 25, suitable for patches of 64 pixels."""
+"""Radius of motion kernels in pixels, suitable for patches of 64 x 64 pixels."""
 
 DEFOCUS_RADIUS = 8.0
 """Radius of the largest circle of confusion in pixels."""
 
-_STEPS = 128
-"""Number of points of a trajectory; they are less than half a pixel apart."""
-
-_DEPTHS = 4
-"""Number of circles of confusion for each image; blur in between is interpolated."""
+_STEPS = 128  # points of a trajectory, less than half a pixel apart
+_DEPTHS = 4  # circles of confusion for each image; blur in between is interpolated
 
 
-def camera_shake(x: Tensor, generator: Generator) -> Tensor:
-    """Blur the whole image by one random camera trajectory."""
-    kernels = motion_kernels(trajectories(1, x, generator), _extent(x, generator))
+def camera_shake(x: Tensor, generator: Generator, extent: Tensor | None = None) -> Tensor:
+    """Blur the whole image by one random camera trajectory, of `extent` pixels if given."""
+    paths = trajectories(1, x, generator)
+    kernels = motion_kernels(paths, _extent(x, generator) if extent is None else extent)
     return exposed(blurred(scene_light(x, generator), kernels).squeeze(1), generator)
 
 
@@ -45,16 +43,16 @@ def varying_shake(x: Tensor, generator: Generator) -> Tensor:
     paths = trajectories(4, x, generator)
     spread = uniform(0.2, 0.8, x, generator)
     kernels = motion_kernels(paths[:, :1] + spread * paths[:, 1:], _extent(x, generator))
-    shares = (2 * fields(3, x, generator)).softmax(1)
+    shares = (2 * smooth_maps(3, x, generator)).softmax(1)
     return exposed(blended(scene_light(x, generator), kernels, shares), generator)
 
 
 def moving_region(x: Tensor, generator: Generator) -> Tensor:
     """Blur by a moving object; in half of the images the camera is still."""
     edge = uniform(4, 40, x, generator)
-    mask = torch.sigmoid(edge * (fields(1, x, generator) + uniform(-0.5, 0.5, x, generator)))
+    mask = torch.sigmoid(edge * (smooth_maps(1, x, generator) + uniform(-0.5, 0.5, x, generator)))
     extent = _extent(x, generator)
-    shake = torch.where(chosen(0.5, x, generator), 1e-3, extent * uniform(0, 1, x, generator))
+    shake = torch.where(bernoulli(0.5, x, generator), 1e-3, extent * uniform(0, 1, x, generator))
     kernels = motion_kernels(trajectories(2, x, generator), torch.cat([extent, shake], 1))
     return exposed(moved(scene_light(x, generator), mask, kernels), generator)
 
@@ -73,13 +71,13 @@ def defocus(x: Tensor, generator: Generator) -> Tensor:
     far = 0.5 + (DEFOCUS_RADIUS - 0.5) * uniform(0, 1, x, generator) ** 1.3
     near = far * uniform(0, 1, x, generator)
     slope = 8 ** uniform(-0.3, 1, x, generator)
-    depth = torch.sigmoid(slope * fields(1, x, generator))
+    depth = torch.sigmoid(slope * smooth_maps(1, x, generator))
     corners = torch.randint(5, 9, (len(x), 1, 1, 1), generator=generator, device=x.device)
     blurry = defocused(
         scene_light(x, generator),
         (near + (far - near) * depth).clamp_min(0.3),
         uniform(1, 2, x, generator),
-        corners * chosen(0.5, x, generator),
+        corners * bernoulli(0.5, x, generator),
         uniform(0, 2 * math.pi, x, generator),
     )
     return exposed(blurry, generator)
@@ -93,7 +91,7 @@ def scene_light(x: Tensor, generator: Generator) -> Tensor:
     """
     light = to_linear(x)
     clipped = ((light.amax(1, keepdim=True) - 0.96) / 0.04).clamp(0, 1)
-    gain = uniform(0, 3, x, generator) * chosen(0.5, x, generator)
+    gain = uniform(0, 3, x, generator) * bernoulli(0.5, x, generator)
     return light * (1 + gain * clipped)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .jpeg import half_compressed
-from .sampling import chosen, normal, to_8_bit, to_linear, to_srgb, uniform
+from .sampling import bernoulli, normal, to_8_bit, to_linear, to_srgb, uniform
 
 # Weights of bilinear demosaicing, for all three colours.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
@@ -25,7 +25,7 @@ def gaussian_noise(x: Tensor, generator: Generator, sigma: float | Tensor) -> Te
 def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
     """Add Gaussian noise of sigma 0..55; half of the images are clipped and rounded to 8 bits."""
     noisy = gaussian_noise(x, generator, uniform(0, 55, x, generator))
-    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
+    return torch.where(bernoulli(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
 def equal_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -37,7 +37,7 @@ def equal_noise(x: Tensor, generator: Generator) -> Tensor:
     sigma = uniform(0, 55, x, generator)
     noise = half_coarsened(normal(x[:, :1], generator), generator)
     noisy = x + noise * (sigma / 255)
-    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
+    return torch.where(bernoulli(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -58,7 +58,7 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     variance = light * log_shot.exp() + log_read.exp()
     noise = normal(x, generator) * variance.sqrt()
     corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
-    noise = torch.where(chosen(0.7, x, generator), demosaicked(noise, corner), noise)
+    noise = torch.where(bernoulli(0.7, x, generator), demosaicked(noise, corner), noise)
     return to_srgb((light + half_coarsened(noise, generator)) * gains)
 
 
@@ -96,4 +96,4 @@ def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
     kernel = kernel / kernel.square().sum((1, 2), keepdim=True).sqrt()
     kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
     y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
-    return torch.where(chosen(0.5, noise, generator), y.view_as(noise) * strength, noise)
+    return torch.where(bernoulli(0.5, noise, generator), y.view_as(noise) * strength, noise)

@@ -1,4 +1,4 @@
-"""Random numbers and maps for each image, mixtures, sRGB, mirrored borders and convolution."""
+"""Random numbers and maps, mixtures, sRGB, mirrored borders and convolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
     return low + (high - low) * r
 
 
-def chosen(probability: float, x: Tensor, generator: Generator) -> Tensor:
+def bernoulli(probability: float, x: Tensor, generator: Generator) -> Tensor:
     """Draw True with this probability for each image of `x`: B 1 1 1."""
     return uniform(0, 1, x, generator) < probability
 
@@ -28,19 +28,17 @@ def normal(x: Tensor, generator: Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=x.device)
 
 
-def fields(count: int, x: Tensor, generator: Generator) -> Tensor:
+def smooth_maps(count: int, x: Tensor, generator: Generator) -> Tensor:
     """Draw smooth maps over each image of `x`, with values of about -2..2: B count H W."""
     hills = torch.randn(len(x), count, 4, 4, generator=generator, device=x.device)
     return F.interpolate(hills, tuple(x.shape[2:]), mode="bicubic", align_corners=True)
 
 
-def untouched(x: Tensor, _: Generator) -> Tensor:
-    """Return a copy of the images, so that networks learn to keep clean images unchanged."""
-    return x.clone()
+def mixture(*parts: tuple[float, Degradation | None]) -> Degradation:
+    """Return a degradation that applies one of the weighted `parts`, drawn for each image.
 
-
-def mixture(*parts: tuple[float, Degradation]) -> Degradation:
-    """Return a degradation that applies one of the weighted `parts`, drawn for each image."""
+    None leaves images unchanged, so that networks learn to keep clean images.
+    """
     weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
 
     def degrade(x: Tensor, generator: Generator) -> Tensor:
@@ -49,7 +47,7 @@ def mixture(*parts: tuple[float, Degradation]) -> Degradation:
         )
         result = x.clone()
         for index, (_, part) in enumerate(parts):
-            if (images := drawn == index).any():
+            if part and (images := drawn == index).any():
                 result[images] = part(x[images], generator)
         return result
 

@@ -141,14 +141,12 @@ class StripRunner:
         height, width = source[0].shape[1:3]
         shape = self.blocking(sum(group.shape[-1] for group in source), height, width)
         # These modes are per thread, and inference tensors can be changed in inference mode only.
-        without_gradients = (
-            torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
-        )
+        no_grad = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
         def on_block(strip: Tensor, top: int, region: Region) -> Result:
             rows = slice(region.top - top, region.bottom - top + 2 * halo)
             columns = slice(region.left, region.right + 2 * halo)
-            with without_gradients():
+            with no_grad():
                 block = strip[:, rows, columns].contiguous()
                 return compute(block, region, _block_convolution(region, height, width))
 

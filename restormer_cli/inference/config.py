@@ -53,7 +53,7 @@ class RestorerConfig(CheckpointQuery):
         choices = "auto", *PRECISIONS
         if self.precision not in choices:
             raise UsageError(
-                f"no precision is called {self.precision!r}", f"Choose one of {', '.join(choices)}."
+                f"unknown precision {self.precision!r}", f"Choose one of {', '.join(choices)}."
             )
         _ = self.checkpoint, self.tiles  # for their UsageErrors
 
@@ -64,7 +64,7 @@ class RestorerConfig(CheckpointQuery):
             sides = (0, *FALLBACK_TILES) if self.tile == "auto" else (int(self.tile),)
         except (TypeError, ValueError):
             raise UsageError(
-                f"the tile is {self.tile!r}",
+                f"invalid tile {self.tile!r}",
                 "Use auto, 0 for the whole image, or a number of pixels.",
             ) from None
         return tuple(side and tile_size(side, self.overlap) for side in sides)

@@ -58,7 +58,7 @@ def restore(
 
     Raises:
         UsageError: `tile` is too small, or `overlap` does not fit it.
-        ImageError: the result has NaN or infinite values, even in fp32.
+        ImageError: the result contains NaN or infinite values, even in fp32.
     """
     height, width = x.shape[-2:]
     window = window and -(-window // MULTIPLE) * MULTIPLE
@@ -92,7 +92,7 @@ def restore(
         if attempt != "fp32" and notify:
             notify(f"{attempt} overflowed; restored again in fp32")
     raise ImageError(
-        "the network's output has NaN or infinite values, even in fp32",
+        "the network's output contains NaN or infinite values, even in fp32",
         "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
     )
 
@@ -148,7 +148,7 @@ def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torc
     return on_device + channels * 4 * height * width
 
 
-def pixels_through(height: int, width: int, tile: int, overlap: int) -> int:
+def pixels_processed(height: int, width: int, tile: int, overlap: int) -> int:
     """Return the number of pixels that the network processes for an image, including overlaps."""
     return math.prod(
         len(starts(side, tile, overlap)) * min(tile, side) if tile else side

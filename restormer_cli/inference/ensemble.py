@@ -16,14 +16,11 @@ Run = Callable[[Tensor, Progress | None], Tensor]
 
 
 class Orientation(NamedTuple):
-    """A number of quarter turns, then a horizontal flip if `mirrored`.
+    """Rotation or reflection of an image; the fields are steps in order of application."""
 
-    If `swapped`, the two views of the image are exchanged first.
-    """
-
-    quarters: int
-    mirrored: bool
-    swapped: bool
+    swapped: bool  # exchange the two views
+    quarters: int  # number of quarter turns
+    mirrored: bool  # flip horizontally
 
     def turn(self, x: Tensor) -> Tensor:
         """Return the image B C H W in this orientation."""
@@ -39,11 +36,11 @@ class Orientation(NamedTuple):
 def orientations(a: Architecture) -> tuple[Orientation, ...]:
     """Return the orientations in which a network can restore an image, the original first.
 
-    There are eight. Dual-pixel networks have the four that keep the two views side by side. If left
-    and right of the scene are exchanged, the right view takes the place of the left one.
+    There are eight. Dual-pixel networks have the four that keep the two views side by side. Those
+    that exchange left and right of the scene also exchange the views.
     """
     return tuple(
-        Orientation(quarters, mirrored, a.dual_pixel and mirrored == (quarters == 0))
+        Orientation(a.dual_pixel and mirrored == (quarters == 0), quarters, mirrored)
         for quarters in ((0, 2) if a.dual_pixel else range(4))
         for mirrored in (False, True)
     )

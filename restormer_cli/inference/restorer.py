@@ -103,14 +103,14 @@ class Restorer:
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
             raise CheckpointError(
-                f"{self.weights.name} makes {a.out_channels} channels of {a.in_channels}",
+                f"{self.weights.name} restores {a.in_channels} channels to {a.out_channels}",
                 "Use a network for grey images, for RGB images, or for two RGB views.",
             )
         if config.dual_pixel != (a.in_channels == 6):
             inputs = "two views (6 channels)" if a.in_channels == 6 else f"{a.in_channels} channels"
             raise UsageError(
                 f"{self.weights.name} takes {inputs}",
-                "Dual-pixel weights and --right go together.",
+                "Use --right with dual-pixel weights, and only with them.",
             )
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
@@ -147,7 +147,7 @@ class Restorer:
         is_image = image.ndim in (2, 3) and image.size and channels.shape[2] <= 4
         if not is_image or image.dtype.name not in DTYPES:
             raise ImageError(
-                f"an array of shape {image.shape} and type {image.dtype} is no image",
+                f"cannot restore an array of shape {image.shape} and type {image.dtype}",
                 f"Pass H W or H W C (1 to 4 channels) of {', '.join(DTYPES)}.",
             )
         alpha = channels[..., 3:] if channels.shape[2] > 2 else channels[..., 1:]
@@ -156,7 +156,7 @@ class Restorer:
 
         x = to_float(colours)
         if not np.isfinite(x).all():
-            raise ImageError("the image has NaN or infinite values", "Repair or mask them first.")
+            raise ImageError("the image contains NaN or infinity", "Replace these values first.")
         # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
         clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
         restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
@@ -199,7 +199,7 @@ class Restorer:
                     raise
                 if not plans:
                     raise ImageError(
-                        f"{self.device} has not enough memory for {width} x {height} pixels",
+                        f"not enough memory on {self.device} for {width} x {height} pixels",
                         "Use smaller tiles (--tile 256), or free some memory.",
                     ) from error
                 notify(f"out of memory: retrying with {plans[0].strategy}")
@@ -236,12 +236,11 @@ class Restorer:
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
     def _verify_precision(self, x: Tensor) -> None:
-        """Change to fp32 if the result of a lower precision differs too much with these weights."""
         self._precision_is_verified = True
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
-                f"{self.precision} is {psnr:.1f} dB from fp32 with these weights, less than "
-                f"{MIN_PSNR:.0f}: using fp32 instead"
+                f"{self.precision} has a PSNR of {psnr:.1f} dB to fp32 with these weights, less "
+                f"than {MIN_PSNR:.0f}: using fp32 instead"
             )
             self.precision = "fp32"
 
@@ -254,7 +253,7 @@ class Restorer:
             if self.config.ensemble:  # a turned image and two results
                 rows, columns = (min(tile or side, side) for side in (height, width))
                 peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
-            pixels = engine.pixels_through(height, width, tile, self.config.overlap)
+            pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
             plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
         usable = USABLE_MEMORY / self.config.sharing * devices.free_memory(self.device)

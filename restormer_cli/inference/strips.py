@@ -106,20 +106,20 @@ def forward(
             for weights in stages[name]:
                 transform(run, x, weights, windows)
 
-        def conv(name: str, then: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
-            return lambda block, _, convolve: then(convolve(block, *convolutions[name]))
+        def conv(name: str, shuffle: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
+            return lambda block, _, convolve: shuffle(convolve(block, *convolutions[name]))
 
         def pointwise(name: str, x: Tensor) -> Tensor:
             weight, bias = convolutions[name]
             return F.linear(x, weight.flatten(1), bias)
 
         def up(level: int) -> Compute[Tensor]:
-            enlarge = conv(f"up{level + 1}_{level}", pixel_shuffle)
+            upsample = conv(f"up{level + 1}_{level}", pixel_shuffle)
 
             def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
                 skip = region.scaled(2).crop(maps[level][0])
-                both = torch.cat([enlarge(block, region, convolve), skip], -1)
-                return pointwise(f"reduce_chan_level{level}", both)
+                features = torch.cat([upsample(block, region, convolve), skip], -1)
+                return pointwise(f"reduce_chan_level{level}", features)
 
             return compute
 

@@ -90,11 +90,11 @@ def tiled(
         for number, result in enumerate(results.split(len(x)), first):
             if canvas is None:
                 canvas = result.new_zeros(len(x), result.shape[1], height, width)
-            where, (row, column) = tiles[number], axis_weights[number]
+            tile_region, (row, column) = tiles[number], axis_weights[number]
             weight = (row.unsqueeze(1) * column).to(x.device)  # h w
-            total[where] += weight
+            total[tile_region] += weight
             # This running mean returns equal results unchanged, bit for bit.
-            canvas[where] += (result - canvas[where]) * (weight / total[where])
+            canvas[tile_region] += (result - canvas[tile_region]) * (weight / total[tile_region])
         if progress:
             progress(first + len(group), len(tiles))
     assert canvas is not None  # noqa: S101 - there is always one tile

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 LEVELS = 4
 MULTIPLE = 8
-"""Height and width are multiples of this: three pixel-unshuffles halve them."""
+"""Height and width must be multiples of this, because they are halved three times."""
 
 CHANNELS = ((1, 1), (3, 3), (6, 3))
 """Supported numbers of input and output channels: grey, RGB, and two RGB views to one."""
@@ -350,7 +350,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class Resample(nn.Module):
-    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or its inverse."""
+    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or -unshuffle."""
 
     def __init__(
         self, in_channels: int, channels: int, shuffle: Callable[[Tensor], Tensor]
@@ -428,7 +428,7 @@ class Restormer(nn.Module):
         if self.architecture.dual_pixel:
             y = y + conv1x1(x0, self.skip_conv)
         y = same(y, self.output.weight, self.output.bias).permute(0, 3, 1, 2)
-        # The residual is added in the image's precision, whatever that of the features.
+        # The residual is added in the precision of the image, not of the features.
         return y if self.architecture.dual_pixel else y.to(image.dtype) + image
 
     def check(self, image: Tensor) -> None:

@@ -16,7 +16,14 @@ from restormer_cli.network.restormer import (
     pixel_shuffle,
     pixel_unshuffle,
 )
-from tests.support.networks import DATA, OFFICIAL, PARAMETERS, golden_weight, read_golden, tiny_network
+from tests.support.networks import (
+    DATA,
+    OFFICIAL,
+    PARAMETERS,
+    golden_weight,
+    read_golden,
+    tiny_network,
+)
 
 
 def build_on_meta(architecture: Architecture) -> Restormer:
