@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..degradations import to_8_bit
+
 SSIM_WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
@@ -84,17 +86,12 @@ def luma(rgb: Tensor) -> Tensor:
     return ((rgb * weights.view(3, 1, 1)).sum(-3, keepdim=True) + 16.0) / 255
 
 
-def round8(x: Tensor) -> Tensor:
-    """Clamp to 0..1 and round to multiples of 1/255, as an 8-bit file does."""
-    return (x.clamp(0, 1) * 255).round() / 255
-
-
-_RGB = Protocol("RGB, clamped and rounded to 8 bits, no border cropped", round8)
+_RGB = Protocol("RGB, clamped and rounded to 8 bits, no border cropped", to_8_bit)
 
 PROTOCOLS = {
     "denoise": _RGB,
     "derain": Protocol(
-        "Y of YCbCr (MATLAB's), 8 bits, no border cropped", lambda x: round8(luma(round8(x)))
+        "Y of YCbCr (MATLAB's), 8 bits, no border cropped", lambda x: to_8_bit(luma(to_8_bit(x)))
     ),
     "deblur": _RGB,
     # Not rounded: the DPDD photographs have 16 bits.
