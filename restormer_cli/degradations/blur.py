@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .sampling import (
-    bernoulli,
+    chosen,
     convolved,
     mixture,
     normal,
@@ -52,7 +52,7 @@ def moving_region(x: Tensor, generator: Generator) -> Tensor:
     edge = uniform(4, 40, x, generator)
     mask = torch.sigmoid(edge * (smooth_maps(1, x, generator) + uniform(-0.5, 0.5, x, generator)))
     extent = _extent(x, generator)
-    shake = torch.where(bernoulli(0.5, x, generator), 1e-3, extent * uniform(0, 1, x, generator))
+    shake = torch.where(chosen(0.5, x, generator), 1e-3, extent * uniform(0, 1, x, generator))
     kernels = motion_kernels(trajectories(2, x, generator), torch.cat([extent, shake], 1))
     return exposed(moved(scene_light(x, generator), mask, kernels), generator)
 
@@ -77,7 +77,7 @@ def defocus(x: Tensor, generator: Generator) -> Tensor:
         scene_light(x, generator),
         (near + (far - near) * depth).clamp_min(0.3),
         uniform(1, 2, x, generator),
-        corners * bernoulli(0.5, x, generator),
+        corners * chosen(0.5, x, generator),
         uniform(0, 2 * math.pi, x, generator),
     )
     return exposed(blurry, generator)
@@ -91,7 +91,7 @@ def scene_light(x: Tensor, generator: Generator) -> Tensor:
     """
     light = to_linear(x)
     clipped = ((light.amax(1, keepdim=True) - 0.96) / 0.04).clamp(0, 1)
-    gain = uniform(0, 3, x, generator) * bernoulli(0.5, x, generator)
+    gain = uniform(0, 3, x, generator) * chosen(0.5, x, generator)
     return light * (1 + gain * clipped)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Generator, Tensor
 
-from .sampling import bernoulli, to_8_bit, uniform
+from .sampling import chosen, to_8_bit, uniform
 
 # Annex K of ITU-T T.81: the tables that JPEG encoders scale by their quality setting.
 _LUMINANCE = """
@@ -60,11 +60,11 @@ def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     return to_8_bit(rgb / 255)
 
 
-def half_compressed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
+def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
     """Compress half of the images with JPEG, at a quality of `lowest` to 98."""
     quality = uniform(lowest, 98, x, generator).round()
-    packed = jpeg(x, quality, bernoulli(0.5, x, generator))
-    return torch.where(bernoulli(0.5, x, generator), packed, x)
+    packed = jpeg(x, quality, chosen(0.5, x, generator))
+    return torch.where(chosen(0.5, x, generator), packed, x)
 
 
 def _quantised(planes: Tensor, steps: Tensor) -> Tensor:

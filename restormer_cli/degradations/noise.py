@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .jpeg import half_compressed
-from .sampling import bernoulli, normal, to_8_bit, to_linear, to_srgb, uniform
+from .jpeg import filed
+from .sampling import chosen, normal, to_8_bit, to_linear, to_srgb, uniform
 
 # Weights of bilinear demosaicing, for all three colours.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
@@ -25,7 +25,7 @@ def gaussian_noise(x: Tensor, generator: Generator, sigma: float | Tensor) -> Te
 def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
     """Add Gaussian noise of sigma 0..55; half of the images are clipped and rounded to 8 bits."""
     noisy = gaussian_noise(x, generator, uniform(0, 55, x, generator))
-    return torch.where(bernoulli(0.5, x, generator), to_8_bit(noisy), noisy)
+    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
 def equal_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -37,7 +37,7 @@ def equal_noise(x: Tensor, generator: Generator) -> Tensor:
     sigma = uniform(0, 55, x, generator)
     noise = half_coarsened(normal(x[:, :1], generator), generator)
     noisy = x + noise * (sigma / 255)
-    return torch.where(bernoulli(0.5, x, generator), to_8_bit(noisy), noisy)
+    return torch.where(chosen(0.5, x, generator), to_8_bit(noisy), noisy)
 
 
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -58,13 +58,13 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     variance = light * log_shot.exp() + log_read.exp()
     noise = normal(x, generator) * variance.sqrt()
     corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
-    noise = torch.where(bernoulli(0.7, x, generator), demosaicked(noise, corner), noise)
+    noise = torch.where(chosen(0.7, x, generator), demosaicked(noise, corner), noise)
     return to_srgb((light + half_coarsened(noise, generator)) * gains)
 
 
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
     """Add sensor noise and store the images in 8 bits, half of them as JPEG."""
-    return half_compressed(to_8_bit(sensor_noise(x, generator)), generator, 50)
+    return filed(to_8_bit(sensor_noise(x, generator)), generator, 50)
 
 
 def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
@@ -84,11 +84,20 @@ def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
 
 
 def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
-    """Smooth white noise (B C H W) with a Gaussian in half of the images.
-
-    Smooth noise gets 40 % to 100 % of the standard deviation of the white noise.
-    """
+    """Coarsen the grain of white noise (B C H W) in half of the images."""
     radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
+    coarse = coarsened(noise, radius, strength)
+    return torch.where(chosen(0.5, noise, generator), coarse, noise)
+
+
+def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
+    """Smooth white noise (B C H W) with a Gaussian.
+
+    Args:
+        noise: B C H W.
+        radius: B 1 1 1, standard deviation of the Gaussian in pixels.
+        strength: B 1 1 1, standard deviation of the result relative to that of `noise`.
+    """
     b, c, height, width = noise.shape
     offset = torch.arange(-4.0, 5.0, device=noise.device)
     line = torch.exp(-0.5 * (offset / radius.view(b, 1)) ** 2)  # B 9
@@ -96,4 +105,4 @@ def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
     kernel = kernel / kernel.square().sum((1, 2), keepdim=True).sqrt()
     kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
     y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
-    return torch.where(bernoulli(0.5, noise, generator), y.view_as(noise) * strength, noise)
+    return y.view_as(noise) * strength

@@ -13,23 +13,23 @@ from torch import Generator, Tensor
 
 from ..errors import UsageError
 from . import blur
-from .jpeg import half_compressed
+from .jpeg import filed
 from .noise import blind_gaussian_noise, camera_noise, equal_noise, gaussian_noise
 from .rain import rain, streaks, veiled
-from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform
+from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform, untouched
 
 
 def _with_jpeg(degradation: Degradation) -> Degradation:
-    return lambda x, generator: half_compressed(degradation(x, generator), generator, 75)
+    return lambda x, generator: filed(degradation(x, generator), generator, 75)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture(
-        (0.03, None), (0.4, blind_gaussian_noise), (0.37, camera_noise), (0.2, equal_noise)
+        (0.03, untouched), (0.4, blind_gaussian_noise), (0.37, camera_noise), (0.2, equal_noise)
     ),
-    "derain": mixture((0.1, None), (0.9, _with_jpeg(rain))),
-    "deblur": mixture((0.3, None), (0.7, _with_jpeg(blur.motion_blur))),
-    "defocus": mixture((0.3, None), (0.7, _with_jpeg(blur.defocus))),
+    "derain": mixture((0.1, untouched), (0.9, _with_jpeg(rain))),
+    "deblur": mixture((0.3, untouched), (0.7, _with_jpeg(blur.motion_blur))),
+    "defocus": mixture((0.3, untouched), (0.7, _with_jpeg(blur.defocus))),
 }
 """Degradation of the training images of each task."""
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from .sampling import bernoulli, convolved, smooth_maps, to_8_bit, uniform
+from .sampling import chosen, convolved, smooth_maps, to_8_bit, uniform
 
 # Density, size and brightness of the drops at four distances, from far to close to the lens.
 _LAYERS = ((2.0, 0.6, 0.6), (1.0, 1.0, 0.8), (0.6, 1.2, 1.0), (0.1, 2.0, 0.8))
@@ -28,8 +28,8 @@ def rain(x: Tensor, generator: Generator) -> Tensor:
     tint = 1 - 0.12 * torch.rand(len(x), 3, 1, 1, generator=generator, device=x.device)
     screen = x + (1 - x) * part * tint
     added = x + 0.6 * part * tint
-    wet = torch.where(bernoulli(0.6, x, generator), screen, added.clamp_max(1))
-    amount = bernoulli(0.5, x, generator) * heaviness * uniform(0, 0.25, x, generator)
+    wet = torch.where(chosen(0.6, x, generator), screen, added.clamp_max(1))
+    amount = chosen(0.5, x, generator) * heaviness * uniform(0, 0.25, x, generator)
     mist = (amount * (1 + 0.3 * smooth_maps(1, x, generator))).clamp(0, 1)
     return to_8_bit(veiled(wet, mist, uniform(0.6, 0.95, x, generator) * tint))
 
@@ -51,7 +51,7 @@ def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
 
     # Mostly steep, with gusts in a quarter of the images; the layers differ slightly.
     tilt = uniform(-1, 1, x, generator)
-    angle = tilt * torch.where(bernoulli(0.25, x, generator), math.pi / 4, math.pi / 10)
+    angle = tilt * torch.where(chosen(0.25, x, generator), math.pi / 4, math.pi / 10)
     angle = angle + (rand(1, 1) - 0.5) * 0.2
     length = 10 * 4 ** uniform(0, 1, x, generator) * size * (0.7 + 0.6 * rand(1, 1))
     length = length.clamp(6, 48)

@@ -18,7 +18,7 @@ def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
     return low + (high - low) * r
 
 
-def bernoulli(probability: float, x: Tensor, generator: Generator) -> Tensor:
+def chosen(probability: float, x: Tensor, generator: Generator) -> Tensor:
     """Draw True with this probability for each image of `x`: B 1 1 1."""
     return uniform(0, 1, x, generator) < probability
 
@@ -34,11 +34,13 @@ def smooth_maps(count: int, x: Tensor, generator: Generator) -> Tensor:
     return F.interpolate(hills, tuple(x.shape[2:]), mode="bicubic", align_corners=True)
 
 
-def mixture(*parts: tuple[float, Degradation | None]) -> Degradation:
-    """Return a degradation that applies one of the weighted `parts`, drawn for each image.
+def untouched(x: Tensor, generator: Generator) -> Tensor:
+    """Return the images unchanged, so that networks learn to keep clean images."""
+    return x
 
-    None leaves images unchanged, so that networks learn to keep clean images.
-    """
+
+def mixture(*parts: tuple[float, Degradation]) -> Degradation:
+    """Return a degradation that applies one of the weighted `parts`, drawn for each image."""
     weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
 
     def degrade(x: Tensor, generator: Generator) -> Tensor:
@@ -47,7 +49,7 @@ def mixture(*parts: tuple[float, Degradation | None]) -> Degradation:
         )
         result = x.clone()
         for index, (_, part) in enumerate(parts):
-            if part and (images := drawn == index).any():
+            if (images := drawn == index).any():
                 result[images] = part(x[images], generator)
         return result
 
