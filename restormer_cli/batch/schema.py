@@ -1,4 +1,4 @@
-"""JSON Schema of the events, made from their dataclasses. Imported only when it is asked for."""
+"""JSON Schema of the events, made from their dataclasses. Only this module imports msgspec."""
 
 from __future__ import annotations
 
@@ -27,14 +27,11 @@ Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
-    types = dict(globals())
+    types = globals() | {"float": NonNegative}  # the annotation of Noise's fields
     types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
     kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)
-    (root,), definitions = msgspec.json.schema_components(
-        [Union[structs]],  # noqa: UP007 - of a tuple
-        ref_template="#/$defs/{name}",
-    )
+    (root,), definitions = msgspec.json.schema_components([Union[structs]])  # noqa: UP007
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An event of restormer --json",
