@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from ..imaging import Noise
-    from .schema import (
-        Count,
-        Fraction,
-        NonNegative,
-        Orientations,
-        Positive,
-        Precision,
-        Sha256,
-        Source,
-        Task,
-    )
+    from . import schema
 
 
 @dataclass(frozen=True)
@@ -43,8 +33,8 @@ class Weights:
     """
 
     name: str
-    source: Source
-    sha256: Sha256
+    source: schema.Source
+    sha256: schema.Sha256
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class ImageEvent(Event):
 
     input: str
     output: str
-    task: Task
+    task: schema.Task
 
 
 @dataclass(frozen=True)
@@ -81,12 +71,12 @@ class Planned(ImageEvent):
     """
 
     name = "planned"
-    width: Positive | None = None
-    height: Positive | None = None
-    pages: Positive | None = None
+    width: schema.Positive | None = None
+    height: schema.Positive | None = None
+    pages: schema.Positive | None = None
     strategy: str | None = None
-    peak_bytes: Count | None = None
-    seconds: NonNegative | None = None
+    peak_bytes: schema.Count | None = None
+    seconds: schema.NonNegative | None = None
     noise: Noise | None = None
 
 
@@ -129,18 +119,18 @@ class Restored(ImageEvent):
     name = "restored"
     weights: Weights
     device: str
-    precision: Precision
+    precision: schema.Precision
     strategy: str
-    orientations: Orientations
-    width: Positive
-    height: Positive
-    pages: Positive
-    pixels: Positive
-    seconds: NonNegative
+    orientations: schema.Orientations
+    width: schema.Positive
+    height: schema.Positive
+    pages: schema.Positive
+    pixels: schema.Positive
+    seconds: schema.NonNegative
     noise: Noise | None
-    mean_absolute_change: Fraction
-    colour_drift: Fraction
-    peak_memory: Count
+    mean_absolute_change: schema.Fraction
+    colour_drift: schema.Fraction
+    peak_memory: schema.Count
     notes: list[str]
     warnings: list[str]
 
@@ -159,7 +149,7 @@ class Skipped(Event):
     name = "skipped"
     input: str
     output: str | None
-    task: Task
+    task: schema.Task
     reason: str
 
 
@@ -178,7 +168,7 @@ class Failed(Event):
     name = "failed"
     input: str | None
     output: str | None
-    task: Task | None
+    task: schema.Task | None
     error: str
     hint: str
 
@@ -198,12 +188,12 @@ class Summary(Event):
     """
 
     name = "summary"
-    task: Task
-    restored: Count
-    skipped: Count
-    failed: Count
-    megapixels: NonNegative
-    seconds: NonNegative
+    task: schema.Task
+    restored: schema.Count
+    skipped: schema.Count
+    failed: schema.Count
+    megapixels: schema.NonNegative
+    seconds: schema.NonNegative
     interrupted: bool
 
 
@@ -237,16 +227,13 @@ class Tally:
 
 
 class ImageProgress(NamedTuple):
-    """Finished strips or tiles of a page.
+    """Progress of an image: finished strips or tiles of a page."""
 
-    Pages count from 1. `number` images are finished; with several workers it includes fractions.
-    """
-
-    number: float
+    number: float  # of finished images, including fractions if there are several workers
     name: str
     done: int
     total: int
-    page: int = 1
+    page: int = 1  # from 1
     pages: int = 1
 
     @property

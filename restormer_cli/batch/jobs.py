@@ -65,9 +65,7 @@ class Job:
     @property
     def in_place(self) -> bool:
         """Whether the output replaces its input."""
-        if self.source is None or self.target is None:
-            return False
-        return _real(self.source) == _real(self.target)
+        return bool(self.source and self.target and _real(self.source) == _real(self.target))
 
 
 def plan_jobs(
@@ -113,10 +111,7 @@ def plan_jobs(
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with a suffix of the format `kind`, a key of FORMATS.
-
-    With None, the suffix stays if it is that of a writable format, and is `.png` otherwise.
-    """
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None means its own format or PNG."""
     suffix = path.suffix.lower()
     old = _WRITABLE.get(suffix)
     kind = kind or old or "png"
@@ -130,8 +125,7 @@ def with_format(path: Path, kind: str | None) -> Path:
 def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     """Return messages on file systems that certainly lack space, and on those that possibly do.
 
-    An output needs about the space of its input, and at least a tenth of it. Outputs of another
-    format are not counted.
+    An output needs about the space of its input, at least a tenth. Other formats are not counted.
     """
     needed: dict[int, int] = defaultdict(int)
     free: dict[int, tuple[int, Path]] = {}
@@ -142,8 +136,7 @@ def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
             if device not in free:
                 free[device] = shutil.disk_usage(existing).free, job.target.parent
             needed[device] += _expected_size(job)
-    certain: list[str] = []
-    possible: list[str] = []
+    certain, possible = list[str](), list[str]()
     for device, (available, folder) in free.items():
         if (size := needed[device]) > available:
             messages = certain if _MIN_SIZE * size > available else possible

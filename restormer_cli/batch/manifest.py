@@ -95,32 +95,29 @@ class FileFingerprint(NamedTuple):
             return False
 
 
-def make_entry(
+def append_entry(
+    target: Path,
     event: Restored,
     settings: SettingsFingerprint,
     source: FileFingerprint,
     right: FileFingerprint | None,
     output: FileFingerprint,
-) -> Entry:
-    """Return the entry of an output."""
-    return {  # `append_entry` adds the time
-        **event.as_dict(),
-        "input": {"name": event.input, **source._asdict()},
-        "right": right and right._asdict(),
-        "output": {"name": Path(event.output).name, **output._asdict()},
-        "recipe": settings,
-        "version": __version__,
-    }
-
-
-def append_entry(target: Path, entry: Entry) -> list[str]:
-    """Add an entry to the manifest beside `target`; return a note if this fails.
+) -> list[str]:
+    """Add an entry about an output to the manifest beside it; return a note if this fails.
 
     Other processes may append at the same time, so there is a single write. The entry starts on a
     new line even if a killed run has left an incomplete one.
     """
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    text = json.dumps({**entry, "time": now}).encode() + b"\n"
+    entry = {
+        **event.as_dict(),
+        "input": {"name": event.input, **source._asdict()},
+        "right": right and right._asdict(),
+        "output": {"name": target.name, **output._asdict()},
+        "recipe": settings,
+        "version": __version__,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(entry).encode() + b"\n"
     path = target.parent / NAME
     try:
         if isinstance(target, UrlPath):
@@ -198,9 +195,8 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     inputs and are restored unless this task has already restored them.
 
     Returns:
-        The reason for skipping, or None; and an entry to compare with the settings, or None. If
-        both are None, the image needs to be restored: its output is missing, damaged, or made from
-        another input.
+        The reason for skipping, or an entry to compare with the settings, or neither: then the
+        output is missing, damaged, or made from another input.
     """
     if job.target is None or not exists(job.target):
         return None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 from typing import Annotated, Any, Union, get_type_hints
 
 import msgspec
@@ -27,7 +28,8 @@ Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
-    types = globals() | {"float": NonNegative}  # the annotation of Noise's fields
+    # Names in the annotations of the events, and of Noise, which is not negative.
+    types = globals() | {"schema": sys.modules[__name__], "float": NonNegative}
     types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
     kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)

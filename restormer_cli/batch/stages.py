@@ -33,7 +33,7 @@ from ..imaging import (
 )
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, make_entry, settings_fingerprint
+from .manifest import FileFingerprint, append_entry, settings_fingerprint
 from .pages import Page, count_pages, merge_texts, total_change
 from .pipeline import run_overlapped
 
@@ -136,8 +136,7 @@ def preview_batch(
 ) -> Iterator[Event]:
     """Decode the images without restoring them: yield Planned or Failed for each.
 
-    Strategy, memory and time are None without a `restorer`, whose weights are then not on this
-    machine.
+    Without a restorer, whose weights need a download, strategy, memory and time are None.
     """
     for job in jobs:
         try:
@@ -209,10 +208,7 @@ class _CurrentImage:
 
 @dataclass(frozen=True)
 class ImageStages:
-    """The stages of an image, each run in its own thread.
-
-    After `stop` is set, they raise Cancelled, except while an image is being written.
-    """
+    """The stages of an image, each run in its own thread. They raise Cancelled after `stop`."""
 
     restorer: Restorer
     config: BatchConfig
@@ -379,14 +375,13 @@ class ImageStages:
         self, target: Path, data: bytes, current: _CurrentImage, event: Restored
     ) -> None:
         def record(data: bytes, stat: os.stat_result) -> None:
-            if self.config.record:
-                settings = settings_fingerprint(self.restorer, self.config)
-                output = FileFingerprint.of(data, stat.st_mtime_ns)
-                entry = make_entry(event, settings, current.source_file, current.right_file, output)
-                event.notes.extend(append_entry(target, entry))
+            settings = settings_fingerprint(self.restorer, self.config)
+            output = FileFingerprint.of(data, stat.st_mtime_ns)
+            files = current.source_file, current.right_file, output
+            event.notes.extend(append_entry(target, event, settings, *files))
 
         make_folder(target.parent)
-        write_encoded(data, target, ready=record)
+        write_encoded(data, target, ready=record if self.config.record else None)
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:

@@ -46,11 +46,9 @@ def choose_backend(
     if len(devices) == 1 and ray is None:
         return InProcess(first, batch, reporter, observer)
     worker = WorkerConfig(config, batch, observer)
-    launcher: Launcher = (
-        ProcessLauncher(devices, worker, reporter.warn)
-        if ray is None
-        else RayLauncher(ray, devices, worker)
-    )
+    launcher: Launcher = ProcessLauncher(devices, worker, reporter.warn)
+    if ray is not None:
+        launcher = RayLauncher(ray, devices, worker)
     return WorkerPool(launcher, config.task, reporter)
 
 

@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from ..batch import Job, SettingsFingerprint
     from .worker import Send
 
-PREFETCH = 3
-"""Maximum number of images per worker: one is read, one computed, one written."""
-
-STOP_TIMEOUT = 30.0
-"""Seconds that workers have to finish writing when the run is stopped."""
+PREFETCH = 3  # maximum number of images per worker: one is read, one computed, one written
+STOP_TIMEOUT = 30.0  # seconds in which workers can finish writing when the run is stopped
 
 
 class Reporter(Protocol):
@@ -144,11 +141,13 @@ class WorkerPool:
                     return
                 yield from self._assign(images)
                 for result in self._receive():
-                    yield _event(result, streams)
+                    if isinstance(result, WrittenImage):
+                        result = send_to_stdout(result, streams.stdout)
+                    yield result
         except KeyboardInterrupt:
             for result in self._stop():
                 if isinstance(result, WrittenImage):
-                    yield _event(result, streams)
+                    yield send_to_stdout(result, streams.stdout)
             raise
         finally:
             self.close()
@@ -247,10 +246,7 @@ class WorkerPool:
                 yield from self._replace(member, message)
 
     def _replace(self, member: _Member, reason: WorkerExited | RestormerError) -> Iterator[Failed]:
-        """Start another worker for one that died, unless it died before it was ready.
-
-        Retry its images, or yield the failures of those that cannot be retried.
-        """
+        """Replace a worker that died, unless it never was ready; yield the images that fail."""
         self._members.remove(member)
         member.worker.kill()
         if self._stopping:
@@ -290,7 +286,3 @@ class WorkerPool:
     ) -> Failed:
         self._finished += 1
         return failure_event(image.job, self.task, ImageError(cause, hint))
-
-
-def _event(result: Event | WrittenImage, streams: StandardStreams) -> Event:
-    return send_to_stdout(result, streams.stdout) if isinstance(result, WrittenImage) else result

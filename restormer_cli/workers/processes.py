@@ -96,10 +96,10 @@ def _cause(status: int) -> str:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Let processes started meanwhile ignore SIGTERM and SIGINT, which Ctrl-C sends to all.
+    """Block SIGTERM, and SIGINT, which Ctrl-C sends to all processes of a terminal.
 
-    The parent stops the processes. If it dies, its end of their pipes closes, and they stop. They
-    inherit the blocked signals, which are thus ignored even before torch is imported.
+    Processes started in this context inherit the mask, so it applies even while they import torch.
+    The parent stops them. If it dies, its end of their pipes closes, and they stop.
     """
     if sys.platform == "win32":
         yield

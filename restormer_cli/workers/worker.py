@@ -95,8 +95,7 @@ def serve(
     """Restore and write images in overlapping stages, as `run_batch` does.
 
     Args:
-        requests: the images. After the last, an image that is being written is finished, and
-            others are dropped.
+        requests: the images. At their end, only an image that is being written is finished.
         restorer: the network to run.
         config: how to read, blend, write and observe.
         send: called from several threads with the progress of the current image, and with
