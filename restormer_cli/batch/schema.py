@@ -1,10 +1,11 @@
-"""JSON Schema of the events, made from their dataclasses. Imported only when it is asked for."""
+"""JSON Schema of the events, made from their dataclasses. Only this module imports msgspec."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
+import sys
 from typing import Annotated, Any, Union, get_type_hints
 
 import msgspec
@@ -27,14 +28,12 @@ Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
-    types = dict(globals())
+    # Names in the annotations of the events, and of Noise, which is not negative.
+    types = globals() | {"schema": sys.modules[__name__], "float": NonNegative}
     types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
     kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)
-    (root,), definitions = msgspec.json.schema_components(
-        [Union[structs]],  # noqa: UP007 - of a tuple
-        ref_template="#/$defs/{name}",
-    )
+    (root,), definitions = msgspec.json.schema_components([Union[structs]])  # noqa: UP007
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An event of restormer --json",

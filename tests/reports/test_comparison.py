@@ -225,7 +225,7 @@ def test_compare_writes_a_sheet_for_one_image(
 def test_the_sheet_shows_the_first_page(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """Of a file with several pages the sheet shows the first, before and after."""
+    """If a file has several pages, the sheet shows the first one before and after."""
     pages = [picture(f"{seed}.png", (48, 64, 3), seed=seed) for seed in range(3)]
     first, *others = map(PIL.Image.fromarray, pages)
     first.save("a.tif", save_all=True, append_images=others)
@@ -261,7 +261,7 @@ def test_compare_writes_a_folder_of_sheets_for_several_images(
         (("--compare", "s", "--crop", "8"), "--crop '8': not x,y,width,height"),
     ],
 )
-def test_contradictory_options_are_refused(
+def test_contradictory_options_are_an_error(
     options: tuple[str, ...], message: str, restormer: Callable[..., Outcome]
 ) -> None:
     """The error comes before anything is written."""
@@ -274,7 +274,7 @@ def test_contradictory_options_are_refused(
 
 
 def test_a_sheet_that_cannot_be_written_is_a_failure(restormer: Callable[..., Outcome]) -> None:
-    """The image is written nevertheless, and the exit status is 1."""
+    """The image is still written, and the exit status is 1."""
     picture("a.png")
     Path("blocked").write_text("")
     outcome = restormer("denoise", "a.png", "--compare", "blocked/sheets/")
