@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from ..imaging import Noise
-    from . import schema
+    from .constraints import (
+        Count,
+        Fraction,
+        NonNegative,
+        Orientations,
+        Positive,
+        Precision,
+        Sha256,
+        Source,
+        Task,
+    )
 
 
 @dataclass(frozen=True)
@@ -33,8 +43,8 @@ class Weights:
     """
 
     name: str
-    source: schema.Source
-    sha256: schema.Sha256
+    source: Source
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class ImageEvent(Event):
 
     input: str
     output: str
-    task: schema.Task
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -71,12 +81,12 @@ class Planned(ImageEvent):
     """
 
     name = "planned"
-    width: schema.Positive | None = None
-    height: schema.Positive | None = None
-    pages: schema.Positive | None = None
+    width: Positive | None = None
+    height: Positive | None = None
+    pages: Positive | None = None
     strategy: str | None = None
-    peak_bytes: schema.Count | None = None
-    seconds: schema.NonNegative | None = None
+    peak_bytes: Count | None = None
+    seconds: NonNegative | None = None
     noise: Noise | None = None
 
 
@@ -119,18 +129,18 @@ class Restored(ImageEvent):
     name = "restored"
     weights: Weights
     device: str
-    precision: schema.Precision
+    precision: Precision
     strategy: str
-    orientations: schema.Orientations
-    width: schema.Positive
-    height: schema.Positive
-    pages: schema.Positive
-    pixels: schema.Positive
-    seconds: schema.NonNegative
+    orientations: Orientations
+    width: Positive
+    height: Positive
+    pages: Positive
+    pixels: Positive
+    seconds: NonNegative
     noise: Noise | None
-    mean_absolute_change: schema.Fraction
-    colour_drift: schema.Fraction
-    peak_memory: schema.Count
+    mean_absolute_change: Fraction
+    colour_drift: Fraction
+    peak_memory: Count
     notes: list[str]
     warnings: list[str]
 
@@ -149,7 +159,7 @@ class Skipped(Event):
     name = "skipped"
     input: str
     output: str | None
-    task: schema.Task
+    task: Task
     reason: str
 
 
@@ -168,7 +178,7 @@ class Failed(Event):
     name = "failed"
     input: str | None
     output: str | None
-    task: schema.Task | None
+    task: Task | None
     error: str
     hint: str
 
@@ -188,12 +198,12 @@ class Summary(Event):
     """
 
     name = "summary"
-    task: schema.Task
-    restored: schema.Count
-    skipped: schema.Count
-    failed: schema.Count
-    megapixels: schema.NonNegative
-    seconds: schema.NonNegative
+    task: Task
+    restored: Count
+    skipped: Count
+    failed: Count
+    megapixels: NonNegative
+    seconds: NonNegative
     interrupted: bool
 
 
