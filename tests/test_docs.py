@@ -1,4 +1,4 @@
-"""The documents are true: their commands parse, their options exist, their Python runs."""
+"""The documents agree with the program: commands, options, Python examples and links."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def code_blocks(text: str, language: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the words of every call of restormer in the console blocks."""
-    found = []
+    """Return the arguments of every call of restormer in the console blocks."""
+    calls = []
     for block in code_blocks(text, "console"):
         lines = block.splitlines()
-        # Where a block shows output, its commands follow a prompt.
+        # In a block with output, the commands follow a prompt.
         if any(line.startswith("$ ") for line in lines):
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         for line in lines:
@@ -43,8 +43,8 @@ def commands(text: str) -> list[list[str]]:
                 words = shlex.split(part)
                 if words and words[0] == "restormer":
                     end = next((i for i, word in enumerate(words) if word.startswith(">")), None)
-                    found.append(words[1:end])
-    return found
+                    calls.append(words[1:end])
+    return calls
 
 
 def parse(words: list[str]) -> click.Context:
@@ -115,7 +115,7 @@ def test_every_mentioned_option_exists():
     [example for text in DOCUMENTS.values() for example in code_blocks(text, "python")],
 )
 def test_the_python_examples_run(example, monkeypatch):
-    """Each example runs unchanged, offline, with the bundled weights; shape and type are kept."""
+    """Each example runs offline with the bundled weights, and keeps shape and type."""
     monkeypatch.chdir(ROOT)
     scope: dict[str, object] = {}
     exec(example, scope)  # noqa: S102 - the example is part of this repository
@@ -145,7 +145,7 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     """Relative links lead to existing files and to existing headings."""
     for name, text in DOCUMENTS.items():
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", text):

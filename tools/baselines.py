@@ -18,7 +18,7 @@ import numpy as np
 from skimage.restoration import richardson_lucy
 
 from restormer_cli.degradations import parse_degradation
-from restormer_cli.evaluation.runner import with_noise
+from restormer_cli.evaluation import with_noise
 from restormer_cli.imaging import read_image, readable_suffixes, to_float
 
 Method = Callable[[np.ndarray, float], np.ndarray]

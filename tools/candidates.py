@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from restormer_cli import load_network, restore
-from restormer_cli.evaluation.runner import with_noise
+from restormer_cli.evaluation import with_noise
 from restormer_cli.imaging import PROTOCOLS, psnr, read_image, to_float
 from restormer_cli.inference import native_bf16
 from restormer_cli.network import Architecture, summarize
-from restormer_cli.training import Settings, train
-from restormer_cli.training.loop import LITE, update
-from restormer_cli.training.state import Run, fresh
+from restormer_cli.training import LITE, Settings, train
+from restormer_cli.training.loop import update
+from restormer_cli.training.state import Run, random_network
 
 SIDE, BATCH = 64, 16
 SIGMA = 25
@@ -48,7 +48,7 @@ CANDIDATES = {
 def seconds_per_step(architecture: Architecture) -> float:
     """Return the processor time of an update, the best of four after a warm-up."""
     device = torch.device("cpu")
-    run, bf16 = Run.begin("denoise", fresh(architecture, 0), device), native_bf16(device)
+    run, bf16 = Run.begin("denoise", random_network(architecture, 0), device), native_bf16(device)
     clean = torch.rand(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(5):

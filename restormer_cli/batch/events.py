@@ -1,4 +1,4 @@
-"""Events of a run. Each is one line of `--json`; `event_schema` describes them all."""
+"""Events of a run, each a line of `--json`. `event_schema` makes their JSON Schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from ..imaging import Noise
-    from .schema import (
+    from .constraints import (
         Count,
         Fraction,
         NonNegative,
@@ -34,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that ran.
+    """Weights that restored an image.
 
     Attributes:
         name: name of the checkpoint.
@@ -64,18 +64,18 @@ class ImageEvent(Event):
 
 @dataclass(frozen=True)
 class Planned(ImageEvent):
-    """An image is to be restored.
+    """An image will be restored.
 
-    A dry run has decoded the image: size and pages are known. Strategy, memory and time are known
-    too if the weights are on this machine.
+    A dry run decodes the image and reports its size and number of pages. It also reports strategy,
+    memory and time if the weights are on this machine.
 
     Attributes:
         width: pixels of the first page, upright.
         height: pixels of the first page, upright.
         pages: number of pages or frames to restore.
         strategy: whole, or the tiles to use.
-        peak_bytes: estimated peak memory in bytes: of this program's tensors on a GPU, else of the
-            process.
+        peak_bytes: estimated peak memory in bytes, of this program's tensors on a GPU, otherwise
+            of the process.
         seconds: estimated time, from a measurement of one second on this device.
         noise: estimated noise of the input; denoise only.
     """
@@ -105,11 +105,11 @@ class Restored(ImageEvent):
     """An image is restored and completely written.
 
     Attributes:
-        weights: the weights that ran.
+        weights: the weights used.
         device: cpu, cuda:0, ...
         precision: precision of the computation.
         strategy: whole, or the tiles used.
-        orientations: number of flips and rotations averaged (--ensemble); 1 without.
+        orientations: number of flips and rotations averaged; 1 without --ensemble.
         width: pixels of the first page, upright.
         height: pixels of the first page, upright.
         pages: number of pages or frames restored.
@@ -120,8 +120,8 @@ class Restored(ImageEvent):
             and before rounding.
         colour_drift: root mean square change of the mean colours of large cells, as a fraction of
             the range, after --strength and before rounding.
-        peak_memory: peak memory so far in bytes: of this program's tensors on CUDA, else of the
-            process.
+        peak_memory: peak memory so far in bytes, of this program's tensors on CUDA, otherwise of
+            the process.
         notes: requests that could not be met and data that could not be kept.
         warnings: reasons to check this result.
     """
@@ -231,30 +231,24 @@ class Tally:
 
     def summary(self, *, interrupted: bool) -> Summary:
         """Return the summary of the events counted so far."""
-        return Summary(
-            self.task,
-            self.restored,
-            self.skipped,
-            self.failed,
-            megapixels=round(self.pixels / 1e6, 3),
-            seconds=round(time.perf_counter() - self.started, 3),
-            interrupted=interrupted,
-        )
+        seconds = round(time.perf_counter() - self.started, 3)
+        counts = self.restored, self.skipped, self.failed
+        return Summary(self.task, *counts, round(self.pixels / 1e6, 3), seconds, interrupted)
 
 
 class ImageProgress(NamedTuple):
-    """Strips or tiles of a page (from 1) that are done, after `number` finished images."""
+    """Progress of an image: finished strips or tiles of a page."""
 
-    number: float
+    number: float  # of finished images, including fractions if there are several workers
     name: str
     done: int
     total: int
-    page: int = 1
+    page: int = 1  # from 1
     pages: int = 1
 
     @property
     def share(self) -> float:
-        """Fraction of the image that is done, 0..1."""
+        """Finished fraction of the image, 0..1."""
         return (self.page - 1 + self.done / max(self.total, 1)) / self.pages
 
     def __str__(self) -> str:

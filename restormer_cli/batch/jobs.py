@@ -1,10 +1,11 @@
-"""Jobs: the output of every input, and the problems that can be foreseen."""
+"""Jobs: the output of every input, and the problems that are found before the run."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
 from ..imaging import FORMATS, readable_suffixes
+from ..text import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,21 +23,19 @@ if TYPE_CHECKING:
 OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
 """Values of `--format`, and the keys of FORMATS that they stand for."""
 
-LEAST_SIZE = 0.1
-"""Smallest size of an output of the same format, relative to its input."""
-
-_MOST_PROBLEMS = 20
-"""Number of problems listed before the rest is only counted."""
+_MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
+_MAX_PROBLEMS = 20  # listed in an error; the others are only counted
+_WRITABLE = {suffix: kind for kind, spec in FORMATS.items() for suffix in spec.suffixes}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """Settings of a run beside those of the restorer.
+    """Settings of a run, in addition to those of the restorer.
 
     Attributes:
         format: format of the outputs, as in `--format`; "keep" for that of the input.
         quality: quality of lossy formats, 1..100.
-        max_pixels: most pixels of an image; larger images fail.
+        max_pixels: maximum number of pixels of an image; larger images fail.
         strength: fraction of the change that is applied, 0..1.
         record: add outputs to the manifests of their folders.
     """
@@ -53,9 +53,9 @@ class Job:
 
     source: Path | None  # None: stdin
     target: Path | None  # None: stdout
-    right: Path | None = None
+    right: Path | None = None  # the right view
     format: str | None = None  # a key of FORMATS; None: by the target's suffix
-    noise: Noise | None = None  # of the first page, if it is estimated already
+    noise: Noise | None = None  # of the first page, if it was estimated before the run
 
     @property
     def names(self) -> tuple[str, str]:
@@ -65,9 +65,7 @@ class Job:
     @property
     def in_place(self) -> bool:
         """Whether the output replaces its input."""
-        if self.source is None or self.target is None:
-            return False
-        return _real(self.source) == _real(self.target)
+        return bool(self.source and self.target and _real(self.source) == _real(self.target))
 
 
 def plan_jobs(
@@ -97,65 +95,54 @@ def plan_jobs(
     """
     kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
-    rights = _rights(inputs, right)
-    jobs = [
-        Job(input_.path, target, view, kind)
-        for input_, target, view in zip(inputs, targets, rights, strict=True)
-    ]
+    views = zip(inputs, targets, _rights(inputs, right), strict=True)
+    jobs = [Job(input_.path, target, view, kind) for input_, target, view in views]
     if problems := [*_collisions(jobs), *_replacements(jobs, in_place), *_unwritable(jobs)]:
-        listed = problems[:_MOST_PROBLEMS]
+        listed = problems[:_MAX_PROBLEMS]
         if more := len(problems) - len(listed):
             listed.append(f"and {more} more")
         if len(problems) > 1:
-            listed.insert(0, f"{len(problems)} things would go wrong:")
+            listed.insert(0, f"{len(problems)} problems:")
         raise UsageError(
             "\n  ".join(listed),
-            "Nothing was touched. Use -o FOLDER or --format for other names, or separate runs.",
+            "Nothing was changed. Use -o FOLDER or --format for other names, or separate runs.",
         )
     return jobs
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with the suffix of a format, a key of FORMATS; None keeps one of FORMATS."""
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None means its own format or PNG."""
     suffix = path.suffix.lower()
-    if kind is None:
-        if any(suffix in container.suffixes for container in FORMATS.values()):
-            return path
-        kind = "png"
-    if suffix in FORMATS[kind].suffixes:
+    old = _WRITABLE.get(suffix)
+    kind = kind or old or "png"
+    if old == kind:
         return path
-    new = FORMATS[kind].suffixes[0]
     # A suffix that is not an image's (`scan.2024`) is part of the name.
-    if suffix in readable_suffixes():
-        return path.with_suffix(new)
-    return path.with_name(f"{path.name}{new}")
+    stem = path.stem if suffix in readable_suffixes() else path.name
+    return path.with_name(f"{stem}{FORMATS[kind].suffixes[0]}")
 
 
 def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
-    """Return messages on file systems that certainly, and on those that possibly, lack space.
+    """Return messages on file systems that certainly lack space, and on those that possibly do.
 
-    An output takes about the space of its input, and at least a tenth. Other formats do not count.
+    An output needs about the space of its input, at least a tenth. Other formats are not counted.
     """
     needed: dict[int, int] = defaultdict(int)
     free: dict[int, tuple[int, Path]] = {}
     for job in jobs:
-        if job.target is None or isinstance(job.target, UrlPath):
-            continue
-        folder = job.target.parent
-        existing = _nearest(folder, is_folder)
-        device = existing.stat().st_dev
-        if device not in free:
-            free[device] = shutil.disk_usage(existing).free, folder
-        needed[device] += _expected_size(job)
-    certain: list[str] = []
-    possible: list[str] = []
-    for device, (free_bytes, folder) in free.items():
-        if needed[device] > free_bytes:
-            text = (
-                f"{folder}: {free_bytes / 1e6:,.1f} MB are free, and about "
-                f"{needed[device] / 1e6:,.1f} MB will be written"
+        if job.target is not None and not isinstance(job.target, UrlPath):
+            existing = _nearest(job.target.parent, is_folder)
+            device = existing.stat().st_dev
+            if device not in free:
+                free[device] = shutil.disk_usage(existing).free, job.target.parent
+            needed[device] += _expected_size(job)
+    certain, possible = list[str](), list[str]()
+    for device, (available, folder) in free.items():
+        if (size := needed[device]) > available:
+            messages = certain if _MIN_SIZE * size > available else possible
+            messages.append(
+                f"{folder}: needs about {format_bytes(size)}, {format_bytes(available)} free"
             )
-            (certain if LEAST_SIZE * needed[device] > free_bytes else possible).append(text)
     return certain, possible
 
 
@@ -166,7 +153,9 @@ def _targets(
     stdin = any(input_.path is None for input_ in inputs)
     if output == "-" or (output is None and stdin):
         if several:
-            raise UsageError("stdout takes one image, and there are several", "Name a folder: -o.")
+            raise UsageError(
+                "stdout takes one image, but there are several", "Name a folder with -o."
+            )
         return [None] * len(inputs)
     if output is None:
         return [_beside(input_, kind, in_place) for input_ in inputs]
@@ -177,12 +166,12 @@ def _targets(
             return [_file(output, kind)] * len(inputs)
         if path.suffix.lower() in readable_suffixes():
             raise UsageError(
-                f"{output} names one file, and there are several inputs",
-                "Name a folder; add a / at the end if that is really its name.",
+                f"{output}: one file, but there are several inputs",
+                "Name a folder with -o. End its name with / if it looks like a file.",
             )
     if stdin:
         raise UsageError(
-            f"{output} is a folder, and the image on stdin has no name",
+            f"{output} is a folder, but the image on stdin has no name",
             "Name the file: -o FILE, or -o - for stdout.",
         )
     return [path / with_format(input_.relative, kind) for input_ in inputs]
@@ -194,7 +183,7 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
     if in_place:
         if path != input_.path:
             raise UsageError(
-                f"{input_.path} cannot be replaced by its output, which is {path.name}",
+                f"{input_.path} cannot be replaced: its output is named {path.name}",
                 "--in-place keeps the format: leave out --format, or name a folder with -o.",
             )
         return path
@@ -204,21 +193,20 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
     is_url = isinstance(folder, UrlPath)
     absolute = folder if is_url else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps links
     if folder.is_root if isinstance(folder, UrlPath) else not absolute.name:
-        raise UsageError(f"{absolute} has no folder beside it", "Name a folder with -o.")
-    typed = absolute if folder.name in ("", "..") else folder  # `photos` stays relative
-    return typed.with_name(f"{absolute.name}{FOLDER_MARK}") / with_format(input_.relative, kind)
+        raise UsageError(f"{absolute}: a root has no folder beside it", "Name a folder with -o.")
+    base = absolute if folder.name in ("", "..") else folder  # `photos` stays relative
+    return base.with_name(f"{absolute.name}{FOLDER_MARK}") / with_format(input_.relative, kind)
 
 
 def _file(output: str, kind: str | None) -> Path:
     path = as_path(output)
     suffix = path.suffix.lower()
-    writable = {s: name for name, container in FORMATS.items() for s in container.suffixes}
-    if suffix and suffix not in writable and not exists(path):
+    if suffix and suffix not in _WRITABLE and not exists(path):
         raise UsageError(
             f"{output}: restormer does not write {suffix} files",
-            f"It writes {', '.join(writable)}; a / at the end makes it a folder.",
+            f"Choose one of {', '.join(_WRITABLE)}, or end the name with / for a folder.",
         )
-    if kind and suffix in writable and writable[suffix] != kind:
+    if kind and _WRITABLE.get(suffix, kind) != kind:
         raise UsageError(f"{output} and --format name different formats", "Leave out one of them.")
     return path
 
@@ -231,8 +219,8 @@ def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
         return [path / input_.relative for input_ in inputs]
     if len(inputs) > 1 or any(input_.folder for input_ in inputs):
         raise UsageError(
-            f"there are several left views, and {right} is not a folder",
-            "Give --right the folder that holds the right views under the same names.",
+            f"there are several left views, but {right} is not a folder",
+            "Name a folder with --right. The right views in it have the names of the left views.",
         )
     return [path] * len(inputs)
 
@@ -255,7 +243,7 @@ def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
         if replaced is None:
             continue
         if replaced != job.source:
-            yield f"{replaced} is an input, too, and the output of {job.names[0]} would replace it"
+            yield f"the output of {job.names[0]} would replace the input {replaced}"
         elif not in_place:
             yield f"{replaced} would be replaced by its own output (--in-place allows it)"
 
@@ -264,29 +252,25 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
     for folder in dict.fromkeys(target.parent for target in targets):
-        if isinstance(folder, UrlPath):  # known only when it is written
+        if isinstance(folder, UrlPath):  # only writing shows it
             continue
         existing = _nearest(folder, os.path.lexists)
         if not is_folder(existing):
-            yield f"{folder} cannot be made: {existing} is not a folder"
+            yield f"{folder} cannot be created: {existing} is not a folder"
         elif not os.access(existing, os.W_OK | os.X_OK):
             yield f"{existing} is not writable"
 
 
-def _nearest(folder: Path, exists: Callable[[Path], bool]) -> Path:
-    """Return the folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if exists(path))
+def _nearest(folder: Path, accepts: Callable[[Path], bool]) -> Path:
+    """Return the first accepted path of the folder and the folders above it."""
+    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
 
 
 def _expected_size(job: Job) -> int:
-    if job.source is None or job.target is None:
-        return 0
-    if job.source.suffix.lower() != job.target.suffix.lower():
-        return 0
-    try:
-        return job.source.stat().st_size
-    except OSError:  # reading reports it
-        return 0
+    if job.source and job.target and job.source.suffix.lower() == job.target.suffix.lower():
+        with suppress(OSError):  # reading reports it
+            return job.source.stat().st_size
+    return 0
 
 
 def _real(path: Path) -> str:

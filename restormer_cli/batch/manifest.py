@@ -1,4 +1,4 @@
-"""The manifest beside the outputs: how each was made, so that a later run can skip it."""
+"""The manifest beside the outputs, which records how each was made; later runs can skip it."""
 
 from __future__ import annotations
 
@@ -24,43 +24,42 @@ if TYPE_CHECKING:
     from .jobs import BatchConfig, Job
 
 NAME = ".restormer.jsonl"
-"""File name of a manifest; it is hidden, so that no run takes it for an input."""
+"""File name of a manifest."""
 
 FOLDER = ".restormer"
-"""Folder of the manifest's entries in object stores, which cannot append: a file for each."""
+"""Folder with a file for each entry of the manifest in an object store, which cannot append."""
 
+# Reasons for skipping.
 UNCHANGED = "restored before, and nothing has changed"
 REPLACED = "restored in place before"
 FOREIGN = "its output exists, and no manifest says that it was made from this image"
 EDITED = "its output was changed after it was written: remove it to restore the image again"
+# Warnings in the report of a folder.
 LOST = "its input is missing or has changed: only the result is shown"
 CHANGED = "it was changed after it was written"
 
 SettingsFingerprint = dict[str, Any]
-"""The settings that determine the output of an input: "task", "weights" (SHA-256), "options"."""
+"""The settings that determine an output: "task", "weights" (SHA-256) and "options"."""
 
 Entry = dict[str, Any]
-"""The fields of Restored, where "input", "output" and "right" are fingerprints of files, and
-"recipe" (settings fingerprint), "version" and "time"."""
+"""The fields of Restored, with the fingerprints of the files in "input", "output" and "right", and
+with "recipe" (the settings fingerprint), "version" and "time"."""
 
 
 def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFingerprint:
     """Return the fingerprint of a run's settings."""
     config = restorer.config
-    return {
-        "task": config.task,
-        "weights": restorer.weights.sha256,
-        "options": {
-            "format": batch.format,
-            "quality": batch.quality,
-            "tile": str(config.tile),
-            "overlap": config.overlap,
-            "window": config.window,
-            "ensemble": config.ensemble,
-            "strength": batch.strength,
-            "precision": restorer.precision,
-        },
+    options = {
+        "format": batch.format,
+        "quality": batch.quality,
+        "tile": str(config.tile),
+        "overlap": config.overlap,
+        "window": config.window,
+        "ensemble": config.ensemble,
+        "strength": batch.strength,
+        "precision": restorer.precision,
     }
+    return {"task": config.task, "weights": restorer.weights.sha256, "options": options}
 
 
 def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
@@ -69,7 +68,7 @@ def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
 
 
 class FileFingerprint(NamedTuple):
-    """Size, time (None for stdin) and digest of a file."""
+    """Size, modification time (None for stdin) and digest of a file."""
 
     size: int
     mtime_ns: int | None
@@ -86,44 +85,39 @@ class FileFingerprint(NamedTuple):
         return cls(*(recorded[name] for name in cls._fields))
 
     def fits(self, path: Path) -> bool:
-        """Return whether the file is unchanged. Read it only if its time differs."""
+        """Return whether the file is unchanged. Read it only if its modification time differs."""
         try:
             stat = path.stat()
-            if stat.st_size != self.size:
-                return False
-            if self.mtime_ns is not None and stat.st_mtime_ns == self.mtime_ns:
-                return True
-            return sha256_file(path) == self.sha256
+            return stat.st_size == self.size and (
+                stat.st_mtime_ns == self.mtime_ns or sha256_file(path) == self.sha256
+            )
         except OSError:
             return False
 
 
-def make_entry(
+def append_entry(
+    target: Path,
     event: Restored,
     settings: SettingsFingerprint,
     source: FileFingerprint,
     right: FileFingerprint | None,
     output: FileFingerprint,
-) -> Entry:
-    """Return the entry of an output."""
-    return {
+) -> list[str]:
+    """Add an entry about an output to the manifest beside it; return a note if this fails.
+
+    Other processes may append at the same time, so there is a single write. The entry starts on a
+    new line even if a killed run has left an incomplete one.
+    """
+    entry = {
         **event.as_dict(),
         "input": {"name": event.input, **source._asdict()},
         "right": right and right._asdict(),
-        "output": {"name": Path(event.output).name, **output._asdict()},
+        "output": {"name": target.name, **output._asdict()},
         "recipe": settings,
         "version": __version__,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def append_entry(target: Path, entry: Entry) -> list[str]:
-    """Add an entry to the manifest beside `target`; return a note if this fails.
-
-    The entry is appended in one write, since other processes may append at the same time. It
-    starts on a new line, should a killed run have left half a line.
-    """
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    text = json.dumps({**entry, "time": now}).encode() + b"\n"
+    text = json.dumps(entry).encode() + b"\n"
     path = target.parent / NAME
     try:
         if isinstance(target, UrlPath):
@@ -139,19 +133,19 @@ def append_entry(target: Path, entry: Entry) -> list[str]:
             os.fsync(file.fileno())
     except OSError as error:
         cause = error.strerror or error
-        return [f"{path} cannot be written ({cause}): --skip-existing will not know it"]
+        return [f"{path} cannot be written ({cause}): --skip-existing will not skip this image"]
     return []
 
 
 class Manifests:
-    """The manifests of several folders, each read once. `notes` names those that are damaged."""
+    """Manifests of several folders, each read once. `notes` names those that are damaged."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[Entry]]] = {}
         self.notes: list[str] = []
 
     def outputs(self, folder: Path) -> dict[str, list[Entry]]:
-        """Return the entries of each output in a folder, the newest first."""
+        """Return the entries of each output in a folder, newest first."""
         if folder not in self._folders:
             self._folders[folder] = self._read(folder)
         return self._folders[folder]
@@ -175,7 +169,7 @@ class Manifests:
             entry = _parse(line)
             if entry is not None:
                 entries[entry["output"]["name"]].append(entry)
-            elif line is not lines[-1]:  # a killed run may leave half a last line
+            elif line is not lines[-1]:  # a killed run may leave an incomplete last line
                 damaged += 1
         if damaged:
             self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")
@@ -183,7 +177,7 @@ class Manifests:
 
 
 def _parse(line: bytes) -> Entry | None:
-    """Return an entry with the fields that are read later, or None."""
+    """Return the entry, or None if it lacks a field that is read later."""
     try:
         entry = json.loads(line)
         for recorded in (entry["input"], entry["output"], entry["right"] or entry["input"]):
@@ -195,14 +189,14 @@ def _parse(line: bytes) -> Entry | None:
 
 
 def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, Entry | None]:
-    """Decide whether to skip an image, without knowledge of the weights.
+    """Decide whether to skip an image, without knowing the weights.
 
-    Outputs that others wrote or changed are never replaced. In place, such a file is an input,
-    unless this task has made it.
+    Outputs that were changed, or that no manifest lists, are never replaced. In place, they are
+    inputs and are restored unless this task has already restored them.
 
     Returns:
-        The reason for skipping, or the entry whose settings decide, or neither to restore it:
-        there is no output, it is damaged, or it was made from another input.
+        The reason for skipping, or an entry to compare with the settings, or neither: then the
+        output is missing, damaged, or made from another input.
     """
     if job.target is None or not exists(job.target):
         return None, None
@@ -226,9 +220,9 @@ def _fits(recorded: dict[str, Any] | None, path: Path | None) -> bool:
 
 
 def _tasks(current: Entry, entries: list[Entry]) -> set[str]:
-    """Return the tasks that made a file in place, one after the other."""
+    """Return the tasks that have restored a file in place, one after the other."""
     tasks, digest = set(), current["output"]["sha256"]
-    for entry in entries:  # the newest first
+    for entry in entries:  # newest first
         if entry["output"]["sha256"] == digest:
             tasks.add(entry["recipe"]["task"])
             digest = entry["input"]["sha256"]
@@ -236,10 +230,9 @@ def _tasks(current: Entry, entries: list[Entry]) -> set[str]:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Return whether a file is damaged, not unreadable for another reason."""
     try:
         read_image(path)
-    except ImageError as error:
+    except ImageError as error:  # which may have other reasons
         return isinstance(error, DamagedError)
     return False
 
@@ -267,10 +260,10 @@ class RecordedOutput:
             raise ImageError("the manifest does not say how it was made") from error
 
     def input(self) -> Path | None:
-        """Return the path of its input, None if it is missing or has changed.
+        """Return the path of the input, or None if it is missing or has changed.
 
-        The recorded name is relative to the folder of the run: the current folder, or one above
-        the output.
+        The recorded name is relative to the working directory of the run. That is assumed to be
+        the current one, or a folder above the output.
         """
         recorded = self.entry["input"]
         name, paths = recorded["name"], []
@@ -280,7 +273,7 @@ class RecordedOutput:
         return next((path for path in paths if _fits(recorded, path)), None)
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
-        """Return its input (None if it cannot be shown), its pixels, and warnings.
+        """Return the input (None if it cannot be shown), the output, and warnings.
 
         Raises:
             ImageError: the output cannot be read.
@@ -290,8 +283,8 @@ class RecordedOutput:
         if source is None:
             return None, after, [*warnings, LOST]
         before = read_image(source, max_pixels=max_pixels)
-        same_size = before.pixels.shape[:2] == after.pixels.shape[:2]  # else the output was edited
-        return before if same_size else None, after, warnings
+        resized = before.pixels.shape[:2] != after.pixels.shape[:2]  # by another program
+        return None if resized else before, after, warnings
 
 
 def recorded_outputs(folder: Path, manifests: Manifests) -> list[RecordedOutput]:
@@ -310,7 +303,7 @@ def recorded_outputs(folder: Path, manifests: Manifests) -> list[RecordedOutput]
     ]
     if not outputs:
         raise UsageError(
-            f"{folder} has no manifest ({NAME}) of what was restored",
-            "A run over a folder writes one. For other images, use restormer compare.",
+            f"{folder} has no manifest of restored images ({NAME})",
+            "Restoring a folder writes one. For other images, use restormer compare.",
         )
     return sorted(outputs, key=lambda output: [natural_key(part) for part in output.path.parts])

@@ -1,4 +1,4 @@
-"""Pages of one file: how many of them an output holds, and their common report."""
+"""Pages of one file: the number that an output can hold, and their common report."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Page(NamedTuple):
         return self.height * self.width
 
     def without_pixels(self) -> Page:
-        """Return the report alone, which needs little memory."""
+        """Return the page without its samples, to save memory."""
         return self._replace(image=replace(self.image, pixels=UNDECODED), original=UNDECODED)
 
 
 def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[int, list[str]]:
-    """Return the number of pages that the output format holds, and a warning if it is not all.
+    """Return the number of pages to restore, and a warning if the format cannot hold all pages.
 
     Raises:
         ImageError: with `in_place`, the output would lose pages or other data of its input.
     """
-    if in_place and images.besides:
-        raise ImageError(f"it holds {', and '.join(images.besides)}", _ELSEWHERE)
+    if in_place and images.omitted:
+        raise ImageError(f"it holds {', and '.join(images.omitted)}", _ELSEWHERE)
     if images.count == 1 or FORMATS[kind].several == images.unit:
         return images.count, []
     text = f"{images.count} {images.unit}s, and {kind} holds one: {images.count - 1} are left out"

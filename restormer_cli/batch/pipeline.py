@@ -17,11 +17,11 @@ Item = TypeVar("Item")
 def stage_executor(
     *stages: Callable[[Any], Any], initializer: Callable[[], object] | None = None
 ) -> Iterator[Callable[[Any], Future[Any]]]:
-    """Provide a function that submits an item to the stages and returns a future of the last.
+    """Provide a function that submits an item and returns the future of its last stage.
 
     Each stage runs in one thread, on one item at a time, in the order of submission. It receives
     the result of the previous stage. The future raises the error of any stage. Leaving the context
-    cancels stages that have not begun, and waits for the others.
+    cancels stages that have not started, and waits for the others.
 
     Args:
         stages: functions of one argument.
@@ -47,11 +47,10 @@ def run_overlapped(
     *stages: Callable[[Any], Any],
     initializer: Callable[[], object] | None = None,
 ) -> Generator[tuple[Item, Future[Any]], None, None]:
-    """Yield the items in order, each with the future of its last stage.
+    """Yield the items in order, each with the future of its last stage; see `stage_executor`.
 
-    Wait for the future of an item before asking for the next: then no more items are in progress
-    than there are stages. Closing the generator cancels stages that have not begun, and waits for
-    the others.
+    At most as many items are in progress as there are stages, provided that the consumer waits for
+    each future before it asks for the next item.
     """
     pending: deque[tuple[Item, Future[Any]]] = deque()
     with stage_executor(*stages, initializer=initializer) as submit:
@@ -60,4 +59,4 @@ def run_overlapped(
             if len(pending) == len(stages):
                 yield pending.popleft()
         while pending:
-            yield pending.popleft()  # and keep no reference to its result
+            yield pending.popleft()  # which keeps no reference to its result

@@ -1,4 +1,4 @@
-"""JSON Schema of the events, made from their dataclasses. Imported only when it is asked for."""
+"""JSON Schema of the events, made from their dataclasses. Imported only when asked for."""
 
 from __future__ import annotations
 
@@ -10,31 +10,19 @@ from typing import Annotated, Any, Union, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from ..checkpoints import TASKS
 from ..imaging import Noise
+from . import constraints
 from .events import Failed, Planned, Restored, Skipped, Started, Summary, Weights
-
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Task = Annotated[str, Meta(extra_json_schema={"enum": list(TASKS)})]
-Source = Annotated[str, Meta(extra_json_schema={"enum": ["official", "lite", "hub", "file"]})]
-Precision = Annotated[str, Meta(extra_json_schema={"enum": ["fp32", "bf16", "fp16"]})]
-Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
-    types = dict(globals())
+    # Names in the annotations of the events, and of Noise, which is not negative.
+    types = vars(constraints) | {"float": constraints.NonNegative}
     types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
     kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)
-    (root,), definitions = msgspec.json.schema_components(
-        [Union[structs]],  # noqa: UP007 - of a tuple
-        ref_template="#/$defs/{name}",
-    )
+    (root,), definitions = msgspec.json.schema_components([Union[structs]])  # noqa: UP007
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "An event of restormer --json",

@@ -1,4 +1,4 @@
-"""Restore many images. While one is computed, the next is read and the previous one written."""
+"""Restore many images: while one is computed, the next is read and the previous one written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..imaging import (
 )
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, make_entry, settings_fingerprint
+from .manifest import FileFingerprint, append_entry, settings_fingerprint
 from .pages import Page, count_pages, merge_texts, total_change
 from .pipeline import run_overlapped
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     Observer = Callable[[Restored, Image, Image], None]
     """Called with the event of an image, its input and its output."""
-    _DecodedPage = tuple[Image, Array | None, Noise | None]  # and the right view's pixels
+    _DecodedPage = tuple[Image, Array | None, Noise | None]  # with the pixels of the right view
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,22 @@ class StandardStreams:
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
-    """The run was interrupted, and the image dropped."""
+    """The run was interrupted before the image was written."""
 
 
 class QueuedImage(NamedTuple):
-    """An image to be read; `data` holds its bytes if it comes from a stream."""
+    """An image to read."""
 
     number: int
     job: Job
-    data: bytes | None
+    data: bytes | None  # the file's content if it comes from a stream
 
 
 class WrittenImage(NamedTuple):
-    """A finished image; `data` holds its bytes if they are to be sent to stdout."""
+    """A finished image."""
 
     event: Restored
-    data: bytes | None
+    data: bytes | None  # the file's content if it goes to stdout
 
 
 def run_batch(
@@ -86,11 +86,11 @@ def run_batch(
     progress: Callable[[ImageProgress], None] | None = None,
     observer: Observer | None = None,
 ) -> Generator[Event, None, None]:
-    """Restore and write images in their order; report one that fails, and go on.
+    """Restore and write images in order; report one that fails, and continue with the next.
 
     Yields Started, then Restored or Failed for each image. At most one image is read, one computed
-    and one written at a time. Outputs are written completely or not at all, even if the generator
-    is closed or interrupted: an image that is being written is then finished.
+    and one written at a time. Outputs are written completely or not at all: if the generator is
+    closed or interrupted, it finishes the image that is being written and drops the others.
 
     Args:
         jobs: inputs and outputs.
@@ -121,7 +121,7 @@ def run_batch(
                 with suppress(Cancelled, CancelledError, ImageError):
                     yield send_to_stdout(future.result(), streams.stdout)
                 raise
-            yield event  # outside of `try`: an interruption of the consumer does not concern it
+            yield event  # outside of `try`, which must not catch an interruption of the consumer
     finally:
         work.stop.set()
         results.close()
@@ -136,7 +136,7 @@ def preview_batch(
 ) -> Iterator[Event]:
     """Decode the images without restoring them: yield Planned or Failed for each.
 
-    Without a `restorer` (its weights are not on this machine) strategy, memory and time are None.
+    Without a restorer, whose weights need a download, strategy, memory and time are None.
     """
     for job in jobs:
         try:
@@ -153,11 +153,12 @@ def preview_batch(
         except ImageError as error:
             yield failure_event(job, task, error)
             continue
+        (height, width), *_ = sizes
         yield Planned(
             *job.names,
             task,
-            width=sizes[0][1],
-            height=sizes[0][0],
+            width=width,
+            height=height,
             pages=count,
             strategy=", ".join(dict.fromkeys(plan.strategy for plan in plans)) or None,
             peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
@@ -167,23 +168,20 @@ def preview_batch(
 
 
 def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
-    """Yield the jobs with the bytes of streams, read in this thread, where Ctrl-C interrupts."""
+    """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
     for number, job in enumerate(jobs):
-        data = None
-        if job.source is None:
-            data = stdin.read()
-        elif is_special(job.source):
+        data = stdin.read() if job.source is None else None
+        if job.source is not None and is_special(job.source):
             with suppress(OSError):  # the read stage reports it
                 data = job.source.read_bytes()
         yield QueuedImage(number, job, data)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
-    """Return the event, after writing an image without a file to stdout."""
-    event, data = written
-    if data is not None:
-        write_encoded(data, stdout)
-    return event
+    """Write the image to stdout if it has no file, and return its event."""
+    if written.data is not None:
+        write_encoded(written.data, stdout)
+    return written.event
 
 
 def failure_event(job: Job, task: str, error: ImageError) -> Failed:
@@ -193,19 +191,19 @@ def failure_event(job: Job, task: str, error: ImageError) -> Failed:
 
 @dataclass
 class _CurrentImage:
-    """An image on its way through the stages."""
+    """State of an image between the stages."""
 
     number: int
     job: Job
     kind: str  # the output's format
     decoded: Iterator[_DecodedPage]  # on demand
-    total: int
+    total: int  # pages to restore
     notes: list[str]
     warnings: list[str]
     source_file: FileFingerprint
     right_file: FileFingerprint | None
-    pages: list[Page] = field(default_factory=list)  # with pixels if it is one page
-    data: bytes | None = None  # the encoded pages if they are several
+    pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
+    data: bytes | None = None  # the output if it has several pages
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class ImageStages:
     stop: Flag
 
     def read(self, queued: QueuedImage) -> _CurrentImage:
-        """Decode the image, or the first of its pages, and the right view if there is one."""
+        """Decode the first page, and its right view if there is one."""
         self._check_stop()
         job, task = queued.job, self.restorer.task.name
         images, source_file = self._open(job.source, queued.data)
@@ -230,14 +228,11 @@ class ImageStages:
         if job.right is not None:
             right, right_file = self._open(job.right, None)
             if right.count != images.count:
-                raise ImageError(
-                    f"it has {images.count} {images.unit}s, its right view {right.count}"
-                )
+                unit = images.unit
+                raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
             rights = (image.pixels for image in right.images)
-        views = enumerate(zip(islice(images.images, count), rights, strict=False))
-        decoded = (
-            (image, view, _noise(task, job, number, image)) for number, (image, view) in views
-        )
+        pairs = enumerate(zip(islice(images.images, count), rights, strict=False))
+        decoded = ((image, view, _noise(task, job, n, image)) for n, (image, view) in pairs)
         pages = chain([next(decoded)], decoded)
         return _CurrentImage(
             queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
@@ -247,14 +242,14 @@ class ImageStages:
         mtime = None
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
-                mtime = path.stat().st_mtime_ns  # before reading, to notice a later change
+                mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
             _, data = read_bytes(path)
-        assert data is not None  # noqa: S101 - stdin is read by `queue_images`
+        assert data is not None  # noqa: S101 - `queue_images` reads stdin
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
 
     def compute(self, current: _CurrentImage) -> _CurrentImage:
-        """Restore the image. Encode several pages one by one, to hold few of them in memory."""
+        """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
         if current.total == 1:
             current.pages.append(self._restore(current, self._next_page(current, 1)))
         else:
@@ -268,7 +263,7 @@ class ImageStages:
         return current
 
     def _restored_pages(self, current: _CurrentImage) -> Generator[Image, None, None]:
-        """Yield the pages, each restored while the next is decoded; keep their reports."""
+        """Yield the restored pages and add them to `current`, decoding the next meanwhile."""
         from ..inference import inherit_threads
 
         stages = partial(self._next_page, current), partial(self._restore, current)
@@ -297,11 +292,10 @@ class ImageStages:
                 progress=partial(self._report_progress, current, number),
             )
             change = measure_change(before, result.pixels)
-            pixels = image.pixels
+            pixels, after = image.pixels, result.pixels
+            if 0 < strength < 1:
+                after = before + np.float32(strength) * (after - before)
             if strength:  # at 0 the output is exactly the input
-                after = result.pixels
-                if strength < 1:
-                    after = before + np.float32(strength) * (after - before)
                 pixels = from_float(after, pixels.dtype)
         except MemoryError as error:
             raise ImageError(
@@ -318,7 +312,7 @@ class ImageStages:
             width=width,
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
-            change=change.times(strength),
+            change=change.scaled(strength),
             notes=[*image.notes, *result.notes],
             warnings=change_warnings(change, strength, noise),
         )
@@ -334,23 +328,21 @@ class ImageStages:
             raise Cancelled
 
     def write(self, current: _CurrentImage) -> WrittenImage:
-        """Encode a single page, and write the file unless it goes to stdout."""
+        """Encode the image unless `compute` has done so, and write it unless it goes to stdout."""
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
             data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
             first.notes.extend(notes)
         event = self._restored_event(current)
-        # Encoding is done before writing: an image that cannot be encoded leaves stdout empty.
         if target is not None:
             self._write_file(target, data, current, event)
-            data = None
         if self.observer is not None:
             try:
                 self.observer(event, replace(first.image, pixels=first.original), first.image)
             except ImageError as error:
                 raise ImageError(f"restored, but {error}", error.hint) from error
-        return WrittenImage(event, data)
+        return WrittenImage(event, data if target is None else None)
 
     def _restored_event(self, current: _CurrentImage) -> Restored:
         from ..inference import peak_memory
@@ -383,14 +375,13 @@ class ImageStages:
         self, target: Path, data: bytes, current: _CurrentImage, event: Restored
     ) -> None:
         def record(data: bytes, stat: os.stat_result) -> None:
-            if self.config.record:
-                settings = settings_fingerprint(self.restorer, self.config)
-                output = FileFingerprint.of(data, stat.st_mtime_ns)
-                entry = make_entry(event, settings, current.source_file, current.right_file, output)
-                event.notes.extend(append_entry(target, entry))
+            settings = settings_fingerprint(self.restorer, self.config)
+            output = FileFingerprint.of(data, stat.st_mtime_ns)
+            files = current.source_file, current.right_file, output
+            event.notes.extend(append_entry(target, event, settings, *files))
 
         make_folder(target.parent)
-        write_encoded(data, target, ready=record)
+        write_encoded(data, target, ready=record if self.config.record else None)
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:

@@ -8,20 +8,19 @@ from ..errors import UsageError
 
 HUB_REPOSITORY = "deepinv/Restormer"
 HUB_REVISION = "aa2667c79d766b67da2c1489c7ce5f0423bae798"
-"""A commit, not a branch: its content cannot change, so a cached file needs no request."""
+"""A commit, whose content cannot change: a cached file needs no request."""
 
 GITHUB_RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
-"""The author's release, which contains all 13 checkpoints under the same names."""
+"""The author's release of all 13 checkpoints, under the same names."""
 
-LICENCE = "MIT"
-"""Licence of the official checkpoints (since 2025-10-23) and of the bundled lite weights."""
+LICENCE = "MIT"  # of the official checkpoints (since 2025-10-23) and the bundled lite weights
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of restoration."""
 
-    name: str  # of the command, too
+    name: str  # also of its command
     official: str  # name of the default official checkpoint
     lite: str  # file name of the bundled lite weights
 
@@ -35,8 +34,8 @@ class Checkpoint:
     purpose: str  # degradation and training data
     channels: int = 3  # of the input: 3 (RGB), 1 (grey) or 6 (two RGB views)
     bytes: int | None = None
-    sha256: str | None = None  # if unknown, the Hub's hash is the reference
-    on_hub: bool = True  # the GitHub release has all files
+    sha256: str | None = None  # if unknown, the Hub's hash is used
+    on_hub: bool = True  # if not, only the GitHub release has the file
 
     @property
     def file(self) -> str:
@@ -54,6 +53,7 @@ TASKS: dict[str, Task] = {
     )
 }
 
+_GREY = "Gaussian noise on grey images"
 CHECKPOINTS: dict[str, Checkpoint] = {
     checkpoint.name: checkpoint
     for checkpoint in (
@@ -81,30 +81,17 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         Checkpoint("gaussian_color_denoising_sigma25", "denoise", "Gaussian noise, sigma 25"),
         Checkpoint("gaussian_color_denoising_sigma50", "denoise", "Gaussian noise, sigma 50"),
         Checkpoint(
-            "gaussian_gray_denoising_blind",
-            "denoise",
-            "Gaussian noise on grey images, any sigma up to 50",
-            channels=1,
+            "gaussian_gray_denoising_blind", "denoise", f"{_GREY}, any sigma up to 50", channels=1
         ),
-        Checkpoint(
-            "gaussian_gray_denoising_sigma15",
-            "denoise",
-            "Gaussian noise on grey images, sigma 15",
-            channels=1,
-        ),
+        Checkpoint("gaussian_gray_denoising_sigma15", "denoise", f"{_GREY}, sigma 15", channels=1),
         Checkpoint(
             "gaussian_gray_denoising_sigma25",
             "denoise",
-            "Gaussian noise on grey images, sigma 25",
+            f"{_GREY}, sigma 25",
+            channels=1,
             bytes=104601589,
-            channels=1,
         ),
-        Checkpoint(
-            "gaussian_gray_denoising_sigma50",
-            "denoise",
-            "Gaussian noise on grey images, sigma 50",
-            channels=1,
-        ),
+        Checkpoint("gaussian_gray_denoising_sigma50", "denoise", f"{_GREY}, sigma 50", channels=1),
         Checkpoint(
             "deraining",
             "derain",
@@ -140,36 +127,25 @@ CHECKPOINTS: dict[str, Checkpoint] = {
 
 NOISES = ("real", "gaussian")
 SIGMAS = ("blind", "15", "25", "50")
-AUTO_SIGMA = "auto"
-"""Value of `sigma` that selects the checkpoint by the noise estimated in each image."""
+AUTO_SIGMA = "auto"  # selects the checkpoint by the noise estimated in each image
 
-SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
+_SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
 
 
 @dataclass(frozen=True)
 class CheckpointQuery:
-    """Choice of a published checkpoint.
+    """Choice of a published checkpoint."""
 
-    Attributes:
-        task: a key of `TASKS`.
-        noise: one of `NOISES`, for denoise; by default "gaussian" if `sigma` or `gray` is given
-            and "real" otherwise.
-        sigma: one of `SIGMAS`, for Gaussian noise; by default "blind". `AUTO_SIGMA` counts as
-            "blind" until the noise of an image has been estimated.
-        gray: use the one-channel network, for Gaussian noise.
-        dual_pixel: use the two-view network, for defocus.
-    """
-
-    task: str = "denoise"
+    task: str = "denoise"  # key in `TASKS`
     _: KW_ONLY
-    noise: str | None = None
-    sigma: str | None = None
-    gray: bool = False
-    dual_pixel: bool = False
+    noise: str | None = None  # one of `NOISES`; by default "gaussian" with sigma or gray, or "real"
+    sigma: str | None = None  # one of `SIGMAS`, by default "blind", or `AUTO_SIGMA`
+    gray: bool = False  # the one-channel network, for Gaussian noise
+    dual_pixel: bool = False  # the two-view network, for defocus
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The published checkpoint for this query.
+        """The published checkpoint for this query; `AUTO_SIGMA` counts as "blind".
 
         Raises:
             UsageError: a value is unknown, or there is no checkpoint for the combination.
@@ -193,13 +169,14 @@ class CheckpointQuery:
         if self.dual_pixel:
             return CHECKPOINTS["dual_pixel_defocus_deblurring"]
         if noise not in (None, *NOISES):
-            raise UsageError(f"--noise is {noise!r}", f"Choose one of {', '.join(NOISES)}.")
+            raise UsageError(f"--noise: unknown {noise!r}", f"Choose one of {', '.join(NOISES)}.")
         if sigma not in (None, AUTO_SIGMA, *SIGMAS):
-            raise UsageError(f"--sigma is {sigma!r}", f"Choose one of auto, {', '.join(SIGMAS)}.")
+            choices = ", ".join((AUTO_SIGMA, *SIGMAS))
+            raise UsageError(f"--sigma: unknown {sigma!r}", f"Choose one of {choices}.")
         if noise == "real" and gaussian:
             raise UsageError(
                 f"--noise real and {' and '.join(gaussian)} do not go together: the network for "
-                "camera noise needs no sigma and takes colour images",
+                "camera noise takes colour images and no sigma",
                 "Leave out one of them, or use --noise gaussian.",
             )
         if noise == "gaussian" or gaussian:
@@ -210,5 +187,5 @@ class CheckpointQuery:
 
 
 def weights_label(name: str, source: str) -> str:
-    """Return the name and source of weights for people: "restormer-lite-denoise (bundled)"."""
-    return f"{name} ({SOURCE_LABELS.get(source, source)})"
+    """Return the name and source of weights, such as "restormer-lite-denoise (bundled)"."""
+    return f"{name} ({_SOURCE_LABELS.get(source, source)})"

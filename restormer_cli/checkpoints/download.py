@@ -1,8 +1,8 @@
-"""Download official checkpoints and other Hub files once, cache them, and verify them at each use.
+"""Download official checkpoints and other Hub files, cache them, and verify them at each use.
 
-There are two sources: the Hub, through huggingface_hub with its cache and environment variables,
-and the author's GitHub release, for files that the Hub lacks or cannot deliver. Files of the
-release are stored in `HF_HOME/restormer`. This module does not import torch.
+The Hub is used through huggingface_hub, with its cache and environment variables. The author's
+GitHub release replaces it for files that it lacks or cannot deliver; these are cached in
+`HF_HOME/restormer`. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ TIMEOUT = 15  # seconds without a byte after which a download fails
 _CHUNK = 1 << 20  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# The HTTP errors of huggingface_hub derive from those of the HTTP library it uses: requests, httpx
-# or httpx2, depending on its version. Its transfer library hf_xet raises RuntimeError.
+# The bases of HfHubHTTPError belong to the HTTP library that this version of huggingface_hub uses:
+# requests or httpx. Its transfer library hf_xet raises RuntimeError.
 _FAILURES = cast(
     "tuple[type[Exception], ...]", (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 )
@@ -68,9 +68,9 @@ _STATUSES = {
 
 
 class UnavailableError(CheckpointError):
-    """A checkpoint cannot be downloaded or stored; wrong content raises `CheckpointError` itself.
+    """A checkpoint cannot be downloaded or stored; `--weights auto` uses the lite weights instead.
 
-    `--weights auto` falls back to the lite weights on this error only.
+    Wrong content is a plain `CheckpointError`, without a fallback.
     """
 
 
@@ -88,12 +88,9 @@ def is_offline() -> bool:
 
 
 def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> Path:
-    """Return the file of an official checkpoint: from the cache, the Hub or the GitHub release.
+    """Return the file of an official checkpoint, from the cache, the Hub or the GitHub release.
 
-    Args:
-        checkpoint: an entry of `CHECKPOINTS`.
-        notify: called with a sentence if the release replaces the Hub.
-        progress: draw a progress bar if stderr is a terminal.
+    `notify` is called with a sentence if the release replaces the Hub.
 
     Raises:
         UnavailableError: no source has the file or can be reached.
@@ -142,7 +139,7 @@ def from_hub(repository: str, file: str, revision: str, *, progress: bool = True
         )
     with _hub_output(progress):
         try:
-            # Without this request, hf_hub_download retries for half a minute before it fails.
+            # Without this request, hf_hub_download would retry for half a minute.
             url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
             etag = huggingface_hub.get_hf_file_metadata(url).etag or ""
             path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
@@ -170,7 +167,7 @@ def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(path.with_name(f".{path.name}.lock")), _hub_output(progress):
-            if path.is_file():  # downloaded by another process meanwhile
+            if path.is_file():  # another process downloaded it
                 return path
             _download(url, partial)
             digest = verify(partial, checkpoint.sha256, name=url)
@@ -185,8 +182,8 @@ def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
 def expected_sha256(path: Path, checkpoint: Checkpoint | None = None) -> str | None:
     """Return the SHA-256 that a cached file must have, or None if it is unknown.
 
-    Sources are, in this order: the table of official checkpoints; the Hub's LFS hash, which names
-    the blob that a cached file links to; the hash at download time, stored beside the file.
+    It is in the table of checkpoints, in the name of the blob that a file from the Hub links to,
+    or in the file that was written next to a file from the release.
     """
     if checkpoint is not None and checkpoint.sha256:
         return checkpoint.sha256
@@ -197,16 +194,11 @@ def expected_sha256(path: Path, checkpoint: Checkpoint | None = None) -> str | N
 
 
 def verify(path: Path, sha256: str | None, *, name: str | None = None) -> str:
-    """Hash a file, and remove it if the hash is not `sha256`.
+    """Return the SHA-256 of a file, and remove the file if the hash is wrong.
 
-    Args:
-        path: the file. Cached checkpoints are verified at each use, 0.1 s per 100 MB, because a
-            flipped bit on the disk would alter images unnoticed.
-        sha256: the expected hash; None accepts any.
-        name: name of the file in messages; by default its path.
-
-    Returns:
-        The SHA-256.
+    Cached checkpoints are verified at each use, which takes 0.1 s per 100 MB, because a flipped bit
+    on the disk would alter images unnoticed. If `sha256` is None, any hash is accepted. Messages
+    contain `name` or else the path.
 
     Raises:
         CheckpointError: the file cannot be read, or the hash is wrong.
@@ -221,7 +213,7 @@ def verify(path: Path, sha256: str | None, *, name: str | None = None) -> str:
     raise CheckpointError(
         f"{name or path}: wrong content (SHA-256 {digest[:12]}..., should be {sha256[:12]}...); "
         "the file was removed",
-        "Run the command again to download the file again.",
+        "Repeat the command to download the file again.",
     )
 
 
@@ -230,12 +222,12 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(
             f"{path}: no such file",
-            "--weights takes auto, official, lite, a path, hf:ORG/REPO/FILE, or one of the names "
-            "that `restormer weights list` shows.",
+            "Use auto, official, lite, a path, hf:ORG/REPO/FILE, or a name from `restormer weights "
+            "list`.",
         )
     if isinstance(error, IsADirectoryError):
-        return CheckpointError(f"{path} is a folder", "Name the checkpoint file in it.")
-    return CheckpointError(f"{path}: {error.strerror}", "Check that the file can be read.")
+        return CheckpointError(f"{path}: is a folder", "Name the checkpoint file in it.")
+    return CheckpointError(f"{path}: {error.strerror}", "Check its permissions.")
 
 
 def _release_file(checkpoint: Checkpoint) -> Path:
@@ -256,15 +248,15 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
     except OSError as error:
         raise UnavailableError(
             f"{error.filename}: {error.strerror}",
-            "Check that the cache can be read, or set HF_HOME to another folder.",
+            "Check its permissions, or set HF_HOME to another folder.",
         ) from error
     return Path(path) if isinstance(path, str) else None
 
 
 @contextmanager
 def _hub_output(progress: bool) -> Iterator[None]:
-    """Silence huggingface_hub's log, whose content is in our error message, and its bars."""
-    # huggingface_hub warns if its own variable for progress bars is set and we override it.
+    """Silence huggingface_hub's log, which our errors repeat, and its progress bars."""
+    # huggingface_hub warns if we override its environment variable for progress bars.
     silence = (
         not progress
         and not are_progress_bars_disabled()
@@ -283,25 +275,24 @@ def _hub_output(progress: bool) -> Iterator[None]:
 
 
 def _unavailable(name: str, error: Exception) -> UnavailableError:
-    """Return the error for a failed download, with its cause and a remedy."""
     for kind, (cause, hint) in _CAUSES.items():
         if isinstance(error, kind):
             return UnavailableError(f"{name}: {cause}", hint)
-    # For "not in the cache, and the Hub failed", report the Hub's failure.
+    # "Not in the cache, and the Hub failed": report the failure of the Hub.
     root = (isinstance(error, EntryNotFoundError) and error.__cause__) or error
     status = getattr(getattr(root, "response", None), "status_code", None)
     status = root.code if isinstance(root, urllib.error.HTTPError) else status
     if status is None:
         return UnavailableError(
             f"{name}: {_plain_cause(root)}",
-            "Check the connection, or use --weights lite or a file of your own.",
+            "Check the connection, or use --weights lite or --weights PATH.",
         )
     cause, hint = _STATUSES.get(status, (f"the server answered HTTP {status}", "Try again later."))
     return UnavailableError(f"{name}: {cause}", hint)
 
 
 def _plain_cause(error: BaseException) -> str:
-    """Return the operating system's message from inside the exceptions of an HTTP library."""
+    """Return the operating system's message, if it is among the causes of an error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -312,7 +303,7 @@ def _plain_cause(error: BaseException) -> str:
 
 
 def _download(url: str, partial: Path) -> None:
-    """Download the rest of `partial`, and resume for as long as each attempt adds bytes."""
+    """Complete the file `partial`, and resume as long as each attempt adds bytes."""
     while True:
         size = partial.stat().st_size if partial.exists() else 0
         try:
@@ -323,7 +314,7 @@ def _download(url: str, partial: Path) -> None:
             error.close()
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not size:
                 raise
-            partial.unlink()  # longer than the file, so not a part of it
+            partial.unlink()  # longer than the file
             continue
         except (http.client.IncompleteRead, ConnectionError, TimeoutError) as error:
             failure = error
@@ -339,7 +330,7 @@ def _download_rest(url: str, partial: Path, start: int) -> bool:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked above
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - checked above
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # the server does not resume and sends the whole file
+            start = 0  # the server sends the whole file
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with (
@@ -360,7 +351,7 @@ def _download_rest(url: str, partial: Path, start: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a cached file and the blobs it links to, which the cache would use again."""
+    """Remove a cached file and the blob it links to, which the cache would use again."""
     while path.is_symlink():
         target = path.parent / path.readlink()
         path.unlink()

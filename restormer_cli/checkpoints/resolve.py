@@ -1,4 +1,4 @@
-"""Turn the value of `--weights` into a verified file; list and verify what is on this machine.
+"""Resolve `--weights` to a verified file; list and verify the checkpoints on this machine.
 
 This module does not import torch.
 """
@@ -24,10 +24,10 @@ LITE_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
 class ResolvedCheckpoint:
     """A verified checkpoint file on this machine."""
 
-    name: str  # of the official checkpoint, or else of the file
+    name: str  # official name, or file name
     source: str  # "official", "lite", "hub" or "file"
     path: Path
-    sha256: str  # hash of the content, just computed
+    sha256: str  # computed from the content
     licence: str | None = None  # None if it is unknown
 
 
@@ -68,14 +68,14 @@ def resolve_checkpoint(
     notify: Notify = warn_in_python,
     progress: bool = True,
 ) -> ResolvedCheckpoint:
-    """Return the verified file that `weights` stands for; download it if necessary.
+    """Return the verified file for a value of `--weights`; download it if necessary.
 
     Args:
-        weights: "auto" for the official checkpoint, or the lite weights if it is unavailable;
-            "official"; "lite", which makes no request; a name from `list_checkpoints`;
+        weights: "official"; "lite", which makes no request; "auto" for the official checkpoint,
+            or the lite weights if it is unavailable; a name from `list_checkpoints`;
             "hf:ORG/REPO/FILE[@REV]" for a file of any Hub repository; or a path.
-        checkpoint: the official checkpoint for the request (see `CheckpointQuery`).
-        task: the task; its lite weights are the fallback.
+        checkpoint: the official checkpoint, from `CheckpointQuery.checkpoint`.
+        task: the task of the lite weights.
         notify: called with a sentence if a fallback is used.
         progress: draw a progress bar during the download if stderr is a terminal.
 
@@ -97,7 +97,7 @@ def resolve_checkpoint(
 
 
 def resolve_name(name: str) -> ResolvedCheckpoint:
-    """Resolve a checkpoint without a request: like `resolve_checkpoint`, or "auto" for a task.
+    """Resolve a task to "auto", and other names as `resolve_checkpoint` does.
 
     Raises:
         CheckpointError: as in `resolve_checkpoint`, or the name depends on a task.
@@ -106,7 +106,7 @@ def resolve_name(name: str) -> ResolvedCheckpoint:
         raise CheckpointError(
             f"{name!r} does not name a task", f"Use one of {', '.join(TASKS)} instead."
         )
-    task = TASKS.get(name, TASKS["denoise"])  # other names do not depend on a task
+    task = TASKS.get(name, TASKS["denoise"])  # other names do not depend on the task
     weights = "auto" if name in TASKS else name
     return resolve_checkpoint(weights, CheckpointQuery(task.name).checkpoint, task)
 
@@ -129,39 +129,23 @@ def list_checkpoints() -> list[CheckpointStatus]:
     rows = []
     for checkpoint in CHECKPOINTS.values():
         path = download.cached_file(checkpoint)
-        rows.append(
-            CheckpointStatus(
-                name=checkpoint.name,
-                task=checkpoint.task,
-                purpose=checkpoint.purpose,
-                state="cached" if path else "downloadable",
-                bytes=path.stat().st_size if path else checkpoint.bytes,
-                licence=LICENCE,
-                sha256=expected_sha256(path, checkpoint) if path else checkpoint.sha256,
-                path=path,
-            )
-        )
+        sha256 = expected_sha256(path, checkpoint) if path else checkpoint.sha256
+        size = path.stat().st_size if path else checkpoint.bytes
+        state = "cached" if path else "downloadable"
+        about = (checkpoint.name, checkpoint.task, checkpoint.purpose)
+        rows.append(CheckpointStatus(*about, state, size, LICENCE, sha256, path))
+    purpose = "small, for trying out and for machines without a network"
     for task in TASKS.values():
         path = _lite_file(task)
-        rows.append(
-            CheckpointStatus(
-                name=Path(task.lite).stem,
-                task=task.name,
-                purpose="small, for trying out and for machines without a network",
-                state="bundled" if path else "absent",
-                bytes=path.stat().st_size if path else None,
-                licence=LICENCE,
-                sha256=None,
-                path=path,
-            )
-        )
+        size = path.stat().st_size if path else None
+        state = "bundled" if path else "absent"
+        about = (Path(task.lite).stem, task.name, purpose)
+        rows.append(CheckpointStatus(*about, state, size, LICENCE, None, path))
     return rows
 
 
 def verify_checkpoints() -> list[Verdict]:
-    """Hash all cached and bundled checkpoints and compare with the expected hashes.
-
-    No file is removed.
+    """Compare all cached and bundled checkpoints with their hashes; remove none.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -183,9 +167,9 @@ def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) ->
             lite = _lite(checkpoint, task)
         except CheckpointError:
             raise CheckpointError(
-                f"{error.message}; and no lite weights are bundled for this",
-                f"Run `restormer weights pull {checkpoint.name}` while online, or name a file "
-                "with --weights PATH.",
+                f"{error.message}; and no lite weights are bundled for this network",
+                f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights "
+                "PATH.",
             ) from error
         notify(
             f"{error.message}; using the bundled lite weights, which are smaller and restore less"
@@ -198,10 +182,9 @@ def _lite(checkpoint: Checkpoint, task: Task) -> ResolvedCheckpoint:
     if path is None or checkpoint.channels == 6:
         bundled = [name for name, task in TASKS.items() if _lite_file(task)]
         raise CheckpointError(
-            f"no lite weights are bundled for "
+            "no lite weights are bundled for "
             f"{'two views' if checkpoint.channels == 6 else task.name}",
-            "Use --weights official. Lite weights are bundled for "
-            f"{', '.join(bundled) or 'no task'}.",
+            f"Use --weights official. Bundled are those for {', '.join(bundled) or 'no task'}.",
         )
     return ResolvedCheckpoint(path.stem, "lite", path, download.verify(path, None), LICENCE)
 
@@ -216,7 +199,7 @@ def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
     repository, _, file = rest.partition("/")
     if not (organisation and repository and file):
         raise CheckpointError(
-            f"{weights} names no file of the Hub", "Name the file as hf:ORG/REPO/FILE[@REV]."
+            f"{weights}: not a file of the Hub", "Name the file as hf:ORG/REPO/FILE[@REV]."
         )
     path = download.from_hub(
         f"{organisation}/{repository}", file, revision or "main", progress=progress

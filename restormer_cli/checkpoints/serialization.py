@@ -25,12 +25,12 @@ from .resolve import ResolvedCheckpoint, resolve_name
 
 State = dict[str, Tensor]
 
+# Keys under which training programs store the weights. The moving average (EMA), which the authors
+# use, comes first.
 _WRAPPERS = ("params_ema", "params", "state_dict")
-"""Keys under which training programs store the weights. The moving average (EMA) comes first,
-because the authors restore images with it."""
-
-_NAMED = 3  # tensors that a message names before it only counts the others
-
+_MAX_NAMED = 3  # tensors in a message; the others are only counted
+# Raised by `torch.load` for damaged files, and by `Architecture` and `Restormer` for invalid
+# metadata and shapes.
 _MALFORMED = (
     RuntimeError,
     EOFError,
@@ -42,36 +42,26 @@ _MALFORMED = (
     ArithmeticError,
     OSError,
 )
-"""Raised by `torch.load` for damaged files, and by `Architecture` and `Restormer` for invalid
-metadata and shapes."""
 
 
 def load_network(path_or_name: str | Path | ResolvedCheckpoint) -> Restormer:
     """Load a network on the CPU, in fp32 and eval mode.
 
     Args:
-        path_or_name: a task ("denoise" for the official checkpoint, or the bundled lite weights
-            and a warning if it is unavailable), an official checkpoint ("deraining"), a path,
-            "hf:ORG/REPO/FILE[@REV]", or a resolved checkpoint.
+        path_or_name: a task, such as "denoise", for its official checkpoint or, with a warning, its
+            bundled lite weights; an official checkpoint, such as "deraining"; a path;
+            "hf:ORG/REPO/FILE[@REV]"; or a resolved checkpoint.
 
     Raises:
-        CheckpointError: the checkpoint is unavailable, or is no Restormer network.
+        CheckpointError: the checkpoint is unavailable, or not a complete Restormer network.
     """
     if not isinstance(path_or_name, ResolvedCheckpoint):
         path_or_name = resolve_name(str(path_or_name))
-    return read_network(path_or_name.path)
-
-
-def read_network(path: Path) -> Restormer:
-    """Load the network of a checkpoint file on the CPU, in fp32 and eval mode.
-
-    Raises:
-        CheckpointError: the file is no checkpoint, no Restormer network, or incomplete.
-    """
+    path = path_or_name.path
     state, metadata = read(path)
     architecture = architecture_of(state, metadata, path)
     try:
-        with torch.device("meta"):  # the weights are assigned below; allocate and draw none
+        with torch.device("meta"):  # without initial weights: they are assigned below
             network = Restormer(architecture)
     except _MALFORMED as error:
         raise _not_a_restormer(path, str(error)) from error
@@ -79,8 +69,8 @@ def read_network(path: Path) -> Restormer:
     for name, tensor in state.items():
         if not np.isfinite(tensor.numpy()).all():
             raise CheckpointError(
-                f"{path}: `{name}` holds NaN or infinity",
-                "Its training diverged or the file is damaged: use another checkpoint.",
+                f"{path}: `{name}` contains NaN or infinity",
+                "Use another checkpoint: the file is damaged, or its training diverged.",
             )
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
@@ -89,8 +79,7 @@ def read_network(path: Path) -> Restormer:
 def read(path: Path) -> tuple[State, dict[str, str]]:
     """Return the tensors of a checkpoint in fp32 and its safetensors metadata.
 
-    Wrappers around the weights are removed. No code in the file is executed: pickles are read with
-    `torch.load(weights_only=True)`.
+    Wrappers around the weights are removed. Code in the file is not executed.
 
     Raises:
         CheckpointError: the file cannot be read, or contains no weights.
@@ -104,7 +93,8 @@ def read(path: Path) -> tuple[State, dict[str, str]]:
     if head[5:9] == b"\0\0\0{":  # safetensors: length of the header (8 bytes), then JSON
         content, metadata = _read_safetensors(path)
     elif problem := _identify(head):
-        raise CheckpointError(f"{path}: {problem[0]}", problem[1])
+        cause, hint = problem
+        raise CheckpointError(f"{path}: {cause}", hint)
     else:
         content = _read_pickle(path, zipped=head.startswith(b"PK"))
     return _unwrap(content, path), metadata
@@ -116,7 +106,7 @@ def architecture_of(
     """Return the architecture from `metadata["architecture"]` (JSON), or else from the shapes.
 
     Raises:
-        CheckpointError: it is no Restormer network.
+        CheckpointError: it is not a Restormer network.
     """
     try:
         if described := (metadata or {}).get("architecture"):
@@ -166,7 +156,7 @@ def save_network(
 
 
 def _identify(head: bytes) -> tuple[str, str] | None:
-    """Return the problem and the remedy for files that are often mistaken for checkpoints."""
+    """Return cause and remedy for a file that is not a checkpoint, by its first bytes."""
     start = head.lstrip().lower()
     if not head:
         return "the file is empty", "Download it again."
@@ -178,7 +168,7 @@ def _identify(head: bytes) -> tuple[str, str] | None:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return (
             "a web page, not a checkpoint",
-            "The link led to a page, such as a login or an error: download the file itself.",
+            "Download the file itself: the link led to a page, such as a login or an error.",
         )
     if not head.startswith((b"PK", b"\x80")):
         return "not a checkpoint", "Use a PyTorch (.pth, .pt) or safetensors file."
@@ -196,7 +186,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 def _read_pickle(path: Path, *, zipped: bool) -> Any:
     try:
         with warnings.catch_warnings():
-            # torch warns of old formats and protocols, which the user cannot change.
+            # torch warns about old formats, which the user cannot change.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, *_MALFORMED) as error:
@@ -216,7 +206,7 @@ def _damaged(path: Path, error: BaseException) -> CheckpointError:
 
 
 def _unwrap(content: Any, path: Path) -> State:
-    """Return the tensors by name from inside any wrappers and prefixes."""
+    """Return the tensors by name, without wrappers and prefixes."""
     while isinstance(content, dict):
         wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
         if wrapper is not None:
@@ -227,17 +217,17 @@ def _unwrap(content: Any, path: Path) -> State:
             break
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
-            f"{path}: holds no state dict", "Use a file with the weights of a network."
+            f"{path}: contains no state dict", "Use a file with the weights of a network."
         )
     others = [
         k for k, v in content.items() if not (isinstance(v, Tensor) and v.is_floating_point())
     ]
     if others:
         raise CheckpointError(
-            f"{path}: {_some(others)} of its {len(content)} entries are no weights",
-            f"Store the weights at the top or under one of {', '.join(_WRAPPERS)}.",
+            f"{path}: {_enumerate(others)} of its {len(content)} entries are not weights",
+            f"Store the weights alone, or under one of {', '.join(_WRAPPERS)}.",
         )
-    # Always a copy: a file mapped into memory may be overwritten while the network is in use.
+    # Always copied: a memory-mapped file may be overwritten while the network is in use.
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in content.items()}
 
 
@@ -252,17 +242,17 @@ def _check_fit(state: State, expected: State, path: Path) -> None:
         "{} unexpected": [name for name in state if name not in expected],
         "wrong shapes: {}": shapes,
     }
-    problems = [text.format(_some(names)) for text, names in findings.items() if names]
+    problems = [text.format(_enumerate(names)) for text, names in findings.items() if names]
     if problems:
         raise CheckpointError(
             f"{path}: the weights do not fit the network: {'; '.join(problems)}",
-            "The file is incomplete or contains another network: use another checkpoint.",
+            "Use another checkpoint: the file is incomplete or contains another network.",
         )
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(map(str, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+def _enumerate(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMED
+    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _not_a_restormer(path: Path, cause: str) -> CheckpointError:
@@ -298,8 +288,8 @@ def _count_blocks(state: State, stage: str) -> int:
 def _expansion(channels: list[int], hidden: list[int]) -> float:
     """Return the shortest decimal f with int(c * f) == h at every level.
 
-    A whole interval of factors gives the same widths. Its shortest decimal is the number that an
-    author would choose: 2.66 for the published networks, although 2.6589 gives the same widths.
+    Many factors give the same widths. The shortest decimal is the likely choice of an author: 2.66
+    for the published networks, not 2.6589.
     """
     least = max(Fraction(h, c) for c, h in zip(channels, hidden, strict=True))
     for digits in range(10):

@@ -1,7 +1,7 @@
 """Synthetic noise, rain, motion blur, defocus blur and JPEG, for training and evaluation.
 
-Read `presets` first: the mixtures that the tasks are trained on, and the severities of
-`restormer eval`. `sampling` contains the shared functions.
+Read `presets` first: it defines the mixtures for training and the severities of `restormer eval`.
+`sampling` contains the shared functions.
 
 A degradation takes clean images (B C H W, float32, sRGB, 0..1) and a `torch.Generator`, the only
 source of randomness, and returns degraded images of the same shape. The severity is drawn for each

@@ -1,5 +1,5 @@
 from .presets import BLUR_REACH as BLUR_REACH
 from .presets import DEGRADATIONS as DEGRADATIONS
-from .presets import SHARPEST_OF as SHARPEST_OF
 from .presets import parse_degradation as parse_degradation
 from .sampling import Degradation as Degradation
+from .sampling import to_8_bit as to_8_bit

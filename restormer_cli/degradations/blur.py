@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 from .sampling import (
     chosen,
     convolved,
-    fields,
     mixture,
     normal,
     reflected,
+    smooth_maps,
     to_8_bit,
     to_linear,
     to_srgb,
@@ -22,40 +22,35 @@ from .sampling import (
 )
 
 MOTION_RADIUS = 12
-"""Radius of motion kernels in pixels: 25 a side, the most that a patch of 64 can support."""
+"""Radius of motion kernels in pixels, suitable for patches of 64 x 64 pixels."""
 
 DEFOCUS_RADIUS = 8.0
 """Radius of the largest circle of confusion in pixels."""
 
-_STEPS = 128
-"""Points of a trajectory; they are less than half a pixel apart."""
-
-_DEPTHS = 4
-"""Number of circles of confusion for each image; those in between are blended."""
+_STEPS = 128  # points of a trajectory, less than half a pixel apart
+_DEPTHS = 4  # circles of confusion for each image; blur in between is interpolated
 
 
-def camera_shake(x: Tensor, generator: Generator) -> Tensor:
-    """Blur by one random camera trajectory for the whole image."""
-    kernels = motion_kernels(trajectories(1, x, generator), _extent(x, generator))
+def camera_shake(x: Tensor, generator: Generator, extent: Tensor | None = None) -> Tensor:
+    """Blur the whole image by one random camera trajectory, of `extent` pixels if given."""
+    paths = trajectories(1, x, generator)
+    kernels = motion_kernels(paths, _extent(x, generator) if extent is None else extent)
     return exposed(blurred(scene_light(x, generator), kernels).squeeze(1), generator)
 
 
 def varying_shake(x: Tensor, generator: Generator) -> Tensor:
-    """Blur by trajectories that vary over the image, as when the camera also rotates.
-
-    Three variants of one trajectory are blended by smooth maps.
-    """
+    """Blur by three variants of a trajectory, blended by smooth maps, as if the camera rotated."""
     paths = trajectories(4, x, generator)
     spread = uniform(0.2, 0.8, x, generator)
     kernels = motion_kernels(paths[:, :1] + spread * paths[:, 1:], _extent(x, generator))
-    shares = (2 * fields(3, x, generator)).softmax(1)
+    shares = (2 * smooth_maps(3, x, generator)).softmax(1)
     return exposed(blended(scene_light(x, generator), kernels, shares), generator)
 
 
 def moving_region(x: Tensor, generator: Generator) -> Tensor:
-    """Blur by an object that moves through the image; in half of them the camera is still."""
+    """Blur by a moving object; in half of the images the camera is still."""
     edge = uniform(4, 40, x, generator)
-    mask = torch.sigmoid(edge * (fields(1, x, generator) + uniform(-0.5, 0.5, x, generator)))
+    mask = torch.sigmoid(edge * (smooth_maps(1, x, generator) + uniform(-0.5, 0.5, x, generator)))
     extent = _extent(x, generator)
     shake = torch.where(chosen(0.5, x, generator), 1e-3, extent * uniform(0, 1, x, generator))
     kernels = motion_kernels(trajectories(2, x, generator), torch.cat([extent, shake], 1))
@@ -63,21 +58,20 @@ def moving_region(x: Tensor, generator: Generator) -> Tensor:
 
 
 motion_blur = mixture((0.4, camera_shake), (0.3, varying_shake), (0.3, moving_region))
-"""Apply one of the kinds of motion blur to each image."""
+"""Apply one of the three kinds of motion blur to each image."""
 
 
 def defocus(x: Tensor, generator: Generator) -> Tensor:
     """Blur by circles of confusion of up to 8 pixels' radius that vary with depth.
 
-    The model is that of Potmesil and Chakravarty, "A Lens and Aperture Camera Model for Synthetic
-    Image Generation" (SIGGRAPH 1981): a disk whose radius depends on depth. The disk has a soft
-    edge and, for half of the images, the shape of 5 to 8 blades. Depth is a smooth map, in some
-    images nearly a step.
+    Potmesil and Chakravarty, "A Lens and Aperture Camera Model for Synthetic Image Generation"
+    (SIGGRAPH 1981). The circles have soft edges and, in half of the images, the shape of 5 to 8
+    aperture blades. Depth is a smooth map, in some images nearly a step.
     """
     far = 0.5 + (DEFOCUS_RADIUS - 0.5) * uniform(0, 1, x, generator) ** 1.3
     near = far * uniform(0, 1, x, generator)
     slope = 8 ** uniform(-0.3, 1, x, generator)
-    depth = torch.sigmoid(slope * fields(1, x, generator))
+    depth = torch.sigmoid(slope * smooth_maps(1, x, generator))
     corners = torch.randint(5, 9, (len(x), 1, 1, 1), generator=generator, device=x.device)
     blurry = defocused(
         scene_light(x, generator),
@@ -90,11 +84,10 @@ def defocus(x: Tensor, generator: Generator) -> Tensor:
 
 
 def scene_light(x: Tensor, generator: Generator) -> Tensor:
-    """Convert clean images (B 3 H W) to linear light, half of them with highlights above white.
+    """Convert clean images (B 3 H W) to linear light, and brighten white in half of them.
 
-    Light that was clipped in the sharp photograph was brighter than white, here up to fourfold,
-    and therefore leaves a trail when it is blurred: Rim et al., "Realistic Blur Synthesis for
-    Learning Image Deblurring" (ECCV 2022).
+    Clipped light was brighter than white, here up to fourfold, and leaves bright trails when it is
+    blurred: Rim et al., "Realistic Blur Synthesis for Learning Image Deblurring" (ECCV 2022).
     """
     light = to_linear(x)
     clipped = ((light.amax(1, keepdim=True) - 0.96) / 0.04).clamp(0, 1)
@@ -103,10 +96,10 @@ def scene_light(x: Tensor, generator: Generator) -> Tensor:
 
 
 def exposed(light: Tensor, generator: Generator) -> Tensor:
-    """Convert light to sRGB as a camera does: with weak shot and read noise, clipped, in 8 bits.
+    """Add weak shot and read noise to linear light and convert it to sRGB in 8 bits.
 
     The noise follows Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019),
-    from far below the lowest level there to a twentieth of the highest.
+    from far below their lowest level to a twentieth of their highest.
     """
     log_shot = uniform(-11.0, -7.6, light, generator)
     variance = light.clamp(0, 1) * log_shot.exp() + (2.18 * log_shot + 1.2).exp()
@@ -127,17 +120,17 @@ def blended(light: Tensor, kernels: Tensor, shares: Tensor) -> Tensor:
 def moved(light: Tensor, mask: Tensor, kernels: Tensor) -> Tensor:
     """Blur the object in `mask` (B 1 H W) with the first of two kernels, the rest with the second.
 
-    The mask is blurred with its object and lets the background show through.
+    The mask is blurred as well, so that the background shows through at the object's edges.
     """
-    thing = blurred(torch.cat([light * mask, mask], 1), kernels[:, :1]).squeeze(1)
+    foreground = blurred(torch.cat([light * mask, mask], 1), kernels[:, :1]).squeeze(1)
     background = blurred(light, kernels[:, 1:]).squeeze(1)
-    return thing[:, :-1] + (1 - thing[:, -1:]) * background
+    return foreground[:, :-1] + (1 - foreground[:, -1:]) * background
 
 
 def defocused(light: Tensor, radius: Tensor, *shape: Tensor) -> Tensor:
-    """Blur images (B C H W) with a circle of confusion for each pixel: `radius`, B 1 H W.
+    """Blur images (B C H W) with a circle of confusion for each pixel.
 
-    `shape` is the aperture: softness, blades and angle of `aperture_kernels`.
+    `radius` is B 1 H W. `shape` is softness, blades and angle, as for `aperture_kernels`.
     """
     low, high = radius.amin((2, 3), keepdim=True), radius.amax((2, 3), keepdim=True)
     depth = torch.arange(_DEPTHS, device=radius.device).view(1, -1, 1, 1)
@@ -147,11 +140,10 @@ def defocused(light: Tensor, radius: Tensor, *shape: Tensor) -> Tensor:
 
 
 def trajectories(count: int, x: Tensor, generator: Generator) -> Tensor:
-    """Draw `count` paths for each image, of unit time and a length of order 1: B count T 2.
+    """Draw `count` camera paths for each image, with lengths of about 1: B count T 2.
 
-    They resemble those of Boracchi and Foi, "Modeling the Performance of Image Restoration From
-    Motion Blur" (IEEE TIP 2012): a hand with inertia, more or less anxious, that jerks now and
-    then. The heading wanders, from hardly at all to several turns, and the speed varies.
+    Similar to Boracchi and Foi, "Modeling the Performance of Image Restoration From Motion Blur"
+    (IEEE TIP 2012): a random walk of the direction with occasional jerks, and varying speed.
     """
     shape = (len(x), count, _STEPS)
 
@@ -169,9 +161,9 @@ def trajectories(count: int, x: Tensor, generator: Generator) -> Tensor:
 
 
 def motion_kernels(paths: Tensor, extent: Tensor) -> Tensor:
-    """Return the images of a point that moves along paths (B K T 2): B K 25 25.
+    """Return the image of a point that moves along each path (B K T 2): B K 25 25.
 
-    `extent` (B 1 1 1) is the size of the motion in pixels. The centre of mass is in the middle, so
+    `extent` (B 1 1 1) is the size of the motion in pixels. Kernels are centred on their mean, so
     that blur does not shift the image.
     """
     paths = paths - paths.mean(2, keepdim=True)
@@ -186,12 +178,12 @@ def motion_kernels(paths: Tensor, extent: Tensor) -> Tensor:
 
 
 def aperture_kernels(radius: Tensor, softness: Tensor, blades: Tensor, angle: Tensor) -> Tensor:
-    """Return the images of a point out of focus: B K S S.
+    """Return the image of a point out of focus for each radius: B K S S.
 
     Args:
         radius: B K 1 1, pixels.
         softness: B 1 1 1, width of the edge in pixels; 1 or more.
-        blades: B 1 1 1, corners of the aperture; 0 for a round one.
+        blades: B 1 1 1, number of aperture blades; 0 for a circle.
         angle: B 1 1 1, rotation in radians.
     """
     reach = math.ceil(DEFOCUS_RADIUS) + 2
@@ -200,7 +192,7 @@ def aperture_kernels(radius: Tensor, softness: Tensor, blades: Tensor, angle: Te
     direction = torch.atan2(line[:, None], line.expand(len(line), -1))
     sector = 2 * math.pi / blades.clamp_min(3)
     off_centre = torch.remainder(direction + angle, sector) - sector / 2
-    # For a regular polygon of the circle's area, use the distance that its sides determine.
+    # For a regular polygon with the circle's area, measure distances perpendicular to its sides.
     apothem = (sector / 2 / torch.tan(sector / 2)).sqrt()
     distance = torch.where(blades > 0, distance * off_centre.cos() / apothem, distance)
     kernels = ((radius - distance) / softness + 0.5).clamp(0, 1)
@@ -208,5 +200,5 @@ def aperture_kernels(radius: Tensor, softness: Tensor, blades: Tensor, angle: Te
 
 
 def _extent(x: Tensor, generator: Generator) -> Tensor:
-    """Draw the size of the motion: 1..24 pixels, in half of the images less than 6: B 1 1 1."""
+    """Draw the size of the motion, 1..24 pixels, with a median of 5: B 1 1 1."""
     return 1 + 23 * uniform(0, 1, x, generator) ** 2.5

@@ -15,12 +15,11 @@ _LUMINANCE = """
     14 13 16 24  40  57  69  56  14 17 22 29  51  87  80  62
     18 22 37 56  68 109 103  77  24 35 55 64  81 104 113  92
     49 64 78 87 103 121 120 101  72 92 95 98 112 100 103  99"""
-_CHROMINANCE = (
-    """
+_CHROMINANCE = """
     17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99
-    24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99"""
-    + " 99" * 32
-)
+    24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99
+    99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99
+    99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99"""
 _TABLES = torch.tensor(
     [[float(n) for n in table.split()] for table in (_LUMINANCE, _CHROMINANCE, _CHROMINANCE)]
 ).view(3, 8, 8)  # Y, Cb, Cr
@@ -38,10 +37,10 @@ _DCT[0] /= 2**0.5
 
 
 def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
-    """Compress and decompress images with baseline JPEG (ITU-T T.81): B 3 H W, 0..1, in 8 bits.
+    """Compress and decompress images with baseline JPEG (ITU-T T.81).
 
     Args:
-        x: B 3 H W; sides that are no multiples of 16 are padded by replication.
+        x: B 3 H W, 0..1, of any size.
         quality: B 1 1 1, integers 1..100 that scale the tables of Annex K as libjpeg does.
         subsample: B 1 1 1, bool; True halves the resolution of chroma (4:2:0).
     """

@@ -9,10 +9,10 @@ from torch import Generator, Tensor
 from .jpeg import filed
 from .sampling import chosen, normal, to_8_bit, to_linear, to_srgb, uniform
 
-# One 3x3 kernel for all three colours: bilinear demosaicing of a Bayer pattern.
+# Weights of bilinear demosaicing, for all three colours.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
 
-# Colours that the four pixels of a Bayer cell sample, for each of its four possible corners.
+# Masks of the three colours in a Bayer cell, for each of its four possible corners.
 _RGGB = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]])  # 3 2 2
 _BAYER = torch.stack([_RGGB.roll((i, j), (1, 2)) for i in (0, 1) for j in (0, 1)])  # 4 3 2 2
 
@@ -29,10 +29,10 @@ def blind_gaussian_noise(x: Tensor, generator: Generator) -> Tensor:
 
 
 def equal_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Add the same Gaussian noise to all channels, sigma 0..55, as in film and grey photographs.
+    """Add the same Gaussian noise of sigma 0..55 to all channels, as in film and grey photographs.
 
-    Half of the noise has a coarser grain. Networks trained only on white noise, or on independent
-    noise in each channel, mistake both for texture.
+    The grain is coarse in half of the images. Networks trained only on white noise that is
+    independent in each channel mistake such noise for texture.
     """
     sigma = uniform(0, 55, x, generator)
     noise = half_coarsened(normal(x[:, :1], generator), generator)
@@ -41,13 +41,12 @@ def equal_noise(x: Tensor, generator: Generator) -> Tensor:
 
 
 def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
-    """Add the noise of a camera at high ISO to images that the camera develops to sRGB.
+    """Add the noise of a camera at high ISO; the image itself stays sharp.
 
-    Shot and read noise are added in linear light before white balance. They are distributed as in
+    Shot and read noise are added in linear light before white balance, with the distribution of
     Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019, section 3.1), but up
-    to twice the highest level there. Most of the noise gets the spatial correlation of
-    demosaicing, and half of it the coarser grain that denoising and scaling in the camera leave.
-    Gains and the sRGB curve follow. The image itself stays sharp.
+    to twice their highest level. Most of the noise is correlated by demosaicing. Half of it is
+    coarse, as after denoising and scaling in the camera.
     """
     red = uniform(1.3, 2.4, x, generator)
     blue = uniform(1.3, 2.2, x, generator)
@@ -69,9 +68,9 @@ def camera_noise(x: Tensor, generator: Generator) -> Tensor:
 
 
 def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
-    """Sample B 3 H W with a Bayer pattern and interpolate the rest bilinearly.
+    """Sample B 3 H W with a Bayer pattern and interpolate the missing samples bilinearly.
 
-    `corner` (B, integers 0..3) is the position in the pattern of each image's first pixel.
+    `corner` (B, integers 0..3) is the position of each image's first pixel in the pattern.
     """
     height, width = raw.shape[2:]
     cells = _BAYER.to(raw)[corner].repeat(1, 1, (height + 1) // 2, (width + 1) // 2)
@@ -84,11 +83,20 @@ def demosaicked(raw: Tensor, corner: Tensor) -> Tensor:
     return spread(raw * keep) / spread(keep)
 
 
-def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
-    """Coarsen the grain of white noise (B C H W) with a Gaussian of `radius` pixels (B 1 1 1).
+def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
+    """Coarsen the grain of white noise (B C H W) in half of the images."""
+    radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
+    coarse = coarsened(noise, radius, strength)
+    return torch.where(chosen(0.5, noise, generator), coarse, noise)
 
-    Smoothing reduces noise, so the standard deviation is then scaled to the fraction `strength`
-    (B 1 1 1) of that before.
+
+def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
+    """Smooth white noise (B C H W) with a Gaussian.
+
+    Args:
+        noise: B C H W.
+        radius: B 1 1 1, standard deviation of the Gaussian in pixels.
+        strength: B 1 1 1, standard deviation of the result relative to that of `noise`.
     """
     b, c, height, width = noise.shape
     offset = torch.arange(-4.0, 5.0, device=noise.device)
@@ -98,9 +106,3 @@ def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
     kernel = kernel.repeat_interleave(c, 0).unsqueeze(1)  # BC 1 9 9
     y = F.conv2d(F.pad(noise.reshape(1, b * c, height, width), (4,) * 4), kernel, groups=b * c)
     return y.view_as(noise) * strength
-
-
-def half_coarsened(noise: Tensor, generator: Generator) -> Tensor:
-    """Coarsen the grain of the noise (B C H W) in half of the images."""
-    radius, strength = uniform(0.4, 1.6, noise, generator), uniform(0.4, 1.0, noise, generator)
-    return torch.where(chosen(0.5, noise, generator), coarsened(noise, radius, strength), noise)

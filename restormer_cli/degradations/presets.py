@@ -1,14 +1,13 @@
-"""Mixtures that the tasks are trained on, and degradations of fixed severity for evaluation."""
+"""Mixtures of degradations for training, and degradations of fixed severity for evaluation."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
@@ -17,13 +16,10 @@ from . import blur
 from .jpeg import filed
 from .noise import blind_gaussian_noise, camera_noise, equal_noise, gaussian_noise
 from .rain import rain, streaks, veiled
-from .sampling import Degradation, fields, mixture, to_8_bit, uniform, untouched
-
-Pixels: TypeAlias = npt.NDArray[np.float32]
+from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform, untouched
 
 
 def _with_jpeg(degradation: Degradation) -> Degradation:
-    """Return a degradation whose result is compressed with JPEG in half of the images."""
     return lambda x, generator: filed(degradation(x, generator), generator, 75)
 
 
@@ -35,15 +31,10 @@ DEGRADATIONS: dict[str, Degradation] = {
     "deblur": mixture((0.3, untouched), (0.7, _with_jpeg(blur.motion_blur))),
     "defocus": mixture((0.3, untouched), (0.7, _with_jpeg(blur.defocus))),
 }
-"""Degradations of the training images of each task."""
+"""Degradation of the training images of each task."""
 
 BLUR_REACH = {"deblur": 16, "defocus": 16}
-"""Halo in pixels that the blur of a task needs around a patch, instead of mirrored pixels."""
-
-SHARPEST_OF = 2
-"""Number of random patches of which training takes the sharpest. Empty patches teach little. Some
-patches out of focus are needed, so that a network learns to keep blur that was intended; with the
-sharpest of four, it sharpened soft pictures."""
+"""Width in pixels of the border that the blur of a task needs around a patch."""
 
 
 def _noise(x: Tensor, generator: Generator, sigma: float) -> Tensor:
@@ -52,19 +43,16 @@ def _noise(x: Tensor, generator: Generator, sigma: float) -> Tensor:
 
 def _rain(x: Tensor, generator: Generator, heaviness: float) -> Tensor:
     part = streaks(x, torch.full((1, 1, 1, 1), heaviness), generator)
-    mist = 0.2 * heaviness * (1 + 0.3 * fields(1, x, generator))
+    mist = 0.2 * heaviness * (1 + 0.3 * smooth_maps(1, x, generator))
     return to_8_bit(veiled(x + (1 - x) * part, mist.clamp(0, 1), torch.tensor(0.8)))
 
 
 def _motion(x: Tensor, generator: Generator, extent: float) -> Tensor:
-    paths = blur.trajectories(1, x, generator)
-    kernels = blur.motion_kernels(paths, torch.full((1, 1, 1, 1), extent))
-    light = blur.blurred(blur.scene_light(x, generator), kernels).squeeze(1)
-    return blur.exposed(light, generator)
+    return blur.camera_shake(x, generator, torch.full((1, 1, 1, 1), extent))
 
 
 def _defocus(x: Tensor, generator: Generator, radius: float) -> Tensor:
-    circles = radius * (1 + 0.33 * fields(1, x, generator).clamp(-1, 1))
+    circles = radius * (1 + 0.33 * smooth_maps(1, x, generator).clamp(-1, 1))
     softness, angle = uniform(1, 2, x, generator), uniform(0, 2 * math.pi, x, generator)
     light = blur.scene_light(x, generator)
     shape = (softness, torch.zeros_like(softness), angle)
@@ -72,43 +60,41 @@ def _defocus(x: Tensor, generator: Generator, radius: float) -> Tensor:
 
 
 class Kind(NamedTuple):
-    """A degradation, the description of its amount, and the amount of each severity."""
+    """Degradation, description of its amount, and amounts of the severities."""
 
     degrade: Callable[[Tensor, Generator, float], Tensor]
-    amount: str
-    light: float
-    medium: float
-    heavy: float
+    description: str
+    amounts: tuple[float, float, float]
 
 
-KINDS = {
-    "noise": Kind(_noise, "sigma {:g}, in 8 bits", 15, 25, 50),
-    "rain": Kind(_rain, "heaviness {:g} of 1", 0.2, 0.5, 0.9),
-    "motion": Kind(_motion, "{:g} pixels of shake", 5, 10, 20),
-    "defocus": Kind(_defocus, "circles of {:g} pixels' radius", 1.5, 3, 6),
-}
 SEVERITIES = ("light", "medium", "heavy")
+KINDS = {
+    "noise": Kind(_noise, "sigma {:g}, in 8 bits", (15, 25, 50)),
+    "rain": Kind(_rain, "heaviness {:g} of 1", (0.2, 0.5, 0.9)),
+    "motion": Kind(_motion, "{:g} pixels of shake", (5, 10, 20)),
+    "defocus": Kind(_defocus, "circles of {:g} pixels' radius", (1.5, 3, 6)),
+}
 
 
 class DegradationSpec(NamedTuple):
-    """A degradation of one severity."""
+    """Degradation of one severity."""
 
-    name: str  # as the user wrote it: "rain:medium"
+    name: str  # "rain:medium"
     kind: Kind
     amount: float
 
     @property
     def description(self) -> str:
         """Name and amount for people."""
-        return f"{self.name}: {self.kind.amount.format(self.amount)}, seeded by each image's pixels"
+        amount = self.kind.description.format(self.amount)
+        return f"{self.name}: {amount}, seeded by each image's pixels"
 
-    def apply(self, clean: Pixels) -> Pixels:
-        """Degrade an image (H W C, 0..1, C 1 or 3) with a seed from its own pixels."""
+    def apply(self, clean: np.ndarray) -> np.ndarray:
+        """Degrade an image (H W C, 0..1, C 1 or 3), with a seed that its pixels determine."""
         rgb = np.repeat(clean, 3, axis=2) if clean.shape[2] == 1 else clean
         x = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).unsqueeze(0)
         y = self.kind.degrade(x, torch.Generator().manual_seed(seed(clean)), self.amount)
-        degraded: Pixels = y[0].permute(1, 2, 0).contiguous().numpy()
-        return np.ascontiguousarray(degraded[..., : clean.shape[2]])
+        return y[0, : clean.shape[2]].permute(1, 2, 0).contiguous().numpy()
 
 
 def parse_degradation(text: str) -> DegradationSpec:
@@ -120,13 +106,13 @@ def parse_degradation(text: str) -> DegradationSpec:
     kind, _, severity = text.partition(":")
     if kind not in KINDS or severity not in SEVERITIES:
         raise UsageError(
-            f"no degradation is called {text!r}",
+            f"unknown degradation {text!r}",
             f"Combine {', '.join(KINDS)} with {', '.join(SEVERITIES)}, for example noise:medium.",
         )
-    return DegradationSpec(text, KINDS[kind], getattr(KINDS[kind], severity))
+    return DegradationSpec(text, KINDS[kind], KINDS[kind].amounts[SEVERITIES.index(severity)])
 
 
-def seed(image: Pixels) -> int:
+def seed(image: np.ndarray) -> int:
     """Return a random seed that depends on an image's pixels and shape alone."""
     digest = hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes())
-    return int.from_bytes(digest.digest()[:8], "big") >> 1  # torch takes 63 bits
+    return int.from_bytes(digest.digest()[:8], "big") >> 1  # PyTorch takes 63 bits

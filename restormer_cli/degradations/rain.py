@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from .sampling import chosen, convolved, fields, to_8_bit, uniform
+from .sampling import chosen, convolved, smooth_maps, to_8_bit, uniform
 
-
-class Layer(NamedTuple):
-    """Drops at one distance, relative to those at a medium distance."""
-
-    density: float
-    size: float
-    brightness: float
-
-
-LAYERS = (
-    Layer(2.0, 0.6, 0.6),
-    Layer(1.0, 1.0, 0.8),
-    Layer(0.6, 1.2, 1.0),
-    Layer(0.1, 2.0, 0.8),  # close to the lens: few, long, wide and out of focus
-)
-"""Layers from far to near: nearer drops are longer, wider and fewer."""
+# Density, size and brightness of the drops at four distances, from far to close to the lens.
+_LAYERS = ((2.0, 0.6, 0.6), (1.0, 1.0, 0.8), (0.6, 1.2, 1.0), (0.1, 2.0, 0.8))
 
 _REACH = 32
-"""Half the length of the longest streak in pixels, including its soft ends."""
+"""Half of the length in pixels of the longest streak, including its soft ends."""
 
 
 def rain(x: Tensor, generator: Generator) -> Tensor:
@@ -45,24 +30,24 @@ def rain(x: Tensor, generator: Generator) -> Tensor:
     added = x + 0.6 * part * tint
     wet = torch.where(chosen(0.6, x, generator), screen, added.clamp_max(1))
     amount = chosen(0.5, x, generator) * heaviness * uniform(0, 0.25, x, generator)
-    mist = (amount * (1 + 0.3 * fields(1, x, generator))).clamp(0, 1)
+    mist = (amount * (1 + 0.3 * smooth_maps(1, x, generator))).clamp(0, 1)
     return to_8_bit(veiled(wet, mist, uniform(0.6, 0.95, x, generator) * tint))
 
 
 def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
-    """Draw the share of drops in the light of each pixel: B 1 H W, 0..1.
+    """Draw the fraction of each pixel's light that comes from drops: B 1 H W, 0..1.
 
     Args:
-        x: B C H W; only the size matters.
+        x: B C H W; only its size is used.
         heaviness: B 1 1 1, 0..1.
-        generator: source of the drops' positions and shapes.
+        generator: source of randomness.
     """
     b, _, h, w = x.shape
-    layers = torch.tensor(LAYERS, device=x.device)
-    density, size, brightness = layers.T.reshape(3, 1, len(LAYERS), 1, 1)
+    layers = torch.tensor(_LAYERS, device=x.device)
+    density, size, brightness = layers.T.reshape(3, 1, len(_LAYERS), 1, 1)
 
-    def rand(*rest: int) -> Tensor:
-        return torch.rand(b, len(LAYERS), *rest, generator=generator, device=x.device)
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(b, len(_LAYERS), *shape, generator=generator, device=x.device)
 
     # Mostly steep, with gusts in a quarter of the images; the layers differ slightly.
     tilt = uniform(-1, 1, x, generator)
@@ -70,23 +55,23 @@ def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
     angle = angle + (rand(1, 1) - 0.5) * 0.2
     length = 10 * 4 ** uniform(0, 1, x, generator) * size * (0.7 + 0.6 * rand(1, 1))
     length = length.clamp(6, 48)
-    # In proportion to the length: short and wide streaks look like snow.
+    # The width is proportional to the length: short, wide streaks look like snow.
     width = (length * uniform(0.02, 0.055, x, generator)).clamp_min(0.45)
     kernels = streak_kernels(*(t.flatten(0, 1) for t in (angle, length, width)))
-    kernels = kernels.unflatten(0, (b, len(LAYERS)))
+    kernels = kernels.unflatten(0, (b, len(_LAYERS)))
 
-    # The density per pixel makes short, thin streaks cover as much as long, thick ones.
+    # Short, thin streaks are more numerous, so that they cover as much as long, thick ones.
     cover = 0.015 + 0.18 * heaviness**1.5
     drops = cover * density / (length * width * 2.5)
     seeds = rand(h + 2 * _REACH, w + 2 * _REACH)
     seeds = (1 - seeds / drops).clamp_min(0) * brightness
     strength = 0.25 + 0.75 * uniform(0, 1, x, generator) * (0.3 + 0.7 * heaviness)
     total = convolved(seeds, kernels).sum(1, keepdim=True).clamp_min(0)
-    return 1 - torch.exp(-strength * total)  # crossing streaks are screen-blended
+    return 1 - torch.exp(-strength * total)  # screen-blends crossing streaks
 
 
 def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
-    """Return the images of falling drops during an exposure: N S S, 1 in the middle.
+    """Return the image of a falling drop for each angle: N S S, 1 in the middle.
 
     Args:
         angle: N 1 1, radians from the vertical.
@@ -103,5 +88,5 @@ def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:
 
 
 def veiled(x: Tensor, mist: Tensor, light: Tensor) -> Tensor:
-    """Blend images with the light (B 3 1 1) of mist (B 1 H W, 0..1)."""
+    """Blend images with `light` (B 3 1 1) where there is mist (B 1 H W, 0..1)."""
     return x * (1 - mist) + light * mist

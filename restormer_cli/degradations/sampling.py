@@ -1,4 +1,4 @@
-"""Random numbers and maps for each image, mixtures, sRGB, mirrored borders and convolution."""
+"""Random numbers and maps, mixtures, sRGB, mirrored borders and convolution."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 Degradation = Callable[[Tensor, Generator], Tensor]
-"""Maps clean images (B C H W, sRGB, 0..1) and a source of randomness to degraded images."""
+"""Function from clean images (B C H W, sRGB, 0..1) and a generator to degraded images."""
 
 
 def uniform(low: float, high: float, x: Tensor, generator: Generator) -> Tensor:
@@ -28,20 +28,19 @@ def normal(x: Tensor, generator: Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=x.device)
 
 
-def fields(count: int, x: Tensor, generator: Generator) -> Tensor:
+def smooth_maps(count: int, x: Tensor, generator: Generator) -> Tensor:
     """Draw smooth maps over each image of `x`, with values of about -2..2: B count H W."""
     hills = torch.randn(len(x), count, 4, 4, generator=generator, device=x.device)
-    size = (x.shape[2], x.shape[3])
-    return F.interpolate(hills, size, mode="bicubic", align_corners=True)
+    return F.interpolate(hills, tuple(x.shape[2:]), mode="bicubic", align_corners=True)
 
 
-def untouched(x: Tensor, _: Generator) -> Tensor:
-    """Return a copy of the images, from which a network learns to keep clean images unchanged."""
-    return x.clone()
+def untouched(x: Tensor, generator: Generator) -> Tensor:
+    """Return the images unchanged, so that networks learn to keep clean images."""
+    return x
 
 
 def mixture(*parts: tuple[float, Degradation]) -> Degradation:
-    """Return a degradation that applies one of `parts` to each image, drawn by their weights."""
+    """Return a degradation that applies one of the weighted `parts`, drawn for each image."""
     weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float32)
 
     def degrade(x: Tensor, generator: Generator) -> Tensor:
@@ -58,7 +57,7 @@ def mixture(*parts: tuple[float, Degradation]) -> Degradation:
 
 
 def to_8_bit(x: Tensor) -> Tensor:
-    """Clip to 0..1 and round to the levels of an 8-bit file."""
+    """Clip to 0..1 and round to multiples of 1/255, as an 8-bit file does."""
     return (x.clamp(0, 1) * 255).round() / 255
 
 
@@ -76,7 +75,7 @@ def to_srgb(x: Tensor) -> Tensor:
 
 
 def reflected(x: Tensor, radius: int) -> Tensor:
-    """Pad B C H W by `radius` mirrored pixels on each side; the images may be smaller than that."""
+    """Pad B C H W by `radius` mirrored pixels on each side; images may be smaller than `radius`."""
 
     def indices(length: int) -> Tensor:
         index = torch.arange(-radius, length + radius, device=x.device) % (2 * length)
@@ -98,7 +97,7 @@ def convolved(x: Tensor, kernels: Tensor) -> Tensor:
     """
     side = kernels.shape[-1]
     height, width = x.shape[-2:]
-    size = [n + -n % 16 for n in (height, width)]  # FFTs of such sizes are fast
+    size = [n + -n % 16 for n in (height, width)]  # multiples of 16 are fast
     spectrum = torch.fft.rfft2(x, s=size) * torch.fft.rfft2(kernels, s=size)
     result: Tensor = torch.fft.irfft2(spectrum, s=size)
     # The circular convolution wraps around into the first side - 1 rows and columns.

@@ -9,3 +9,4 @@ from .runner import Outcome as Outcome
 from .runner import Score as Score
 from .runner import evaluate as evaluate
 from .runner import parse_conditions as parse_conditions
+from .runner import with_noise as with_noise

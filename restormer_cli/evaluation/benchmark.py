@@ -1,4 +1,4 @@
-"""Speed and memory of a network in every execution mode, relative to the hardware's peak."""
+"""Speed and memory of a network in every execution mode."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ TILE = 256
 
 @dataclass(frozen=True)
 class Measurement:
-    """Result of one execution mode (`way`) on a square image.
+    """Result of one execution mode on a square image.
 
     Attributes:
-        ratio: time of the plain forward divided by this one.
+        size: side of the image in pixels.
+        way: execution mode: "plain", "strips" or "tiles of 256".
+        ratio: speed relative to the plain forward.
         memory: peak in bytes, without the network and the image.
-        of_peak: multiply-adds per second divided by the measured peak of matrix products.
-        largest_difference: largest absolute difference from the plain forward.
-        psnr: PSNR against the plain forward, dB.
+        of_peak: multiply-adds per second, relative to those of a large matrix product.
+        largest_difference, psnr: relative to the plain forward; `psnr` in dB.
     """
 
     size: int
@@ -60,12 +61,12 @@ def run_benchmark(
         network: in eval mode, on the device to measure.
         sizes: sides of square images in pixels, multiples of 8.
         repeat: number of runs, of which the fastest counts.
-        with_plain: include the plain forward, which needs much memory. Without it, ratios and
+        with_plain: include the plain forward, which needs much memory. Otherwise, ratios and
             differences are None.
     """
     device = next(network.parameters()).device
     half = choose_precision("auto", device)
-    precisions = ["fp32"] if half == "fp32" else ["fp32", half]
+    precisions = list(dict.fromkeys(["fp32", half]))
     peaks = {p: matrix_peak(device, PRECISIONS[p]) for p in precisions}
     modes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
         *(("strips", p, partial(restore, network, precision=p)) for p in precisions),
@@ -109,7 +110,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
 
 
 def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    """Return the seconds until the device is done, and the result."""
+    """Return the time of a call in seconds, and its result."""
     synchronize(device)
     started = time.perf_counter()
     result = function()
@@ -119,14 +120,14 @@ def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float,
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the peak of the bytes allocated inside the context."""
+    """Yield a function that returns the peak of the bytes allocated in this context."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device) - before
         return
     if sys.platform == "linux":
-        # Return freed memory to the system. Otherwise its reuse would not be counted.
+        # Return freed memory to the system: its reuse would not be counted.
         with suppress(AttributeError):  # C libraries other than glibc
             ctypes.CDLL(None).malloc_trim(0)
     process, stop, peak = psutil.Process(), threading.Event(), 0

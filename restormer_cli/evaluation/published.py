@@ -1,4 +1,4 @@
-"""Published results: Restormer (Zamir et al., CVPR 2022), tables 1 to 6."""
+"""Results published for Restormer (Zamir et al., CVPR 2022, tables 1 to 6)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Set(NamedTuple):
 
 
 _Table = tuple[tuple[str, int | None, tuple[float, ...]], ...]  # name, images, results
+_LEVELS = ("sigma 15", "sigma 25", "sigma 50")
 
 _DERAIN: _Table = (  # PSNR, SSIM
     ("Test100", None, (32.00, 0.923)),
@@ -50,7 +51,7 @@ _DEFOCUS: _Table = (  # PSNR, SSIM of one view, then of two views
     ("DPDD outdoor", 39, (23.24, 0.743, 23.97, 0.773)),
 )
 _REAL_NOISE: _Table = (("SIDD", 1280, (40.02, 0.960)),)  # PSNR, SSIM
-_GRAY_NOISE: _Table = (  # PSNR at sigma 15, 25, 50 of the blind network, then per sigma
+_GRAY_NOISE: _Table = (  # PSNR by level of the blind network, then of a network per level
     ("Set12", 12, (33.35, 31.04, 28.01, 33.42, 31.08, 28.00)),
     ("BSD68", 68, (31.95, 29.51, 26.62, 31.96, 29.52, 26.62)),
     ("Urban100", 100, (33.67, 31.39, 28.33, 33.79, 31.46, 28.29)),
@@ -64,24 +65,18 @@ _COLOR_NOISE: _Table = (
 
 
 def _key(name: str) -> str:
-    """Return a name in lower case, without punctuation and spaces."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
-def _row(variant: str, table: _Table, group: int = 0) -> Row:
-    """Return the PSNR and SSIM in a group of two columns."""
-    first = 2 * group
-    return Row(variant, {(_key(n), ""): Result(*c[first : first + 2]) for n, _, c in table})
-
-
-def _noise_row(variant: str, table: _Table, group: int = 0) -> Row:
-    """Return the PSNR per noise level in a group of three columns."""
+def _row(variant: str, table: _Table, first: int = 0, levels: tuple[str, ...] = ("",)) -> Row:
+    """Return the columns from `first` on: PSNR and SSIM, or the PSNR of each noise level."""
+    width = 2 if levels == ("",) else 1
     return Row(
         variant,
         {
-            (_key(name), f"sigma {sigma}"): Result(columns[3 * group + n])
+            (_key(name), level): Result(*columns[column : column + width])
             for name, _, columns in table
-            for n, sigma in enumerate((15, 25, 50))
+            for column, level in enumerate(levels, first)
         },
     )
 
@@ -94,12 +89,12 @@ ROWS = {
         "with TLC", (("GoPro", None, (33.57,)), ("HIDE", None, (31.49,)))
     ),
     "defocus": _row("one view", _DEFOCUS),
-    "defocus, two views": _row("two views", _DEFOCUS, 1),
+    "defocus, two views": _row("two views", _DEFOCUS, 2),
     "denoise": _row("real noise", _REAL_NOISE),
-    "denoise, gray": _noise_row("blind", _GRAY_NOISE),
-    "denoise, gray, per sigma": _noise_row("per sigma", _GRAY_NOISE, 1),
-    "denoise, color": _noise_row("blind", _COLOR_NOISE),
-    "denoise, color, per sigma": _noise_row("per sigma", _COLOR_NOISE, 1),
+    "denoise, gray": _row("blind", _GRAY_NOISE, 0, _LEVELS),
+    "denoise, gray, per sigma": _row("per sigma", _GRAY_NOISE, 3, _LEVELS),
+    "denoise, color": _row("blind", _COLOR_NOISE, 0, _LEVELS),
+    "denoise, color, per sigma": _row("per sigma", _COLOR_NOISE, 3, _LEVELS),
 }
 """Results by task and variant of the network."""
 
@@ -108,7 +103,7 @@ SETS = {
     for table in (_DERAIN, _DEBLUR, _DEFOCUS, _REAL_NOISE, _GRAY_NOISE, _COLOR_NOISE)
     for name, images, _ in table
 }
-"""Test sets by their names in lower case, without punctuation and spaces."""
+"""Test sets of the paper by key: the name in lower case, without punctuation and spaces."""
 
 _SSIM = "The paper defines SSIM differently. With the definition used here, the same weights reach "
 _ALIGNED = (
@@ -120,14 +115,14 @@ REMARKS = {
     "realblurr": _ALIGNED,
     "realblurj": _ALIGNED,
 }
-"""Differences between the paper's protocol and this one, by test set."""
+"""Differences from the protocol of the paper, by test set."""
 
 _PARTS = 4
-"""Number of trailing path components searched for a set's name: `Rain100L/test/target`."""
+"""Number of path components, from the last, searched for a name: `Rain100L/test/target`."""
 
 
 def known_set(folder: Path) -> str | None:
-    """Return the key of the test set that a folder or one of its parents is named after."""
+    """Return the key of the test set named by a folder or one of its parents, if any."""
     parts = [_key(part) for part in folder.resolve().parts[-_PARTS:]]
     for name in reversed(parts):
         if name in SETS:
@@ -145,10 +140,15 @@ def published_row(
     two_views: bool = False,
     window: int | None = None,
 ) -> Row:
-    """Return the published results of a task's network, to compare an evaluation with.
+    """Return the published results of a network.
 
-    `sigma` means synthetic Gaussian noise, `per_sigma` a network for each level, and `window` the
-    side of the TLC windows.
+    Args:
+        task: the restoration task.
+        sigma: Gaussian noise was added.
+        gray: the images are grey; matters with `sigma` only.
+        per_sigma: each noise level has its own network, instead of a blind one for all.
+        two_views: the network takes dual-pixel views.
+        window: side of the TLC windows in pixels.
     """
     variant = {
         "gray" if gray else "color": sigma,
@@ -156,4 +156,4 @@ def published_row(
         "two views": two_views,
         f"windows of {window}": task == "deblur" and window == 384,
     }
-    return ROWS[", ".join([task, *(words for words, applies in variant.items() if applies)])]
+    return ROWS[", ".join([task, *(name for name, applies in variant.items() if applies)])]

@@ -6,16 +6,12 @@ import csv
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ..imaging import PSNR_DEFINITION, SSIM_DEFINITION, Protocol, Scores
-from .published import REMARKS, SETS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .published import Result, Row
-    from .runner import Outcome
+from .published import REMARKS, SETS, Result, Row
+from .runner import Outcome
 
 _COLUMNS = (
     "condition,image,width,height,degraded_psnr,degraded_ssim,restored_psnr,restored_ssim,"
@@ -25,15 +21,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Results:
-    """Outcomes of an evaluation and the published results to compare them with.
+    """Outcomes of an evaluation, and the published results for comparison.
 
     Attributes:
-        task: the restoration task.
         folder: folder of the clean images.
-        protocol: definition of the scores.
-        outcomes: one for each condition.
-        published: the paper's results for this task.
-        known: key of the test set; None if it is not one of the paper's.
+        published: results of the paper for this task and network.
+        known: key of the test set in `SETS`; None for other sets.
         unpaired: files without a counterpart.
     """
 
@@ -51,7 +44,7 @@ class Results:
 
     @property
     def remark(self) -> str:
-        """Difference between the paper's protocol and this one, if published results apply."""
+        """Difference from the paper's protocol; empty if no published result is compared."""
         applies = any(self.paper(outcome) for outcome in self.outcomes)
         return REMARKS.get(self.known or "", "") if applies else ""
 
@@ -61,7 +54,7 @@ class Results:
         return sum(len(outcome.failures) for outcome in self.outcomes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all results for JSON; an infinite PSNR is None."""
+        """Return all results for JSON. An infinite or missing score is None."""
         return {
             "task": self.task,
             "clean": str(self.folder),
@@ -101,7 +94,7 @@ class Results:
         }
 
     def as_csv(self) -> str:
-        """Return a line for each image and condition, and a line for each mean."""
+        """Return a line for each image under each condition, followed by the mean."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(_COLUMNS.split(","))

@@ -1,4 +1,4 @@
-"""Restore degraded images, and score them against their clean versions."""
+"""Restore degraded images and score the results against the clean images."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
+from ..checkpoints import ResolvedCheckpoint
 from ..degradations import parse_degradation
 from ..errors import ImageError, UsageError
+from ..files import Pair
 from ..imaging import SSIM_WINDOW, Array, Protocol, Scores, read_image, to_float
+from ..inference import Restorer
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..checkpoints import ResolvedCheckpoint
-    from ..files import Pair
-    from ..inference import Restorer
-
-
-_UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)
-"""Protocol for noisy images, whose noise is neither clamped nor rounded either."""
+_UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)  # for noisy images
 
 
 @dataclass(frozen=True)
@@ -35,10 +30,10 @@ class Condition:
 
     Attributes:
         name: "sigma 25" or "rain:medium"; empty for images with degraded counterparts.
-        description: definition of the degradation, for people.
-        degrade: returns the degraded version of an image, H W C float32 in 0..1; None for images
-            with degraded counterparts.
-        sigma: standard deviation of Gaussian noise, of 255.
+        description: definition of the degradation for people.
+        degrade: degrades an image, H W C float32 in 0..1; None for images with degraded
+            counterparts.
+        sigma: standard deviation of Gaussian noise, relative to 255.
     """
 
     name: str
@@ -48,10 +43,7 @@ class Condition:
 
 
 def with_noise(sigma: float) -> Condition:
-    """Return Gaussian noise as in the paper: NumPy's generator, seeded with 0 for each image.
-
-    The result is neither clipped nor rounded.
-    """
+    """Return the Gaussian noise of the paper, seeded with 0 for each image."""
 
     def degrade(clean: Array) -> Array:
         noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
@@ -67,9 +59,9 @@ def with_noise(sigma: float) -> Condition:
 
 
 def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condition]:
-    """Parse the comma-separated lists of `--sigma` or `--degrade`.
+    """Parse the comma-separated list of `--sigma` or `--degrade`.
 
-    Without either, the images have degraded counterparts.
+    Without both, return the condition of images with degraded counterparts.
 
     Raises:
         UsageError: a level is not a number from 0 to 1000, or a degradation is unknown.
@@ -79,7 +71,7 @@ def parse_conditions(sigmas: str | None, degradations: str | None) -> list[Condi
     if degradations is not None:
         specs = [parse_degradation(text.strip()) for text in degradations.split(",")]
         return [Condition(spec.name, spec.description, spec.apply) for spec in specs]
-    return [Condition("", "the images given as degraded")]
+    return [Condition("", "degraded images as given")]
 
 
 def _parse_levels(text: str) -> list[float]:
@@ -89,13 +81,14 @@ def _parse_levels(text: str) -> list[float]:
         levels = [-1.0]
     if not all(0 <= level <= 1000 for level in levels):
         raise UsageError(
-            f"--sigma {text!r}: not a list of noise levels", "Give levels of 255: 15,25,50."
+            f"--sigma {text!r}: not a list of noise levels",
+            "Give levels of 255, for example 15,25,50.",
         )
     return levels
 
 
 class Score(NamedTuple):
-    """Scores of one image before and after its restoration."""
+    """Scores of one image, degraded and restored."""
 
     image: str
     width: int
@@ -143,19 +136,19 @@ def evaluate(
     gray: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Score | Failure]:
-    """Restore and score images one after the other.
+    """Restore and score images.
 
     Args:
         condition: degradation of the images.
-        restorer: restores them.
-        pairs: the clean images, with counterparts if the condition has no degradation.
+        restorer: the network and its settings.
+        pairs: clean images, with degraded counterparts if the condition does not degrade.
         protocol: definition of the scores.
         gray: convert colour images to grey first.
-        progress: called with the name of the image, the number of strips or tiles done, and their
-            total.
+        progress: called with the name of the image, the number of finished strips or tiles, and
+            the total.
 
     Yields:
-        For each image a score, or a failure that does not affect the others.
+        A score or a failure for each image.
     """
     for pair in pairs:
         try:
@@ -187,7 +180,7 @@ def evaluate(
 
 
 def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, Array | None]:
-    """Return the clean image, the degraded one with the same shape, and the right view."""
+    """Return the clean image, the degraded image of the same shape, and the right view."""
     clean = _read(pair.clean, gray)
     if condition.degrade is not None:
         degraded = condition.degrade(clean)
@@ -220,7 +213,7 @@ def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
 
 
 def _read(path: Path, gray: bool) -> Array:
-    """Return the pixels of an image, H W C float32. Grey is OpenCV's weighted sum."""
+    """Return the pixels of an image, H W C float32, in grey (OpenCV's weights) on request."""
     pixels = read_image(path).pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]

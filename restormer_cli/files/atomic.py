@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .paths import UrlPath, status
+from .paths import UrlPath, stat_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-TEMPORARY = ".restormer-tmp"  # suffix of the names of temporary files, which start with a dot
-STALE = 24 * 60 * 60  # age in seconds of a leftover, where files cannot be locked
+TEMPORARY = ".restormer-tmp"  # suffix of temporary files, whose names start with a dot
+STALE = 24 * 60 * 60  # age in seconds at which unlockable files count as leftovers
 _CHUNK = 1 << 20  # bytes
 
 
@@ -27,16 +27,13 @@ def write_atomic(
     """Write a local file or a URL completely or not at all.
 
     `ready` is called with the new file's size and modification time: for a local file before it
-    replaces the target, for a URL after the upload.
-
-    Raises:
-        OSError: as in `open_atomic`.
+    replaces the target, for a URL after the upload. Errors are those of `open_atomic`.
     """
     if isinstance(target, UrlPath):
         # Only after the upload: if that fails, the manifest must still describe the old file.
         target.put(data, _temporary_name(target))
         if ready is not None:
-            ready(status(len(data), None))
+            ready(stat_result(len(data), None))
         return
     with open_atomic(target, ready) as file:
         file.write(data)
@@ -48,9 +45,9 @@ def open_atomic(
 ) -> Iterator[IO[bytes]]:
     """Open a temporary file for writing that replaces the local file `target` on success.
 
-    The data are flushed to the disk before the replacement. A symbolic link is kept: the file it
-    points to is replaced. A device or a pipe is written to directly. For `ready`, see
-    `write_atomic`.
+    The data are flushed to the disk before the replacement. A symbolic link is kept, and the file
+    it points to is replaced. Devices and pipes are written to directly. `write_atomic` documents
+    `ready`.
 
     Raises:
         OSError: the file cannot be written. The target is unchanged, the temporary file removed.
@@ -82,16 +79,16 @@ def open_atomic(
 def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     """Remove the temporary files that killed runs left in `folders`, and return their paths.
 
-    The lock on a temporary file ends with its process. Files that cannot be removed are skipped.
+    Running processes lock their temporary files. Files that cannot be removed are skipped.
     """
     removed = []
     for path in (path for folder in folders for path in _list_temporaries(folder)):
         with suppress(OSError), path.open("r+b") as file:
-            locked = _lock(file.fileno())
+            acquired = _lock(file.fileno())
             old = time.time() - os.fstat(file.fileno()).st_mtime > STALE
             if os.name == "nt":  # Windows cannot remove an open file
                 file.close()
-            if old if locked is None else locked:
+            if old if acquired is None else acquired:
                 path.unlink()
                 removed.append(path)
     return removed
@@ -133,13 +130,9 @@ def _list_temporaries(folder: Path) -> list[Path]:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock an open file until it is closed.
-
-    Returns:
-        False if another process holds the lock, None if locking is not supported.
-    """
+    """Lock an open file until it is closed: False if it is locked, None without file locks."""
     try:
-        import fcntl  # not available on Windows
+        import fcntl  # not on Windows
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

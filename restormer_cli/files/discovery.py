@@ -16,10 +16,10 @@ from .paths import UrlPath, as_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-RESTORED_MARK = ".restored"  # ends the stem of an output beside its input
-FOLDER_MARK = "-restored"  # ends the name of a folder of outputs beside a folder of inputs
+RESTORED_MARK = ".restored"  # suffix of the stem of an output in the folder of its input
+FOLDER_MARK = "-restored"  # suffix of a folder of outputs next to the folder of inputs
 PAGE_SUFFIXES = (".html", ".htm")
-PAGE_FOLDER_MARK = "_files"  # ends the name of the folder of pictures beside a report page
+PAGE_FOLDER_MARK = "_files"  # suffix of the folder of pictures next to a report page
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Problem:
-    """A name that gives no image, and the reason."""
+    """A name without images, the reason and the remedy."""
 
     name: str
     error: str
@@ -52,16 +52,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Result of `find_inputs`: the images, the problems, and outputs of other inputs (left out)."""
+    """Result of `find_inputs`."""
 
     found: list[Input]
     problems: list[Problem]
-    own: list[Path]
+    own: list[Path]  # outputs of other inputs, which are left out
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean image and the views to restore it from; without any, it is degraded artificially."""
+    """A clean image with its degraded counterpart, or None to degrade it artificially."""
 
     clean: Path
     degraded: Path | None = None
@@ -83,22 +83,22 @@ def find_inputs(
 ) -> Inputs:
     """Find the images that `names` stand for, in their order and without duplicates.
 
-    The matches of a folder or pattern come in natural order: 2.png before 10.png. Hidden files and
+    Matches of a folder or pattern are in natural order: 2.png before 10.png. Hidden files and
     outputs of `restormer` in folders are left out.
 
     Args:
-        names: files, folders, patterns, or "-" for stdin. A name that exists is no pattern.
-        suffixes: suffixes of images in lower case with the dot; in folders, other files are
-            left out.
+        names: files, folders, patterns, or "-" for stdin. An existing name is not a pattern.
+        suffixes: suffixes of the images in a folder, in lower case with the dot.
         listed: files and folders by their exact names, never patterns.
         recursive: search subfolders, too.
-        outputs: folders that are written to and therefore not searched.
+        outputs: output folders, which are not searched.
     """
     inputs: dict[str, Input] = {}
     problems: list[Problem] = []
 
     def report(name: str, error: OSError) -> None:
-        problems.append(Problem(name, f"cannot be searched ({error.strerror or error})"))
+        cause = f"cannot be searched ({error.strerror or error})"
+        problems.append(Problem(name, cause, "Check the path and its permissions."))
 
     def include(path: Path, folder: Path | None = None) -> None:
         # Links are not followed: a link and its target are two names with two outputs.
@@ -122,12 +122,12 @@ def find_inputs(
         for image in sorted(images, key=lambda image: [natural_key(p) for p in image.parts]):
             include(image, path)
         if not images and len(problems) == count:
-            hint = "" if recursive else "Search its subfolders, too, with -r."
+            hint = "Name another folder." if recursive else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
 
     for name in names:
         if not name:  # an unset shell variable; as a path it would be the current folder
-            problems.append(Problem("''", "an empty name is no file"))
+            problems.append(Problem("''", "the name is empty", "Check the shell variable."))
         elif name == "-":
             inputs.setdefault("-", Input(None))
         elif glob.has_magic(name):
@@ -137,7 +137,7 @@ def find_inputs(
                 report(name, error)
                 continue
             if not matches:
-                problems.append(Problem(name, "no file matches this pattern"))
+                problems.append(Problem(name, "no file matches this pattern", "Check the path."))
             for match in matches:
                 add(match)
         else:
@@ -149,7 +149,7 @@ def find_inputs(
 
 
 def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
-    """List the images in a folder in natural order; see `find_inputs`.
+    """List the images in a folder in natural order, as `find_inputs` does.
 
     Raises:
         UsageError: the folder does not exist, cannot be searched, or contains no images.
@@ -157,10 +157,9 @@ def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = Fa
     if not is_folder(folder):
         raise UsageError(f"{folder}: no such folder", "Name a folder of images.")
     inputs = find_inputs((), suffixes, listed=[str(folder)], recursive=recursive)
-    for problem in inputs.problems:
-        raise UsageError(
-            f"{problem.name}: {problem.error}", "Name the folder that contains the images."
-        )
+    if inputs.problems:
+        name, cause = inputs.problems[0].name, inputs.problems[0].error
+        raise UsageError(f"{name}: {cause}", "Name the folder that contains the images.")
     return [image.path for image in inputs.found if image.path is not None]
 
 
@@ -171,16 +170,16 @@ def match_pairs(
     by_order: bool = False,
     recursive: bool = False,
 ) -> tuple[list[Pair], list[Path]]:
-    """Match the images of a folder with those of up to two others (degraded, right view).
+    """Match the images of a folder with their counterparts in others.
 
     Images match by their path below the folder, with or without the suffix: `1.png` matches
     `1.jpg` unless one of the folders contains both.
 
     Args:
         clean: folder of clean images.
-        others: folders of their counterparts; None is left out.
+        others: folders of degraded images and of right views; None is skipped.
         suffixes: as in `find_inputs`.
-        by_order: match the images by their position in natural order, whatever their names.
+        by_order: match the images by their position in natural order instead.
         recursive: search subfolders, too.
 
     Returns:
@@ -196,7 +195,7 @@ def match_pairs(
         if len({len(images) for images in files}) > 1:
             counts = " and ".join(f"{len(i)} in {f}" for i, f in zip(files, folders, strict=True))
             raise UsageError(
-                f"{counts}: by order each image needs its partner",
+                f"{counts}: different numbers of images cannot be matched by order",
                 "Use folders with equal numbers of images, or match them by name.",
             )
         return [Pair(*row) for row in zip(*files, strict=True)], []
@@ -207,8 +206,7 @@ def match_pairs(
             rows.setdefault(path, [table[name] for table in tables])
     if not rows:
         raise UsageError(
-            "no images in the folders have the same name: "
-            + " and ".join(str(images[0]) for images in files),
+            " and ".join(map(str, folders)) + ": no images have the same name",
             "Give the images of a pair the same name, or match them with --pair order.",
         )
     matched = {path for row in rows.values() for path in row}
@@ -226,7 +224,7 @@ def read_list(data: bytes, *, null: bool) -> list[str]:
 def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
     """Return a sort key that puts `2.png` before `10.png`."""
     text = os.fspath(name)
-    # The first element keeps numbers and words apart, which cannot be compared.
+    # The first element separates numbers from words, which cannot be compared.
     pieces = [
         (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
         for piece in re.split(r"(\d+)", text)
@@ -281,7 +279,7 @@ def _walk(
             subfolders.clear()
             continue
         visited.add((stat.st_dev, stat.st_ino))
-        # Sorted, because a folder with several links is searched under the first of them.
+        # Sorted, because a folder is searched under the first of its links only.
         paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
         subfolders[:] = [
             path.name
@@ -307,7 +305,7 @@ def _list_url(folder: UrlPath, recursive: bool, outputs: Collection[Path]) -> li
 def _is_left_out(
     folder: Path, exists: Callable[[Path], bool], is_folder: Callable[[Path], bool]
 ) -> bool:
-    """Return True for a hidden folder, and for outputs beside their page or input folder."""
+    """Return True for a hidden folder, and for outputs next to their page or input folder."""
     name = folder.name
     page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
     return (
@@ -318,7 +316,7 @@ def _is_left_out(
 
 
 def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
-    """Return `a.restored.png` where `a.*` is an input, too: `*.png` matches both."""
+    """Return `a.restored.png` if `a.*` is an input, too, since `*.png` matches both."""
     originals = {path.with_suffix("") for path in paths}
     return dict.fromkeys(
         path
@@ -329,7 +327,7 @@ def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
 
 
 def _by_name(images: list[Path], folder: Path) -> dict[Path, Path]:
-    """Map paths below `folder` to images, then those without suffix that only one image has."""
+    """Map paths below `folder` to images, with the suffix and, if unambiguous, without it."""
     names = {path.relative_to(folder): path for path in images}
     stems = Counter(name.with_suffix("") for name in names)
     unique = {name.with_suffix(""): path for name, path in names.items()}

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ATOMIC = frozenset(["abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oss", "r2", "s3", "s3a"])
-"""Object stores, where uploads are atomic; elsewhere a temporary file is renamed."""
+"""Schemes of object stores, whose uploads are atomic."""
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # longer than a drive's letter
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters: C:/ is a drive
 _FAILURES = (
     ("aiohttp", "ClientError"),
     ("botocore.exceptions", "BotoCoreError"),
@@ -28,7 +28,7 @@ _FAILURES = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
 )
-"""Module and name of the exceptions of fsspec's backends that are no OSError."""
+"""Exceptions of fsspec's backends that do not derive from OSError: module and name."""
 
 _Path: Any = WindowsPath if sys.platform == "win32" else PosixPath
 
@@ -48,7 +48,7 @@ def as_path(name: str) -> Path:
         host, slash, path = rest.partition("/")
         if host not in ("", "localhost"):
             raise UsageError(
-                f"{name}: {host} is another host", "Write file:/// before the path of a local file."
+                f"{name}: {host} is another host", "Write file:/// and the path of a local file."
             )
         return Path(urllib.request.url2pathname(slash + path))
     from fsspec.registry import get_filesystem_class
@@ -58,11 +58,11 @@ def as_path(name: str) -> Path:
     except ValueError as error:
         raise UsageError(
             f"{name}: there is no file system called {scheme}",
-            "Use s3, gs or another scheme that fsspec knows.",
+            "Use s3://, gs:// or another scheme that fsspec supports.",
         ) from error
     except ImportError as error:
         raise UsageError(
-            f"{name} cannot be reached: {error}",
+            f"{name}: cannot be reached ({error})",
             "Install the missing package; for s3 and gs: pip install 'restormer-cli[remote]'",
         ) from error
     url: Path = UrlPath(f"{scheme}://{rest}")
@@ -97,7 +97,7 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
         failures = [getattr(module, name) for module, name in modules if module]
         try:
             yield url_to_fs(str(self))
-        except (NotImplementedError, *failures) as error:  # the former in read-only file systems
+        except (NotImplementedError, *failures) as error:  # the first by read-only file systems
             raise OSError(errno.EIO, str(error).strip() or type(error).__name__) from error
 
     def _query(self, method: str, *, default: bool) -> bool:
@@ -106,7 +106,7 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
         return default
 
     def exists(self, **_: Any) -> bool:
-        """Return True if there is a file or folder, or if the file system cannot be reached."""
+        """Return True for a file or folder, and if the file system cannot be reached."""
         return self._query("exists", default=True)
 
     def is_dir(self, **_: Any) -> bool:
@@ -118,12 +118,12 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
         return self._query("isfile", default=False)
 
     def stat(self, **_: Any) -> os.stat_result:
-        """Return size and modification time; the time is None if it is unknown."""
+        """Return the size and the modification time, or None for an unknown time."""
         with self._file_system() as (fs, name):
             size, modified = fs.info(name)["size"], None
             with suppress(NotImplementedError):
                 modified = int(fs.modified(name).timestamp() * 1e9)
-        return status(size, modified)
+        return stat_result(size, modified)
 
     def mkdir(self, *_: Any, **__: Any) -> None:
         """Create the folder and its parents; object stores have no folders."""
@@ -152,14 +152,14 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
 
     def matches(self) -> list[UrlPath]:
         """List the files that match this URL as a glob pattern."""
-        plain = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))
-        root = type(self)(*self.parts[:plain])
+        first = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))
+        root = type(self)(*self.parts[:first])
         with self._file_system() as (fs, name):
             prefix = fs._strip_protocol(str(root)).rstrip("/")  # some backends drop the host
             return [root / match.removeprefix(prefix).lstrip("/") for match in fs.glob(name)]
 
     def put(self, data: bytes, temporary: str) -> None:
-        """Upload the file completely or not at all, if necessary by way of the name `temporary`."""
+        """Upload all data or none; without atomic uploads, `temporary` is renamed."""
         with self._file_system() as (fs, name):
             if self._is_atomic:
                 fs.pipe_file(name, data)
@@ -174,6 +174,6 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
                 raise
 
 
-def status(size: int, modified: int | None) -> os.stat_result:
+def stat_result(size: int, modified: int | None) -> os.stat_result:
     """Return a `stat_result` with a size in bytes and a modification time in nanoseconds."""
     return os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0), {"st_mtime_ns": modified})

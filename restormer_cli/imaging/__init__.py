@@ -1,7 +1,7 @@
 """One image, lossless: reading, writing, metadata, noise estimates, differences and metrics.
 
-Read `image` first, then `io`: a file becomes an `ImageSequence` of `Image`s, which keep samples and
-metadata. The formats are in `codecs`; `formats` says what each can hold.
+Read `image` first, then `io`, which decodes a file to an `ImageSequence` of `Image`s. `codecs` has
+the file formats, and `formats` the table of their capabilities.
 """
 
 import lazy_loader

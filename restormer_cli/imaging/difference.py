@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from .noise import Noise
 
-# Least side in pixels and largest number a side of the blocks whose mean colours give the drift.
+# Blocks whose mean colours give the drift: least side in pixels, largest number along a side.
 MIN_BLOCK, MAX_BLOCKS = 32, 16
 NO_CHANGE = 0.1 / 255  # mean change below which nine of ten 8-bit samples are unchanged
 VISIBLE_DRIFT = 6 / 255
-NOT_CLIPPED = 0.995  # part of a difference map that its amplification must not overdrive
-# From no difference to a large one, evenly brighter: sRGB, as in matplotlib's "inferno".
+NOT_CLIPPED = 0.995  # part of a difference map that its amplification must not clip
+# Colour map for small to large differences, in sRGB: matplotlib's "inferno".
 _COLOURS = np.array(
     [
         *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
@@ -29,13 +29,13 @@ _COLOURS = np.array(
 
 
 class Change(NamedTuple):
-    """Amount of change between two images, as parts of the range 0..1."""
+    """Amount of change between two images with samples in 0..1."""
 
     mean_absolute: float  # over all samples
-    drift: float  # of low frequency: root mean square change of the mean colours of blocks
+    drift: float  # root mean square change of the mean colours of blocks
 
-    def times(self, strength: float) -> Change:
-        """Return the change that remains after blending with the input."""
+    def scaled(self, strength: float) -> Change:
+        """Return the change after blending with the input."""
         return Change(self.mean_absolute * strength, self.drift * strength)
 
 
@@ -53,9 +53,9 @@ def measure_change(before: Array, after: Array) -> Change:
 
 
 def change_warnings(change: Change, strength: float, noise: Noise | None = None) -> list[str]:
-    """Return warnings about a change, measured at full strength, after blending at `strength`.
+    """Return warnings about a change, measured before blending at `strength`.
 
-    `noise` is the estimate for the input of a denoiser.
+    `noise` is that of the input, for a denoiser.
     """
     warnings = []
     if change.mean_absolute < NO_CHANGE:
@@ -64,7 +64,7 @@ def change_warnings(change: Change, strength: float, noise: Noise | None = None)
         )
     elif noise is not None and noise.clean:
         warnings.append(f"the input {noise.words}: check that no detail was removed as noise")
-    if (drift := change.times(strength).drift) > VISIBLE_DRIFT:
+    if (drift := change.scaled(strength).drift) > VISIBLE_DRIFT:
         warnings.append(
             f"colours drift by {255 * drift:.1f} of 255 on average: compare it with its input"
         )
@@ -72,10 +72,10 @@ def change_warnings(change: Change, strength: float, noise: Noise | None = None)
 
 
 def block_differences(before: Array, after: Array, side: int) -> Array:
-    """Return the mean absolute difference of each block of `side` pixels, as parts of 0..1.
+    """Return the mean absolute difference of each block of `side` pixels, 0..1.
 
-    Both images are H W C of any depth, and grey matches RGB. The result is H/side W/side, rounded
-    up: blocks at the right and bottom may be smaller.
+    Images are H W C of any depth, and grey matches RGB. The result is H/side W/side, rounded up:
+    blocks at the right and bottom may be smaller.
     """
     height, width = before.shape[:2]
     columns = np.arange(0, width, side)
@@ -88,7 +88,7 @@ def block_differences(before: Array, after: Array, side: int) -> Array:
 
 
 def amplification(differences: Array) -> int:
-    """Return the power of two, at most 128, that shows a difference map best; 0 if it is zero."""
+    """Return the power of two up to 128 that displays a difference map best, or 0 if it is zero."""
     if not differences.any():
         return 0
     high = max(float(np.quantile(differences, NOT_CLIPPED)), 1e-9)
@@ -96,7 +96,7 @@ def amplification(differences: Array) -> int:
 
 
 def false_colour(differences: Array, factor: int) -> Array:
-    """Colour a map H W as H W 3 uint8: black for no difference, pale yellow from 1 / `factor`."""
+    """Convert a map H W to H W 3 uint8, from black for 0 to pale yellow for 1 / `factor`."""
     positions = (differences * factor).clip(0, 1) * (len(_COLOURS) - 1)
     points = np.arange(len(_COLOURS))
     channels = [np.interp(positions, points, _COLOURS[:, channel]) for channel in range(3)]
@@ -105,10 +105,9 @@ def false_colour(differences: Array, factor: int) -> Array:
 
 
 def most_changed(before: Array, after: Array, width: int, height: int, count: int) -> list[Box]:
-    """Find the boxes of this size that differ most, not overlapping, in falling order.
+    """Find up to `count` disjoint boxes of this size that differ, in falling order.
 
-    Positions are multiples of a quarter of the shorter side. Fewer than `count` boxes are returned
-    if no more fit or differ, none if the box is larger than the image.
+    Positions are multiples of a quarter of the shorter side.
     """
     side = max(1, min(width, height) // 4)
     changes = block_differences(before, after, side).astype(np.float64)
@@ -138,6 +137,6 @@ def _block_starts(side: int) -> list[int]:
 
 
 def _difference_bands(before: Array, after: Array, tops: range | list[int]) -> Iterator[Array]:
-    """Yield the difference of bands of rows that begin at `tops`, to save memory."""
+    """Yield the differences of bands of rows, which begin at `tops`, to save memory."""
     for top, bottom in zip(tops, [*tops[1:], len(before)], strict=True):
         yield to_float(after[top:bottom]) - to_float(before[top:bottom])

@@ -37,12 +37,12 @@ FORMATS = {
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
     "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, metadata=False),
 }
-if features.check("avif"):  # as in all of Pillow's own builds
+if features.check("avif"):
     FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
 if find_spec(heif.PACKAGE):
     FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, cicp=True)
-# Formats that are only read: their outputs are PNGs. Formats that need a package that is not
-# installed are included, so that their files are found and the error names the package.
+# Formats that cannot be written or need a package that may be missing. Their files are found all
+# the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
     (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
     (".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
@@ -56,12 +56,12 @@ _SRGB_CHUNKS = {
 
 
 def readable_suffixes() -> set[str]:
-    """Return the suffixes, in lower case with their dot, that a folder run includes."""
+    """Return the suffixes of images in folders, in lower case with their dot."""
     return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
 def fit(image: Image, kind: str) -> Image:
-    """Return a copy of the image that the format can hold, with notes on what was lost.
+    """Return a copy of the image that fits the format, with notes on what was lost.
 
     Raises:
         ImageError: the image is too large for the format.
@@ -70,12 +70,12 @@ def fit(image: Image, kind: str) -> Image:
     image = replace(image, notes=notes)
     if (side := max(image.pixels.shape[:2])) > spec.max_side:
         raise ImageError(
-            f"{side} pixels a side, {kind} holds {spec.max_side}", "Write PNG or TIFF."
+            f"{side} pixels a side, over {kind}'s limit of {spec.max_side}", "Write PNG or TIFF."
         )
     if image.alpha is not None and image.premultiplied and kind != "tiff":
         opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
         image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
-        notes.append("colour was divided by the alpha it had been multiplied with")
+        notes.append("premultiplied colour was divided by alpha")
     image.premultiplied = image.premultiplied and kind == "tiff"
     if image.alpha is not None and not spec.alpha:
         image.alpha = None

@@ -16,49 +16,33 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 UNDECODED: Array = np.empty(0)
-"""Placeholder for `Image.pixels` before they are decoded or after they are released."""
+"""Value of `Image.pixels` before they are decoded and after they are released."""
 
 
 @dataclass
 class Image:
     """An image and the metadata of its file.
 
-    A frame of an animation is the whole composed picture.
-
-    Attributes:
-        pixels: H W C, C 1 (grey) or 3 (RGB), uint8, uint16 or float32, upright.
-        alpha: H W of the same type, or None.
-        format: the file format, which need not be writable.
-        icc: ICC profile.
-        exif: TIFF block, without the `Exif` marker; its orientation is 1.
-        xmp: XMP packet.
-        dpi: horizontal and vertical resolution.
-        lossless: the source is a losslessly coded WebP.
-        premultiplied: colour is multiplied by alpha (TIFF "associated" alpha).
-        cicp: colour space (ISO/IEC 23091-2): primaries, transfer, matrix, full-range flag.
-        extras: PNG chunks or JPEG segments, which only the same format can hold.
-        duration: seconds for which a frame of an animation is shown.
-        plays: number of times the animation runs, given by its first frame; 0: for ever.
-        notes: remarks for the user, on what was lost in reading or writing.
+    A frame of an animation is the whole composed picture. Its duration is in seconds.
     """
 
-    pixels: Array
-    alpha: Array | None = None
-    format: str = "png"
-    icc: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    lossless: bool = False
-    premultiplied: bool = False
-    cicp: tuple[int, int, int, int] | None = None
-    extras: tuple[tuple[bytes, bytes], ...] = ()
-    duration: Fraction | None = None
-    plays: int = 0
-    notes: list[str] = field(default_factory=list)
+    pixels: Array  # H W C, upright; C: 1 (grey) or 3 (RGB); uint8, uint16 or float32
+    alpha: Array | None = None  # H W of the same type
+    format: str = "png"  # of the source, which need not be writable
+    icc: bytes | None = None  # ICC profile
+    exif: bytes | None = None  # TIFF block, without the `Exif` marker; its orientation is 1
+    xmp: bytes | None = None  # XMP packet
+    dpi: tuple[float, float] | None = None  # horizontal and vertical resolution
+    lossless: bool = False  # for a losslessly coded WebP
+    premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
+    cicp: tuple[int, int, int, int] | None = None  # primaries, transfer, matrix, full-range flag
+    extras: tuple[tuple[bytes, bytes], ...] = ()  # PNG chunks or JPEG segments
+    duration: Fraction | None = None  # of a frame of an animation
+    plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
+    notes: list[str] = field(default_factory=list)  # for the user, on losses in reading or writing
 
     def set_samples(self, samples: Array, colours: int) -> None:
-        """Set pixels and alpha from H W S samples, of which the first `colours` are colour."""
+        """Set pixels and alpha from H W S samples, where the first `colours` of S are colour."""
         count = samples.shape[2]
         self.pixels = samples[..., :colours]
         self.alpha = samples[..., colours] if count > colours else None
@@ -73,30 +57,22 @@ class Image:
 
 @dataclass
 class ImageSequence:
-    """All images of a file, in order, each decoded on demand.
-
-    Attributes:
-        images: iterator that decodes the next image. Sizes were checked from the headers.
-        format: the format of the file.
-        count: number of images.
-        unit: "page" for images that may differ in size and type, "frame" for an animation.
-        besides: descriptions of other contents, such as layers, that no output will hold.
-    """
+    """All images of a file, in order, each decoded on demand; sizes are already checked."""
 
     images: Iterator[Image]
-    format: str
-    count: int = 1
-    unit: str = "page"
-    besides: tuple[str, ...] = ()
+    format: str  # of the file
+    count: int = 1  # number of images
+    unit: str = "page"  # "page" if size and type may differ, "frame" for an animation
+    omitted: tuple[str, ...] = ()  # descriptions of contents that are not decoded, such as layers
 
     @classmethod
-    def single(cls, image: Image, *besides: str) -> ImageSequence:
-        """Return the sequence of one image."""
-        return cls(iter([image]), image.format, besides=besides)
+    def single(cls, image: Image, *omitted: str) -> ImageSequence:
+        """Return a sequence of one image."""
+        return cls(iter([image]), image.format, omitted=omitted)
 
 
 class Box(NamedTuple):
-    """A rectangle in an image, in pixels from its upper left corner."""
+    """A rectangle in an image, in pixels from the upper left corner of the image."""
 
     x: int
     y: int
@@ -108,7 +84,7 @@ class Box(NamedTuple):
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def inside(self, width: int, height: int) -> bool:
-        """Return whether the box is not empty and lies within an image of this size."""
+        """Return True if the box is not empty and lies within an image of this size."""
         horizontally = 0 <= self.x < self.x + self.width <= width
         return horizontally and 0 <= self.y < self.y + self.height <= height
 
@@ -123,10 +99,7 @@ def to_float(pixels: Array) -> npt.NDArray[np.float32]:
 
 
 def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
-    """Invert `to_float` for finite samples: clamp to 0..1 and round half to even.
-
-    With float32, samples are unchanged.
-    """
+    """Invert `to_float`: clamp finite samples to 0..1 and round half to even, unless to float32."""
     if np.dtype(dtype) == np.float32:
         return array.astype(np.float32, copy=False)
     scaled: Array = np.clip(array, 0, 1) * np.float32(np.iinfo(np.dtype(dtype)).max)
@@ -146,10 +119,10 @@ def swap_red_blue(samples: Array) -> Array:
 
 def check_size(width: int, height: int, max_pixels: int, prefix: str = "") -> None:
     """Raise ImageError if the size in a header is empty or exceeds `max_pixels`."""
+    size = f"{prefix}{width} x {height} pixels"
     if width < 1 or height < 1:
-        raise ImageError(f"{prefix}{width} x {height} pixels: nothing to restore")
+        raise ImageError(f"{size}: nothing to restore", "Get a complete copy of the file.")
     if width * height > max_pixels:
         raise ImageError(
-            f"{prefix}{width} x {height} pixels, over the limit of {max_pixels}",
-            "Raise --max-pixels if you trust the file.",
+            f"{size}, over the limit of {max_pixels}", "Raise --max-pixels if you trust the file."
         )

@@ -24,7 +24,7 @@ from .image import Array, Image, ImageSequence
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# Signature -> decoder; files without any of these signatures go to Pillow.
+# Signature -> decoder; Pillow decodes all other files.
 _DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], ImageSequence]] = {
     re.compile(signature, re.DOTALL): decoder
     for signature, decoder in (
@@ -59,13 +59,13 @@ def read_image(
 def decode(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>") -> ImageSequence:
     """Decode all images of a file, upright, each on demand.
 
-    Sizes are checked at once, from the headers. Threads may decode concurrently. `name` is the
-    file's name in errors.
+    Sizes are checked at once, from the headers. Threads may decode concurrently. Errors contain
+    `name`, and are raised here or while iterating over the images.
 
     Raises:
         DamagedError: the file is empty, damaged or truncated.
         ImageError: the file is not an image, has more than `max_pixels`, or NaN or infinite
-            samples. Both are raised here, or when the image is decoded.
+            samples.
     """
     if not data:
         raise DamagedError(f"{name}: the file is empty", "Get a complete copy of the file.")
@@ -87,11 +87,11 @@ def encode(
         images: each is encoded before the next is requested.
         kind: key of FORMATS; with several images, one whose `several` is not empty.
         count: number of images.
-        quality: 1..100, for JPEG, AVIF, HEIF and lossy WebP. WebP is lossless at 100 or if the
-            source was, HEIF at 100.
+        quality: 1..100, for JPEG, AVIF, HEIF and WebP. HEIF and WebP are lossless at 100, WebP also
+            for a lossless source.
 
     Returns:
-        The file, and for each image the notes on what the format could not hold.
+        The file, and for each image the notes on what was lost.
 
     Raises:
         ImageError: an image is too large for the format, or cannot be encoded.
@@ -114,7 +114,9 @@ def encode(
     except CODEC_ERRORS as error:
         if error in source_errors:  # raised by `images`, not by the encoder
             raise
-        raise ImageError(f"cannot encode as {kind} ({_reason(error)})") from error
+        raise ImageError(
+            f"cannot encode as {kind} ({_reason(error)})", "Write PNG or TIFF."
+        ) from error
 
 
 def write_image(
@@ -127,10 +129,10 @@ def write_image(
     """Encode an image and write it; see `output_format`, `encode` and `write_encoded`.
 
     Returns:
-        Notes on what the format could not hold.
+        Notes on what was lost.
 
     Raises:
-        ImageError: the format cannot hold the image, or the target cannot be written.
+        ImageError: the image cannot be encoded, or the target cannot be written.
     """
     kind, notes = output_format(target, format, image.format)
     data, (losses,) = encode([image], kind, quality=quality)
@@ -143,10 +145,8 @@ def output_format(
 ) -> tuple[str, list[str]]:
     """Choose the format of an output: the wanted one, or by the target's suffix, or the input's.
 
-    An input format that cannot be written becomes PNG.
-
     Returns:
-        A key of FORMATS, and a note if the input's format was replaced.
+        A key of FORMATS, and a note if PNG replaces an input format that cannot be written.
 
     Raises:
         ImageError: the format cannot be written.
@@ -159,7 +159,7 @@ def output_format(
     if kind not in FORMATS:
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write the format {kind}",
-            "Choose one of " + ", ".join(FORMATS),
+            f"Choose one of {', '.join(FORMATS)}.",
         )
     return kind, []
 
@@ -172,7 +172,7 @@ def write_encoded(
 ) -> None:
     """Write an encoded file atomically, or write it to a stream.
 
-    `ready` is called with `data` and the status of the new file just before it appears.
+    `ready` is called with `data` and the new file's status just before the file appears.
 
     Raises:
         ImageError: the target cannot be written; then it is unchanged.
@@ -183,12 +183,12 @@ def write_encoded(
         else:
             target.write(data)
             target.flush()
-    except BrokenPipeError:  # the reader has finished: not an error of the image
+    except BrokenPipeError:  # the reader has finished, which is not an error of the image
         raise
     except OSError as error:
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write ({_reason(error)})",
-            "Check that the folder exists, is writable, and has room.",
+            "Check that the folder exists, is writable, and has free space.",
         ) from error
 
 
@@ -207,7 +207,7 @@ def make_folder(path: Path) -> None:
 
 
 def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
-    """Return the name and the contents of a file or stream.
+    """Return the name and the content of a file or stream.
 
     Raises:
         ImageError: it cannot be read.
@@ -215,16 +215,13 @@ def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
     name = _name_of(source, "input")
     try:
         return name, source.read_bytes() if isinstance(source, Path) else source.read()
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file", "Check the path.") from error
     except (OSError, MemoryError) as error:
-        if isinstance(source, Path) and source.is_dir():
-            raise ImageError(
-                f"{name}: a folder, not an image", "Give the path of an image."
-            ) from error
-        raise ImageError(
-            f"{name}: cannot read ({_reason(error)})", "Check its permissions."
-        ) from error
+        cause, hint = f"cannot read ({_reason(error)})", "Check its permissions."
+        if isinstance(error, FileNotFoundError):
+            cause, hint = "no such file", "Check the path."
+        elif isinstance(source, Path) and source.is_dir():
+            cause, hint = "a folder, not an image", "Name an image."
+        raise ImageError(f"{name}: {cause}", hint) from error
 
 
 def _name_of(stream: object, role: str) -> str:
@@ -233,7 +230,7 @@ def _name_of(stream: object, role: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of an error in one line."""
+    """Return the first line of an error's message."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.splitlines()[0]
 
@@ -246,8 +243,8 @@ _settings_lock = threading.Lock()
 def _library_checks_off() -> Iterator[None]:
     """Lift Pillow's pixel limit and silence OpenCV's log, since `decode` makes its own checks.
 
-    Both settings are global to the process. The first thread to enter saves the original ones, and
-    the last to leave pops these.
+    Both settings are global. The first thread to enter saves the original values, and the last to
+    leave restores them.
     """
     silent = cv2.utils.logging.LOG_LEVEL_SILENT
     with _settings_lock:
@@ -271,9 +268,9 @@ def _named_errors(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error.message}", error.hint) from error
     except PIL.UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: not an image, or of a kind that is not supported",
-            "Supported are PNG, JPEG, TIFF, WebP, AVIF, HEIF, GIF, BMP, JPEG 2000, PNM, QOI, TGA "
-            "and raw files of cameras.",
+            f"{name}: not an image, or in an unsupported format",
+            "Use PNG, JPEG, TIFF, WebP, AVIF, HEIF, GIF, BMP, JPEG 2000, PNM, QOI, TGA or a camera "
+            "raw file.",
         ) from error
     except CODEC_ERRORS as error:
         raise DamagedError(
@@ -282,7 +279,7 @@ def _named_errors(name: str) -> Iterator[None]:
 
 
 def _checked(sequence: ImageSequence, name: str) -> Iterator[Image]:
-    """Decode the images one by one, checked and turned upright."""
+    """Decode the images one by one, check them and turn them upright."""
     for number in range(1, sequence.count + 1):
         with _named_errors(name if sequence.count == 1 else f"{name}: {sequence.unit} {number}"):
             image = next(sequence.images)
@@ -294,7 +291,7 @@ def _checked(sequence: ImageSequence, name: str) -> Iterator[Image]:
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept unchanged")
             if number == 1:
-                image.notes += [f"{omitted}: left out" for omitted in sequence.besides]
+                image.notes += [f"{content}: left out" for content in sequence.omitted]
             _turn_upright(image)
         yield image
 
@@ -310,7 +307,7 @@ def _turn_upright(image: Image) -> None:
                 image.dpi = exif.parse(image.exif).dpi()
         except CODEC_ERRORS:
             image.notes.append("EXIF is damaged: kept unchanged, orientation not applied")
-    already_upright = image.format in ("heif", "raw")  # by their decoders
+    already_upright = image.format in ("heif", "raw")  # turned by their decoders
     if image.xmp is not None and (orientation != 1 or already_upright):
         image.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", image.xmp)
     if already_upright:

@@ -1,7 +1,7 @@
 """PSNR and SSIM, each with its protocol.
 
-Images are C H W or B C H W, float, 0..1. All sums are float64; the score of a batch is the mean
-over its images.
+Images are C H W or B C H W, float, 0..1. Sums are float64, and the score of a batch is the mean of
+its images' scores.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..degradations import to_8_bit
+
 SSIM_WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
-# Stated in reports: common definitions differ in the third digit.
+# For reports: common definitions differ in the third digit.
 PSNR_DEFINITION = "10 log10(1 / MSE), over all pixels and channels of an image together"
 SSIM_DEFINITION = (
     "Wang et al. 2004: 11 x 11 Gaussian window of sigma 1.5, population covariances, valid region, "
@@ -32,7 +34,7 @@ class Scores(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What is compared: a description, and a function that extracts it from an image."""
+    """A comparison: its description, and the function that prepares both images for it."""
 
     description: str
     view: Callable[[Tensor], Tensor]
@@ -44,10 +46,9 @@ class Protocol(NamedTuple):
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Return the peak signal-to-noise ratio in dB, for a peak of 1; infinity for equal images.
+    """Return the peak signal-to-noise ratio in dB, infinity for equal images.
 
-    10 log10(1 / MSE), with the mean over all pixels and channels of an image together. No border
-    is cropped, nothing is clamped or rounded.
+    See `PSNR_DEFINITION`. No border is cropped, and nothing is clamped or rounded.
 
     Raises:
         ValueError: the shapes differ, or are not those of images.
@@ -60,9 +61,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 def ssim(a: Tensor, b: Tensor) -> float:
     """Return the structural similarity (Wang et al., IEEE TIP 2004, section III-B), at most 1.
 
-    11 x 11 Gaussian window of sigma 1.5, population (not sample) covariances, K1 0.01, K2 0.03,
-    data range 1, at full resolution; the mean over the valid region, where the window lies inside
-    the image, then over channels. scikit-image gives the same with `gaussian_weights=True,
+    See `SSIM_DEFINITION`. The result is that of scikit-image with `gaussian_weights=True,
     sigma=1.5, use_sample_covariance=False, data_range=1`.
 
     Raises:
@@ -73,7 +72,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
         raise ValueError(
             f"SSIM needs {SSIM_WINDOW} x {SSIM_WINDOW} pixels, not {a.shape[2]} x {a.shape[3]}"
         )
-    # Plane by plane: the float64 maps of a large photograph take many times its memory.
+    # Plane by plane, because the float64 maps take many times the memory of an image.
     planes = zip(a.flatten(0, 1), b.flatten(0, 1), strict=True)
     return float(torch.stack([_plane_ssim(p, q) for p, q in planes]).mean())
 
@@ -87,17 +86,12 @@ def luma(rgb: Tensor) -> Tensor:
     return ((rgb * weights.view(3, 1, 1)).sum(-3, keepdim=True) + 16.0) / 255
 
 
-def round8(x: Tensor) -> Tensor:
-    """Clamp to 0..1 and round to multiples of 1/255, as an 8-bit file does."""
-    return (x.clamp(0, 1) * 255).round() / 255
-
-
-_RGB = Protocol("RGB, clamped and rounded to 8 bits, no border cropped", round8)
+_RGB = Protocol("RGB, clamped and rounded to 8 bits, no border cropped", to_8_bit)
 
 PROTOCOLS = {
     "denoise": _RGB,
     "derain": Protocol(
-        "Y of YCbCr (MATLAB's), 8 bits, no border cropped", lambda x: round8(luma(round8(x)))
+        "Y of YCbCr (MATLAB's), 8 bits, no border cropped", lambda x: to_8_bit(luma(to_8_bit(x)))
     ),
     "deblur": _RGB,
     # Not rounded: the DPDD photographs have 16 bits.

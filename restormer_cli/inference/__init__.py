@@ -1,8 +1,8 @@
 """Inference on images of any size: exact strips, tiles, TLC, self-ensemble, devices.
 
-Read `restorer` first: it takes arrays and returns restored arrays. `engine` restores a tensor
-whole or in tiles. `strips` computes the whole-image result in bounded memory, with the passes over
-feature maps in `blocking` and the attention windows in `tlc`.
+Read `restorer` first: it restores arrays. `engine` restores tensors, whole or in tiles. `strips`
+computes the whole-image result in bounded memory. It uses the passes over feature maps in
+`blocking` and the attention windows in `tlc`.
 """
 
 import lazy_loader

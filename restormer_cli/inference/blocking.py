@@ -1,8 +1,8 @@
-"""Run functions over whole feature maps in strips and blocks, in place if source is target.
+"""Run functions over whole feature maps in strips and blocks.
 
-A pass over a map copies one strip at a time, with a halo of neighbouring rows and columns. The
-copy also keeps the rows that the next strip needs as its upper halo, so a pass may overwrite the
-map that it reads.
+A pass over a map copies one strip at a time, with a halo of neighbouring rows and columns. It
+keeps the last rows of each strip as the upper halo of the next one. A pass may therefore overwrite
+the map that it reads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..network import Convolve, same
 from .devices import free_memory
 
 MAPS_PER_BLOCK = 10
-"""Memory that processing a block takes, in multiples of its own map (measured)."""
+"""Memory for processing a block, in multiples of its feature map (measured)."""
 
 BLOCK_BYTES = 3 << 19
-"""Size of a block's map on a CPU: measured to be fastest with caches of 1 MiB per core."""
+"""Size of a block's feature map on a CPU (measured to be fastest with 1 MiB of cache per core)."""
 
 
 class Region(NamedTuple):
-    """A rectangle of pixels: rows top..bottom and columns left..right, ends excluded."""
+    """Rectangle of pixels: rows top..bottom and columns left..right, ends excluded."""
 
     top: int
     bottom: int
@@ -39,7 +39,7 @@ class Region(NamedTuple):
     right: int
 
     def scaled(self, scale: float) -> Region:
-        """Return the same rectangle on the map of another level."""
+        """Return the rectangle in the coordinates of another level."""
         return Region(*(int(edge * scale) for edge in self))
 
     def crop(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Region(NamedTuple):
 
 
 class BlockShape(NamedTuple):
-    """Rows of a strip, and rows and columns of a block; all even."""
+    """Rows of a strip, and rows and columns of a block. All are even."""
 
     strip: int
     rows: int
@@ -56,28 +56,28 @@ class BlockShape(NamedTuple):
 
 
 Blocking = Callable[[int, int, int], BlockShape]
-"""Chooses a block shape, given a map's channels, height and width."""
+"""Function from the channels, height and width of a map to its block shape."""
 
 Map = list[Tensor]
-"""A feature map as groups of channels, each B H W C in its own memory."""
+"""Feature map as groups of channels, each B H W C in its own memory."""
 
 Result = TypeVar("Result")
 
 Compute = Callable[[Tensor, Region, Convolve], Result]
-"""Processes a block: takes it with its halo, its region without, and its 3x3 convolution."""
+"""Function of a block with its halo, its region without the halo, and its 3x3 convolution."""
 
 
 def blocking_for(device: torch.device, dtype: torch.dtype) -> Blocking:
     """Return the default blocking of a device.
 
-    On a CPU a block fits the cache of its core, blocks have equal sizes, and a strip has enough
-    of them for all threads. On a GPU a block is as large as the free memory allows.
+    On a CPU, blocks have equal sizes that fit the cache of a core, and a strip has enough blocks
+    for all threads. On a GPU, a block is as large as the free memory allows.
     """
     if device.type == "cpu":
         return partial(block_shape_on_cpu, torch.get_num_threads(), dtype.itemsize)
     budget = free_memory(device) // 4
 
-    def on_gpu(channels: int, height: int, width: int) -> BlockShape:
+    def on_gpu(channels: int, _: int, width: int) -> BlockShape:
         pixels = min(max(budget // (channels * dtype.itemsize * MAPS_PER_BLOCK), 1 << 14), 1 << 22)
         columns = min(width, 4096)
         rows = max(2, pixels // columns // 2 * 2)
@@ -91,12 +91,12 @@ def block_shape_on_cpu(
 ) -> BlockShape:
     """Return the block shape for a CPU; `itemsize` is the number of bytes of a value."""
     side = min(256, max(16, math.isqrt(BLOCK_BYTES // (channels * itemsize))))
-    # Even, since the level below needs whole pixels.
+    # Even, because a pixel-unshuffle takes pairs of rows and columns.
     rows, columns = (
         2 * math.ceil(length / math.ceil(length / side) / 2) for length in (height, width)
     )
     across = math.ceil(width / columns)
-    # If a row of blocks is too short for all threads, a strip takes several rows.
+    # If a row has too few blocks for all threads, a strip takes several rows.
     down = next(
         n for n in range(1, threads + 1) if n * across % threads == 0 or n * across > 4 * threads
     )
@@ -105,15 +105,11 @@ def block_shape_on_cpu(
 
 def smaller_blocks(blocking: Blocking) -> Blocking:
     """Return a blocking whose strips and blocks have a quarter of the height and width."""
-
-    def choose(channels: int, height: int, width: int) -> BlockShape:
-        return BlockShape(*(max(2, n // 8 * 2) for n in blocking(channels, height, width)))
-
-    return choose
+    return lambda *size: BlockShape(*(max(2, n // 8 * 2) for n in blocking(*size)))
 
 
 def spans(length: int, step: int, edges: Sequence[int] = ()) -> list[tuple[int, int]]:
-    """Divide an axis at `edges`, and between them into pieces of `step` pixels."""
+    """Divide an axis into pieces of at most `step` pixels that do not cross `edges`."""
     return [
         (start, min(start + step, end))
         for begin, end in pairwise([0, *edges, length])
@@ -123,7 +119,7 @@ def spans(length: int, step: int, edges: Sequence[int] = ()) -> list[tuple[int, 
 
 @dataclass
 class StripRunner:
-    """Runs functions over feature maps strip by strip, on the blocks of a strip in parallel."""
+    """Run functions over feature maps strip by strip, with the blocks of a strip in parallel."""
 
     blocking: Blocking
     map_blocks: Callable[..., list[Any]]  # see `parallel_map`
@@ -140,19 +136,17 @@ class StripRunner:
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the region and the result of `compute` for each block of a map, in order.
 
-        Blocks come with `halo` pixels on every side. None crosses `edges` (rows, columns).
+        Blocks have `halo` extra pixels on every side and do not cross `edges` (rows, columns).
         """
         height, width = source[0].shape[1:3]
         shape = self.blocking(sum(group.shape[-1] for group in source), height, width)
-        # Worker threads start with gradients on, and inference tensors change in their mode only.
-        without_gradients = (
-            torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
-        )
+        # These modes are per thread, and inference tensors can be changed in inference mode only.
+        no_grad = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
         def on_block(strip: Tensor, top: int, region: Region) -> Result:
             rows = slice(region.top - top, region.bottom - top + 2 * halo)
             columns = slice(region.left, region.right + 2 * halo)
-            with without_gradients():
+            with no_grad():
                 block = strip[:, rows, columns].contiguous()
                 return compute(block, region, _block_convolution(region, height, width))
 
@@ -175,7 +169,10 @@ class StripRunner:
     def write(
         self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1, halo: int = 1
     ) -> None:
-        """Write the result of `compute` for each block to its region of `target`, scaled."""
+        """Write the result of `compute` for each block to its region of `target`.
+
+        `scale` is the size of `target` relative to `source`.
+        """
         widths = [group.shape[-1] for group in target]
 
         def compute_and_write(block: Tensor, region: Region, convolve: Convolve) -> None:
@@ -195,7 +192,7 @@ def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
         yield lambda function, items: [function(item) for item in items]
         return
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        # Torch's own threads would spin on the cores that the pool needs.
+        # PyTorch's own threads would busy-wait on the cores of the pool.
         torch.set_num_threads(1)
         try:
             yield lambda function, items: list(pool.map(function, items))
@@ -206,8 +203,7 @@ def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
 def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | None) -> Tensor:
     """Copy rows top..bottom of a map with a halo on every side, zero beyond the image.
 
-    `above` is the upper halo, from the copy for the previous strip: the map may have been
-    overwritten there. It is None for the first strip.
+    `above` is the upper halo, copied before the map was overwritten; None for the first strip.
     """
     b, height, width = source[0].shape[:3]
     channels = [group.shape[-1] for group in source]
@@ -224,10 +220,9 @@ def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | N
 
 
 def _block_convolution(region: Region, height: int, width: int) -> Convolve:
-    """Return the 3x3 convolution for a block with a halo, of which it consumes one pixel.
+    """Return a 3x3 convolution without padding for a block with a halo.
 
-    The part of the halo outside the image is zeroed first, since earlier layers may have made
-    other values of the zeros there.
+    Earlier layers may have changed the zeros outside the image, so they are set again.
     """
 
     def valid(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

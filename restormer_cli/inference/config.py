@@ -1,4 +1,4 @@
-"""Settings of a `Restorer`, as one value that can be sent to another process."""
+"""Settings of a `Restorer`, as one value that can be pickled for another process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
 from ..network import MULTIPLE
+from .devices import PRECISIONS
 
 if TYPE_CHECKING:
     from ..checkpoints import ResolvedCheckpoint
 
 FALLBACK_TILES = (2048, 1024, 512, 256)
-"""Sides of the tiles to try in turn if memory cannot hold the whole image."""
+"""Sides of the tiles to try in turn if the whole image does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class RestorerConfig(CheckpointQuery):
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16". "auto" is bf16 where it is native to the
             device and within 50 dB PSNR of fp32 on the middle of the first image, else fp32.
-        tile: side of a tile in pixels; 0 for the whole image; "auto" for the whole image unless
-            memory cannot hold it.
+        tile: side of a tile in pixels; 0 for the whole image; "auto" for the whole image if it
+            fits into memory, else the largest tiles that fit.
         overlap: number of pixels shared by neighbouring tiles.
         window: side in pixels of the windows for attention statistics (TLC, Chu et al.,
             ECCV 2022); None for the whole image.
@@ -35,7 +36,7 @@ class RestorerConfig(CheckpointQuery):
         sharing: number of restorers that share the device and its memory.
 
     Raises:
-        UsageError: no such task or tile, or options that do not go together.
+        UsageError: the task, the precision or the tile is invalid, or options do not go together.
     """
 
     _: KW_ONLY
@@ -49,12 +50,23 @@ class RestorerConfig(CheckpointQuery):
     sharing: int = 1
 
     def __post_init__(self) -> None:
+        choices = "auto", *PRECISIONS
+        if self.precision not in choices:
+            raise UsageError(
+                f"unknown precision {self.precision!r}", f"Choose one of {', '.join(choices)}."
+            )
         _ = self.checkpoint, self.tiles  # for their UsageErrors
 
     @property
     def tiles(self) -> tuple[int, ...]:
         """Sides of tiles to try in turn, as multiples of 8; 0 for the whole image."""
-        sides = (0, *FALLBACK_TILES) if self.tile == "auto" else (int(self.tile),)
+        try:
+            sides = (0, *FALLBACK_TILES) if self.tile == "auto" else (int(self.tile),)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"invalid tile {self.tile!r}",
+                "Use auto, 0 for the whole image, or a number of pixels.",
+            ) from None
         return tuple(side and tile_size(side, self.overlap) for side in sides)
 
 

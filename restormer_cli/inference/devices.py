@@ -50,7 +50,7 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older releases of PyTorch do not report it.
+        # Older releases of PyTorch have no get_capabilities.
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(capabilities.get(f, False) for f in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
@@ -59,8 +59,7 @@ def native_bf16(device: torch.device) -> bool:
 def choose_precision(name: str, device: torch.device) -> str:
     """Resolve "auto": bf16 where it is native to the device, else fp32.
 
-    fp16 is never chosen. The residual stream of trained networks comes close to its range, and
-    bf16 is as fast.
+    fp16 is never chosen: features of trained networks nearly exceed its range, and bf16 is as fast.
     """
     if name != "auto":
         return name
@@ -68,7 +67,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free bytes of the device; on Linux at most those left in the cgroup."""
+    """Return the free bytes of the device; for a CPU within the limits of the container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
@@ -77,7 +76,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _free_in_cgroup() -> list[int]:
-    """Return the free bytes within the limits of a container (cgroup v2 or v1), if any."""
+    """Return the free bytes in the container's cgroup (v2 or v1), if it has a limit."""
     free = []
     for folder, limit_file, usage_file, cache in (
         ("", "memory.max", "memory.current", "inactive_file"),
@@ -87,14 +86,14 @@ def _free_in_cgroup() -> list[int]:
         with suppress(OSError, ValueError):  # no such file, or "max"
             limit, used = (int((group / name).read_text()) for name in (limit_file, usage_file))
             lines = (group / "memory.stat").read_text().splitlines()
-            # The page cache counts as used, but is given up on demand.
+            # The kernel counts the page cache as used, but frees it on demand.
             cached = int(dict(line.split() for line in lines).get(cache, 0))
             free.append(max(0, limit - used + cached))
     return free
 
 
 def held_memory(device: torch.device) -> int:
-    """Return the bytes in use: on CUDA by this process's tensors, else by the process."""
+    """Return the bytes in use: by tensors on a CUDA device, else by the whole process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
@@ -119,7 +118,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def inherit_threads() -> Callable[[], None]:
-    """Return an initializer that gives a worker thread the number of torch threads of this one."""
+    """Return an initializer that gives worker threads this thread's number of torch threads."""
     return partial(torch.set_num_threads, torch.get_num_threads())
 
 
@@ -134,7 +133,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_devices() -> list[dict[str, Any]]:
-    """List the devices: name, model, precision for "auto", free memory, and threads of the CPU."""
+    """List the devices with model, "auto" precision, free memory and number of CPU threads."""
     names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names += [kind for kind in available() if kind != "cuda"]
     return [

@@ -1,4 +1,4 @@
-"""Restoration of a tensor: padding, whole image or tiles, precision, and checks of the result."""
+"""Restore a tensor, whole or in tiles, in a given precision, and check the result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..callbacks import Notify, Progress
 from ..errors import ImageError
 from ..imaging import psnr
-from ..network import MULTIPLE, Architecture, Restormer
+from ..network import MULTIPLE, Restormer
 from . import strips
 from .blocking import Blocking
 from .config import tile_size
@@ -20,7 +20,7 @@ from .ensemble import ensembled, orientations
 from .tiling import starts, tiled
 
 PROBE = 128
-"""Side in pixels of the part of an image on which precisions are compared."""
+"""Side in pixels of the crop on which precisions are compared."""
 
 
 def restore(
@@ -49,16 +49,16 @@ def restore(
             statistics (TLC, see `tlc`); None for the whole image.
         ensemble: average over flips and rotations of each tile or of the whole image: 8 times the
             work, or 4 for dual-pixel networks.
-        blocking: chooses strips and blocks; by default the one that suits the device.
-        progress: called with the number of strips or tiles done and their total.
-        notify: called with a message if the precision had to change.
+        blocking: shapes of strips and blocks; by default those that suit the device.
+        progress: called with the number of finished strips or tiles and their total.
+        notify: called with a message if the image is restored again in fp32.
 
     Returns:
         B C' H W float32, 0..1, on the device of `x`; C' is the network's number of outputs.
 
     Raises:
-        UsageError: `tile` and `overlap` do not fit.
-        ImageError: the result has NaN or infinite values, even in fp32.
+        UsageError: `tile` is too small, or `overlap` does not fit it.
+        ImageError: the result contains NaN or infinite values, even in fp32.
     """
     height, width = x.shape[-2:]
     window = window and -(-window // MULTIPLE) * MULTIPLE
@@ -92,7 +92,7 @@ def restore(
         if attempt != "fp32" and notify:
             notify(f"{attempt} overflowed; restored again in fp32")
     raise ImageError(
-        "the network's output has NaN or infinite values, even in fp32",
+        "the network's output contains NaN or infinite values, even in fp32",
         "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
     )
 
@@ -100,8 +100,7 @@ def restore(
 def padded(x: Tensor) -> Tensor:
     """Reflect B C H W at the right and bottom until both sides are multiples of 8.
 
-    A reflection provides up to size - 1 pixels. In smaller images the last row or column is then
-    repeated.
+    A reflection provides at most size - 1 pixels; beyond that the last row or column is repeated.
     """
     for axis in (-2, -1):
         size = x.shape[axis]
@@ -126,30 +125,31 @@ def tiles_at_once(network: Restormer, side: int, dtype: torch.dtype) -> int:
     device = next(network.parameters()).device
     if device.type == "cpu":
         return 1
-    tile_bytes = strips.peak_bytes(network.architecture, side, side, dtype, device)
+    tile_bytes = strips.peak_bytes(network, side, side, dtype)
     return max(1, min(16, free_memory(device) // 2 // tile_bytes))
 
 
-def peak_bytes(
-    a: Architecture, size: tuple[int, int], tile: int, dtype: torch.dtype, device: torch.device
-) -> int:
-    """Return the bytes that a restoration takes at its peak on the device, without the network.
+def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torch.dtype) -> int:
+    """Return the peak memory of a restoration on the network's device, without the network.
 
-    With tiles, the image and the canvas stay on the host. They count, with the copies made of the
-    result, only if the host is the device.
+    With tiles, the image, the canvas and copies of the result are in host memory. They count only
+    if the device is a CPU.
     """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
     rows, columns = (min(tile or side, side) for side in (height, width))
-    on_device = strips.peak_bytes(a, rows, columns, dtype, device)
+    on_device = strips.peak_bytes(network, rows, columns, dtype)
+    if next(network.parameters()).device.type != "cpu":
+        return on_device
+    a = network.architecture
     if tile:
         channels = a.in_channels + 4 * a.out_channels + 1
-    else:  # the strips use the given image itself, unless it is padded
+    else:  # an image that needs no padding is not copied
         channels = a.in_channels if (height, width) != size else 0
-    return on_device + (device.type == "cpu") * channels * 4 * height * width
+    return on_device + channels * 4 * height * width
 
 
-def pixels_through(height: int, width: int, tile: int, overlap: int) -> int:
-    """Return the number of pixels that the network processes for an image, with all overlaps."""
+def pixels_processed(height: int, width: int, tile: int, overlap: int) -> int:
+    """Return the number of pixels that the network processes for an image, including overlaps."""
     return math.prod(
         len(starts(side, tile, overlap)) * min(tile, side) if tile else side
         for side in (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))

@@ -1,4 +1,4 @@
-"""A network with the weights of a task: takes arrays and returns restored arrays."""
+"""Restore arrays with the network of a task."""
 
 from __future__ import annotations
 
@@ -21,16 +21,13 @@ from .blocking import blocking_for, smaller_blocks
 from .config import RestorerConfig
 
 DTYPES = ("uint8", "uint16", "float32")
-"""Types of the arrays that can be restored."""
+"""Types of arrays that can be restored."""
 
-SPARE = 0.9
-"""Part of the free memory that a plan may use."""
+USABLE_MEMORY = 0.9
+"""Fraction of the free memory that a plan may use."""
 
 MIN_PSNR = 50.0
-"""PSNR in dB to fp32 that a lower precision must reach to be chosen by "auto"."""
-
-PROBES = {"cpu": 256}
-"""Side in pixels of the image on which the speed is measured; 1024 on GPUs."""
+"""PSNR in dB to fp32 that "auto" requires of a lower precision."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,19 @@ class Plan:
     tile: int  # side in pixels; 0 for the whole image
     fine: bool  # use smaller strips and blocks
     peak_bytes: int  # on the device, without the network
-    pixels: int  # that the network processes, with overlaps and orientations
+    pixels: int  # number that the network processes, with overlaps and orientations
     orientations: int  # number of flips and rotations to average over
 
     @property
     def strategy(self) -> str:
-        """The plan in words."""
+        """Description for people."""
         whole = "whole, in fine strips" if self.fine else "whole"
         strategy = f"tiles of {self.tile}" if self.tile else whole
         return strategy if self.orientations == 1 else f"{strategy}, mean of {self.orientations}"
 
 
 class Forecast(NamedTuple):
-    """Estimated cost of restoring an image; `peak_bytes` are of the process, or on a GPU."""
+    """Estimated cost of restoring an image; `peak_bytes` is the memory of the process or GPU."""
 
     strategy: str
     peak_bytes: int
@@ -61,7 +58,7 @@ class Forecast(NamedTuple):
 
 @dataclass
 class Restoration:
-    """A restored image, in the shape and type of the input, and how it was restored."""
+    """Restored image in the shape and type of the input, and the way it was restored."""
 
     pixels: np.ndarray
     strategy: str
@@ -71,15 +68,15 @@ class Restoration:
 
 
 class Restorer:
-    """Restores images of one task with one network on one device.
+    """Restore images of one task with one network on one device.
 
     Args:
-        task: a task ("denoise", "derain", "deblur", "defocus"), or a whole configuration.
-        notify: called with a message if the weights or the precision are not those asked for.
-        **options: fields of `RestorerConfig`, if `task` is a task.
+        task: name of a task ("denoise", "derain", "deblur", "defocus"), or a configuration.
+        notify: called with a message if the weights or the precision differ from the request.
+        **options: fields of `RestorerConfig`, if `task` is a name.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: an option is invalid, or options do not go together.
         CheckpointError: the weights are not available or do not fit the task.
         DeviceError: the device is not available.
     """
@@ -106,14 +103,14 @@ class Restorer:
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
             raise CheckpointError(
-                f"{self.weights.name} makes {a.out_channels} channels of {a.in_channels}",
+                f"{self.weights.name} restores {a.in_channels} channels to {a.out_channels}",
                 "Use a network for grey images, for RGB images, or for two RGB views.",
             )
         if config.dual_pixel != (a.in_channels == 6):
             inputs = "two views (6 channels)" if a.in_channels == 6 else f"{a.in_channels} channels"
             raise UsageError(
                 f"{self.weights.name} takes {inputs}",
-                "Dual-pixel weights and --right go together.",
+                "Use --right with dual-pixel weights, and only with them.",
             )
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
@@ -131,13 +128,14 @@ class Restorer:
 
         RGB networks restore grey images as three equal channels and return their mean. Grey
         networks restore RGB images channel by channel. The alpha channel is returned unchanged.
-        The part of a float image outside 0..1 is added to the result.
+        Float values outside 0..1 are clipped for the network; the clipped part is added to the
+        result.
 
         Args:
             image: H W, or H W C with C 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha);
                 uint8, uint16, or float32 in 0..1.
             right: the right view for dual-pixel networks, in the shape and type of `image`.
-            progress: called with the number of strips or tiles done and their total.
+            progress: called with the number of finished strips or tiles and their total.
 
         Raises:
             ImageError: the shape or type is not supported, values are not finite, memory does not
@@ -149,7 +147,7 @@ class Restorer:
         is_image = image.ndim in (2, 3) and image.size and channels.shape[2] <= 4
         if not is_image or image.dtype.name not in DTYPES:
             raise ImageError(
-                f"an array of shape {image.shape} and type {image.dtype} is no image",
+                f"cannot restore an array of shape {image.shape} and type {image.dtype}",
                 f"Pass H W or H W C (1 to 4 channels) of {', '.join(DTYPES)}.",
             )
         alpha = channels[..., 3:] if channels.shape[2] > 2 else channels[..., 1:]
@@ -158,8 +156,8 @@ class Restorer:
 
         x = to_float(colours)
         if not np.isfinite(x).all():
-            raise ImageError("the image has NaN or infinite values", "Repair or mask them first.")
-        # Clip only if needed: the copy of a large photo is as large as a feature map.
+            raise ImageError("the image contains NaN or infinity", "Replace these values first.")
+        # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
         clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
         restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
         if clipped is not x:
@@ -178,15 +176,15 @@ class Restorer:
     ) -> tuple[np.ndarray, Plan]:
         """Restore the colours of one image; on out-of-memory, retry with smaller strips and tiles.
 
-        `colours` are H W C, C 1 (grey) or 3 (RGB), finite float32. Values outside 0..1 reach the
-        network, as unclipped noise does in the published protocols. `notify` is called with a
-        message for each retry. Other arguments, and errors, are those of `restore`.
+        `colours` are H W C, C 1 (grey) or 3 (RGB), finite float32. Values outside 0..1 are passed
+        to the network, since the published protocols do not clip noise. `notify` is called with a
+        message for each retry. Other arguments and the errors are those of `restore`.
 
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
         x = self._input(colours, right)
-        if not self._precision_is_verified:  # before planning, which depends on it
+        if not self._precision_is_verified:  # plans depend on the precision
             self._verify_precision(x)
         height, width, channels = colours.shape
         plans = self._plans(height, width)
@@ -201,7 +199,7 @@ class Restorer:
                     raise
                 if not plans:
                     raise ImageError(
-                        f"{self.device} has not enough memory for {width} x {height} pixels",
+                        f"not enough memory on {self.device} for {width} x {height} pixels",
                         "Use smaller tiles (--tile 256), or free some memory.",
                     ) from error
                 notify(f"out of memory: retrying with {plans[0].strategy}")
@@ -210,7 +208,7 @@ class Restorer:
         """Return B C H W for the network: one image, or one for each channel if it is grey."""
 
         def rgb(view: np.ndarray) -> Tensor:
-            # A grey view becomes three equal channels. PyTorch takes no read-only arrays.
+            # A grey view becomes three equal channels. PyTorch requires writable arrays.
             view = np.require(np.broadcast_to(view, (*view.shape[:2], 3)), requirements=["C", "W"])
             return torch.from_numpy(view).permute(2, 0, 1).unsqueeze(0)  # 1 3 H W
 
@@ -228,7 +226,7 @@ class Restorer:
             raise ImageError(
                 f"the left view is {colours.shape[1]} x {colours.shape[0]} pixels, "
                 f"the right one {right.shape[1]} x {right.shape[0]}",
-                "The two views of a dual-pixel image have the same size.",
+                "The two views of a dual-pixel image must have the same size.",
             )
         if right.dtype.name not in DTYPES:
             raise ImageError(
@@ -238,12 +236,11 @@ class Restorer:
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
     def _verify_precision(self, x: Tensor) -> None:
-        """Change to fp32 if the precision is too far from it with these weights."""
         self._precision_is_verified = True
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
-                f"{self.precision} is {psnr:.1f} dB from fp32 with these weights, less than "
-                f"{MIN_PSNR:.0f}: using fp32 instead"
+                f"{self.precision} has a PSNR of {psnr:.1f} dB to fp32 with these weights, less "
+                f"than {MIN_PSNR:.0f}: using fp32 instead"
             )
             self.precision = "fp32"
 
@@ -252,20 +249,20 @@ class Restorer:
         plans = []
         a, dtype = self.architecture, devices.PRECISIONS[self.precision]
         for tile in self.config.tiles:
-            peak = engine.peak_bytes(a, (height, width), tile, dtype, self.device)
-            if self.config.ensemble:
-                sides = (min(tile or side, side) for side in (height, width))
-                peak += ensemble.extra_bytes(a, *sides)
-            pixels = engine.pixels_through(height, width, tile, self.config.overlap)
+            peak = engine.peak_bytes(self.network, (height, width), tile, dtype)
+            if self.config.ensemble:  # a turned image and two results
+                rows, columns = (min(tile or side, side) for side in (height, width))
+                peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
+            pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
             plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
-        spare = SPARE / self.config.sharing * devices.free_memory(self.device)
-        return [plan for plan in plans if plan.peak_bytes <= spare] or plans[-1:]
+        usable = USABLE_MEMORY / self.config.sharing * devices.free_memory(self.device)
+        return [plan for plan in plans if plan.peak_bytes <= usable] or plans[-1:]
 
     def _run(
         self, x: Tensor, plan: Plan, is_grey: bool, progress: Progress | None, notify: Notify
     ) -> np.ndarray:
-        """Restore the images of `x` one after the other, to the channels of H W C in 0..1."""
+        """Restore the images of `x` one after the other; return them as channels of H W C."""
         blocking = blocking_for(self.device, devices.PRECISIONS[self.precision])
         restored = [
             engine.restore(
@@ -284,7 +281,7 @@ class Restorer:
         ]
         y = torch.cat(restored, dim=1)
         if is_grey and x.shape[1] == 3:
-            # Not the mean, but the image plus the mean change: exact where nothing changes.
+            # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]
             y = (before + (y - before).mean(dim=1, keepdim=True)).clamp(0, 1)
         return y[0].permute(1, 2, 0).contiguous().numpy()
@@ -308,7 +305,7 @@ class Restorer:
 
     @cached_property
     def pixels_per_second(self) -> float:
-        """Speed of the network on this device, measured once on noise in a second or two."""
+        """Speed of the network on this device, measured once on noise."""
 
         def seconds(side: int) -> float:
             noise = torch.rand(1, self.architecture.in_channels, side, side)
@@ -317,12 +314,12 @@ class Restorer:
             devices.synchronize(self.device)
             return time.perf_counter() - started
 
-        side = PROBES.get(self.device.type, 1024)
-        seconds(side)  # the first run chooses kernels and packs weights
+        side = 256 if self.device.type == "cpu" else 1024
+        seconds(side)  # the first run also selects kernels and packs weights
         return side**2 / seconds(side)
 
     @cached_property
     def _base_bytes(self) -> int:
-        """Bytes in use without an image, after the network has run once."""
-        _ = self.pixels_per_second
+        """Memory in use after the network has run once."""
+        _ = self.pixels_per_second  # runs the network
         return devices.held_memory(self.device)

@@ -1,18 +1,17 @@
 """Exact inference on whole images of any size, in strips of rows and bounded memory.
 
 Restormer is local except for the sums over pixels in its channel attention. A transformer block
-therefore takes two passes over its feature map: the first adds up the sums, the second applies the
-block. Each strip is divided into blocks that fit a core's cache and run in parallel. The functions
-are those of `Restormer.forward`, and so is the result, up to the rounding of sums.
+therefore takes two passes over its feature map: the first computes the sums, the second applies
+the block. Each strip is divided into blocks that run in parallel. The result equals that of
+`Restormer.forward`, which uses the same functions, up to the rounding of sums.
 
 There is one feature map for each level, updated in place. The decoder overwrites the skip
-connections. Level 1, which is decoded at twice its width, gets a second map.
+connections. Level 1 is decoded at twice its width and gets a second map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from itertools import starmap
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -55,8 +54,8 @@ from .blocking import (
 from .tlc import Windows
 
 ALIGNMENT = 16
-"""Hidden channels are padded with zeros to a multiple of this. Matrix products on CPUs take up to
-twice as long if rows do not start at a cache line."""
+"""Hidden channels are padded with zeros to a multiple of this, so that rows start at a cache line:
+otherwise matrix products on CPUs take up to twice as long."""
 
 
 def forward(
@@ -73,11 +72,11 @@ def forward(
     Args:
         network: in eval mode, on the device to run on.
         image: B C H W float32, 0..1, H and W multiples of 8, on any device.
-        dtype: of features and weights. Sums over pixels and the final addition to the image are
-            always fp32.
+        dtype: type of features and weights. Sums over pixels and the final addition to the image
+            are always fp32.
         window: side in pixels, a multiple of 8, of the attention windows (see `Windows`).
-        blocking: chooses strips and blocks; by default the one that suits the device.
-        progress: called with the number of strips done and their total.
+        blocking: shapes of strips and blocks; by default those that suit the device.
+        progress: called with the number of finished strips and their total.
 
     Returns:
         B C' H W float32 on the network's device, not clamped.
@@ -107,20 +106,20 @@ def forward(
             for weights in stages[name]:
                 transform(run, x, weights, windows)
 
-        def conv(name: str, then: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
-            return lambda block, _, convolve: then(convolve(block, *convolutions[name]))
+        def conv(name: str, shuffle: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
+            return lambda block, _, convolve: shuffle(convolve(block, *convolutions[name]))
 
         def pointwise(name: str, x: Tensor) -> Tensor:
             weight, bias = convolutions[name]
             return F.linear(x, weight.flatten(1), bias)
 
         def up(level: int) -> Compute[Tensor]:
-            enlarge = conv(f"up{level + 1}_{level}", pixel_shuffle)
+            upsample = conv(f"up{level + 1}_{level}", pixel_shuffle)
 
             def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
                 skip = region.scaled(2).crop(maps[level][0])
-                both = torch.cat([enlarge(block, region, convolve), skip], -1)
-                return pointwise(f"reduce_chan_level{level}", both)
+                features = torch.cat([upsample(block, region, convolve), skip], -1)
+                return pointwise(f"reduce_chan_level{level}", features)
 
             return compute
 
@@ -180,7 +179,7 @@ def count_strips(
     stages = [(level, dim[level], a.blocks[level - 1]) for level in (1, 2, 3, 4, 3, 2)]
     stages.append((1, dim[2], a.blocks[0] + a.refinement))
     between = [(1, a.in_channels)] * (2 if a.dual_pixel else 1)  # patch embedding, and skip
-    between += [(level, dim[level]) for level in (1, 2, 3, 4, 3, 2)]  # down, and up again
+    between += [(level, dim[level]) for level in (1, 2, 3, 4, 3, 2)]  # from level to level
     between.append((1, dim[2]))  # output
     return sum(starmap(strips, between)) + sum(
         blocks * (strips(level, channels, window) + strips(level, channels))
@@ -188,14 +187,13 @@ def count_strips(
     )
 
 
-def peak_bytes(
-    a: Architecture, height: int, width: int, dtype: torch.dtype, device: torch.device
-) -> int:
-    """Return the bytes that `forward` takes at its peak for one image, without the network.
+def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) -> int:
+    """Return the peak memory of `forward` for one image, without the network.
 
-    These are the feature maps, the image, its copy in `dtype` and the restored image, the strip
-    and the blocks at work, and the packed weights.
+    This is the memory of the feature maps, the image, its copy in `dtype`, the restored image, a
+    strip, the blocks that run in parallel, and the packed weights.
     """
+    a, device = network.architecture, next(network.parameters()).device
     pixels = height * width
     maps = feature_maps_bytes(a, height, width, dtype.itemsize)
     images = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
@@ -203,23 +201,18 @@ def peak_bytes(
     strip = (shape.strip + 4) * width * 2 * a.dim * dtype.itemsize
     block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize * MAPS_PER_BLOCK
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    return int(maps + images + strip + block * workers + _parameters(a) * dtype.itemsize)
-
-
-@cache
-def _parameters(a: Architecture) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in Restormer(a).parameters())
+    parameters = sum(p.numel() for p in network.parameters())
+    return int(maps + images + strip + block * workers + parameters * dtype.itemsize)
 
 
 Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]
-"""A network's weights in one precision: stages of blocks, and the convolutions between."""
+"""Weights of a network in one precision: those of the stages of blocks, and of convolutions."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
 
 
 def pack(network: Restormer, dtype: torch.dtype) -> Packed:
-    """Return the network's weights folded, padded and cast; cached until they change."""
+    """Return the network's weights, folded, padded and cast; cached until the weights change."""
     token = (dtype, [(p.data_ptr(), p._version) for p in network.parameters()])
     if network not in _packed or _packed[network][0] != token:
         stages, convolutions = {}, {}

@@ -1,4 +1,4 @@
-"""Overlapping tiles: their positions, and overlap-add of their results without seams."""
+"""Overlapping tiles: positions, and seamless blending of results by overlap-add."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def weights(length: int, tile: int, overlap: int) -> Tensor:
     """Return the weight of each tile at its pixels along one axis: tiles x min(tile, length).
 
     Weights are raised cosines over the pixels that two neighbours share, and sum to one at every
-    pixel of the axis. The weights in an image are the products of those along its axes.
+    pixel of the axis. In two dimensions, the weights of both axes are multiplied.
     """
     begins = starts(length, tile, overlap)
     tile = min(tile, length)
@@ -65,8 +65,8 @@ def tiled(
         run: maps B' C h w to B' C' h w, where h and w are `tile` or the image's side if smaller.
         tile: side of a tile in pixels.
         overlap: minimum number of pixels that neighbours share, smaller than `tile`.
-        batch: number of tiles given to `run` at once.
-        progress: called with the number of tiles done and their total after each batch.
+        batch: number of tiles in one call of `run`.
+        progress: called with the number of finished tiles and their total after each batch.
 
     Returns:
         B C' H W float32, on the device of `x`.
@@ -90,11 +90,11 @@ def tiled(
         for number, result in enumerate(results.split(len(x)), first):
             if canvas is None:
                 canvas = result.new_zeros(len(x), result.shape[1], height, width)
-            where, (row, column) = tiles[number], axis_weights[number]
+            tile_region, (row, column) = tiles[number], axis_weights[number]
             weight = (row.unsqueeze(1) * column).to(x.device)  # h w
-            total[where] += weight
-            # A running mean returns equal results unchanged, bit for bit.
-            canvas[where] += (result - canvas[where]) * (weight / total[where])
+            total[tile_region] += weight
+            # This running mean returns equal results unchanged, bit for bit.
+            canvas[tile_region] += (result - canvas[tile_region]) * (weight / total[tile_region])
         if progress:
             progress(first + len(group), len(tiles))
     assert canvas is not None  # noqa: S101 - there is always one tile

@@ -1,4 +1,4 @@
-"""Windows over which attention statistics are taken: the whole image, or local ones (TLC)."""
+"""Windows for attention statistics: the whole image, or local windows (TLC)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Windows:
     """Windows of equal size over a feature map.
 
     A single window that covers the map is Restormer as published. Smaller windows are test-time
-    local conversion (TLC; Chu et al., ECCV 2022): a pixel gets the mean of the results of all
+    local conversion (TLC; Chu et al., ECCV 2022): the result at a pixel is the mean over all
     windows that contain it. The mean of A v over the attention matrices A is (mean A) v, so one
-    matrix serves all pixels that lie in the same windows. Such pixels form rectangles, the
-    segments between the edges of windows.
+    matrix is used for all pixels that lie in the same windows. The edges of the windows divide the
+    map into segments of such pixels.
     """
 
     starts: tuple[list[int], list[int]]  # first rows and columns of the windows
@@ -76,7 +76,7 @@ class Windows:
             return mixing_matrix(torch.stack(covering).mean(0), w)
 
         def mix_pieces(v: Tensor, region: Region) -> Tensor:
-            # The region may cross segments, and so may its halo.
+            # The region and its halo may cross segments.
             halo = (v.shape[1] - (region.bottom - region.top)) // 2
             top, left = region.top - halo, region.left - halo
             rows, columns = (
@@ -93,7 +93,7 @@ class Windows:
         return mix_pieces
 
     def _segments(self, axis: int) -> list[range]:
-        """Return the indices of the segments in each window along an axis."""
+        """Return, for each window along an axis, the indices of its segments."""
         edges = self.edges[axis]
         return [
             range(bisect(edges, start), bisect(edges, start + self.size[axis] - 1) + 1)

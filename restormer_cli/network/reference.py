@@ -8,18 +8,18 @@ W_p are 1x1 and W_d depthwise 3x3 convolutions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from .restormer import LayerNorm, Restormer, TransformerBlock
 
 
 def reference_forward(network: Restormer, image: Tensor) -> Tensor:
-    """Restore a whole image in one pass, operation by operation as published (Figure 2).
-
-    Feature maps are B C H W, and LayerNorm is written with `var`.
+    """Restore a whole image in one pass, with the operations of the publication (Figure 2).
 
     Args:
         network: in eval mode.
@@ -45,15 +45,13 @@ def reference_forward(network: Restormer, image: Tensor) -> Tensor:
     return n.output(y) + image  # type: ignore[no-any-return]
 
 
-def _stage(x: Tensor, blocks: nn.Sequential) -> Tensor:
+def _stage(x: Tensor, blocks: Any) -> Tensor:
     for block in blocks:
-        assert isinstance(block, TransformerBlock)  # noqa: S101 - for the type checker
         x = _feed_forward(_attention(x, block), block)
     return x
 
 
-def _attention(x: Tensor, block: TransformerBlock) -> Tensor:
-    """Equation 1."""
+def _attention(x: Tensor, block: TransformerBlock) -> Tensor:  # equation 1
     attn = block.attn
     qkv = attn.qkv_dwconv(attn.qkv(_normalise(x, block.norm1)))
     q, k, v = rearrange(qkv, "b (qkv head c) h w -> qkv b head c (h w)", qkv=3, head=attn.heads)
@@ -62,8 +60,7 @@ def _attention(x: Tensor, block: TransformerBlock) -> Tensor:
     return x + attn.project_out(y)  # type: ignore[no-any-return]
 
 
-def _feed_forward(x: Tensor, block: TransformerBlock) -> Tensor:
-    """Equation 2."""
+def _feed_forward(x: Tensor, block: TransformerBlock) -> Tensor:  # equation 2
     gate, value = block.ffn.dwconv(block.ffn.project_in(_normalise(x, block.norm2))).chunk(2, 1)
     return x + block.ffn.project_out(F.gelu(gate) * value)  # type: ignore[no-any-return]
 

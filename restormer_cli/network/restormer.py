@@ -24,15 +24,12 @@ from torch import Tensor, nn
 
 LEVELS = 4
 MULTIPLE = 8
-"""Height and width are multiples of this: three pixel-unshuffles halve them."""
+"""Height and width must be multiples of this, because they are halved three times."""
 
 CHANNELS = ((1, 1), (3, 3), (6, 3))
 """Supported numbers of input and output channels: grey, RGB, and two RGB views to one."""
 
-LAYER_NORMS = ("WithBias", "BiasFree")
-
-_EPSILON_NORM = 1e-5
-_EPSILON_COSINE = 1e-12
+_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,16 @@ class Architecture:
     """Hyperparameters of a Restormer; the defaults are the paper's (section 4, "Implementation").
 
     Attributes:
-        in_channels: channels of the input image.
-        out_channels: channels of the restored image.
+        in_channels, out_channels: channels of the input image and of the restored image.
         dim: channels of the feature maps at level 1; each level below has twice as many.
         blocks: number of transformer blocks at each level.
         refinement: number of transformer blocks after the decoder.
         heads: number of attention heads at each level.
         expansion: hidden width of the feed-forward networks, relative to the channels.
-        bias: give convolutions a bias, except the first one and those between levels.
+        bias: use a bias in convolutions, except the first one and those between levels.
         layer_norm: "WithBias", or "BiasFree" as in the paper's denoising networks.
-        dual_pixel: add a 1x1 convolution of the embedded input to the features, instead of the
-            input image to the output. Such networks restore the left of two views (6 channels).
+        dual_pixel: restore the left of two views (6 channels). Instead of adding the input image
+            to the output, add a 1x1 convolution of the embedded input to the features.
 
     Raises:
         ValueError: `layer_norm` is unknown, or `heads` do not divide the channels.
@@ -68,8 +64,8 @@ class Architecture:
     dual_pixel: bool = False
 
     def __post_init__(self) -> None:
-        if self.layer_norm not in LAYER_NORMS:
-            raise ValueError(f"layer_norm is {self.layer_norm!r}, not one of {list(LAYER_NORMS)}")
+        if self.layer_norm not in ("WithBias", "BiasFree"):
+            raise ValueError(f"layer_norm is {self.layer_norm!r}, not 'WithBias' or 'BiasFree'")
         for level, heads in enumerate(self.heads):
             if self.dim * 2**level % heads:
                 raise ValueError(f"level {level + 1}: {heads} heads do not divide its channels")
@@ -81,15 +77,12 @@ class Architecture:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Architecture:
         """Build an architecture from the fields of `as_dict`; tuples may be lists."""
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
+        plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**plain)
 
 
 Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""A 3x3 convolution of B H W C, given weight and bias; depthwise for a weight of D 1 3 3."""
+"""3x3 convolution of B H W C by a weight and a bias; depthwise for a weight of D 1 3 3."""
 
 
 def same(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1) -> Tensor:
@@ -100,7 +93,7 @@ def same(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1
 
 
 def inner(x: Tensor, like: Tensor) -> Tensor:
-    """Return the middle of `x`, without the halo that the convolutions behind `like` consumed."""
+    """Crop `x` to the size of `like`: remove the halo that convolutions consumed."""
     halo = (x.shape[1] - like.shape[1]) // 2
     return x[:, halo : x.shape[1] - halo, halo : x.shape[2] - halo]
 
@@ -123,8 +116,8 @@ def pixel_shuffle(x: Tensor) -> Tensor:
 class _Normalise(torch.autograd.Function):
     """(x - mean) / std, or x / std, over the innermost axis.
 
-    A custom function because `Tensor.var` is many times slower, and `native_layer_norm` returns a
-    deviation that has no gradient.
+    `Tensor.var` is many times slower, and autograd does not support the deviation that
+    `native_layer_norm` returns.
     """
 
     @staticmethod
@@ -135,10 +128,10 @@ class _Normalise(torch.autograd.Function):
             mean = x.mean(-1, keepdim=True)
             deviation = x - mean
             norm = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
-            rstd = norm.square_().div_(channels).add_(_EPSILON_NORM).rsqrt_()
+            rstd = norm.square_().div_(channels).add_(_EPSILON).rsqrt_()
             y = deviation.mul_(rstd) if centred else torch.mul(x, rstd, out=deviation)
         else:
-            y, mean, rstd = torch.native_layer_norm(x, (channels,), None, None, _EPSILON_NORM)
+            y, mean, rstd = torch.native_layer_norm(x, (channels,), None, None, _EPSILON)
             mean, rstd = mean.to(x.dtype), rstd.to(x.dtype)
             y = y if centred else x * rstd
         ctx.save_for_backward(x, mean, rstd)
@@ -166,8 +159,8 @@ def normalised(x: Tensor, centred: bool) -> Tensor:
 class LayerNorm(nn.Module):
     """Parameters of a layer normalisation over channels, under the published names.
 
-    "WithBias" is (x - mean) / std * weight + bias. "BiasFree" is x / std * weight: the deviation
-    is taken about the mean, but the mean stays. `Projection.of` folds both into a convolution.
+    "WithBias" is (x - mean) / std * weight + bias. "BiasFree" is x / std * weight, with the same
+    std. `Projection.of` folds weight and bias into a convolution.
     """
 
     def __init__(self, channels: int, kind: str) -> None:
@@ -209,7 +202,7 @@ class Output(NamedTuple):
 
 
 class BlockWeights(NamedTuple):
-    """Weights of a transformer block, as the functions below take them."""
+    """Weights of a transformer block in the form that the functions below take."""
 
     heads: int
     centred: bool
@@ -223,7 +216,7 @@ class BlockWeights(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over pixels that channel attention needs, in fp32; those of an image's parts add up."""
+    """Sums over pixels for channel attention, in fp32; the sums of disjoint regions add up."""
 
     gram: Tensor  # B heads c c: sum of q k^T
     squares: Tensor  # B 2 heads c: sums of q^2 and of k^2
@@ -237,7 +230,7 @@ def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
 def statistics(qk: Tensor, heads: int) -> Statistics:
     """Sum over the pixels of queries and keys, B H W 2C."""
     q, k = rearrange(qk, "b h w (two head c) -> two b head (h w) c", two=2, head=heads)
-    # The range of fp16 ends at the square of 256.
+    # The square of 256 already exceeds the range of fp16.
     wide = qk.float() if qk.dtype == torch.float16 else qk
     squares = wide.square().sum((1, 2), dtype=torch.float32)  # B 2C
     return Statistics(
@@ -248,16 +241,16 @@ def statistics(qk: Tensor, heads: int) -> Statistics:
 def attention(sums: Statistics, w: BlockWeights) -> Tensor:
     """Return the attention matrices of equation 1: B heads c c, fp32.
 
-    In the equation q and k are scaled to unit length. Dividing their product by the lengths is
-    equivalent and needs no second pass over the pixels.
+    The product of q and k is divided by their lengths. This equals the product of unit vectors in
+    the equation, and needs no second pass over the pixels.
     """
-    q, k = sums.squares.sqrt().clamp_min(_EPSILON_COSINE).unbind(1)  # B heads c
+    q, k = sums.squares.sqrt().clamp_min(1e-12).unbind(1)  # B heads c
     cosine = sums.gram / (q.unsqueeze(-1) * k.unsqueeze(-2))
     return torch.softmax(cosine * w.temperature.float(), dim=-1)
 
 
 def mixing_matrix(attention: Tensor, w: BlockWeights) -> Tensor:
-    """Multiply output projection and attention into one matrix for the values: B C C, fp32."""
+    """Return the product of output projection and attention, one matrix for an image: B C C."""
     out = rearrange(w.attention_out.weight.float(), "o (head c) -> head o c", head=w.heads)
     return rearrange(out @ attention, "b head o c -> b o (head c)")
 
@@ -268,14 +261,14 @@ def mix(v: Tensor, matrix: Tensor) -> Tensor:
 
 
 def attend(x: Tensor, mixed: Tensor, w: BlockWeights) -> Tensor:
-    """Add the middle of `x` and the output bias to the mixed values (equation 1), in place."""
+    """Add the output bias and the input `x` without its halo to the mixed values (equation 1)."""
     if w.attention_out.bias is not None:
         mixed = mixed + w.attention_out.bias
     return mixed.add_(inner(x, mixed))
 
 
 def feed_forward(x: Tensor, w: BlockWeights, convolve: Convolve = same) -> Tensor:
-    """Apply the gated feed-forward network (equation 2) and add its input: B H W C."""
+    """Apply the gated feed-forward network (equation 2) to B H W C and add its input."""
     normal = normalised(x, w.centred)
     gate = F.gelu(project(normal, w.gate, convolve))  # B H W hidden
     y = F.linear(gate * project(normal, w.value, convolve), *w.ffn_out)
@@ -318,7 +311,7 @@ class TransformerBlock(nn.Module):
         self.ffn = GDFN(channels, a.expansion, a.bias)
 
     def weights(self) -> BlockWeights:
-        """Return the parameters in the form that the functions take; gradients flow through."""
+        """Return the parameters, with the LayerNorms folded in; differentiable."""
         attn, ffn = self.attn, self.ffn
         channels, hidden = attn.project_out.in_channels, ffn.project_out.in_channels
         qkv = partial(Projection.of, self.norm1, attn.qkv, attn.qkv_dwconv)
@@ -357,7 +350,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class Resample(nn.Module):
-    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or its inverse."""
+    """Transition to another level: a 3x3 convolution, then a pixel-shuffle or -unshuffle."""
 
     def __init__(
         self, in_channels: int, channels: int, shuffle: Callable[[Tensor], Tensor]
@@ -375,7 +368,7 @@ class Restormer(nn.Module):
     """The U-shaped network (Figure 2): encoder, latent, decoder, refinement and residual.
 
     Attributes:
-        architecture: its hyperparameters; by default those of the paper.
+        architecture: hyperparameters; by default those of the paper.
     """
 
     def __init__(self, architecture: Architecture | None = None) -> None:
@@ -435,7 +428,7 @@ class Restormer(nn.Module):
         if self.architecture.dual_pixel:
             y = y + conv1x1(x0, self.skip_conv)
         y = same(y, self.output.weight, self.output.bias).permute(0, 3, 1, 2)
-        # The residual is added in the image's precision, whatever that of the features.
+        # The residual is added in the precision of the image, not of the features.
         return y if self.architecture.dual_pixel else y.to(image.dtype) + image
 
     def check(self, image: Tensor) -> None:

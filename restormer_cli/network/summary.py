@@ -1,9 +1,9 @@
 """Summary of a Restormer: its stages, parameters, multiply-adds and memory.
 
-Multiply-adds are counted as in the paper: the number of weights of each convolution times the
-number of pixels it is applied to, without anything else. The paper's network has 140.99 G at
-256 x 256. `attention` counts the two matrix products of equation 1, q k^T and its softmax times v.
-`restormer` folds the second one into the output projection and computes only half of `attention`.
+Multiply-adds are counted as in the paper: for convolutions only, weights times output pixels. The
+paper's network has 140.99 G at 256 x 256. The two matrix products of equation 1 (q k^T, and its
+softmax times v) are counted separately, as `attention`. The implementation in `restormer` computes
+only the first of them, because it folds the second into the output projection.
 """
 
 from __future__ import annotations
@@ -45,50 +45,34 @@ STAGES = {
     "skip_conv": ("skip", 1),
     "output": ("output", 1),
 }
-"""Titles of the children of `Restormer`, and the levels of the maps that leave them."""
+"""Titles of the children of `Restormer`, and the levels of their outputs."""
 
 FP32 = 4
-"""Bytes of a value; all peaks are given for this precision."""
-
-PROOF = 64
-"""Height and width of the image that `trace_shapes` sends through a network."""
+"""Bytes of a value in fp32."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the network.
+    """Part of the network; height, width and channels are those of its output."""
 
-    Attributes:
-        name: the attribute of `Restormer`.
-        title: the name in print.
-        level: 1 at the image's size, 4 at an eighth of it.
-        height, width, channels: of the map that leaves the stage.
-        blocks, heads, hidden: number of blocks, attention heads, and hidden width of the
-            feed-forward networks; None for stages without blocks.
-        parameters: number of parameters.
-        multiply_adds: of its convolutions.
-        attention: multiply-adds of its two attention products.
-        share: its part of the network's `multiply_adds`.
-    """
-
-    name: str
+    name: str  # attribute of `Restormer`
     title: str
-    level: int
+    level: int  # 1 at the image's size, 4 at an eighth of it
     height: int
     width: int
     channels: int
-    blocks: int | None
-    heads: int | None
-    hidden: int | None
+    blocks: int | None  # number of transformer blocks, if the stage has any
+    heads: int | None  # number of attention heads of each block
+    hidden: int | None  # hidden width of the feed-forward networks
     parameters: int
-    multiply_adds: int
-    attention: int
-    share: float
+    multiply_adds: int  # of the convolutions
+    attention: int  # multiply-adds of the two attention products
+    share: float  # fraction of the network's `multiply_adds`
 
 
 @dataclass(frozen=True)
 class Level:
-    """The feature map that the encoder produces at one level, in fp32."""
+    """Feature map that the encoder produces at one level, in fp32."""
 
     level: int
     height: int
@@ -109,7 +93,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Structure:
-    """A network and its costs for one image size, rounded up to multiples of 8."""
+    """Stages and costs of a network for one image size, rounded up to multiples of 8."""
 
     architecture: Architecture
     height: int
@@ -123,17 +107,13 @@ class Structure:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values for JSON."""
-        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
-        return fields
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
 def summarize(architecture: Architecture, height: int = 256, width: int = 256) -> Structure:
     """Describe the network of this architecture and its costs for an image of this size.
 
-    Args:
-        architecture: of any network.
-        height: of the image in pixels; rounded up to a multiple of 8, as images are padded.
-        width: of the image in pixels; rounded up as well.
+    Height and width, in pixels, are rounded up to multiples of 8, as images are padded.
     """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
     with torch.device("meta"):  # shapes without values
@@ -149,11 +129,10 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
     total = sum(stage.multiply_adds for stage in stages)
     stages = [replace(stage, share=stage.multiply_adds / total) for stage in stages]
     maps_bytes = feature_maps_bytes(architecture, height, width, FP32)
-    peaks = (
-        ("published", "published formulation, whole image", _published_bytes(stages)),
-        ("plain", "plain forward here, whole image", meter.peak),
-        ("strips", "exact, in strips: its feature maps", maps_bytes),
-    )
+
+    def peak(name: str, title: str, count: int) -> Peak:
+        return Peak(name, title, count, count / (height * width) * 1_000_000)
+
     return Structure(
         architecture=architecture,
         height=height,
@@ -167,17 +146,18 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
         parameters=sum(p.numel() for p in network.parameters()),
         multiply_adds=total,
         attention=sum(stage.attention for stage in stages),
-        peaks=tuple(
-            Peak(name, title, count, count / (height * width) * 1_000_000)
-            for name, title, count in peaks
+        peaks=(
+            peak("published", "published formulation, whole image", _published_bytes(stages)),
+            peak("plain", "plain forward here, whole image", meter.peak),
+            peak("strips", "exact, in strips: its feature maps", maps_bytes),
         ),
     )
 
 
 def _stage(name: str, module: nn.Module, height: int, width: int, entering: int) -> Stage:
-    """Describe a stage, without its share, for an image size and the level of its input."""
+    """Describe a stage, without its share, whose input is at level `entering`."""
     title, level = STAGES[name]
-    pixels = height * width >> 2 * (entering - 1)  # at which its convolutions are applied
+    pixels = height * width >> 2 * (entering - 1)
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     blocks = [m for m in module.modules() if isinstance(m, TransformerBlock)]
     first = blocks[0] if blocks else None
@@ -201,24 +181,24 @@ def _stage(name: str, module: nn.Module, height: int, width: int, entering: int)
 
 
 def trace_shapes(network: Restormer) -> list[tuple[str, tuple[int, ...]]]:
-    """Send a random 64 x 64 image through a network and return the shapes that leave its stages.
+    """Restore a random 64 x 64 image and return the shape of each stage's output.
 
     Returns:
-        Names of the stages and shapes B H W C, in order, between "image" and "output", which are
-        B C H W. The skip of a dual-pixel network is not listed.
+        Names of the stages and shapes B H W C, in order. "image" comes first and "output" last,
+        both B C H W. The skip of a dual-pixel network is not listed.
     """
-    shape = (1, network.architecture.in_channels, PROOF, PROOF)
+    shape = (1, network.architecture.in_channels, 64, 64)
     shapes: dict[str, tuple[int, ...]] = {"image": shape}
     names = {module: name for name, module in network.named_children()}
 
-    def record(module: nn.Module, entering: tuple[Tensor, ...], leaving: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         reduction = names[module].replace("decoder", "reduce_chan")
         if reduction != names[module] and hasattr(network, reduction):
-            # A reduction is applied as a matrix product, which no hook observes.
-            shapes[reduction] = tuple(entering[0].shape)
-        shapes[names[module]] = tuple(leaving.shape)
+            # No hook observes a reduction, because it is applied as a matrix product.
+            shapes[reduction] = tuple(inputs[0].shape)
+        shapes[names[module]] = tuple(output.shape)
 
-    noise = torch.rand(shape, generator=torch.Generator())  # leaves the global generator alone
+    noise = torch.rand(shape, generator=torch.Generator())  # without the global generator
     with ExitStack() as hooks, torch.no_grad():
         for module in names:
             hooks.enter_context(module.register_forward_hook(record))
@@ -227,16 +207,16 @@ def trace_shapes(network: Restormer) -> list[tuple[str, tuple[int, ...]]]:
 
 
 class ActivationMeter(TorchDispatchMode):
-    """Context manager that measures the peak of the bytes held by tensors created inside.
+    """Context manager that measures the peak memory of the tensors created inside.
 
-    It sees every tensor that an operation returns, on any device, but no workspace inside a
-    kernel. Views share their tensor's storage and count once.
+    It counts the storage of every tensor that an operation returns, on any device, but not the
+    workspaces inside kernels.
 
     Args:
-        existing: tensors created before, which do not count.
+        existing: tensors to leave out.
 
     Attributes:
-        peak: the peak so far, in bytes.
+        peak: peak so far, in bytes.
     """
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
@@ -249,17 +229,16 @@ class ActivationMeter(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            address = storage._cdata
+            if address not in self._known:
+                self._known.add(address)
+                self._alive += storage.nbytes()
+                self.peak = max(self.peak, self._alive)
+                weakref.finalize(storage, self._forget, address, storage.nbytes())
         return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        address = storage._cdata
-        if address not in self._known:
-            self._known.add(address)
-            self._alive += storage.nbytes()
-            self.peak = max(self.peak, self._alive)
-            weakref.finalize(storage, self._forget, address, storage.nbytes())
 
     def _forget(self, address: int, count: int) -> None:
         self._known.remove(address)
@@ -267,28 +246,23 @@ class ActivationMeter(TorchDispatchMode):
 
 
 def _published_bytes(stages: list[Stage]) -> int:
-    """Return the peak of the published formulation, where a map lives as long as its name.
+    """Return the peak memory of the published formulation, in bytes.
 
-    A forward that follows the paper's figure keeps the input and the output of each stage of
-    blocks until it returns. A block at work also keeps its input (for a stage's first block that
-    is the input of the stage) and
-
-    - in the attention, 8 maps: the normalised input, q k v, q and k at unit length, and the
-      result before and after the projection;
-    - in the feed-forward network: the result of the attention, the same normalised, twice the
-      hidden width before and after the depthwise convolution, and the hidden width for the gate
-      and for the product.
-
-    For the paper's network that is 8.43 GiB per megapixel, in the refinement, as measured.
+    Local variables keep the input and the output of each stage of blocks until the forward
+    returns. The running block adds its own input, unless that is the input of the stage, and its
+    intermediate maps. For the paper's network the peak is 8.43 GiB per megapixel, as measured.
     """
     peak = kept = 0
     for s in stages:
         if s.blocks is None:
             continue
         pixels = s.height * s.width
-        if s.name != "refinement":  # whose input is the decoder's output, and counted
+        if s.name != "refinement":  # its input is the decoder's output, already counted
             kept += pixels * s.channels
         if s.hidden:
+            # Attention: the normalised input, q k v, unit q and k, the result, its projection.
+            # Feed-forward: the sum and its normalised form, twice the hidden width before and
+            # after the depthwise convolution, the hidden width for the gate and the product.
             working = max(8 * s.channels, 2 * s.channels + 6 * s.hidden)
             peak = max(peak, kept + pixels * (working + (s.blocks > 1) * s.channels))
         kept += pixels * s.channels
@@ -298,13 +272,13 @@ def _published_bytes(stages: list[Stage]) -> int:
 def feature_maps_bytes(
     architecture: Architecture, height: int, width: int, bytes_per_value: int
 ) -> int:
-    """Return the peak memory of the feature maps of a run in strips.
+    """Return the peak memory of the feature maps of a run in strips, without the strips.
 
     There is one map for each level, updated in place: the decoder overwrites the skip
-    connections. The peak is reached where level 1, which is decoded at twice its width, gets a
-    second map while level 2 is still needed. The strips at work are bounded and not included.
+    connections. Level 1 is decoded at twice its width and gets a second map while level 2 is
+    still needed.
     """
     pixels = -(-height // MULTIPLE) * -(-width // MULTIPLE) * MULTIPLE * MULTIPLE
-    # Twice the channels and a quarter of the pixels: each level is half the one above.
+    # Twice the channels and a quarter of the pixels: each map is half as large as the one above.
     level = [pixels * architecture.dim >> n for n in range(LEVELS)]
     return max(sum(level), 2 * level[0] + level[1]) * bytes_per_value

@@ -1,11 +1,11 @@
-"""Compare images side by side: on a sheet, which is one picture, or on a page with a slider."""
+"""Compare images: side by side on a sheet, which is one picture, or on a page with a slider."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..imaging import Array
 
     _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-    _Rows = list[list[PIL.Image.Image | None]]
+    _Rows = list[list["_Cell | None"]]
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -46,7 +46,7 @@ _MIN_COLUMN = 280
 _MARGIN, _GAP, _FOOTER = 56, 20, 44
 _MAX_ASPECT = 1.25  # height of a picture by the width of its column
 _MAX_SCALE = 32
-_MAX_CROPS, _CROP_SCALE, _CROP_ASPECT = 2, 4, 2 / 3  # of crops that are not given
+_MAX_CROPS, _CROP_SCALE, _CROP_ASPECT = 2, 4, 2 / 3  # of crops that the program chooses
 _PAPER, _INK, _FAINT, _RULE, _MARK = "#ffffff", "#1b1c1e", "#6d7178", "#d9dbdf", "#ffffff"
 _STYLES = ((25, _INK, 33), (17, _INK, 25), (15, _FAINT, 22))  # size, colour, height of each line
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial.ttf")
@@ -69,8 +69,15 @@ class Panel:
         return f"{text}, {self.note}" if self.note else text
 
 
+class _Cell(NamedTuple):
+    """A picture of a sheet below its caption: strong, plain and faint, each line optional."""
+
+    picture: PIL.Image.Image
+    lines: tuple[str, str, str] = ("", "", "")
+
+
 def parse_crop(text: str) -> Box:
-    """Read x,y,width,height as `--crop` takes them.
+    """Parse the x,y,width,height of `--crop`.
 
     Raises:
         UsageError: the text has another form.
@@ -126,10 +133,10 @@ def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[P
 
 
 def write_comparison(panels: Sequence[Panel], output: Path, crops: Sequence[Box] | None) -> None:
-    """Write a sheet or a page, depending on the suffix of `output`; a page has no crops.
+    """Write a sheet, or a page without `crops`, depending on the suffix of `output`.
 
     Raises:
-        ImageError: it cannot be written, or a crop lies outside the images.
+        ImageError: the file cannot be written, or a crop lies outside the images.
     """
     if output.suffix.lower() not in PAGE_SUFFIXES:
         write_sheet(output, panels, crops)
@@ -157,7 +164,8 @@ def write_sheet(
     Args:
         path: its suffix determines the format.
         panels: two or more images of the same size. The first is "before".
-        crops: enlarged below the images; None: where the images differ most, if they are large.
+        crops: regions to enlarge below the images; by default those that differ most, if the
+            images are large.
         footer: last line of the sheet.
 
     Raises:
@@ -178,13 +186,11 @@ def write_sheet(
     column = max(_MIN_COLUMN, size[0])
     if crops is None:
         crops = _find_crops(panels, column)
-    images: list[PIL.Image.Image] = []
+    images: list[_Cell] = []
     for panel in panels:
-        lines = "After" if images else "Before", panel.name, panel.details
-        images.append(_captioned(_draw(panel.image, None, size), column, *lines))
-    maps = [
-        _difference_cell(panels[0].image, panel.image, size, column, crops) for panel in panels[1:]
-    ]
+        caption = "After" if images else "Before", panel.name, panel.details
+        images.append(_Cell(_draw(panel.image, None, size), caption))
+    maps = [_difference_cell(panels[0].image, panel.image, size, crops) for panel in panels[1:]]
     rows: _Rows = [[*images, *maps]] if one_result else [[*images], [None, *maps]]
     sheet = _arrange([*rows, *_crop_rows(panels, crops, column)], column, footer)
     make_folder(path.parent)
@@ -192,7 +198,7 @@ def write_sheet(
 
 
 def _drawn_size(width: int, height: int, available: int) -> tuple[int, int]:
-    """Return the size scaled up by a whole number, or down, to the available width."""
+    """Return the size, scaled down or up by an integer factor to the available width."""
     max_height = round(available * _MAX_ASPECT)
     scale = min(available // width, max_height // height, _MAX_SCALE)
     if scale >= 1:
@@ -201,7 +207,7 @@ def _drawn_size(width: int, height: int, available: int) -> tuple[int, int]:
 
 
 def _draw(image: Image, crop: Box | None, size: tuple[int, int]) -> PIL.Image.Image:
-    """Return the image or a crop of it at this size; enlarged pixels are squares."""
+    """Return the image or a crop at this size. Enlarging repeats pixels."""
     width, height = crop[2:] if crop else image_size(image)
     picture = render(image, min(width, size[0]), min(height, size[1]), crop)
     return picture.resize(size, PIL.Image.Resampling.NEAREST)
@@ -212,7 +218,7 @@ def _find_crops(panels: Sequence[Panel], column: int) -> list[Box]:
     width = column // _CROP_SCALE
     height = round(width * _CROP_ASPECT)
     total_width, total_height = image_size(panels[0].image)
-    if total_width < 2 * width or total_height < 2 * height:  # small enough to be seen whole
+    if total_width < 2 * width or total_height < 2 * height:  # the sheet shows all details
         return []
     before, *afters = (panel.image.pixels for panel in panels)
     candidates = (most_changed(before, after, width, height, _MAX_CROPS) for after in afters)
@@ -220,8 +226,8 @@ def _find_crops(panels: Sequence[Panel], column: int) -> list[Box]:
 
 
 def _difference_cell(
-    before: Image, after: Image, size: tuple[int, int], column: int, crops: Sequence[Box]
-) -> PIL.Image.Image:
+    before: Image, after: Image, size: tuple[int, int], crops: Sequence[Box]
+) -> _Cell:
     """Return the difference map, with the crops marked on it."""
     width, height = image_size(before)
     side = max(1, min(width // size[0], height // size[1]))
@@ -236,7 +242,7 @@ def _difference_cell(
         draw.rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
         draw.text((left + 7, top + 3), str(number), _MARK, _font(17))
     mean = f"mean {255 * float(differences.mean()):.2g} of 255"
-    return _captioned(picture, column, "Difference", _amplified(factor), mean)
+    return _Cell(picture, (_heading(factor), "", mean if factor else "the images are identical"))
 
 
 def _draw_map(differences: Array, factor: int, size: tuple[int, int]) -> PIL.Image.Image:
@@ -246,15 +252,12 @@ def _draw_map(differences: Array, factor: int, size: tuple[int, int]) -> PIL.Ima
     return picture.resize(size, resampling)
 
 
-def _amplified(factor: int) -> str:
-    return f"amplified {factor} times" if factor else "none: the images are identical"
+def _heading(factor: int) -> str:
+    return f"Difference, amplified {factor} times" if factor else "No difference"
 
 
 def _crop_rows(panels: Sequence[Panel], crops: Sequence[Box], column: int) -> _Rows:
-    """Return a row for each crop. With one result it ends with the difference.
-
-    All these differences are amplified by the same factor.
-    """
+    """Return a row for each crop; with one result also its difference, amplified as in all rows."""
     rows: _Rows = []
     maps: list[Array] = []
     if len(panels) == 2:
@@ -267,54 +270,52 @@ def _crop_rows(panels: Sequence[Panel], crops: Sequence[Box], column: int) -> _R
         if size[0] > crop.width:
             details += f", enlarged {size[0] // crop.width} times"
         first, *others = (_draw(panel.image, crop, size) for panel in panels)
-        row: list[PIL.Image.Image | None] = [_captioned(first, column, "", "", details), *others]
+        row = [_Cell(first, ("", "", details)), *map(_Cell, others)]
         if maps:
-            picture = _draw_map(maps[index], factor, size)
-            row.append(_captioned(picture, column, "", "", f"Difference, {_amplified(factor)}"))
-        rows.append(row)
+            row.append(_Cell(_draw_map(maps[index], factor, size), ("", "", _heading(factor))))
+        rows.append([*row])
     return rows
 
 
-def _captioned(
-    picture: PIL.Image.Image | None, width: int, strong: str, plain: str, faint: str
-) -> PIL.Image.Image:
-    """Return the picture below up to three lines of text, shortened to the width."""
-    lines = [(t, *style) for t, style in zip((strong, plain, faint), _STYLES, strict=True) if t]
-    top = 0
-    bottom = sum(height for *_, height in lines) + 8
-    cell = PIL.Image.new("RGB", (width, bottom + (picture.height if picture else 0)), _PAPER)
-    draw = ImageDraw.Draw(cell)
-    for text, points, colour, height in lines:
-        font = _font(points, ascii_only=text.isascii())
-        draw.text((0, top), _shorten(text, width, font), colour, font)
-        top += height
-    if picture:
-        cell.paste(picture, (0, bottom))
-    return cell
-
-
 def _arrange(rows: _Rows, column: int, footer: str) -> PIL.Image.Image:
-    """Return the sheet with these rows, whose cells are aligned at their bottom."""
-    heights = [max(cell.height for cell in row if cell) for row in rows]
+    """Return the sheet with these rows. The pictures of a row begin at the same height."""
+    captions = [max(_caption_height(cell) for cell in row if cell) for row in rows]
+    heights = [max(cell.picture.height for cell in row if cell) for row in rows]
     width = 2 * _MARGIN + max(map(len, rows)) * (column + _GAP) - _GAP
-    height = 2 * _MARGIN + sum(heights) + (len(rows) - 1) * _GAP + (_FOOTER if footer else 0)
-    sheet = PIL.Image.new("RGB", (width, height), _PAPER)
+    height = 2 * _MARGIN + sum(captions) + sum(heights) + (len(rows) - 1) * _GAP
+    sheet = PIL.Image.new("RGB", (width, height + (_FOOTER if footer else 0)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
     top = _MARGIN
-    for row, height in zip(rows, heights, strict=True):
+    for row, caption, height in zip(rows, captions, heights, strict=True):
         for number, cell in enumerate(row):
             if cell:
                 left = _MARGIN + number * (column + _GAP)
-                sheet.paste(cell, (left, top + height - cell.height))
-        top += height + _GAP
+                _write_lines(draw, cell.lines, left, top, column)
+                sheet.paste(cell.picture, (left, top + caption))
+        top += caption + height + _GAP
     if footer:
-        ImageDraw.Draw(sheet).line((_MARGIN, top, width - _MARGIN, top), _RULE)
-        text = _captioned(None, width - 2 * _MARGIN, "", "", footer)
-        sheet.paste(text, (_MARGIN, top + 14))
+        draw.line((_MARGIN, top, width - _MARGIN, top), _RULE)
+        _write_lines(draw, ("", "", footer), _MARGIN, top + 14, width - 2 * _MARGIN)
     return sheet
 
 
+def _caption_height(cell: _Cell) -> int:
+    lines = zip(cell.lines, _STYLES, strict=True)
+    return sum(height for text, (_, _, height) in lines if text) + 8
+
+
+def _write_lines(
+    draw: ImageDraw.ImageDraw, lines: Sequence[str], left: int, top: int, width: int
+) -> None:
+    for text, (points, colour, height) in zip(lines, _STYLES, strict=True):
+        if text:
+            font = _font(points, ascii_only=text.isascii())
+            draw.text((left, top), _shorten(text, width, font), colour, font)
+            top += height
+
+
 def _shorten(text: str, width: int, font: _Font) -> str:
-    """Return the text, with as much of its middle left out as necessary to fit the width."""
+    """Return the text with its middle shortened to fit the width."""
     keep = len(text)
     shortened = text
     while font.getlength(shortened) > width and keep > 2:
@@ -325,7 +326,7 @@ def _shorten(text: str, width: int, font: _Font) -> str:
 
 @lru_cache
 def _font(points: int, *, ascii_only: bool = True) -> _Font:
-    """Return Pillow's font, or one of the system for text beyond ASCII, which Pillow's lacks."""
+    """Return Pillow's own font, or a system font for text with characters beyond ASCII."""
     for name in () if ascii_only else _SYSTEM_FONTS:
         with suppress(OSError):
             return ImageFont.truetype(name, points)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 
 import cv2
@@ -10,10 +9,9 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from ..imaging import Array, Box, Image, from_float, most_changed, to_float
+from ..imaging import Array, Box, Image, from_float, most_changed, to_float, to_srgb
 
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_SQUARE, _GREYS = 8, (0.80, 0.95)  # the checkerboard: pixels per square, and its two greys
+_SQUARE, _GREYS = 8, (0.80, 0.95)  # of the checkerboard: pixels per square, and the two greys
 
 
 def image_size(image: Image) -> tuple[int, int]:
@@ -23,16 +21,13 @@ def image_size(image: Image) -> tuple[int, int]:
 
 
 def fit_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """Return the size scaled down, if necessary, to fit the maximum; the ratio is kept."""
+    """Return the size, scaled down if necessary to fit the maximum, with the same aspect ratio."""
     scale = min(1.0, max_width / width, max_height / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def resize(samples: Array, width: int, height: int) -> Array:
-    """Return H W or H W C samples of any depth at another size.
-
-    Downscaling averages areas; upscaling interpolates.
-    """
+    """Resize H W or H W C samples of any depth: average areas to shrink, interpolate to enlarge."""
     if samples.shape[:2] == (height, width):
         return samples
     smaller = samples.shape[0] > height or samples.shape[1] > width
@@ -42,24 +37,26 @@ def resize(samples: Array, width: int, height: int) -> Array:
 
 
 def render(image: Image, width: int, height: int, crop: Box | None = None) -> PIL.Image.Image:
-    """Return the image, or a crop of it, in RGB at this size.
+    """Return the image, or a crop of it, in 8-bit sRGB at this size.
 
-    Colours are converted from the ICC profile to sRGB if the profile is usable. Float samples
-    outside 0..1 are clipped; 16-bit samples are rounded.
+    Float samples outside 0..1 are clipped. An unusable ICC profile is ignored.
     """
     pixels, alpha = image.pixels, image.alpha
     if crop is not None:
         pixels, alpha = crop.of(pixels), None if alpha is None else crop.of(alpha)
-    # Scale first: the following steps copy, which would cost much memory at full size.
+    # Scale first: the following steps copy the samples, which takes much memory at full size.
     rgb = to_float(resize(pixels, width, height))
     if alpha is not None:
         opacity = to_float(resize(alpha, width, height))[..., None]
         front = rgb if image.premultiplied else rgb * opacity
-        rgb = front + (1 - opacity) * _checkerboard(width, height)
+        parity = (np.arange(height)[:, None] // _SQUARE + np.arange(width) // _SQUARE) % 2
+        rgb = front + (1 - opacity) * np.array(_GREYS, np.float32)[parity][..., None]
     samples = from_float(rgb, np.uint8)
-    return _to_srgb(
-        PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples), image.icc
-    )
+    picture = PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
+    if image.icc is not None:
+        with suppress(ImageCms.PyCMSError, OSError):  # damaged, or for another colour space
+            picture = to_srgb(picture, image.icc)
+    return picture.convert("RGB")
 
 
 def most_changed_crop(before: Image, after: Image, width: int, height: int) -> Box:
@@ -67,18 +64,3 @@ def most_changed_crop(before: Image, after: Image, width: int, height: int) -> B
     total_width, total_height = image_size(after)
     centre = Box((total_width - width) // 2, (total_height - height) // 2, width, height)
     return next(iter(most_changed(before.pixels, after.pixels, width, height, 1)), centre)
-
-
-def _checkerboard(width: int, height: int) -> Array:
-    parity = (np.arange(height)[:, None] // _SQUARE + np.arange(width) // _SQUARE) % 2
-    board: Array = np.array(_GREYS, np.float32)[parity][..., None]  # H W 1
-    return board
-
-
-def _to_srgb(picture: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
-    if icc is not None:
-        with suppress(ImageCms.PyCMSError, OSError):  # damaged, or for another colour space
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(picture, profile, _SRGB, outputMode="RGB")
-            picture = converted or picture  # None: converted in place
-    return picture.convert("RGB")

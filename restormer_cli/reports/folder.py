@@ -1,4 +1,4 @@
-"""Write the report page of a finished folder from the manifests in it."""
+"""Write the report page of a restored folder from its manifests."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ def report_folder(
     max_pixels: int,
     defaults: Mapping[str, object],
 ) -> Iterator[Restored | Failed]:
-    """Write a page about the outputs of a folder, and yield an event for each of them.
+    """Write a page about the outputs of a folder, and yield an event for each output.
 
     The page is complete once the iterator is exhausted.
 
     Args:
-        folder: named on the page.
+        folder: name of the folder on the page.
         outputs: at least one, as `recorded_outputs` returns them.
         path: file of the page.
-        max_pixels: largest image to read.
-        defaults: values by option; the page lists only options with other values.
+        max_pixels: maximum number of pixels of an image.
+        defaults: default values by option; the page lists only options with other values.
 
     Raises:
-        UsageError: nothing can be written at `path`, or another file is there.
+        UsageError: a page cannot be written to `path`, or another file exists there.
         ImageError: the page cannot be written.
     """
     check_page(path)
-    report = Report(path, _title(outputs), [])
+    tasks = {output.entry["recipe"].get("task") for output in outputs}
+    title = TASK_TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
+    report = Report(path, title, [])
     tally, seconds = Tally(""), 0.0
     for output in outputs:
         event = _add_output(report, output, max_pixels, defaults)
@@ -48,13 +50,15 @@ def report_folder(
         seconds += event.seconds if isinstance(event, Restored) else 0
         yield event
     summary = replace(tally.summary(interrupted=False), seconds=seconds)
-    report.write(f"{folder}, restored {_period(outputs)} UTC", summary_figures(summary))
+    times = sorted(str(output.entry.get("time", ""))[:16].replace("T", " ") for output in outputs)
+    period = " to ".join(dict.fromkeys((times[0], times[-1])))
+    report.write(f"{folder}, restored {period} UTC", summary_figures(summary))
 
 
 def _add_output(
     report: Report, output: RecordedOutput, max_pixels: int, defaults: Mapping[str, object]
 ) -> Restored | Failed:
-    """Add an output to the report; return the event of its run, or the failure to show it."""
+    """Add an output to the report; return the event of its restoration, or Failed."""
     try:
         event = output.event()
         source = output.input()
@@ -72,13 +76,3 @@ def _add_output(
         if value != defaults.get(name):
             report.uses("--" + name.replace("_", "-"), str(value))
     return event
-
-
-def _title(outputs: Sequence[RecordedOutput]) -> str:
-    tasks = {output.entry["recipe"].get("task") for output in outputs}
-    return TASK_TITLES.get(tasks.pop(), "Restored") if len(tasks) == 1 else "Restored"
-
-
-def _period(outputs: Sequence[RecordedOutput]) -> str:
-    times = sorted(str(output.entry.get("time", ""))[:16].replace("T", " ") for output in outputs)
-    return times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"

@@ -1,4 +1,4 @@
-"""The report and the comparison sheets that a run writes beside its outputs."""
+"""The report and the comparison sheets of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunObservers:
-    """The report and the comparison sheets of a run, either of which may be absent."""
+    """The optional report of a run, and the observer that writes previews and sheets."""
 
     watch: ImageObserver | None
     report: Report | None
@@ -49,17 +49,14 @@ class RunObservers:
 
 @dataclass(frozen=True)
 class ImageObserver:
-    """Observer that writes an image's comparison sheet and its previews for the report.
+    """Observer that writes sheets and previews; any thread or process may call it."""
 
-    It holds only paths and boxes, so it can be sent to another process.
-    """
-
-    sheets: Mapping[str, Path]  # by input; inputs that are not listed have none
-    crops: tuple[Box, ...] | None  # None: where an image changed most
+    sheets: Mapping[str, Path]  # by name of the input
+    crops: tuple[Box, ...] | None  # None: where the image changed most
     previews: Previews | None
 
     def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        """Write the sheet and the previews of an image.
+        """Write the sheet and the previews.
 
         Raises:
             ImageError: they cannot be written, or a crop lies outside the image.
@@ -90,13 +87,13 @@ def plan_observers(
     Args:
         task: determines the report's title.
         jobs: the images of the run.
-        report: path of the page; None: no report.
-        compare: path of the sheet, or a folder for the sheets of several images; None: none.
-        crops: regions to enlarge on the sheets, in the form that `parse_crop` reads.
+        report: path of the report.
+        compare: path of the sheet, or a folder for the sheets of several images.
+        crops: regions to enlarge on the sheets; see `parse_crop`.
         settings: options to list in the report.
 
     Raises:
-        UsageError: the report or the sheets cannot be written where they are wanted.
+        UsageError: a crop is invalid, or the report or the sheets cannot be written.
     """
     boxes = tuple(map(parse_crop, crops)) or None
     if boxes and compare is None:
@@ -111,17 +108,15 @@ def plan_observers(
     if report is not None:
         check_page(Path(report))
         page = Report(Path(report), TASK_TITLES[task], settings or [])
-    if not (sheets or page):
-        return RunObservers(None, None)
-    return RunObservers(ImageObserver(sheets, boxes, page.previews if page else None), page)
+    watch = ImageObserver(sheets, boxes, page.previews if page else None)
+    return RunObservers(watch if sheets or page else None, page)
 
 
 def _plan_sheets(compare: str, jobs: list[Job]) -> dict[str, Path]:
     """Return the file of each job's sheet by the name of its input.
 
-    `compare` is the file itself or, for several jobs, a folder. In the folder the sheets are
-    arranged like the outputs. Each is named after its output with .png appended, so that the
-    sheets of a.jpg and a.png differ.
+    `compare` is the file or, for several jobs, a folder with the tree of the outputs. In the folder
+    .png is appended to the name of the output, so that the sheets of a.jpg and a.png differ.
     """
     path = Path(compare)
     suffix = path.suffix.lower()

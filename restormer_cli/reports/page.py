@@ -1,4 +1,4 @@
-"""Write a report as one HTML page: figures, failures, a gallery, before and after of each image."""
+"""Write a report as an HTML page with figures, failures and all images before and after."""
 
 from __future__ import annotations
 
@@ -31,13 +31,10 @@ if TYPE_CHECKING:
 
     from ..imaging import Image
 
-# Constants of the previews. Sides are in pixels.
-EMBEDDED = (
-    20_000_000  # bytes that a page can embed; if there are more, all go to a folder beside it
-)
-SIDE = 1600  # of a preview at most; a larger image also has a detail
-DETAIL = 640  # of a detail at most, which is the unscaled crop that changed most
-THUMBNAIL = 360, 270  # of a thumbnail, which is cropped to this shape
+EMBEDDED = 20_000_000  # maximum bytes of previews in a page; more are in a folder beside it
+SIDE = 1600  # longest side of a preview in pixels; larger images also have a detail
+DETAIL = 640  # longest side of a detail, the unscaled crop that changed most
+THUMBNAIL = 360, 270  # width and height
 KINDS = "thumbnail", "before", "after", "detail-before", "detail-after"
 
 TASK_TITLES = {
@@ -76,11 +73,11 @@ def timestamp() -> str:
 
 
 class Report:
-    """Report page in the making; it keeps one line of text per image in memory.
+    """Collects the content of a report page and writes the page.
 
     Attributes:
         path: file of the page.
-        previews: writes the previews of an image, as soon as the image is available.
+        previews: writes the previews of each image.
     """
 
     def __init__(self, path: Path, title: str, settings: Terms) -> None:
@@ -88,16 +85,13 @@ class Report:
         self.previews = Previews(path.with_name(path.stem + PAGE_FOLDER_MARK))
         self._title = title
         self._settings = settings
-        self._images: list[tuple[str, str]] = []  # key of the previews, the rest as JSON
+        self._images: list[tuple[str, dict[str, Any]]] = []  # key of the previews, other data
         self._failed: list[tuple[str, str, str]] = []
         self._skipped: list[tuple[str, str]] = []
         self._used: dict[str, dict[str, None]] = {}  # ordered sets of values by name
 
     def add(self, event: Event, links: Mapping[str, str] | None = None) -> None:
-        """Add an event to the report.
-
-        `links` replaces the paths of the event as targets of the links "before" and "after".
-        """
+        """Add an event. `links` overrides the targets of its links "before" and "after"."""
         match event:
             case Restored():
                 weights = event.weights
@@ -123,7 +117,7 @@ class Report:
                 self._skipped.append((event.input, event.reason))
 
     def uses(self, name: str, value: str) -> None:
-        """Add a value to the settings that images were made with, unless it is listed already."""
+        """Add a value of a setting with which images were restored, unless it is listed."""
         self._used.setdefault(name, {})[value] = None
 
     def image(
@@ -137,7 +131,7 @@ class Report:
         notes: Iterable[str] = (),
         links: Mapping[str, str] | None = None,
     ) -> None:
-        """Add an image whose previews were written under the name `key`."""
+        """Add an image; `key` is that of its previews."""
         row = {
             "name": name,
             "facts": facts,
@@ -146,49 +140,48 @@ class Report:
             "notes": list(notes),
             "links": {side: self._href(p) for side, p in (links or {}).items() if p != "-"},
         }
-        self._images.append((key, _to_json(row)))
+        self._images.append((key, row))
 
     def write(self, about: str, figures: Sequence[Figure]) -> int:
         """Write the page and return its size in bytes.
 
-        Previews are embedded in the page if they are small enough together.
+        The page embeds the previews unless all of them exceed EMBEDDED.
 
         Raises:
             ImageError: the page cannot be written.
         """
         keys = [key for key, _ in self._images]
         used = [(name, ", ".join(values)) for name, values in self._used.items()]
-        data = {
-            "title": self._title,
-            "about": about,
-            "figures": figures,
-            "settings": [*used, *self._settings],
-            "failed": self._failed,
-            "skipped": self._skipped,
-        }
         try:
-            files = (path for key in keys for path in self.previews.find(key).values())
-            embedded = sum(path.stat().st_size for path in files) <= EMBEDDED
+            previews = [self.previews.find(key) for key in keys]
+            sizes = (path.stat().st_size for paths in previews for path in paths.values())
+            embedded = sum(sizes) <= EMBEDDED
             link = _data_url if embedded else self._href
-            images = ",".join(
-                _extend(row, {k: _to_json(link(p)) for k, p in self.previews.find(key).items()})
-                for key, row in self._images
-            )
-            text = _extend(_to_json(data), {"images": f"[{images}]"})
-            page = _fill_template(self._title, text, "data:" if embedded else "'self' file:")
-            content = page.encode()
+            data = {
+                "title": self._title,
+                "about": about,
+                "figures": figures,
+                "settings": [*used, *self._settings],
+                "failed": self._failed,
+                "skipped": self._skipped,
+                "images": [
+                    row | {kind: link(path) for kind, path in paths.items()}
+                    for (_, row), paths in zip(self._images, previews, strict=True)
+                ],
+            }
+            content = _fill_template(data, "data:" if embedded else "'self' file:").encode()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, content)
             self.previews.remove(keep=() if embedded else keys)
         except OSError as error:
             raise ImageError(
                 f"{self.path}: cannot write the report ({error.strerror})",
-                "The images are written. Make a report of them with restormer report FOLDER.",
+                "The images are written. Use restormer report FOLDER to report on them.",
             ) from error
         return len(content)
 
     def _href(self, path: str | Path) -> str:
-        """Return a link to a file: relative, so that both can be moved, and never a script."""
+        """Return a link to a file: relative, so that both can be moved, and never a script URL."""
         try:
             relative = os.path.relpath(path, self.path.parent)
         except ValueError:  # on another drive
@@ -198,12 +191,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Previews:
-    """Folder with the JPEG previews of a report; any process may write to it."""
+    """Folder with the JPEG previews of a report. Any process may write to it."""
 
     folder: Path
 
     def write(self, key: str, before: Image | None, after: Image) -> None:
-        """Write the previews of an image, whose `key` is unique in the report.
+        """Write the previews of an image under a `key` that is unique in the report.
 
         Raises:
             ImageError: they cannot be written.
@@ -213,7 +206,7 @@ class Previews:
             self.folder.mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
                 buffer = io.BytesIO()
-                # Full chroma resolution (4:4:4): much of the noise that is removed is colour.
+                # Full chroma resolution (4:4:4), because much of the removed noise is colour noise.
                 picture.save(buffer, "JPEG", quality=86, subsampling=0)
                 write_atomic(self._path(key, kind), buffer.getvalue())
         except OSError as error:
@@ -224,11 +217,10 @@ class Previews:
 
     def find(self, key: str) -> dict[str, Path]:
         """Return the existing previews of an image by kind."""
-        paths = {kind: self._path(key, kind) for kind in KINDS}
-        return {kind: path for kind, path in paths.items() if path.is_file()}
+        return {kind: path for kind in KINDS if (path := self._path(key, kind)).is_file()}
 
     def remove(self, keep: Iterable[str]) -> None:
-        """Remove the previews of all images but these, and the folder if it is empty then."""
+        """Remove the previews of all images except these, and the folder if it is then empty."""
         if not self.folder.is_dir():
             return
         kept = {_digest(key) for key in keep}
@@ -268,7 +260,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _links(event: Restored) -> dict[str, str]:
-    """Return the local files to link to: the input, unless replaced in place, and the output."""
+    """Return the local files to link to: the input, unless it was replaced, and the output."""
     files = {"before": event.input, "after": event.output}
     if event.input == event.output:
         del files["before"]
@@ -310,21 +302,10 @@ def _data_url(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _to_json(value: Any) -> str:
-    # Without "<", no tag and no comment can end the script element that holds the data.
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _extend(json_object: str, members: Mapping[str, str]) -> str:
-    """Add members, whose values are JSON, to a JSON object that is not empty."""
-    return json_object[:-1] + "".join(f',"{name}":{v}' for name, v in members.items()) + "}"
-
-
-def _fill_template(title: str, data: str, image_sources: str) -> str:
-    """Return the page.
-
-    Its Content Security Policy allows only its own style and script, and the `image_sources`.
-    """
+def _fill_template(content: Mapping[str, Any], image_sources: str) -> str:
+    """Return a page whose security policy allows only its style and script and `image_sources`."""
+    # Without "<", no tag or comment can end the script element that contains the data.
+    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     assets = Path(__file__).parent / "assets"
     template, style, script = (
         (assets / f"report.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js")
@@ -333,9 +314,8 @@ def _fill_template(title: str, data: str, image_sources: str) -> str:
         f"default-src 'none'; img-src {image_sources}; style-src {_csp_hash(style)}; "
         f"script-src {_csp_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    return Template(template).substitute(
-        version=__version__, policy=policy, title=title, style=style, script=script, data=data
-    )
+    texts = {"title": content["title"], "style": style, "script": script, "data": data}
+    return Template(template).substitute(texts, version=__version__, policy=policy)
 
 
 def _csp_hash(text: str) -> str:

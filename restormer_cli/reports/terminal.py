@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ..batch import Event
 
-GAP = 0.02  # between before and after, as a fraction of the preview's width
-BLOCK_SCALE = 2  # image pixels, in each direction, per pixel drawn by block characters
+GAP = 0.02  # between before and after, as a fraction of the picture's width
+BLOCK_SCALE = 2  # image pixels per pixel drawn by block characters, in each direction
 
 
 class Screen(Protocol):
@@ -46,9 +46,9 @@ class PreviewWriter:
     """Observer that writes before and after as one picture; any thread or process may call it."""
 
     folder: Path
-    width: int  # of a picture at most, in its pixels
+    width: int  # maximum, in pixels of the picture
     height: int
-    scale: int = 1  # image pixels, in each direction, per pixel of a picture
+    scale: int = 1  # image pixels per pixel of the picture, in each direction
 
     @property
     def gap(self) -> int:
@@ -56,7 +56,7 @@ class PreviewWriter:
         return round(self.width * GAP)
 
     def __call__(self, event: Restored, before: Image, after: Image) -> None:
-        """Write the whole image if it fits, otherwise the region around the most changed square.
+        """Draw the whole image if it fits, otherwise the region around the most changed square.
 
         Raises:
             ImageError: the picture cannot be written.
@@ -81,15 +81,15 @@ class PreviewWriter:
 
 @dataclass(frozen=True)
 class Preview:
-    """Show previews on a screen as images are restored."""
+    """Shows previews on a screen as images are restored."""
 
     console: Screen
     watch: PreviewWriter | None = None  # None: show nothing
     renderable: Any = None  # class of textual-image that draws a picture
-    graphics: bool = False  # it draws pixels rather than block characters
+    graphics: bool = False  # whether it draws pixels rather than block characters
 
     def add(self, event: Event) -> None:
-        """Show the picture of an image that was restored; ignore other events."""
+        """Show the picture of a restored image; ignore other events."""
         if self.watch is None or not isinstance(event, Restored):
             return
         path = self.watch.path(event)
@@ -107,13 +107,13 @@ class Preview:
 
 
 def stderr_is_terminal() -> bool:
-    """Return True if stderr is a terminal."""
+    """Return whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
-    """Yield a preview, which shows nothing unless it is `wanted` and stderr is a terminal.
+    """Yield a preview, which is empty unless it is `wanted` and stderr is a terminal.
 
     Raises:
         UsageError: textual-image is not installed.
@@ -147,19 +147,17 @@ def _column_width(kind: Any) -> int:
     """Return the width of a terminal column in pixels of a picture."""
     from rich.console import Console as Terminal
 
-    width = 1000
-    picture = PIL.Image.new("RGB", (width, 1))
+    picture = PIL.Image.new("RGB", (1000, 1))
     terminal = Terminal(stderr=True)
     columns: int = kind(picture).__rich_measure__(terminal, terminal.options).maximum
-    return max(1, width // columns)
+    return max(1, picture.width // columns)
 
 
 @contextmanager
 def _streams_on_terminal() -> Iterator[None]:
-    """Point the streams that textual-image uses to the terminal on stderr.
+    """Redirect the standard streams to the terminal on stderr.
 
-    It queries and draws through `sys.__stdin__` and `sys.__stdout__`, which may be pipes that
-    carry images.
+    textual-image uses `sys.__stdin__` and `sys.__stdout__`, which may be pipes with images.
     """
     with ExitStack() as stack:
         streams = {"__stdout__": sys.stderr, "__stdin__": sys.__stdin__}

@@ -1,7 +1,7 @@
-"""Training photographs: decode them, keep them in memory, cut patches and make training pairs.
+"""Training photographs: decode them, cut patches and make training pairs.
 
-Everything drawn once per photograph (the position of its crop, whether it is held out, its
-degradation for validation) depends on the bytes of its file alone, not on names or other files.
+All random choices made once per photograph (the position of its crop, its degradation for
+validation) depend on the bytes of its file alone, not on names or other files.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ import torch
 from torch import Generator, Tensor
 
 from ..callbacks import Notify
-from ..degradations import BLUR_REACH, DEGRADATIONS, SHARPEST_OF, Degradation
+from ..degradations import BLUR_REACH, DEGRADATIONS, Degradation
 from ..errors import ImageError, UsageError
 from ..files import list_images, match_pairs
 from ..imaging import Array, from_float, read_bytes, read_image, readable_suffixes, to_float
 
 MULTIPLE = 16
 """Divisor of all patch sides. The network needs 8, JPEG with subsampled chroma 16."""
+
+CANDIDATES = 2
+"""Number of random patches of which training uses the sharpest.
+
+Flat patches teach little. But some blurred ones are needed, so that networks keep intended blur:
+with the sharpest of four, they sharpened soft pictures.
+"""
 
 VALIDATION_PHOTOS, VALIDATION_SIDE, VALIDATION_SEED = 24, 192, 20211118
 
@@ -35,11 +42,11 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A photograph or a crop of it, with all its views.
+    """A clean photograph and its degraded views, or a crop of them.
 
     Attributes:
-        pixels: H W C uint8. C is 1 or 3 for a clean photograph. Degraded counterparts follow the
-            clean image along the channels, left view before right, so that all are cut alike.
+        pixels: H W C uint8. The clean image, its degraded version or the left view, and the right
+            view follow one another along the channels, 1 or 3 each.
         digest: the first 64 bits of the SHA-256 of the files, in hexadecimal.
     """
 
@@ -49,22 +56,16 @@ class Sample:
     @property
     def side(self) -> int:
         """Shorter side in pixels."""
-        height, width = self.pixels.shape[:2]
-        return int(min(height, width))
-
-    @property
-    def seed(self) -> int:
-        """64-bit seed for everything drawn once per photograph."""
-        return int(self.digest, 16)
+        return int(min(self.pixels.shape[:2]))
 
 
 class SampleSpec(NamedTuple):
-    """Recipe for training pairs.
+    """Rules for cutting training pairs from samples.
 
     Attributes:
-        degrade: degradation of clean patches; None: the samples hold degraded views.
-        views: number of degraded views in each sample; 2 are those of a dual-pixel sensor.
-        reach: pixels that the degradation needs beyond each border of a patch.
+        degrade: degradation of clean patches; None if the samples have degraded views.
+        views: number of degraded views in each sample, 2 from a dual-pixel sensor.
+        reach: number of pixels that the degradation needs beyond each border of a patch.
         candidates: number of positions drawn per patch, of which the sharpest is used.
     """
 
@@ -83,8 +84,7 @@ class SampleSpec(NamedTuple):
     ) -> Pair:
         """Return `count` pairs of `side` x `side` pixels from random positions.
 
-        A photograph is drawn with a probability proportional to its area, so that all pixels are
-        equally likely. Photographs smaller than a patch are not drawn.
+        A photograph is drawn with a probability proportional to its area.
 
         Raises:
             UsageError: all photographs are smaller than a patch.
@@ -110,19 +110,19 @@ class SampleSpec(NamedTuple):
         return self.pair(to_tensor(patches, device), generator)
 
     def pair(self, patches: Tensor, generator: Generator) -> Pair:
-        """Split patches, B C H W, into views, or degrade them and remove the border."""
+        """Make pairs of patches, B C H W: split them into views, or degrade them and crop."""
         if self.degrade is None:
             channels = patches.shape[1] // (1 + self.views)
             return patches[:, channels:], patches[:, :channels]
         height, width = patches.shape[2:]
-        # Grey patches are degraded as three equal channels, of which the first is kept.
+        # Degradations take RGB: repeat a grey channel, and keep the first of the result.
         inner = (..., slice(self.reach, height - self.reach), slice(self.reach, width - self.reach))
         degraded = self.degrade(patches.expand(-1, 3, -1, -1), generator)[:, : patches.shape[1]]
         return degraded[inner], patches[inner]
 
 
 def sample_spec(task: str, views: int = 0, degrade: Degradation | None = None) -> SampleSpec:
-    """Return the recipe for recorded views, for `degrade`, or else for the task's degradation.
+    """Return the rules for recorded views, for `degrade`, or else for the degradation of a task.
 
     Raises:
         UsageError: the task has no degradation.
@@ -136,8 +136,7 @@ def sample_spec(task: str, views: int = 0, degrade: Degradation | None = None) -
             f"{task}: cannot be trained without pairs",
             f"Give --pairs, or one of these tasks: {', '.join(DEGRADATIONS)}.",
         )
-    reach = BLUR_REACH.get(task, 0)
-    return SampleSpec(DEGRADATIONS[task], reach=reach, candidates=SHARPEST_OF)
+    return SampleSpec(DEGRADATIONS[task], 0, BLUR_REACH.get(task, 0), CANDIDATES)
 
 
 def load_photos(
@@ -153,7 +152,7 @@ def load_photos(
     Args:
         folder: clean photographs.
         memory: bytes for all samples. Photographs above their equal share are cropped.
-        notify: receives a message for each file left out: damaged, a copy, or without partner.
+        notify: called with a message for each file left out.
         min_side: smallest usable side in pixels.
         partners: folders with degraded views of the photographs (see `files.match_pairs`).
         grey: convert all images to one channel, instead of three.
@@ -175,12 +174,12 @@ def load_photos(
         if sample.digest in samples:
             notify(f"left out: {paths[0]}: copy of another photo")
         elif sample.side < min_side:
-            notify(f"left out: {paths[0]}: less than {min_side} pixels a side")
+            notify(f"left out: {paths[0]}: smaller than {min_side} x {min_side} pixels")
         else:
             samples[sample.digest] = sample
     if len(samples) < 2:
         raise UsageError(
-            f"{folder}: {len(samples)} of {len(groups)} photos can be used; training needs 2",
+            f"{folder}: {len(samples)} of {len(groups)} photos can be used, training needs 2",
             "Give --photos a folder of clean, sharp photographs, or --pairs two folders of images "
             "with the same names.",
         )
@@ -192,8 +191,9 @@ def hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """Split photographs into a training and a validation set.
 
-    The validation set is `held_out`, a list of digests. Without it, the set has the lowest digests,
-    so that it hardly changes when the folder grows: a twentieth of all, from 1 to 24.
+    The validation set has the digests `held_out`. By default, it is a twentieth of all photographs,
+    at least 1 and at most 24: those with the lowest digests, so that adding photographs to the
+    folder hardly changes the set.
     """
     if not held_out:
         count = max(1, min(VALIDATION_PHOTOS, len(photos) // 20))
@@ -211,9 +211,9 @@ def fingerprint(photos: Sequence[Sample]) -> str:
 
 
 def largest_side(photos: Sequence[Sample]) -> int:
-    """Return the largest patch side, a multiple of 16, that half of the photographs can give.
+    """Return the largest patch side, a multiple of 16, that fits into half of the photographs.
 
-    With a larger one, late stages would see only a few large photographs.
+    With larger patches, the last stages would use only a few large photographs.
     """
     sides = sorted(photo.side for photo in photos)
     return sides[len(sides) // 2] // MULTIPLE * MULTIPLE
@@ -226,10 +226,10 @@ def augment_dihedral(patch: Array, rng: np.random.Generator) -> Array:
 
 
 def augment_dual_pixel(patch: Array, rng: np.random.Generator) -> Array:
-    """Return one of the four reflections of a patch with a clean, a left and a right view.
+    """Return one of the four reflections of a patch with a clean, a left and a right RGB view.
 
-    A rotation would put the views above each other. A horizontal reflection exchanges the halves
-    of the aperture, so it exchanges the views.
+    The views differ by a horizontal shift, which a rotation would make vertical. A horizontal
+    reflection exchanges the views.
     """
     patch = patch[::-1] if rng.integers(2) else patch
     return patch[:, ::-1][..., [0, 1, 2, 6, 7, 8, 3, 4, 5]] if rng.integers(2) else patch
@@ -251,11 +251,11 @@ def sharpest_crop(photo: Sample, side: int) -> Tensor:
 
 
 def validation_set(held_out: Sequence[Sample], spec: SampleSpec) -> list[Pair]:
-    """Return the sharpest part of each photograph, degraded in the same way in every run."""
+    """Return the sharpest crop of each photograph, degraded in the same way in every run."""
     return [
         spec.pair(
             sharpest_crop(photo, VALIDATION_SIDE + 2 * spec.reach),
-            torch.Generator().manual_seed(photo.seed ^ VALIDATION_SEED),
+            torch.Generator().manual_seed(int(photo.digest, 16) ^ VALIDATION_SEED),
         )
         for photo in held_out
     ]
@@ -263,13 +263,13 @@ def validation_set(held_out: Sequence[Sample], spec: SampleSpec) -> list[Pair]:
 
 def to_tensor(patches: Sequence[Array], device: torch.device | str = "cpu") -> Tensor:
     """Stack patches, H W C uint8, to B C H W float32 in 0..1, in the channels-last layout."""
-    # Move bytes to the device, a quarter of the size of floats.
+    # Convert on the device: bytes have a quarter of the size of floats.
     stacked = torch.from_numpy(np.ascontiguousarray(np.stack(patches))).to(device)
     return stacked.permute(0, 3, 1, 2).float().div_(255)
 
 
 def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list[list[Path]]:
-    """Return the path of each photograph, followed by those of its partners."""
+    """Return for each photograph its path and those of its partners."""
     suffixes = readable_suffixes()
     if not partners:
         return [[path] for path in sorted(list_images(folder, suffixes, recursive=True))]
@@ -280,7 +280,7 @@ def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list
 
 
 def _decode(paths: Sequence[Path], share: int, grey: bool) -> Sample:
-    """Read the views of a scene and keep a crop of at most `share` pixels."""
+    """Read all views of a photograph and crop them to at most `share` pixels."""
     files = [read_bytes(path) for path in paths]
     views = [read_image(data, name=name).pixels for name, data in files]
     digest = hashlib.sha256(b"".join(data for _, data in files)).hexdigest()[:16]
@@ -292,13 +292,12 @@ def _decode(paths: Sequence[Path], share: int, grey: bool) -> Sample:
     h, w = max(1, int(height * scale)), max(1, int(width * scale))
     rng = np.random.default_rng(int(digest, 16))
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    # Concatenation copies the crops. Slices would keep the whole photographs in memory.
+    # Concatenation copies: slices would keep the whole photographs in memory.
     crops = [_convert(view[top : top + h, left : left + w], grey) for view in views]
     return Sample(np.concatenate(crops, axis=2), digest)
 
 
 def _convert(pixels: Array, grey: bool) -> Array:
-    """Return H W 1 or H W 3 uint8 of H W C, C 1 or 3."""
     if pixels.dtype != np.uint8:
         pixels = from_float(to_float(pixels), np.uint8)
     if grey and pixels.shape[2] == 3:
@@ -307,5 +306,5 @@ def _convert(pixels: Array, grey: bool) -> Array:
 
 
 def _sharpness(patch: Array) -> float:
-    """Return the mean absolute Laplacian of the first channel, which is of the clean view."""
+    """Return the mean absolute Laplacian of the first channel of the clean view."""
     return float(np.abs(cv2.Laplacian(np.ascontiguousarray(patch[..., 0]), cv2.CV_16S)).mean())

@@ -4,10 +4,9 @@ Training starts with small patches in large batches and ends with large patches 
 at a constant cost per step. It uses the L1 loss, AdamW, a cosine schedule and gradient clipping. An
 exponential moving average of the weights is validated and saved.
 
-The batch of a step depends on the seed, the step's number and the completed fraction of the run.
-There is no random state to save: on a CPU, a resumed run of a given number of steps is identical to
-an uninterrupted one, with or without prefetching. The stages of a run of a given number of hours
-depend on the clock.
+The batch of a step depends on the seed, the step's number and the completed fraction of the run. On
+a CPU, a run limited by steps therefore gives the same weights, to the bit, if it is interrupted and
+resumed. The stages of a run limited by hours depend on the clock.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from ..network import CHANNELS, Architecture, Restormer
 from . import dataset
 from .dataset import Pair, Sample, SampleSpec
 from .distributed import SINGLE, Ranks
-from .state import Run, Settings, check_writable, fresh
+from .state import Run, Settings, check_writable, random_network
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
 """Architecture of the bundled lite networks, 1.1 M parameters."""
@@ -48,20 +47,22 @@ LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasF
 CLIP = 0.1
 EMA_DECAY = 0.999
 PATIENCE = 20
-"""Number of consecutive updates without a finite loss that ends a run."""
+"""Number of consecutive updates without a finite loss after which a run ends."""
 PREFETCH = {"cuda": 2, "mps": 2}
-"""Batches that a thread prepares while the device computes. On a CPU that would cost time."""
+"""Number of batches that a thread draws ahead, by device. On a CPU this would cost time."""
 
 VALIDATION_CEILING = 50.0
-"""Largest PSNR of an image in dB: a nearly perfect one must not dominate the mean."""
+"""Limit of the PSNR of an image in dB: a nearly perfect one must not dominate the mean."""
 
 
 class Report(NamedTuple):
     """State of a run after a validation.
 
-    `progress` is the completed fraction, 0..1. `loss` and `megapixels_per_second` are means since
-    the previous report, `psnr` and `best` are validation PSNRs in dB, the latter the highest of the
-    run. `history` has loss and PSNR of every validation, by step.
+    Attributes:
+        progress: completed fraction of the run, 0..1.
+        loss, megapixels_per_second: means since the previous report.
+        psnr, best: validation PSNR in dB, now and the highest of the run.
+        history: loss and PSNR of every validation, by step.
     """
 
     step: int
@@ -90,23 +91,23 @@ def train(
 ) -> Iterator[Report]:
     """Train a Restormer to undo the degradation `DEGRADATIONS[task]`.
 
-    `output` receives the weights with the highest validation PSNR, as fp16. `<output>.resume`
-    receives the state after each validation. If it exists, the run is resumed from it, with the
-    same validation set. A finished run is validated once more.
+    After each validation, the run is saved in `<output>.resume`, and the weights with the highest
+    PSNR so far in `output`, as fp16. If `<output>.resume` exists, the run is resumed, with the same
+    validation set. A finished run is validated once more.
 
     Args:
-        task: a key of `DEGRADATIONS`; any word with `degraded` or `degrade`.
+        task: a key of `DEGRADATIONS`, or any name together with `degraded` or `degrade`.
         photos: folder of clean photographs, searched recursively.
         output: the `.safetensors` file to write; its folder is created.
         settings: length and hyperparameters of the run.
-        architecture: the network to train, for RGB, grey or dual-pixel images.
-        start: checkpoint with the initial weights (fine-tuning); its architecture is used.
+        architecture: architecture of a new network, for RGB, grey or dual-pixel images.
+        start: checkpoint to fine-tune; replaces `architecture`.
         device: device to train on.
-        degraded: folder with degraded counterparts of the same names, for training on pairs.
-        right: folder with the right dual-pixel views; `degraded` has the left views.
+        degraded: folder with degraded versions of the photographs, under the same names.
+        right: folder with the right dual-pixel views; `degraded` has the left ones.
         degrade: replaces the degradation of the task.
         ranks: the processes that train together.
-        notify: receives warnings: photographs left out, smaller patches, skipped updates.
+        notify: called with warnings, for example about photographs left out.
 
     Yields:
         A report after each validation, in the process of rank 0.
@@ -129,18 +130,18 @@ def train(
         run = Run.load(resume, device)
         _check_same_run(run, resume, task, architecture if start is None else None)
     else:
-        network = fresh(architecture, settings.seed) if start is None else load_network(start)
+        network = load_network(start) if start else random_network(architecture, settings.seed)
         run = Run.begin(task, network, device, None if start is None else start.name)
     if ranks.broadcast(run.step, device) != run.step:
         raise UsageError(
-            f"{resume}: is at step {run.step}, unlike the file of the first process",
+            f"{resume}: at step {run.step}, but the first process starts from another step",
             "Give all processes access to the same files.",
         )
     _check_views(run.network.architecture, degraded, right)
     if run.step and start is not None:
         notify(f"{resume}: resuming from step {run.step}; {start} is not used")
     if not output.exists():
-        run.best = -math.inf  # the best weights were removed: save the next best
+        run.best = -math.inf  # the best weights were removed
 
     grey = run.network.architecture.out_channels == 1
     min_side = dataset.MULTIPLE + 2 * spec.reach
@@ -148,15 +149,16 @@ def train(
     training, held_out = dataset.hold_out(samples, run.held_out)
     if not training or not held_out:
         raise UsageError(
-            f"{photos}: not the photos of {resume}", "Remove that file to start a new run."
+            f"{photos}: not the photos of {resume}",
+            "Give the photos of that run, or remove the file to start a new one.",
         )
     fingerprint = dataset.fingerprint(samples)
     if run.photos not in ("", fingerprint):
-        notify("the photos have changed since the last session; training continues with these")
-        run.best = -math.inf  # a PSNR on other photographs, or on other crops of them
+        notify("the photos have changed since the last session: training uses the current ones")
+        run.best = -math.inf  # not comparable: measured on other photographs or crops
     run.photos = fingerprint
     run.held_out = run.held_out or [photo.digest for photo in held_out]
-    settings = settings.within(dataset.largest_side(training) - 2 * spec.reach, notify)
+    settings = settings.limit_patches(dataset.largest_side(training) - 2 * spec.reach, notify)
     trainer = Trainer(
         run, output, resume, settings, spec, training, held_out, device, ranks, notify
     )
@@ -165,7 +167,7 @@ def train(
 
 @dataclass
 class Trainer:
-    """One session of a run, which updates `run` and writes `output` and `resume`."""
+    """One session of a run."""
 
     run: Run
     output: Path
@@ -180,7 +182,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.validation = dataset.validation_set(self.held_out, self.spec)
-        self.provenance = self._provenance()
+        channels = self.run.network.architecture.out_channels
+        self.degraded_psnr = mean_psnr(lambda degraded: degraded[:, :channels], self.validation)
         self.forward = self.ranks.wrap(self.run.network)
         self.bf16 = native_bf16(self.device)
         self.consecutive_skips = 0
@@ -224,7 +227,7 @@ class Trainer:
             self.consecutive_skips = self.consecutive_skips + 1 if math.isnan(loss) else 0
             if self.consecutive_skips == PATIENCE:
                 raise RestormerError(
-                    f"the loss is not finite, {PATIENCE} times in a row up to step {run.step}",
+                    f"the loss was not finite in {PATIENCE} consecutive updates to step {run.step}",
                     f"Lower the learning rate. {self.output} has the best weights so far, if any.",
                 )
             if run.step % self.settings.validate_every == 0:
@@ -238,40 +241,23 @@ class Trainer:
         return speed
 
     def _validate(self) -> float:
-        """Validate the average, save it if it is the best, save the state, and return the PSNR."""
+        """Validate the average, save it if it is the best, and save the run; return the PSNR."""
         run = self.run
         psnr = mean_psnr(run.average, self.validation, self.device)
         run.seconds = time.monotonic() - self.began
         run.history[run.step] = (run.loss, psnr)
         if psnr > run.best:
             run.best = psnr
-            self._save_average()
-        # After the weights: a resumed run must not assume that unsaved weights were saved.
+            weights, architecture = run.average.state_dict(), run.average.architecture
+            half = torch.float16
+            save_network(weights, architecture, self.output, record=self._record(), dtype=half)
+        # Last: `best` of a saved run must be the PSNR of weights that were saved.
         run.save(self.resume)
         return psnr
 
-    def _save_average(self) -> None:
-        run = self.run
-        progress = {
-            "steps": run.step,
-            "skipped_steps": run.skipped,
-            "megapixels": round(run.pixels / 1e6, 1),
-            "hours": round(run.seconds / 3600, 2),
-            "validation_psnr": round(run.best, 3),
-            "date": datetime.now(timezone.utc).date().isoformat(),
-        }
-        save_network(
-            run.average.state_dict(),
-            run.average.architecture,
-            self.output,
-            record=self.provenance | progress,
-            dtype=torch.float16,
-        )
-
-    def _provenance(self) -> dict[str, Any]:
-        """Return the origin of the weights, for the checkpoint's metadata."""
+    def _record(self) -> dict[str, Any]:
+        """Return the provenance of the average, for the checkpoint's metadata."""
         run, side = self.run, dataset.VALIDATION_SIDE
-        channels = run.network.architecture.out_channels
         pixels = sum(photo.pixels[..., 0].size for photo in self.training)
         return {
             "task": run.task,
@@ -283,12 +269,16 @@ class Trainer:
             "photo_megapixels": round(pixels / 1e6, 1),
             "held_out": len(self.held_out),
             "validation": f"PSNR, not rounded; the sharpest {side} pixels of each",
-            "validation_psnr_degraded": round(
-                mean_psnr(lambda degraded: degraded[:, :channels], self.validation), 3
-            ),
+            "validation_psnr_degraded": round(self.degraded_psnr, 3),
             "device": f"{device_model(self.device)}, PyTorch {self.device.type}",
             "torch": torch.__version__,
             "settings": asdict(self.settings),
+            "steps": run.step,
+            "skipped_steps": run.skipped,
+            "megapixels": round(run.pixels / 1e6, 1),
+            "hours": round(run.seconds / 3600, 2),
+            "validation_psnr": round(run.best, 3),
+            "date": datetime.now(timezone.utc).date().isoformat(),
         }
 
 
@@ -301,12 +291,12 @@ def update(
     forward: nn.Module | None = None,
     bf16: bool = False,
 ) -> float:
-    """Make one optimizer step at a learning rate, and update the moving average.
+    """Make one optimizer step at a learning rate, and update the moving average of the weights.
 
-    `forward` wraps the network; `bf16` enables autocast.
+    `forward` is the network wrapped for several processes; `bf16` enables autocast.
 
     Returns:
-        The loss. NaN, with the run unchanged, if the loss or its gradient is not finite.
+        The loss, or NaN, with all weights unchanged, if the loss or its gradient is not finite.
     """
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -324,12 +314,12 @@ def update(
 
 @torch.no_grad()
 def update_average(average: Restormer, network: Restormer, decay: float) -> None:
-    """Update the exponential moving average of the weights."""
+    """Replace the average by `decay` times itself plus `1 - decay` times the weights."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 def batches(draw: Callable[[int], Pair], first: int, prefetch: int) -> Generator[Pair, None, None]:
-    """Yield the batches of step `first` and all later ones, `prefetch` of them drawn ahead."""
+    """Yield the batches of step `first` and all later steps, `prefetch` of them drawn ahead."""
     if not prefetch:
         yield from map(draw, count(first))
         return
@@ -346,7 +336,7 @@ def batches(draw: Callable[[int], Pair], first: int, prefetch: int) -> Generator
 def mean_psnr(
     restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device | str = "cpu"
 ) -> float:
-    """Return the mean PSNR in dB of restored images, clamped to 0..1 but not rounded."""
+    """Return the mean PSNR in dB of the restored images, clamped to 0..1 but not rounded."""
     with torch.inference_mode():
         values = [
             psnr(restore(degraded.to(device)).clamp(0, 1).cpu(), clean) for degraded, clean in pairs

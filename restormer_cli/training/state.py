@@ -1,11 +1,10 @@
-"""Settings of a training run, its state, and the file from which it is resumed."""
+"""Settings and state of a training run, and the file from which a run is resumed."""
 
 from __future__ import annotations
 
 import copy
 import math
 import pickle
-import tempfile
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
-from ..files import open_atomic, remove_leftovers
+from ..files import open_atomic, remove_leftovers, write_atomic
 from ..inference import is_out_of_memory
 from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
@@ -24,11 +23,8 @@ WARM_UP = 0.02
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
 
-_DAMAGE = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
-    *(AssertionError, pickle.UnpicklingError),
-)
-"""Exceptions that PyTorch raises on damaged or unrelated files."""
+_MALFORMED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""Exceptions that damaged or unrelated files cause, besides those of pickle."""
 
 _PARTS = ("network", "average", "optimizer")
 
@@ -38,12 +34,12 @@ class Settings:
     """Length and hyperparameters of a run.
 
     Attributes:
-        steps, hours: length; the run ends at whichever comes first.
+        steps, hours: length of the run, which ends at the first limit reached.
         learning_rate, final_learning_rate: after the warm-up, and at the end.
-        stages: start as a fraction of the run, side of a patch in pixels, patches in a batch.
-        validate_every: steps between validations.
+        stages: start as a fraction of the run, side of a patch in pixels, patches per batch.
+        validate_every: number of steps between validations.
         seed: seed of the initial weights and of all batches.
-        memory: bytes for decoded photographs; of larger sets a crop of each photograph is kept.
+        memory: bytes for decoded photographs. If they need more, each is cropped.
     """
 
     steps: int | None = None
@@ -82,11 +78,11 @@ class Settings:
         return last + cosine * (self.learning_rate - last)
 
     def stage(self, progress: float) -> tuple[int, int]:
-        """Return the side of a patch in pixels and the number of patches in a batch."""
+        """Return the side of a patch in pixels and the number of patches per batch."""
         return [(side, batch) for start, side, batch in self.stages if progress >= start][-1]
 
-    def within(self, largest: int, notify: Notify) -> Settings:
-        """Limit patches to `largest` pixels, and enlarge batches to the same number of pixels."""
+    def limit_patches(self, largest: int, notify: Notify) -> Settings:
+        """Limit the side of patches to `largest`, and enlarge batches to about as many pixels."""
         stages = []
         for start, side, batch in self.stages:
             limited = min(side, largest)
@@ -98,19 +94,19 @@ class Settings:
 
 @dataclass
 class Run:
-    """State that changes from step to step, and is saved for resuming.
+    """State of a run, saved after each validation.
 
     Attributes:
         average: exponential moving average of the network's weights.
         started_from: file name of the initial checkpoint, if any.
         photos: fingerprint of the photographs of the last session.
-        held_out: digests of the validation set.
+        held_out: digests of the photographs in the validation set.
         step, pixels: number of batches drawn, and of the pixels in them.
         seconds: training time, summed over all sessions.
         loss: mean loss before the last validation.
-        best: highest validation PSNR, dB.
-        skipped: number of updates left out because they were not finite.
-        history: loss and PSNR (dB) of every validation, by step.
+        best: highest validation PSNR in dB.
+        skipped: number of updates skipped because they were not finite.
+        history: loss and PSNR of every validation, by step.
     """
 
     task: str
@@ -132,7 +128,7 @@ class Run:
     def begin(
         cls, task: str, network: Restormer, device: torch.device, started_from: str | None = None
     ) -> Run:
-        """Start a run from a copy of `network`."""
+        """Create a run that trains a copy of `network`."""
         network = copy.deepcopy(network).to(device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
@@ -141,20 +137,20 @@ class Run:
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Run:
-        """Read a run that `save` wrote.
+        """Read a run written by `save`.
 
         Raises:
-            CheckpointError: the file is damaged, or another program or release wrote it.
+            CheckpointError: the file is damaged, or was not written by this release.
         """
         try:
             state = torch.load(path, weights_only=True, map_location=device)
-            network = fresh(Architecture.from_dict(state.pop("architecture")), seed=0)
+            network = random_network(Architecture.from_dict(state.pop("architecture")), seed=0)
             run = cls.begin(state.pop("task"), network, device)
             for name in _PARTS:
                 getattr(run, name).load_state_dict(state.pop(name))
             for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
                 setattr(run, name, state[name])
-        except _DAMAGE as error:
+        except (AssertionError, pickle.UnpicklingError, *_MALFORMED) as error:
             if is_out_of_memory(error):
                 raise
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -180,29 +176,27 @@ class Run:
             raise _not_writable(path, error) from error
 
 
-def fresh(architecture: Architecture, seed: int) -> Restormer:
-    """Return a network with random weights, without changing the global random state.
-
-    The weights are drawn on the CPU, so that a seed gives the same ones on every device.
-    """
+def random_network(architecture: Architecture, seed: int) -> Restormer:
+    """Return a network with random weights, on the CPU; keep the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Restormer(architecture)
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder of `path`, remove leftovers, and check that files can be written there.
+    """Create the folder of `path`, remove leftovers, and check that `path` can be written.
 
     Raises:
-        CheckpointError: files cannot be written there.
+        CheckpointError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers([path.parent])
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".restormer-"):
-            pass
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
+        probe = path.with_name(f"{path.name}.probe")
+        write_atomic(probe, b"")
+        probe.unlink(missing_ok=True)  # under torchrun, another process may have removed it
     except OSError as error:
         raise _not_writable(path, error) from error
 

@@ -1,10 +1,10 @@
-"""Backends of a run: this process, a dry run, a process pool, a Ray cluster."""
+"""Backends of a run: this process, a dry run, a pool of processes, a Ray cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..batch import preview_batch, run_batch, settings_fingerprint
 from ..checkpoints import CHECKPOINTS
@@ -16,28 +16,8 @@ from .worker import WorkerConfig, describe
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from ..batch import (
-        BatchConfig,
-        Event,
-        Job,
-        Observer,
-        SettingsFingerprint,
-        StandardStreams,
-    )
+    from ..batch import BatchConfig, Event, Job, Observer, SettingsFingerprint, StandardStreams
     from ..inference import Restorer, RestorerConfig
-
-
-class Backend(Protocol):
-    """Runs a batch."""
-
-    def prepare(self, images: int) -> list[SettingsFingerprint]:
-        """Load the networks for this number of images; return their settings if known."""
-
-    def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        """Restore the images and yield events."""
-
-    def close(self) -> None:
-        """End everything that still runs."""
 
 
 def choose_backend(
@@ -66,17 +46,15 @@ def choose_backend(
     if len(devices) == 1 and ray is None:
         return InProcess(first, batch, reporter, observer)
     worker = WorkerConfig(config, batch, observer)
-    launcher: Launcher = (
-        ProcessLauncher(devices, worker, reporter.warn)
-        if ray is None
-        else RayLauncher(ray, devices, worker)
-    )
+    launcher: Launcher = ProcessLauncher(devices, worker, reporter.warn)
+    if ray is not None:
+        launcher = RayLauncher(ray, devices, worker)
     return WorkerPool(launcher, config.task, reporter)
 
 
 @dataclass
 class InProcess:
-    """Restore the images in this process, in their order."""
+    """Restore the images in this process, in order."""
 
     config: RestorerConfig
     batch: BatchConfig
@@ -96,12 +74,12 @@ class InProcess:
         return Restorer(self.config, notify=self.reporter.warn)
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
-        """Load the network and return its settings."""
+        """Load the network; return its settings, or none if it is not loaded."""
         return [settings_fingerprint(self.restorer, self.batch)] if self.restorer else []
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        """Restore the images one after the other."""
-        assert self.restorer is not None  # noqa: S101 - only a dry run may lack it
+        """Restore the images and yield events."""
+        assert self.restorer is not None  # noqa: S101 - only in a dry run
         progress = self.reporter.show_progress
         return run_batch(
             jobs, self.restorer, streams, self.batch, progress=progress, observer=self.observer
@@ -124,7 +102,7 @@ class DryRun(InProcess):
         checkpoint = CHECKPOINTS.get(weights, self.config.checkpoint)
         official = weights in ("auto", "official", *CHECKPOINTS)
         missing = official and cached_file(checkpoint) is None
-        # Without a network, a run uses other weights or fails, and so does a dry run.
+        # Offline, a run uses other weights or fails, and so does a dry run.
         if (missing or weights.startswith("hf:")) and not is_offline():
             name = checkpoint.name if official else weights
             lite = ", or the lite ones used if that fails" if weights == "auto" else ""
@@ -135,6 +113,10 @@ class DryRun(InProcess):
         return self._load()
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
-        """Decode the images one after the other."""
-        task, most = self.config.task, self.batch.max_pixels
-        yield from preview_batch(jobs, task, self.restorer, streams, most)
+        """Decode the images and yield events."""
+        task, max_pixels = self.config.task, self.batch.max_pixels
+        yield from preview_batch(jobs, task, self.restorer, streams, max_pixels)
+
+
+Backend: TypeAlias = InProcess | WorkerPool
+"""Runs a batch: `prepare` loads the networks, `run` restores the images, `close` ends all."""

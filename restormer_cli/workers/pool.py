@@ -1,4 +1,4 @@
-"""A worker pool: distributes the images of a run and replaces workers that die."""
+"""A worker pool, which distributes the images of a run and replaces workers that die."""
 
 from __future__ import annotations
 
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from ..batch import Job, SettingsFingerprint
     from .worker import Send
 
-PREFETCH = 3
-"""Most images that a worker holds: one is read, one computed, one written."""
-
-STOP_TIMEOUT = 30.0
-"""Seconds that workers have to finish writing when the run is stopped."""
+PREFETCH = 3  # maximum number of images per worker: one is read, one computed, one written
+STOP_TIMEOUT = 30.0  # seconds in which workers can finish writing when the run is stopped
 
 
 class Reporter(Protocol):
@@ -60,7 +57,7 @@ class Worker(Protocol):
         """Send an image, or None to stop. Do nothing if the worker has ended."""
 
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the worker immediately."""
 
 
 class Launcher(Protocol):
@@ -68,7 +65,7 @@ class Launcher(Protocol):
 
     @property
     def devices(self) -> Sequence[str]:
-        """The device of each worker."""
+        """Device of each worker."""
 
     def start_worker(self, index: int, send: Send) -> Worker:
         """Start a worker on `devices[index]`; it calls `send` from another thread."""
@@ -79,22 +76,22 @@ class Launcher(Protocol):
 
 @dataclass(eq=False)
 class _Member:
-    """State of a worker; `images` are those it holds, in the order in which they end."""
+    """A worker of the pool and its state."""
 
     index: int
     worker: Worker = field(init=False)
     ready: Ready | None = None
-    images: deque[QueuedImage] = field(default_factory=deque)
-    retrying: bool = False  # its only image is one with which a worker has died
-    share: float = 0.0  # of its current image, done
+    images: deque[QueuedImage] = field(default_factory=deque)  # sent and not finished, in order
+    retrying: bool = False  # its only image is one with which another worker died
+    share: float = 0.0  # finished fraction of its current image
 
 
 @dataclass
 class WorkerPool:
-    """Distributes a run's images among workers: the next image goes to a free worker.
+    """Distributes a run's images among workers. The next image goes to a free worker.
 
-    A worker that dies is replaced. Each image that it held is tried once more, alone, by another
-    worker. If that worker dies too, the image is the cause, and fails.
+    A worker that dies is replaced. Another worker retries each of its images, one at a time. If
+    that worker dies, too, the image is considered the cause and fails.
 
     Args:
         launcher: starts the workers.
@@ -116,7 +113,7 @@ class WorkerPool:
     _stopping: bool = False
 
     def prepare(self, images: int) -> list[SettingsFingerprint]:
-        """Start the workers that this number of images needs; return each one's settings.
+        """Start the workers that this number of images needs, and return their settings.
 
         Raises:
             RestormerError: a worker cannot start.
@@ -144,17 +141,19 @@ class WorkerPool:
                     return
                 yield from self._assign(images)
                 for result in self._receive():
-                    yield _event(result, streams)
+                    if isinstance(result, WrittenImage):
+                        result = send_to_stdout(result, streams.stdout)
+                    yield result
         except KeyboardInterrupt:
             for result in self._stop():
                 if isinstance(result, WrittenImage):
-                    yield _event(result, streams)
+                    yield send_to_stdout(result, streams.stdout)
             raise
         finally:
             self.close()
 
     def close(self) -> None:
-        """Stop and kill all workers. They finish writing, and drop other images."""
+        """Stop all workers, which finish writing and drop other images, and then kill them."""
         try:
             if not self._stopping and any(member.images for member in self._members):
                 deque(self._stop(), maxlen=0)
@@ -165,14 +164,15 @@ class WorkerPool:
             self.launcher.close()
 
     def _start_worker(self, index: int) -> None:
+        def send(message: Message) -> None:
+            self._inbox.put((member, message))
+
         member = _Member(index)
-        member.worker = self.launcher.start_worker(
-            index, lambda message: self._inbox.put((member, message))
-        )
+        member.worker = self.launcher.start_worker(index, send)
         self._members.append(member)
 
     def _stop(self) -> Iterator[Event | WrittenImage]:
-        """Ask all workers to stop; yield what they finish within the timeout."""
+        """Ask all workers to stop, and yield the images that they finish within the timeout."""
         self._stopping = True
         for member in self._members:
             member.worker.give(None)
@@ -181,7 +181,7 @@ class WorkerPool:
             yield from self._receive(timeout)
 
     def _assign(self, images: Iterator[QueuedImage]) -> Iterator[Started]:
-        """Give every worker the images it may hold, one each in turn."""
+        """Send images to the workers in turn, until none can take another."""
         assigned = True
         while assigned:
             assigned = False
@@ -200,14 +200,14 @@ class WorkerPool:
             member.retrying = True
             return self._retries.popleft()
         # No prefetch near the end of the run, so that all workers end at about the same time.
-        most = PREFETCH if self._unassigned > PREFETCH * len(self._members) else 1
-        if not self._unassigned or len(member.images) >= most:
+        limit = PREFETCH if self._unassigned > PREFETCH * len(self._members) else 1
+        if not self._unassigned or len(member.images) >= limit:
             return None
         self._unassigned -= 1
         return next(images)
 
     def _receive(self, timeout: float | None = None) -> Iterator[Event | WrittenImage]:
-        """Wait for a message and act on it."""
+        """Wait for a message and act on it. Yield finished images and images that start."""
         try:
             member, message = self._inbox.get(timeout=timeout)
         except Empty:
@@ -218,8 +218,8 @@ class WorkerPool:
             case Ready(settings, description):
                 if self._weights not in (None, settings["weights"]):
                     error = DeviceError(
-                        "the workers have found different weights",
-                        "Name weights that all of them have: --weights lite, or a file.",
+                        "the workers have different weights",
+                        "Choose weights that all of them have: --weights lite, or a file.",
                     )
                     yield from self._replace(member, error)
                     return
@@ -227,7 +227,7 @@ class WorkerPool:
                 member.ready = message
                 self.reporter.detail(description)
             case Note(text):
-                if text not in self._notes:  # the other workers send it too
+                if text not in self._notes:  # other workers may have sent it
                     self._notes.add(text)
                     self.reporter.warn(text)
             case ImageProgress():
@@ -246,7 +246,7 @@ class WorkerPool:
                 yield from self._replace(member, message)
 
     def _replace(self, member: _Member, reason: WorkerExited | RestormerError) -> Iterator[Failed]:
-        """Start another worker for one that died; none if it was the replacement of another."""
+        """Replace a worker that died, unless it never was ready; yield the images that fail."""
         self._members.remove(member)
         member.worker.kill()
         if self._stopping:
@@ -267,7 +267,7 @@ class WorkerPool:
         if member.retrying:
             yield self._fail(member.images.popleft(), f"a second worker died with it ({cause})")
         elif member.images:
-            # One that is restored in place may be done, and must not be restored twice.
+            # The output may have replaced the input already, which must not be restored twice.
             for image in (image for image in member.images if image.job.in_place):
                 yield self._fail(
                     image,
@@ -282,14 +282,7 @@ class WorkerPool:
             self._start_worker(member.index)
 
     def _fail(
-        self,
-        image: QueuedImage,
-        cause: str,
-        hint: str = "It may need more memory than there is: try --tile 512.",
+        self, image: QueuedImage, cause: str, hint: str = "If memory is too small, try --tile 512."
     ) -> Failed:
         self._finished += 1
         return failure_event(image.job, self.task, ImageError(cause, hint))
-
-
-def _event(result: Event | WrittenImage, streams: StandardStreams) -> Event:
-    return send_to_stdout(result, streams.stdout) if isinstance(result, WrittenImage) else result

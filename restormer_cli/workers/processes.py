@@ -1,4 +1,4 @@
-"""Workers as processes on this machine, one for each device named."""
+"""Workers as processes on this machine, one for each named device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ..callbacks import Notify
     from .worker import Send
 
-_ENDED = (EOFError, OSError)
-"""Errors of a connection whose other end is closed."""
+_CLOSED = (EOFError, OSError)  # errors of a connection whose other end is closed
 
 
 @dataclass
@@ -33,7 +32,7 @@ class ProcessLauncher:
     Args:
         devices: device of each worker; workers may share one.
         config: configuration of the workers.
-        notify: called with a sentence when the weights are not those asked for.
+        notify: called with a sentence if other weights are used than those requested.
     """
 
     devices: Sequence[str]
@@ -64,8 +63,7 @@ class ProcessLauncher:
 
 class _Process:
     def __init__(self, config: WorkerConfig, send: Send) -> None:
-        # Not forked: a fork has only one of torch's threads, and no CUDA.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # a fork would lack torch's threads and CUDA
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_main, args=(remote, config), daemon=True)
         with _signals_blocked():
@@ -74,14 +72,14 @@ class _Process:
         threading.Thread(target=self._listen, args=(send,), daemon=True).start()
 
     def _listen(self, send: Send) -> None:
-        with suppress(*_ENDED):
+        with suppress(*_CLOSED):
             while True:
                 send(self._connection.recv())
         self._process.join()
         send(WorkerExited(_cause(self._process.exitcode or 0)))
 
     def give(self, image: QueuedImage | None) -> None:
-        with suppress(*_ENDED):
+        with suppress(*_CLOSED):
             self._connection.send(image)
 
     def kill(self) -> None:
@@ -98,17 +96,17 @@ def _cause(status: int) -> str:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start processes that ignore SIGTERM and Ctrl-C, which a terminal sends to all processes.
+    """Block SIGTERM, and SIGINT, which Ctrl-C sends to all processes of a terminal.
 
-    The parent stops them. If it dies, its end of their pipe closes, and they stop, too. Blocked
-    signals are inherited, and so already hold while the process imports torch.
+    Processes started in this context inherit the mask, so it applies even while they import torch.
+    The parent stops them. If it dies, its end of their pipes closes, and they stop.
     """
     if sys.platform == "win32":
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # else it would be started now, and unblock the signals
+    resource_tracker.ensure_running()  # otherwise it would start later and unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -117,15 +115,17 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _main(connection: Connection, config: WorkerConfig) -> None:
-    """Run the worker in its process."""
     import torch
 
     torch.set_num_threads(max(1, torch.get_num_threads() // config.restorer.sharing))
     lock = threading.Lock()
 
     def send(message: Message) -> None:
-        with lock, suppress(*_ENDED):
+        with lock, suppress(*_CLOSED):
             connection.send(message)
 
-    with suppress(*_ENDED):
-        run_worker(iter(connection.recv, None), config, send)
+    def requests() -> Iterator[QueuedImage]:
+        with suppress(*_CLOSED):
+            yield from iter(connection.recv, None)
+
+    run_worker(requests(), config, send)

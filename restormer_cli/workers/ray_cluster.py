@@ -27,20 +27,17 @@ if TYPE_CHECKING:
     from ..batch import QueuedImage
     from .worker import Send
 
-LOCAL = "local"
-"""Address of a cluster that is started on this machine for the run only."""
-
-PROCESSORS_PER_WORKER = 4
-"""Processors of each worker if there are no GPUs, and no devices are named."""
+LOCAL = "local"  # address of a cluster that is started on this machine for the run only
+PROCESSORS_PER_WORKER = 4  # if no devices are named and there are no GPUs
 
 
 @dataclass
 class RayLauncher:
-    """Starts actors on a Ray cluster, on its free GPUs or else processors unless devices are named.
+    """Starts actors on a Ray cluster.
 
     Args:
-        address: as Ray takes it, or LOCAL.
-        names: devices as named by the options.
+        address: address of the cluster in Ray's syntax, or LOCAL.
+        names: devices; with "auto", the free GPUs of the cluster, or else its processors.
         config: configuration of the workers.
     """
 
@@ -60,15 +57,14 @@ class RayLauncher:
         needed = Counter(devices)
         if not devices or needed["cuda"] > gpus or needed["cpu"] > processors:
             raise DeviceError(
-                f"the Ray cluster has {gpus} GPUs and {processors} processors free, which is too "
-                "little",
-                "Name fewer with --device, or wait until it is less busy.",
+                f"the Ray cluster has only {gpus} GPUs and {processors} processors free",
+                "Name fewer devices with --device, or wait until the cluster is less busy.",
             )
         return devices
 
     @cached_property
     def processors_per_worker(self) -> int:
-        """Most processors that every worker can have, each on one machine."""
+        """Maximum number of processors that every worker can have on one machine."""
         counts, workers = self._processors(), self.devices.count("cpu")
         shares = range(max(counts), 0, -1)
         return next((n for n in shares if sum(count // n for count in counts) >= workers), 1)
@@ -81,30 +77,30 @@ class RayLauncher:
         return [count for count in counts if count]
 
     def start_worker(self, index: int, send: Send) -> _Actor:
-        """Start an actor. It waits until its resources are free."""
+        """Start an actor, which waits until its resources are free."""
         device = self.devices[index]
-        if device == "cuda":  # Ray gives each GPU to one actor
+        if device == "cuda":  # Ray assigns each GPU to one actor
             return _Actor(self.config.for_device(device, 1), {"num_cpus": 1, "num_gpus": 1}, send)
         count = self.processors_per_worker
         sharing = min(self.devices.count("cpu"), max(self._processors()) // count)
         return _Actor(self.config.for_device(device, sharing), {"num_cpus": count}, send)
 
     def close(self) -> None:
-        """Leave the cluster, and end one that was started for this run."""
+        """Disconnect, which ends a cluster that was started for this run."""
         if (ray := sys.modules.get("ray")) is not None:
             ray.shutdown()
 
 
 def _connect(address: str) -> Any:
-    """Return the module `ray`, connected."""
+    """Connect to a cluster and return the module `ray`."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == LOCAL:
-        # As on Windows and macOS, a cluster of one machine then listens on loopback only.
+        # This restricts the cluster to the loopback interface, as on Windows and macOS.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     before = signal.getsignal(signal.SIGTERM)
     try:
         host, _, port = address.removeprefix("ray://").rpartition(":")
-        if port.isdecimal():  # fail at once, while Ray would retry for minutes
+        if port.isdecimal():  # fail immediately; Ray would retry for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         import ray
 
@@ -128,8 +124,6 @@ def _connect(address: str) -> Any:
 
 
 class _Actor:
-    """A worker on the cluster, as the pool sees it."""
-
     def __init__(self, config: WorkerConfig, resources: dict[str, int], send: Send) -> None:
         import ray
 
@@ -163,7 +157,7 @@ class _Actor:
 
 
 class RayWorker:
-    """The actor, named so in `ps` and by Ray. `give` is called while `run` goes on."""
+    """The class of the actor, whose name `ps` shows. Ray calls `give` while `run` is active."""
 
     def __init__(self, folder: str) -> None:
         self._requests: SimpleQueue[QueuedImage | None] = SimpleQueue()
@@ -175,7 +169,7 @@ class RayWorker:
         self._requests.put(image)
 
     def run(self, config: WorkerConfig) -> Iterator[Message]:
-        """Yield the worker's messages but progress, which would be one for every strip."""
+        """Yield the worker's messages, except those on progress, which are too frequent."""
         messages: SimpleQueue[Message | None] = SimpleQueue()
         requests = iter(self._requests.get, None)
         with ThreadPoolExecutor(1) as executor:

@@ -1,7 +1,7 @@
-"""A worker and its messages: it loads the network, then restores images until it is stopped.
+"""A worker, which loads the network and restores images until it is stopped, and its messages.
 
-It is given QueuedImage, and None to stop. It sends Ready or a RestormerError first, then any of the
-other messages, and WorkerExited last.
+The pool sends QueuedImage, and None to stop. The worker first sends Ready, or the RestormerError
+that prevents it, and then any other messages. The last message is WorkerExited.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 class Ready(NamedTuple):
-    """The network is loaded; `description` states weights, device and precision."""
+    """The network is loaded."""
 
     settings: SettingsFingerprint
-    description: str
+    description: str  # of weights, device and precision
 
 
 class Note(NamedTuple):
@@ -72,7 +72,7 @@ class WorkerConfig:
 
 
 def run_worker(requests: Iterable[QueuedImage], config: WorkerConfig, send: Send) -> None:
-    """Load the network, send Ready or the error that prevents it, and `serve`."""
+    """Load the network, send Ready, and `serve`; or send the RestormerError that prevents it."""
     from ..inference import Restorer
 
     try:
@@ -95,11 +95,11 @@ def serve(
     """Restore and write images in overlapping stages, as `run_batch` does.
 
     Args:
-        requests: images. At their end, finish writing the current image and drop the others.
+        requests: the images. At their end, only an image that is being written is finished.
         restorer: the network to run.
         config: how to read, blend, write and observe.
-        send: called from several threads with WrittenImage or Failed for each image in order, and
-            with the progress of the current image.
+        send: called from several threads with the progress of the current image, and with
+            WrittenImage or Failed for each image in order.
     """
     from ..inference import inherit_threads
 
@@ -114,7 +114,7 @@ def serve(
                 send(failure_event(job, restorer.task.name, error))
             case Cancelled() | CancelledError():
                 pass
-            case error:  # a defect, which the executor would hide while the pool waits for ever
+            case error:  # a bug: the executor would hide it, and the pool would wait forever
                 traceback.print_exception(error)
                 send(WorkerExited(f"{type(error).__name__}: {error}"))
 

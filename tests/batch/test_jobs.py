@@ -1,4 +1,4 @@
-"""Names of outputs, and problems that are found before anything is touched."""
+"""Names of outputs, and problems that are found before anything is written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def targets(*names: str, **options: Any) -> list[str]:
     ],
 )
 def test_the_output_of_a_file_is_beside_it(name: str, kind: str | None, target: str) -> None:
-    """It keeps the suffix, or has that of `--format`, or `.png` for formats that are only read."""
+    """It keeps the suffix, or has the one of `--format`, or `.png` for formats only read."""
     assert targets(name, format=kind) == [target]
 
 
@@ -75,7 +75,7 @@ def test_an_output_folder_exists_or_ends_in_a_slash(output: str) -> None:
 
 
 def test_several_inputs_make_the_output_a_folder() -> None:
-    """This holds for several files and for one folder."""
+    """Several files and a single folder have a folder as output."""
     assert targets("a.png", "b.jpeg", output="out") == ["out/a.png", "out/b.jpeg"]
     assert targets("f", output="out") == ["out/a.png", "out/sub/b.tif"]
 
@@ -117,7 +117,7 @@ REFUSED = {
     "stdin into a folder": (["-"], {"output": "out/"}),
     "stdin among others": (["-", "a.png"], {}),
     "in place with another format": (["a.png"], {"in_place": True, "format": "jpg"}),
-    "in place of what is not written": (["c.gif"], {"in_place": True}),
+    "in place in a format that is only read": (["c.gif"], {"in_place": True}),
     "a folder below a file": (["a.png"], {"output": "b.jpeg/out/"}),
     "one right view for several": (["f"], {"right": "a.png"}),
 }
@@ -133,14 +133,14 @@ def test_contradictory_outputs_are_an_error(case: str) -> None:
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    """One list has every collision, replacement and folder that cannot be made."""
+    """One list has every collision, replacement and folder that cannot be created."""
     Path("out").mkdir()
     Path("out/sub").touch()
     Path("out/b.jpeg").mkdir()
     with pytest.raises(UsageError) as caught:
         jobs("f", "a.png", "b.jpeg", output="out")
     message = caught.value.message
-    assert message.startswith("3 things would go wrong")
+    assert message.startswith("3 problems")
     assert "f/a.png and a.png would both become out/a.png" in message
     assert "out/b.jpeg is a folder" in message
     assert "out/sub is not a folder" in message
@@ -149,7 +149,7 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_in_place_allows_an_output_to_replace_its_input_but_no_other() -> None:
     """An input that is still to be read is never replaced."""
     assert targets("a.png", output=".", in_place=True) == ["a.png"]
-    with pytest.raises(UsageError, match="is an input, too"):
+    with pytest.raises(UsageError, match="would replace the input"):
         jobs("f/a.png", "a.png", output=".", in_place=True)
 
 
@@ -176,6 +176,6 @@ def test_a_long_list_of_problems_is_shortened() -> None:
     for i in range(25):
         Path(f"n{i}.png").touch()
         names.append(f"n{i}.png")
-    with pytest.raises(UsageError, match="25 things") as caught:
+    with pytest.raises(UsageError, match="25 problems") as caught:
         jobs(*names, output=".")
     assert caught.value.message.endswith("and 5 more")

@@ -1,4 +1,4 @@
-"""Manifests, and what `--skip-existing` skips, restores again and never replaces."""
+"""Manifests, and the images that `--skip-existing` skips, restores again or never replaces."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_changed_input_is_restored_again(repeat: Callable[..., Reasons]) -> No
 
 
 def test_a_missing_or_damaged_output_is_restored_again(repeat: Callable[..., Reasons]) -> None:
-    """An entry in the manifest alone is no reason to skip."""
+    """An entry in the manifest is not enough to skip an image."""
     Path("out/a.png").unlink()
     Path("out/b.png").write_bytes(Path("out/b.png").read_bytes()[:100])
     assert repeat() == RESTORED
@@ -164,7 +164,7 @@ def test_damaged_lines_are_ignored_with_a_warning(
 
 
 def test_a_manifest_that_cannot_be_written_is_a_note(restormer: Callable[..., Outcome]) -> None:
-    """The images are written nevertheless."""
+    """The images are still written."""
     picture("f/a.png")
     MANIFEST.mkdir(parents=True)
     outcome = restormer("derain", "f", "-o", "out")
@@ -205,7 +205,7 @@ def test_each_folder_has_its_own_manifest(restormer: Callable[..., Outcome]) -> 
 
 
 def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) -> None:
-    """Outputs are skipped whatever the options; a new photo in their place is restored."""
+    """Outputs are skipped with any options; a new photo in their place is restored."""
     for seed, name in enumerate(("f/a.jpg", "f/b.jpg")):
         picture(name, seed=seed)
     command = ("derain", "f", "--in-place", "--skip-existing", "--json")
@@ -222,7 +222,7 @@ def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) ->
 
 
 def test_several_tasks_in_place_follow_each_other(restormer: Callable[..., Outcome]) -> None:
-    """Each task is done once, whatever tasks come after it."""
+    """Each task is done once, even if other tasks come after it."""
     picture("f/a.png")
     ends = []
     for task in ("derain", "deblur", "derain", "deblur"):

@@ -1,4 +1,4 @@
-"""Common report of a file's pages, and the number that an output holds."""
+"""Common report of a file's pages, and the number of pages that an output can hold."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from restormer_cli.errors import ImageError
 from restormer_cli.imaging import Image, ImageSequence
 
 
-def sequence(count: int, unit: str = "page", *besides: str) -> ImageSequence:
+def sequence(count: int, unit: str = "page", *omitted: str) -> ImageSequence:
     image = Image(np.zeros((2, 2, 3), np.uint8))
-    return ImageSequence(iter([image] * count), "tiff", count, unit, besides)
+    return ImageSequence(iter([image] * count), "tiff", count, unit, omitted)
 
 
 @pytest.mark.parametrize(
@@ -34,17 +34,17 @@ def test_texts_of_pages_are_merged(texts: list[list[str]], merged: list[str]) ->
     ("unit", "kind", "count"),
     [("page", "tiff", 3), ("page", "png", 1), ("frame", "png", 3), ("frame", "jpeg", 1)],
 )
-def test_an_output_holds_the_pages_of_its_format(unit: str, kind: str, count: int) -> None:
-    """A warning names the number of pages left out."""
-    held, warnings = count_pages(sequence(3, unit), kind, in_place=False)
-    assert held == count
+def test_the_format_limits_the_number_of_pages(unit: str, kind: str, count: int) -> None:
+    """A warning states the number of pages left out."""
+    pages, warnings = count_pages(sequence(3, unit), kind, in_place=False)
+    assert pages == count
     assert ["2 are left out" in text for text in warnings] == [True] * (count == 1)
 
 
 @pytest.mark.parametrize(
     ("images", "kind"), [(sequence(3), "png"), (sequence(1, "page", "a video"), "tiff")]
 )
-def test_in_place_nothing_may_be_lost(images: ImageSequence, kind: str) -> None:
+def test_in_place_no_contents_may_be_lost(images: ImageSequence, kind: str) -> None:
     """Pages and other data that the output cannot hold are an error."""
     with pytest.raises(ImageError) as caught:
         count_pages(images, kind, in_place=True)

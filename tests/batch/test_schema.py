@@ -131,6 +131,8 @@ def test_an_estimated_noise_is_valid(restormer: Callable[..., Outcome]) -> None:
         {"noise": 3.0},
         {"noise": NOISE | {"more": 1}},
         {"noise": {"sigma": 1.0}},
+        {"noise": NOISE | {"sigma": -1.0}},
+        {"noise": NOISE | {"coarse": -1.0}},
         {"mean_absolute_change": 1.5},
         {"peak_memory": None},
         {"notes": [1]},

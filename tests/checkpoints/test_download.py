@@ -144,7 +144,7 @@ def test_each_refusal_of_the_hub_has_its_message(hub, status, code, complaint, h
 
 
 def test_a_missing_repository_revision_or_file_is_named(hub):
-    """The message tells which of them is missing."""
+    """The message says whether the repository, the revision or the file is missing."""
     hub.files["org/repo/a/model.pth"] = CONTENT
     assert "no such repository" in hub_unavailable("org/other").message
     assert "no such revision" in hub_unavailable(revision="v9").message
@@ -160,14 +160,14 @@ def test_a_failing_cdn_is_named(hub):
 
 
 def test_a_refused_connection_is_named():
-    """If no server listens, the error is raised at once."""
+    """A refused connection is an error without retries."""
     began = time.monotonic()
     assert "Connection refused" in hub_unavailable().message
     assert time.monotonic() - began < 5
 
 
 def test_a_branch_is_requested_again_but_its_cached_file_is_enough(hub):
-    """The newest commit is used if the Hub answers, and else the cached one."""
+    """The newest commit is used if the Hub answers, otherwise the cached one."""
     hub.files["org/repo/model.pth"] = CONTENT
     old = download.from_hub("org/repo", "model.pth", "main")
     hub.files["org/repo/model.pth"], hub.commits["main"] = CONTENT[::-1], "f" * 40
@@ -286,7 +286,7 @@ def test_a_release_file_is_verified_with_the_table(hub, publish, hf_home):
 
 
 def test_a_release_file_without_a_known_hash_is_reported(hub, publish):
-    """A note says so, and the hash is stored so that later changes are noticed."""
+    """A note reports the unknown hash, which is stored to detect later changes."""
     checkpoint = publish(RAIN, CONTENT, known=False)
     hub.errors["/deepinv/"] = (503, "")
     notes = []
@@ -314,7 +314,7 @@ def test_an_interrupted_release_download_is_resumed_by_the_next_run(hub, publish
 
 
 def test_a_partial_file_longer_than_the_file_is_discarded(hub, publish, hf_home):
-    """It cannot be the beginning of the file."""
+    """A partial file that is too long is downloaded again."""
     checkpoint = publish(BLUR, CONTENT)
     (hf_home / "restormer").mkdir(parents=True)
     (hf_home / "restormer" / "motion_deblurring.pth.incomplete").write_bytes(CONTENT + b"more")

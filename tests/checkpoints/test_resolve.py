@@ -158,7 +158,7 @@ def test_a_hub_file_is_downloaded(hub, tiny, weights, file):
 @pytest.mark.parametrize("weights", ["hf:", "hf:org", "hf:org/repo", "hf:org/repo/", "hf:/r/f"])
 def test_an_incomplete_hub_name_is_refused(weights):
     """The hint for a name without organisation, repository or file shows the form."""
-    with pytest.raises(CheckpointError, match="names no file") as raised:
+    with pytest.raises(CheckpointError, match="not a file of the Hub") as raised:
         resolve(weights)
     assert "hf:ORG/REPO/FILE" in raised.value.hint
 

@@ -59,14 +59,14 @@ def test_a_network_loads_ready_to_run(tiny):
     ids=["bare", "params", "params_ema", "state_dict", "module", "both", "nested"],
 )
 def test_wrappers_are_removed(tmp_path, wrap):
-    """Keys and prefixes that training programs put around the weights are removed."""
+    """Keys and prefixes that training programs add to the weights are removed."""
     path = tmp_path / "wrapped.pth"
     torch.save(wrap(tiny_network().state_dict()), path)
     assert_same_network(serialization.load_network(path), tiny_network())
 
 
 def test_the_average_is_preferred(tmp_path):
-    """From a file with both, the moving average is loaded and not the last step."""
+    """If a file has both, the moving average is loaded and not the last step."""
     path = tmp_path / "both.pth"
     average, last = tiny_network(seed=1), tiny_network(seed=2)
     torch.save({"params": last.state_dict(), "params_ema": average.state_dict()}, path)
@@ -74,7 +74,7 @@ def test_the_average_is_preferred(tmp_path):
 
 
 def test_the_old_torch_format_loads(tmp_path):
-    """Files of torch before 1.6, which are no archives, load without a warning."""
+    """Files from torch before 1.6, which are not archives, load without a warning."""
     path = tmp_path / "old.pth"
     state = tiny_network().state_dict()
     torch.save({"params": state}, path, _use_new_zipfile_serialization=False)
@@ -185,10 +185,10 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path):
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"params": {}}, {"loss": 0.5}, torch.ones(3)])
 def test_files_without_weights_are_refused(tmp_path, content):
-    """A readable file that holds no weights is refused."""
+    """A readable file without weights is refused."""
     path = tmp_path / "other.pth"
     torch.save(content, path)
-    assert_refused(path, "holds no state dict|are no weights")
+    assert_refused(path, "contains no state dict|are not weights")
 
 
 def test_another_network_is_refused(tmp_path):
@@ -212,7 +212,7 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_unexpected_weights_are_named_and_counted(tmp_path):
-    """Of many unexpected tensors, the first are named and the others counted."""
+    """The first of many unexpected tensors are named, and the others are counted."""
     extra = {f"head.{i}.weight": torch.ones(1) for i in range(5)}
     path = save_changed(tmp_path / "u.pth", lambda s: s.update(extra))
     assert_refused(path, "head.0.weight, head.1.weight, head.2.weight and 2 more unexpected")
@@ -237,7 +237,7 @@ def test_inconsistent_widths_are_refused(tmp_path):
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     """A tensor with NaN or infinity, which would give black images, is named."""
     path = save_changed(tmp_path / "n.pth", lambda s: s["output.weight"][0, 0, 0].fill_(value))
-    assert_refused(path, "`output.weight` holds NaN or infinity")
+    assert_refused(path, "`output.weight` contains NaN or infinity")
 
 
 def test_metadata_must_agree_with_the_weights(tmp_path):

@@ -17,7 +17,7 @@ def test_doctor_shows_the_weights_of_each_task(
     identity: Callable[..., Path], lite_folder: Path, restormer: Callable[..., Outcome]
 ) -> None:
     """`doctor` shows versions, devices and the weights with and without a network connection."""
-    network = serialization.read_network(identity())
+    network = serialization.load_network(identity())
     lite = lite_folder / "restormer-lite-denoise.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, lite)
     outcome = restormer("doctor", "--json")

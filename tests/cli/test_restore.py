@@ -259,7 +259,7 @@ def test_lite_weights_replace_unavailable_ones_with_a_warning(
     lite_folder: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
     """If no source can be reached, the lite weights are used with a warning."""
-    network = serialization.read_network(identity())
+    network = serialization.load_network(identity())
     lite = lite_folder / "restormer-lite-derain.safetensors"
     serialization.save_network(network.state_dict(), network.architecture, lite)
     picture("a.png")

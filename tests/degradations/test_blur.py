@@ -1,4 +1,4 @@
-"""Motion blur and defocus, compared with the physics of light."""
+"""Test properties of motion blur and defocus."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_images_of_any_size_are_blurred(degrade: Degrade, size: tuple[int, int])
 
 @every_blur
 def test_a_seed_determines_the_result(degrade: Degrade) -> None:
-    """Equal seeds give equal results to the bit, and other seeds others."""
+    """Equal seeds give identical results, and other seeds give different results."""
     clean = texture(4)
     first = degrade(clean, seeded(1))
     assert torch.equal(first, degrade(clean, seeded(1)))
@@ -73,7 +73,7 @@ def test_each_image_has_its_own_severity(degrade: Degrade) -> None:
 @every_blur
 @pytest.mark.parametrize("grey", [0.3, 0.9])
 def test_flat_grey_stays_flat(degrade: Degrade, grey: float) -> None:
-    """On a flat surface, borders, maps and outlines are invisible: only noise is added."""
+    """A flat image stays flat, including borders and outlines, except for noise."""
     flat = torch.full((24, 3, 40, 40), grey)
     difference = degrade(flat, seeded()) - flat
     assert difference.mean((0, 1)).abs().max() < 0.01
@@ -94,7 +94,7 @@ def test_motion_kernels_keep_light(extent: float) -> None:
 
 
 def test_motion_kernels_have_their_extent() -> None:
-    """A path of 12 pixels covers as many in its kernel, and a path without length is a point."""
+    """The kernel of a 12-pixel path covers 12 pixels, and that of a tiny path is a point."""
     lit = motion(50, 12.0)[:, 0] > 0
     rows, columns = lit.any(2).sum(1), lit.any(1).sum(1)
     diagonal = (rows.square() + columns.square()).float().sqrt()
@@ -141,7 +141,7 @@ def test_blur_keeps_light() -> None:
 
 
 def test_blur_is_the_convolution() -> None:
-    """A point becomes the kernel of its image, not mirrored, at any position."""
+    """A point of light becomes the kernel of its image, not mirrored."""
     light = torch.zeros(4, 1, 60, 70)
     light[:, :, 33, 20] = 1
     kernels = motion(4, 18.0)
@@ -165,7 +165,7 @@ def test_borders_do_not_darken() -> None:
 
 
 def test_the_still_background_stays_sharp() -> None:
-    """Far from the moving region, a still background is unchanged."""
+    """Far from the moving region, a background that does not move is unchanged."""
     light = to_linear(texture(2, 64, 64))
     mask = torch.zeros(2, 1, 64, 64)
     mask[..., :20, :] = 1

@@ -1,4 +1,4 @@
-"""JPEG compression, compared with libjpeg."""
+"""Test JPEG compression against libjpeg."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_jpeg_at_half_chroma_equals_libjpeg() -> None:
 
 
 def test_jpeg_treats_images_of_a_batch_separately() -> None:
-    """Each image has its own quality and subsampling; padding has no effect."""
+    """Each image has its own quality and subsampling, also if its sides are padded."""
     images = torch.cat([grainy(), grainy().flip(3)])[..., :90, :75]
     quality = torch.tensor([40.0, 92.0]).view(2, 1, 1, 1)
     half = torch.tensor([True, False]).view(2, 1, 1, 1)
@@ -73,8 +73,8 @@ def test_jpeg_improves_with_quality() -> None:
 
 
 def test_half_of_the_images_go_through_jpeg() -> None:
-    """`filed` compresses about half of the images."""
+    """About half of the images are compressed."""
     clean = scene(200)
-    filed = jpeg.filed(sampling.to_8_bit(clean), seeded(), 75)
-    packed = (filed != sampling.to_8_bit(clean)).flatten(1).any(1)
+    result = jpeg.filed(sampling.to_8_bit(clean), seeded(), 75)
+    packed = (result != sampling.to_8_bit(clean)).flatten(1).any(1)
     assert 70 < packed.sum() < 130

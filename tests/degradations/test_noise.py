@@ -1,4 +1,4 @@
-"""Gaussian noise and the noise of a camera, compared with their definitions."""
+"""Test Gaussian noise and camera noise against their definitions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_half_of_blind_noise_is_in_8_bits() -> None:
     assert 0.42 < share < 0.58
 
 
-def test_equal_noise_leaves_colours_alone() -> None:
-    """All channels of a pixel get the same noise."""
+def test_equal_noise_is_the_same_in_all_channels() -> None:
+    """The same noise is added to all channels of a pixel."""
     clean = scene(8)
     noise = noises.equal_noise(clean, seeded()) - clean
     assert noise.std() > 0.05
@@ -56,7 +56,7 @@ def neighbours(noise: Tensor) -> float:
 
 @pytest.mark.parametrize("corner", range(4))
 def test_demosaicked_noise_is_correlated(corner: int) -> None:
-    """White noise is spread over adjacent pixels, for every corner of the pattern."""
+    """Demosaicing correlates the noise of adjacent pixels, for every corner of the pattern."""
     noise = torch.randn(2, 3, 96, 96, generator=seeded())
     spread = noises.demosaicked(noise, torch.tensor([corner, corner]))
     assert abs(neighbours(noise)) < 0.03

@@ -1,4 +1,4 @@
-"""Common properties of all degradations, and the mixtures of the tasks."""
+"""Test common properties of all degradations, and the mixtures of the tasks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_each_image_has_its_own_severity(degrade: sampling.Degradation) -> None:
 def test_images_of_any_size_are_degraded(
     degrade: sampling.Degradation, size: tuple[int, int]
 ) -> None:
-    """Sides need not be multiples of any number."""
+    """Images of any height and width are supported."""
     clean = torch.full((3, 3, *size), 0.5)
     assert degrade(clean, seeded()).shape == clean.shape
 
@@ -64,7 +64,7 @@ def test_images_of_any_size_are_degraded(
     ("task", "part"), [("denoise", 0.03), ("derain", 0.1), ("deblur", 0.3), ("defocus", 0.3)]
 )
 def test_a_part_of_the_images_stays_clean(task: str, part: float) -> None:
-    """The mixture of each task returns this share of images unchanged to the bit."""
+    """The mixture of each task returns this fraction of the images unchanged."""
     clean = scene(400, 24, 24)
     bad = presets.DEGRADATIONS[task](clean, seeded())
     share = sum(map(torch.equal, bad, clean)) / len(clean)
@@ -80,7 +80,7 @@ def test_images_of_a_batch_are_independent(degrade: sampling.Degradation) -> Non
     second[3] = 1 - second[3]
     result, changed = degrade(first, seeded()), degrade(second, seeded())
     rest = [0, 1, 2, 4, 5]
-    # The rounding of an FFT depends on the batch, and may change a value by one of 255 levels.
+    # The rounding of an FFT depends on the batch and may change a value by 1/255.
     assert (result[rest] - changed[rest]).abs().max() < 1.01 / 255
     assert (result[rest] - changed[rest]).abs().mean() < 1e-5
     assert not torch.equal(result[3], changed[3])

@@ -1,4 +1,4 @@
-"""Rain: shape and direction of streaks, brightness and severity."""
+"""Test the shape, direction and brightness of streaks, and the severity of rain."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_images_of_any_size_are_degraded(size: tuple[int, int]) -> None:
 
 
 def test_a_seed_determines_the_result() -> None:
-    """Equal seeds give equal rain to the bit, and other seeds other rain."""
+    """Equal seeds give identical rain, and other seeds give different rain."""
     first = rain.rain(grey(4), seeded(1))
     assert torch.equal(first, rain.rain(grey(4), seeded(1)))
     assert not torch.equal(first, rain.rain(grey(4), seeded(2)))
 
 
 def test_each_image_has_its_own_severity() -> None:
-    """In one batch, there is light and heavy rain."""
+    """A batch contains light and heavy rain."""
     errors = (rain.rain(grey(32), seeded()) - grey(32)).square().mean((1, 2, 3)).sqrt()
     assert errors.max() > 4 * errors.min()
 
@@ -106,7 +106,7 @@ def test_the_longest_streak_fits() -> None:
 
 
 def test_mist_blends_in_its_light() -> None:
-    """Mist blends every colour with its own light in proportion to its amount."""
+    """Mist blends every colour with the colour of its light, by its amount."""
     image = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
     misty = rain.veiled(image, column(0.25), torch.full((1, 3, 1, 1), 0.8))
     torch.testing.assert_close(misty.flatten(), torch.tensor([0.2, 0.575, 0.95]))

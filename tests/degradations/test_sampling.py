@@ -1,4 +1,4 @@
-"""Conversion between sRGB and linear light, and mixtures of degradations."""
+"""Test the conversion between sRGB and linear light, and mixtures of degradations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def test_light_outside_of_srgb_is_clipped() -> None:
     assert sampling.to_srgb(torch.tensor([-0.5, 2.0])).tolist() == pytest.approx([0, 1])
 
 
+def test_values_are_rounded_to_8_bits() -> None:
+    """Values are clamped to 0..1 and rounded to steps of 1/255."""
+    x = torch.tensor([-0.3, 0.4 / 255, 0.6 / 255, 1.7])
+    torch.testing.assert_close(sampling.to_8_bit(x), torch.tensor([0, 0, 1 / 255, 1]))
+
+
 def test_a_mixture_draws_by_weight() -> None:
-    """Each image gets one part, with the probability of its weight."""
+    """One part is applied to each image, with a probability proportional to its weight."""
     parts = [(value, lambda x, _, value=value: torch.full_like(x, value)) for value in (0.2, 0.8)]
     values = sampling.mixture(*parts)(torch.zeros(2000, 1, 1, 1), seeded()).flatten()
     assert set(values.tolist()) == {np.float32(0.2), np.float32(0.8)}
@@ -37,7 +43,7 @@ def test_a_mixture_draws_by_weight() -> None:
 
 
 def test_a_part_gets_only_its_images() -> None:
-    """A part is called with the images that were drawn for it, not with the batch."""
+    """A part is called only with the images for which it was drawn."""
     seen = []
 
     def record(x: Tensor, _: Generator) -> Tensor:

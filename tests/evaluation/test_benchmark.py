@@ -46,7 +46,7 @@ def test_every_mode_is_measured_at_every_size():
 
 
 def test_without_the_plain_forward_there_are_no_ratios():
-    """Times are reported, but no ratio and no PSNR."""
+    """Times are measured, but no ratio and no PSNR."""
     measurements = list(benchmark.run_benchmark(VARIANTS["grey"], [16], with_plain=False))
     assert "plain" not in {m.way for m in measurements}
     assert {m.ratio for m in measurements} == {m.psnr for m in measurements} == {None}

@@ -1,4 +1,4 @@
-"""Published results, and the test sets that they belong to."""
+"""Published results and their test sets."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
 def test_noise_is_added_and_measured_as_published(
     channels: int, folder_: str, restormer: Callable[..., Outcome], weights: Path
 ) -> None:
-    """The noise is neither clipped nor rounded; the result is rounded to 8 bits."""
+    """The noisy image is neither clipped nor rounded; the result is rounded to 8 bits."""
     clean = {f"{i}.png": smooth(f"{folder_}/{i}.png", i, (24, 40, channels)) for i in range(2)}
     result = report(restormer("eval", "denoise", "--clean", folder_, "--sigma", "15,50", "--json"))
     assert [condition["name"] for condition in result["conditions"]] == ["sigma 15", "sigma 50"]
@@ -97,7 +97,7 @@ def test_rain_is_measured_on_luma(restormer: Callable[..., Outcome]) -> None:
 
 
 def test_blur_is_measured_on_rgb(restormer: Callable[..., Outcome]) -> None:
-    """The paper's result and a remark are added; with TLC windows, the result with TLC."""
+    """The paper's result and a remark are added; with --window, the published result of TLC."""
     clean, blurry = smooth("GoPro/test/target/a.png"), smooth("GoPro/test/input/a.png", 1)
     command = ("eval", "deblur", "--clean", "GoPro/test/target", "--degraded", "GoPro/test/input")
     result = report(restormer(*command, "--json"))
@@ -113,7 +113,7 @@ def test_blur_is_measured_on_rgb(restormer: Callable[..., Outcome]) -> None:
 def test_two_views_are_measured(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """--degraded has the left views, --right the right ones, matched by order on request."""
+    """--degraded has the left views, --right the right ones; --pair order matches by order."""
     dual = tiny("dual.pth", in_channels=6, dual_pixel=True)
     smooth("DPDD/indoor/target/9.png"), smooth("l/1.png", 1), smooth("r/1.png", 2)
     command = ("eval", "defocus", "--clean", "DPDD/indoor/target", "--degraded", "l")
@@ -124,10 +124,10 @@ def test_two_views_are_measured(
     assert report(outcome)["conditions"][0]["published"]["psnr"] == 29.48
 
 
-def test_the_table_shows_the_method_and_all_scores(
+def test_the_table_shows_the_protocol_and_all_scores(
     restormer: Callable[..., Outcome], weights: Path
 ) -> None:
-    """It has weights and hash, protocol, precision, all images, means and the paper's result."""
+    """The table has weights, hash, protocol, precision, images, means and published results."""
     for i in range(2):
         smooth(f"McMaster/{i}.png", i)
     outcome = restormer("eval", "denoise", "--clean", "McMaster", "--sigma", "25")
@@ -153,8 +153,8 @@ def test_the_table_shows_the_method_and_all_scores(
     ]
 
 
-def test_the_csv_holds_the_table(restormer: Callable[..., Outcome]) -> None:
-    """It has a line for each image and one for the mean, with the settings."""
+def test_the_csv_contains_the_table(restormer: Callable[..., Outcome]) -> None:
+    """The file has a line for each image and one for the mean, with the settings."""
     for i in range(2):
         smooth(f"a/{i}.png", i)
     command = ("eval", "derain", "--clean", "a", "--degrade", "rain:light")
@@ -174,7 +174,7 @@ def test_the_csv_holds_the_table(restormer: Callable[..., Outcome]) -> None:
 
 
 def test_an_unusable_image_does_not_stop_the_evaluation(restormer: Callable[..., Outcome]) -> None:
-    """A damaged image, another size or one too small for SSIM is named; the status is 1."""
+    """Damaged images, unequal sizes and images too small for SSIM are reported, with status 1."""
     for name in ("a/1.png", "b/1.png", "a/2.png"):
         smooth(name)
     smooth("b/2.png", shape=(24, 32, 3))
@@ -192,7 +192,7 @@ def test_an_unusable_image_does_not_stop_the_evaluation(restormer: Callable[...,
 
 
 def test_an_infinite_psnr_is_null_in_json(restormer: Callable[..., Outcome]) -> None:
-    """JSON has no infinity."""
+    """JSON has no infinity, so that equal images get null."""
     smooth("a/1.png"), smooth("b/1.png")
     outcome = restormer("eval", "deblur", "--clean", "a", "--degraded", "b", "--json")
     assert report(outcome)["conditions"][0]["mean"]["restored"] == {

@@ -6,10 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from restormer_cli.files import atomic
+from tests.support.program import Outcome, picture, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 KILLED = (
     "import os, pathlib, signal\n"
@@ -20,13 +27,6 @@ KILLED = (
     "    os.kill(os.getpid(), signal.SIGKILL)\n"
 )
 """A program that is killed while it writes `state.pt`."""
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def names() -> list[str]:
@@ -45,7 +45,7 @@ def test_the_target_appears_when_the_block_ends() -> None:
 
 
 def test_an_error_in_the_block_leaves_the_target_unchanged() -> None:
-    """The temporary file is removed, and the error is raised."""
+    """After an error, the temporary file is removed."""
     Path("state.pt").write_bytes(b"old")
     with pytest.raises(TypeError), atomic.open_atomic(Path("state.pt")) as file:
         file.writelines([b"half", "text"])
@@ -54,14 +54,14 @@ def test_an_error_in_the_block_leaves_the_target_unchanged() -> None:
 
 
 def test_a_replaced_file_keeps_its_mode() -> None:
-    """A file that only its owner may read stays so."""
+    """The permissions of a file are kept when it is replaced."""
     Path("state.pt").touch(mode=0o600)
     atomic.write_atomic(Path("state.pt"), b"new")
     assert Path("state.pt").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_symbolic_link_is_kept() -> None:
-    """The file that it points to is replaced."""
+    """A link is kept, and the file that it points to is replaced."""
     Path("real").mkdir()
     Path("real/state.pt").write_bytes(b"old")
     Path("link.pt").symlink_to("real/state.pt")
@@ -72,7 +72,7 @@ def test_a_symbolic_link_is_kept() -> None:
 
 
 def test_a_device_is_written_to_directly() -> None:
-    """It is never replaced by a file."""
+    """A device is never replaced by a file."""
     atomic.write_atomic(Path(os.devnull), b"data")
     assert not Path(os.devnull).is_file()
     assert names() == []
@@ -86,11 +86,60 @@ def test_the_longest_name_can_be_written() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_the_leftover_of_a_killed_process_is_removed() -> None:
-    """A temporary file that is still open in another process is not."""
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    assert subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False).returncode  # noqa: S603
+    """Temporary files of running processes are kept."""
+    assert subprocess.run([sys.executable, "-c", KILLED], check=False).returncode  # noqa: S603
     (leftover,) = names()
     with atomic.open_atomic(Path("other.pt")):
         assert atomic.remove_leftovers([Path(), Path("missing")]) == [Path(leftover)]
     assert names() == ["other.pt"]
+
+
+@pytest.mark.usefixtures("weights")
+def test_the_next_run_removes_leftovers_with_a_note(restormer: Callable[..., Outcome]) -> None:
+    """The temporary files of a concurrent run are kept."""
+    picture("f/a.png")
+    Path("out").mkdir()
+    stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
+    stale.write_bytes(b"half")
+    during: list[str] = []
+
+    def ready(_: os.stat_result) -> None:
+        assert atomic.remove_leftovers([Path("out")]) == [stale]
+        stale.write_bytes(b"half")
+        outcome = restormer("derain", "f", "-o", "out")
+        assert f"note: {stale}: temporary file of a killed run, removed" in outcome.stderr
+        during.extend(path.name for path in Path("out").iterdir())
+
+    atomic.write_atomic(Path("out/b.png"), b"whole", ready)
+    assert len([name for name in during if name.endswith(atomic.TEMPORARY)]) == 1
+    assert tree() == ["f/a.png", "out/a.png", "out/b.png"]
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_dry_run_removes_no_leftovers(restormer: Callable[..., Outcome]) -> None:
+    """A dry run changes nothing on disk."""
+    picture("f/a.png")
+    Path("out").mkdir()
+    stale = Path(f"out/.a.png.0123abcd{atomic.TEMPORARY}")
+    stale.touch()
+    assert restormer("derain", "f", "-o", "out", "--dry-run").status == 0
+    assert stale.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_without_file_locks_only_old_leftovers_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporary files must be older than a day to be removed."""
+    import fcntl
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    young, old = (tmp_path / f".{name}{atomic.TEMPORARY}" for name in ("young", "old"))
+    young.touch()
+    old.touch()
+    os.utime(old, (1, 1))
+    assert atomic.remove_leftovers([tmp_path, tmp_path / "missing"]) == [old]
+    assert young.exists()

@@ -39,7 +39,7 @@ def test_named_files_keep_their_order() -> None:
 
 
 def test_a_file_given_twice_counts_once() -> None:
-    """Different spellings of one path are one input."""
+    """Different names of one path are one input."""
     touch("a.png", "sub/b.png")
     assert names("a.png", "./a.png", "sub/../a.png", "-", "-") == ["a.png", "-"]
 
@@ -63,15 +63,15 @@ def test_hidden_files_and_folders_are_left_out_of_a_folder() -> None:
     assert names("f", "f/.hidden.png", recursive=True) == ["f/a.png", "f/.hidden.png"]
 
 
-def test_outputs_in_a_folder_are_no_inputs() -> None:
-    """`*.restored.*`, `-restored` folders beside their originals and the output are left out."""
+def test_outputs_in_a_folder_are_not_inputs() -> None:
+    """`*.restored.*`, `-restored` folders next to their originals and the output are left out."""
     touch("f/a.png", "f/a.restored.png", "f/sub/b.png", "f/sub-restored/b.png", "f/out/a.png")
     touch("f/long-restored/c.png")  # not an output: there is no folder `long`
     images = names("f", recursive=True, output="f/out")
     assert images == ["f/a.png", "f/long-restored/c.png", "f/sub/b.png"]
 
 
-def test_named_outputs_are_left_out_beside_their_inputs() -> None:
+def test_named_outputs_are_left_out_together_with_their_inputs() -> None:
     """In a second run, the shell's `*.png` also matches outputs; alone, such a file is an input."""
     touch("a.png", "a.restored.png", "b.restored.png")
     inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"], readable_suffixes())
@@ -87,7 +87,7 @@ def test_a_loop_of_links_ends() -> None:
 
 
 def test_a_broken_link_is_found() -> None:
-    """It is reported when it is read, and not left out silently."""
+    """A broken link is not left out silently: reading it is an error."""
     touch("f/a.png")
     Path("f/b.png").symlink_to("nowhere.png")
     assert names("f") == ["f/a.png", "f/b.png"]
@@ -95,7 +95,7 @@ def test_a_broken_link_is_found() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_in_a_folder_are_left_out() -> None:
-    """Reading one would block."""
+    """A pipe in a folder is left out, because reading it would block."""
     touch("f/a.png")
     os.mkfifo("f/b.png")
     assert names("f") == ["f/a.png"]
@@ -108,7 +108,7 @@ def test_patterns_are_expanded() -> None:
     assert names("**/a*.png") == ["a2.png", "a10.png", "x/y/a3.png"]
 
 
-def test_an_existing_file_is_no_pattern() -> None:
+def test_an_existing_file_is_not_a_pattern() -> None:
     """`[1].png` names the file of that name, although as a pattern it matches `1.png`."""
     touch("[1].png", "1.png")
     assert names("[1].png") == ["[1].png"]
@@ -116,14 +116,14 @@ def test_an_existing_file_is_no_pattern() -> None:
 
 
 def test_listed_names_are_never_patterns() -> None:
-    """A list contains exact names."""
+    """A list contains exact names and no patterns."""
     touch("a.png")
     inputs = find_inputs([], readable_suffixes(), listed=["*.png", "a.png"])
     assert [str(image) for image in inputs.found] == ["*.png", "a.png"]
 
 
 def test_a_name_without_images_is_a_problem_with_a_hint() -> None:
-    """An empty folder and a pattern without a match are reported, and the other inputs found."""
+    """An empty folder and a pattern without a match are problems; other inputs are found."""
     touch("a.png", "empty/sub/b.png")
     inputs = find_inputs(["a.png", "empty", "no*.png"], readable_suffixes())
     assert [str(image) for image in inputs.found] == ["a.png"]
@@ -148,7 +148,7 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
     """An unset shell variable does not stand for all images in the current folder."""
     touch("a.png")
     inputs = find_inputs(["", "x" * 300], readable_suffixes())
-    assert [problem.error for problem in inputs.problems] == ["an empty name is no file"]
+    assert [problem.error for problem in inputs.problems] == ["the name is empty"]
     assert [str(image) for image in inputs.found] == ["x" * 300]
 
 

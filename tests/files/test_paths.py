@@ -59,7 +59,7 @@ def store() -> Iterator[MemoryFileSystem]:
 
 @pytest.fixture
 def shop(store: MemoryFileSystem) -> dict[str, np.ndarray]:
-    """Store two images in folders, a damaged one, hidden ones and another file."""
+    """Two images, which are returned, a damaged image, hidden files and another file."""
     before = {}
     for seed, name in enumerate(("a.png", "sub/b.png")):
         before[name] = picture(name, seed=seed)
@@ -137,7 +137,7 @@ def test_a_url_of_a_local_file_is_its_path(restormer: Callable[..., Outcome]) ->
 
 
 def test_outputs_of_urls_are_named_like_those_of_paths(shop: dict[str, np.ndarray]) -> None:
-    """Outputs lie beside the image or the folder, and never in another bucket."""
+    """Outputs are next to the image or the folder, and never in another bucket."""
 
     def targets(*names: str, **options: Any) -> list[str]:
         return [
@@ -180,7 +180,7 @@ def test_an_upload_is_complete_or_removed(
 def test_a_missing_backend_is_named(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A usage error with the command that installs it; unknown schemes are refused, too."""
+    """A missing backend is a usage error with an install command; so is an unknown scheme."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
     outcome = restormer("derain", "s3://bucket/a.png")
     assert outcome.status == 2
@@ -192,7 +192,7 @@ def test_a_missing_backend_is_named(
 
 
 def test_a_missing_url_fails_like_a_missing_file(restormer: Callable[..., Outcome]) -> None:
-    """The message contains the URL."""
+    """The error for a missing remote file contains its URL."""
     outcome = restormer("derain", "memory://shop/gone.png")
     assert outcome.status == 1
     assert "memory://shop/gone.png: no such file" in outcome.stderr
@@ -238,7 +238,7 @@ def test_paths_derived_from_a_url_are_urls() -> None:
 def test_a_failed_upload_keeps_the_manifest(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the next run would skip the old output as edited by somebody else."""
+    """After a failed upload, the next run does not skip the old output as edited."""
     picture("a.png", seed=1)
     line = ("derain", "a.png", "-o", "memory://kept/out/", "--skip-existing", "--precision", "fp32")
     assert restormer(*line).status == 0
@@ -265,7 +265,7 @@ def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
 
 @pytest.mark.parametrize("option", ["--report", "--compare"])
 def test_reports_and_comparisons_are_local(option: str, restormer: Callable[..., Outcome]) -> None:
-    """A URL is refused for them."""
+    """A URL is refused for reports and comparison sheets."""
     picture("a.png")
     outcome = restormer("derain", "a.png", option, "memory://b/page.html")
     assert outcome.status == 2

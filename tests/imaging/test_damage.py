@@ -1,4 +1,4 @@
-"""Damaged files: each is one clear error, and nothing else escapes."""
+"""Damaged files: each is an ImageError of one line."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def bad_files():
 @pytest.mark.parametrize(
     ("name", "data", "message"), [pytest.param(*bad, id=bad[0]) for bad in bad_files()]
 )
-def test_bad_files_are_one_clear_line(tmp_path, name, data, message):
-    """A damaged file is an ImageError of one line that names the file and the cause."""
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path, name, data, message):
+    """The error of a damaged file has one line with the file and the cause."""
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(ImageError, match=message) as caught:
@@ -115,7 +115,7 @@ WHOLE = list(fuzzed())
 
 @given(st.data())
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_only_image_errors_escape(data):
+def test_damage_raises_only_image_errors(data):
     """A file with flipped bits or a missing end is read or is an ImageError."""
     whole = bytearray(data.draw(st.sampled_from(WHOLE)))
     for _ in range(data.draw(st.integers(0, 6))):

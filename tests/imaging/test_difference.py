@@ -1,4 +1,4 @@
-"""Amount of change, warnings about it, and `--strength`."""
+"""Amount of change, warnings about it, `--strength`, difference maps and changed regions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from restormer_cli.imaging import difference
+from restormer_cli.imaging.image import Box
 from tests.support.program import Outcome, picture, pixels
 
 if TYPE_CHECKING:
@@ -94,3 +95,31 @@ def test_an_invalid_strength_is_refused(strength: str, restormer: Callable[..., 
     """A strength outside 0..1 is a usage error."""
     picture("a.png")
     assert restormer("denoise", "a.png", "--strength", strength).status == 2
+
+
+def test_most_changed_crops_are_disjoint_and_sorted() -> None:
+    """The largest change comes first. Unchanged crops and crops that do not fit are left out."""
+    before = np.zeros((90, 120, 3), np.uint8)
+    after = before.copy()
+    after[0:20, 0:30] = 50
+    after[60:80, 90:120] = 100
+    assert difference.most_changed(before, after, 30, 20, 3)[:2] == [
+        Box(90, 60, 30, 20),
+        Box(0, 0, 30, 20),
+    ]
+    assert len(difference.most_changed(before, after, 30, 20, 3)) == 2
+    assert difference.most_changed(before, before, 30, 20, 3) == []
+    assert difference.most_changed(before, after, 200, 20, 3) == []
+
+
+@pytest.mark.parametrize("side", [1, 4, 7])
+def test_blocks_are_means(side: int) -> None:
+    """Each block is a mean absolute difference; the last of a row or column may be smaller."""
+    rng = np.random.default_rng(0)
+    before, after = (rng.random((20, 31, 3), dtype=np.float32) for _ in range(2))
+    blocks = difference.block_differences(before, after, side)
+    assert blocks.shape == (-(-20 // side), -(-31 // side))
+    change = np.abs(after - before)
+    assert blocks[0, 0] == pytest.approx(change[:side, :side].mean(), rel=1e-5)
+    last = change[(blocks.shape[0] - 1) * side :, (blocks.shape[1] - 1) * side :]
+    assert blocks[-1, -1] == pytest.approx(last.mean(), rel=1e-5)

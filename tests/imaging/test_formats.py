@@ -1,4 +1,4 @@
-"""Capabilities of the formats: losses are noted, and all else survives."""
+"""Capabilities of the formats: losses are noted, and everything else is kept."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_lossless_formats_keep_every_sample(tmp_path, kind, dtype, colours, alph
     ],
 )
 def test_each_loss_is_noted(tmp_path, kind, dtype, colours, alpha, expected):
-    """A format that cannot hold the samples gets the nearest, with a note on each loss."""
+    """Samples that a format does not support are converted, with a note on each loss."""
     samples = noise(8, 9, colours + 1, dtype)
     image = Image(samples[..., :colours], samples[..., -1] if alpha else None)
     notes = image_io.write_image(image, tmp_path / "a", format=kind)
@@ -142,8 +142,8 @@ def test_the_unrestored_thumbnail_is_removed(tmp_path, kind, order):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "bmp"])
-def test_resolution_crosses_formats(tmp_path, kind):
-    """The resolution survives a change of format."""
+def test_resolution_is_kept_in_other_formats(tmp_path, kind):
+    """The resolution is kept when the format changes."""
     data = encoded(PIL.Image.fromarray(noise(5, 4, 3)), "TIFF", dpi=(300, 600))
     image = replace(image_io.read_image(data), exif=None)
     back = rewritten(image, tmp_path / f"a.{kind}")

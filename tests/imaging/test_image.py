@@ -11,7 +11,7 @@ from restormer_cli.imaging.image import from_float, to_float
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_every_integer_value_survives_floats(dtype):
+def test_integers_are_restored_exactly_from_floats(dtype):
     """`to_float` and `from_float` are exact inverses over the whole range."""
     values = np.arange(np.iinfo(dtype).max + 1).astype(dtype)
     floats = to_float(values)

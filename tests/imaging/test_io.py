@@ -135,15 +135,15 @@ def test_an_impossible_target_is_an_image_error(tmp_path, name):
     ("name", "shape", "message"),
     [("a.xyz", (3, 4, 3), "cannot write the format xyz"), ("a.webp", (1, 16384, 3), "16383")],
 )
-def test_what_no_encoder_supports_is_an_image_error(tmp_path, name, shape, message):
-    """An unknown suffix or too large an image is an error with a hint."""
+def test_an_unsupported_output_is_an_image_error(tmp_path, name, shape, message):
+    """An unknown suffix and an image that is too large are errors with a hint."""
     with pytest.raises(ImageError, match=message) as caught:
         image_io.write_image(Image(np.zeros(shape, "uint8")), tmp_path / name)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(("name", "message"), [("missing.png", "no such file"), (".", "a folder")])
-def test_a_missing_file_and_a_folder_differ(tmp_path, name, message):
+def test_a_missing_file_and_a_folder_are_named(tmp_path, name, message):
     """A missing file and a folder have different messages."""
     with pytest.raises(ImageError, match=message) as caught:
         image_io.read_image(tmp_path / name)

@@ -11,6 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from restormer_cli.checkpoints.catalog import TASKS
+from restormer_cli.degradations import to_8_bit
 from restormer_cli.imaging import metrics
 
 
@@ -26,16 +27,16 @@ def hwc(x: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 33), (1, 11, 11)])
-def test_psnr_is_scikit_images(shape: tuple[int, ...]) -> None:
-    """PSNR over all channels together is what scikit-image computes."""
+def test_psnr_matches_scikit_image(shape: tuple[int, ...]) -> None:
+    """PSNR over all channels together matches scikit-image."""
     a, b = pair(*shape)
     expected = peak_signal_noise_ratio(hwc(a), hwc(b), data_range=1)
     assert metrics.psnr(a, b) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 33), (1, 11, 11), (3, 12, 64)])
-def test_ssim_is_scikit_images_with_the_papers_arguments(shape: tuple[int, ...]) -> None:
-    """SSIM is scikit-image's with Gaussian weights and population covariances."""
+def test_ssim_matches_scikit_image(shape: tuple[int, ...]) -> None:
+    """SSIM matches scikit-image with Gaussian weights and population covariances."""
     a, b = pair(*shape)
     expected = structural_similarity(
         hwc(a),
@@ -50,7 +51,7 @@ def test_ssim_is_scikit_images_with_the_papers_arguments(shape: tuple[int, ...])
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
-def test_a_batchs_score_is_the_mean_of_its_images(metric) -> None:
+def test_the_score_of_a_batch_is_the_mean_of_its_images(metric) -> None:
     """Images of a batch are scored one by one."""
     a, b = pair(2, 3, 20, 20)
     b[1] = b[1] * 0.5
@@ -58,7 +59,7 @@ def test_a_batchs_score_is_the_mean_of_its_images(metric) -> None:
     assert metric(a, b) == pytest.approx(sum(one_by_one) / 2)
 
 
-def test_equal_images_score_the_most() -> None:
+def test_equal_images_have_the_highest_scores() -> None:
     """Equal images have infinite PSNR and an SSIM of 1."""
     a, _ = pair(3, 16, 16)
     assert metrics.psnr(a, a.clone()) == math.inf
@@ -66,7 +67,7 @@ def test_equal_images_score_the_most() -> None:
 
 
 def test_images_that_cannot_be_compared_are_refused() -> None:
-    """Different shapes, shapes of no image, and images smaller than the window are errors."""
+    """Different shapes, wrong dimensions, and images smaller than the window are errors."""
     a, b = pair(3, 16, 16)
     for metric in (metrics.psnr, metrics.ssim):
         with pytest.raises(ValueError, match="not two images"):
@@ -81,7 +82,7 @@ def test_images_that_cannot_be_compared_are_refused() -> None:
     ("rgb", "y"),
     [((0, 0, 0), 16), ((1, 1, 1), 235), ((1, 0, 0), 81.481), ((0, 0.5, 1), 105.2425)],
 )
-def test_luma_is_matlabs(rgb: tuple[float, ...], y: float) -> None:
+def test_luma_matches_matlab(rgb: tuple[float, ...], y: float) -> None:
     """Y is 65.481 R + 128.553 G + 24.966 B + 16, of 255, for images and batches."""
     image = torch.tensor(rgb, dtype=torch.float64).view(3, 1, 1).expand(3, 4, 5)
     expected = torch.full((1, 4, 5), y / 255, dtype=torch.float64)
@@ -89,16 +90,10 @@ def test_luma_is_matlabs(rgb: tuple[float, ...], y: float) -> None:
     torch.testing.assert_close(metrics.luma(image[None]), expected[None])
 
 
-def test_round8_matches_an_8_bit_file() -> None:
-    """Values are clamped to 0..1 and rounded to steps of 1/255."""
-    x = torch.tensor([-0.3, 0.4 / 255, 0.6 / 255, 1.7])
-    torch.testing.assert_close(metrics.round8(x), torch.tensor([0, 0, 1 / 255, 1]))
-
-
 def test_every_task_has_its_protocol() -> None:
     """Each task has a protocol, under which a nearly perfect result scores highest."""
     assert set(metrics.PROTOCOLS) == set(TASKS)
-    clean = metrics.round8(pair(3, 16, 16)[0])
+    clean = to_8_bit(pair(3, 16, 16)[0])
     for protocol in metrics.PROTOCOLS.values():
         scores = protocol.scores(clean + 0.1 / 255, clean)
         assert scores.psnr > 65
@@ -106,7 +101,7 @@ def test_every_task_has_its_protocol() -> None:
 
 
 def test_rain_is_measured_on_luma_alone() -> None:
-    """A change of colour that keeps Y costs nothing under the rain protocol only."""
+    """A change of colour that keeps Y lowers the score except in the protocol for rain."""
     clean = torch.full((3, 16, 16), 0.5)
     tinted = clean + torch.tensor([128.553, -65.481, 0]).view(3, 1, 1) / 2000
     assert metrics.PROTOCOLS["derain"].scores(tinted, clean).psnr == math.inf

@@ -57,7 +57,7 @@ def test_the_estimate_matches_known_noise(sigma: float, channels: int) -> None:
 
 
 def test_a_clean_image_looks_clean() -> None:
-    """Texture is not taken for noise, and an image of one colour is clean."""
+    """Texture is not estimated as noise, and an image of one colour is clean."""
     for image in (scene(), np.full((40, 40, 3), 0.4, np.float32)):
         assert estimate_noise(in_8_bits(image)).clean
 
@@ -107,11 +107,11 @@ def test_compressed_noise_is_coarse() -> None:
     ],
 )
 def test_fitting_weights_are_selected(noise: Noise, level: str) -> None:
-    """White noise within an eighth of a level selects it; all else the blind weights."""
+    """White noise near a level selects it, and all other noise the blind weights."""
     assert sigma_for(noise) == level
 
 
-def test_the_quantile_is_the_papers() -> None:
+def test_the_quantile_matches_the_paper() -> None:
     """The quantile follows from rank and trace of the derivatives' products."""
     side = PATCH
     basis = np.eye(side**2).reshape(-1, side, side)
@@ -190,7 +190,7 @@ def test_each_image_gets_the_weights_for_its_noise(restormer: Callable[..., Outc
 
 @pytest.mark.usefixtures("levels")
 def test_the_noise_of_stdin_is_estimated(restormer: Callable[..., Outcome]) -> None:
-    """The output is the same as with the level given."""
+    """For stdin, the estimate selects the same weights as the explicit level."""
     save("a.png", noisy(15))
     data = Path("a.png").read_bytes()
     auto = restormer("denoise", "-", "--sigma", "auto", "--device", "cpu", stdin=data)
@@ -203,7 +203,7 @@ def test_the_noise_of_stdin_is_estimated(restormer: Callable[..., Outcome]) -> N
 
 @pytest.mark.usefixtures("weights")
 def test_given_weights_are_used_without_selection(restormer: Callable[..., Outcome]) -> None:
-    """A note reports that --sigma auto has no effect."""
+    """With given weights, a note says that --sigma auto has no effect."""
     before = picture("a.png")
     outcome = restormer("denoise", "a.png", "--sigma", "auto")
     assert outcome.status == 0

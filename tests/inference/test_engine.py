@@ -1,4 +1,4 @@
-"""Test the restoration of tensors: any size, whole or in tiles, without invalid results."""
+"""Test the restoration of tensors of any size, whole and in tiles, and invalid results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_padding_reflects(height, width):
 
 @given(sides, sides)
 def test_identity_on_whole_images_of_any_size(height, width):
-    """A network that adds nothing returns images of any size unchanged, bit for bit."""
+    """A network whose residual is zero returns images of any size unchanged, bit for bit."""
     x = torch.rand(1, 3, height, width)
     assert torch.equal(restore(IDENTITY, x), x)
 
@@ -51,7 +51,7 @@ def test_identity_on_whole_images_of_any_size(height, width):
 @settings(max_examples=30)
 @given(sides, sides, st.integers(8, 48), st.data())
 def test_identity_on_tiles_of_any_size(height, width, tile, data):
-    """A network that adds nothing returns tiled images unchanged, up to the rounding of blends."""
+    """In tiles, a network whose residual is zero returns images unchanged up to rounding."""
     overlap = data.draw(st.integers(0, tile - 1))
     x = torch.rand(1, 3, height, width)
     assert (restore(IDENTITY, x, tile=tile, overlap=overlap) - x).abs().max() <= 1e-6
@@ -110,7 +110,7 @@ def test_nan_is_an_error(precision, tile):
 
 
 def test_the_result_is_clamped():
-    """The result stays within 0..1 whatever the network adds."""
+    """The result is clamped to 0..1."""
     network = tiny_network(bias=True)
     with torch.no_grad():
         network.output.bias.fill_(5.0)
@@ -118,7 +118,7 @@ def test_the_result_is_clamped():
 
 
 def test_a_gpu_takes_tiles_in_batches(monkeypatch):
-    """A GPU runs as many tiles at once as memory holds, up to 16; a CPU runs one by one."""
+    """A GPU runs as many tiles at once as fit into memory, up to 16; a CPU runs one."""
     network = VARIANTS["rgb_bias_free"]
     assert engine.tiles_at_once(network, 64, torch.float32) == 1
     on_gpu = deepcopy(network).to("meta")

@@ -32,31 +32,31 @@ def test_orientations_are_inverted(network) -> None:
     over = ensemble.orientations(network.architecture)
     left = x[:, :3]
     seen = set()
-    for turn, back in over:
-        turned = turn(x)
+    for orientation in over:
+        turned = orientation.turn(x)
         seen.add((turned.shape, tuple(turned.flatten().tolist())))
         views = turned.split(3, dim=1)  # either may be the left one now
-        assert any(torch.equal(back(view), left) for view in views)
+        assert any(torch.equal(orientation.back(view), left) for view in views)
     assert len(seen) == len(over) == (4 if network is TWO else 8)
 
 
 def test_a_mirrored_pair_has_its_views_exchanged() -> None:
-    """A flip from left to right exchanges the views; an upside-down one does not."""
+    """A horizontal flip exchanges the views; a vertical flip does not."""
     left, right = torch.rand(2, 1, 3, 4, 6)
-    wanted = [
+    expected = [
         torch.cat([left, right], 1),
         torch.cat([right, left], 1).flip(3),
         torch.cat([right, left], 1).flip(2, 3),
         torch.cat([left, right], 1).flip(2),
     ]
-    turned = [turn(wanted[0]) for turn, _ in ensemble.orientations(TWO.architecture)]
-    for a, b in zip(turned, wanted, strict=True):
+    turned = [o.turn(expected[0]) for o in ensemble.orientations(TWO.architecture)]
+    for a, b in zip(turned, expected, strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("tile", [None, 16])
 def test_the_result_is_the_mean_of_all_orientations(tile: int | None) -> None:
-    """The result is the mean of images turned, restored and turned back one after the other."""
+    """The result is the mean of images that were turned, restored and turned back one by one."""
     x = 0.4 + 0.2 * torch.rand(1, 3, 24, 32)  # results are not clamped
 
     def turned(x: Tensor, k: int, mirror: bool) -> Tensor:
@@ -70,20 +70,20 @@ def test_the_result_is_the_mean_of_all_orientations(tile: int | None) -> None:
 
     by_hand = torch.stack([restored(k, mirror) for k in range(4) for mirror in (False, True)])
     mean = engine.restore(ONE, x, tile=tile, overlap=8, ensemble=True)
-    # Tiles lie symmetrically here, so that turning them is turning the image.
+    # The tiles are symmetric here, so turning each tile is equivalent to turning the image.
     torch.testing.assert_close(mean, by_hand.mean(0), atol=1e-6, rtol=0)
     assert not torch.allclose(mean, by_hand[0], atol=1e-4)
 
 
 def test_mean_of_equal_results_is_exact() -> None:
-    """Equal results are returned bit for bit, also if a division by eight is inexact."""
+    """The mean of equal results is exact, even if a division by eight would not be."""
     x = torch.rand(1, 3, 8, 16) / 3
     mean = ensemble.ensembled(lambda x, _: x, ensemble.orientations(ONE.architecture))(x, None)
     assert torch.equal(mean, x)
 
 
 def test_progress_spans_all_orientations() -> None:
-    """Progress rises to its total once, over all orientations."""
+    """Progress covers all orientations and reaches its total once."""
     reports: list[tuple[int, int]] = []
     x = torch.rand(1, 3, 24, 32)
     engine.restore(ONE, x, ensemble=True, progress=lambda *report: reports.append(report))
@@ -93,10 +93,7 @@ def test_progress_spans_all_orientations() -> None:
 
 
 def test_two_views_are_averaged_over_four(folder: Path, tiny: Callable[..., Path]) -> None:
-    """With the ensemble, a mirrored pair with exchanged views gives the mirrored result.
-
-    Without it, the network gives another result.
-    """
+    """Only with the ensemble does a mirrored pair give the mirrored result."""
     weights = str(tiny("dual.pth", in_channels=6, dual_pixel=True))
     left, right = picture("l.png", (16, 24, 3)), picture("r.png", (16, 24, 3), seed=1)
     for averaged in (False, True):
@@ -134,7 +131,7 @@ def test_the_option_is_reported_and_recorded(
 
 
 def test_the_plan_includes_the_ensemble(identity: Callable[..., Path]) -> None:
-    """An ensemble adds a turned image and two results to the memory, and 8 times the work."""
+    """An ensemble needs memory for a turned image and two results, and takes 8 times the work."""
     plans = [
         Restorer("denoise", weights=str(identity()), device="cpu", ensemble=averaged).plan(64, 96)
         for averaged in (False, True)

@@ -12,6 +12,7 @@ import restormer_cli
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
 from restormer_cli.inference import devices, engine
+from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.inference.restorer import Restorer
 
 
@@ -36,7 +37,7 @@ def test_every_kind_of_array_is_supported(identity, dtype, channels, network_cha
 
 
 def test_bf16_loses_nothing_of_the_image(identity):
-    """In half precision the image is still added in fp32, so that 16 bits are kept."""
+    """In half precision the image is still added in fp32, which preserves 16 bits."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="bf16")
     image = picture((24, 24, 3), "uint16")
     assert np.array_equal(restorer(image), image)
@@ -103,7 +104,7 @@ def test_the_number_of_views_must_fit(tiny):
 def test_unsupported_arrays_are_rejected(identity, image):
     """Unsupported shapes and types raise an error."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
-    with pytest.raises(ImageError, match="is no image"):
+    with pytest.raises(ImageError, match="cannot restore an array"):
         restorer(image)
 
 
@@ -113,6 +114,20 @@ def test_nan_in_the_image_is_rejected(identity):
     image = np.full((16, 16, 3), np.nan, np.float32)
     with pytest.raises(ImageError, match="NaN"):
         restorer(image)
+
+
+def test_an_unknown_precision_is_rejected():
+    """A precision that is not supported is a usage error that lists the choices."""
+    with pytest.raises(UsageError, match="fp8") as error:
+        RestorerConfig("denoise", precision="fp8")
+    assert error.value.hint == "Choose one of auto, fp32, bf16, fp16."
+
+
+@pytest.mark.parametrize("tile", ["large", "", None])
+def test_a_tile_must_be_a_number(tile):
+    """A tile that is no number is a usage error that names the value."""
+    with pytest.raises(UsageError, match=repr(tile)):
+        RestorerConfig("denoise", tile=tile)
 
 
 def test_unknown_names_are_reported():
@@ -129,7 +144,7 @@ def test_unknown_names_are_reported():
 
 
 def test_the_python_api_is_importable_by_name(tiny):
-    """The package exports Restorer, load_network and restore."""
+    """The package exports `Restorer`, `load_network` and `restore`."""
     network = restormer_cli.load_network(str(tiny()))
     x = torch.rand(1, 3, 13, 17)
     assert not network.training
@@ -207,7 +222,7 @@ def test_out_of_memory_is_retried(identity, monkeypatch, error):
 
 
 def test_out_of_memory_in_the_smallest_tiles_fails(identity, monkeypatch):
-    """If the smallest tiles do not fit, the image fails; tile=0 never falls back to tiles."""
+    """If even the smallest tiles do not fit, an error is raised; tile=0 never uses tiles."""
     fails_until(0, MemoryError(), monkeypatch)
     for tile in ("auto", 0, 64):
         restorer = Restorer(
@@ -260,12 +275,12 @@ def test_half_precision_is_verified_on_the_first_image(tiny, monkeypatch):
 def test_unsupported_channels_are_rejected(tiny):
     """A network of other channels than 1 to 1, 3 to 3 or 6 to 3 raises an error when loaded."""
     path = tiny(in_channels=4, dual_pixel=True)
-    with pytest.raises(CheckpointError, match="makes 3 channels of 4"):
+    with pytest.raises(CheckpointError, match="restores 4 channels to 3"):
         Restorer("denoise", weights=str(path), device="cpu")
 
 
 def test_a_grey_network_restores_channels_one_by_one(tiny, monkeypatch):
-    """Channels are restored one by one, as planned for; progress spans all three."""
+    """Channels are restored one by one, and progress covers all three."""
     path = tiny(in_channels=1, out_channels=1)
     restorer = Restorer("denoise", weights=str(path), device="cpu", precision="fp32")
     image = np.random.default_rng(0).random((24, 32, 3), dtype=np.float32)

@@ -51,7 +51,7 @@ def test_extreme_shapes(size):
 
 
 def test_strips_are_no_less_exact_than_one_pass():
-    """Compared to double precision, strips have no larger error than the plain forward."""
+    """The error of strips against double precision is as small as that of the plain forward."""
     network = VARIANTS["rgb_bias_free"]
     image = torch.rand(1, 3, 200, 200)
     true = plain(deepcopy(network).double(), image.double())
@@ -96,7 +96,7 @@ def test_images_of_a_batch_do_not_mix():
 
 
 def test_threads_change_nothing():
-    """On several threads the result is the same, bit for bit: sums keep their order."""
+    """The result does not depend on the number of threads, because sums keep their order."""
     network = VARIANTS["rgb_with_bias"]
     image = torch.rand(1, 3, 160, 136)
     single = strips.forward(network, image)
@@ -110,7 +110,7 @@ def test_threads_change_nothing():
 
 
 def test_bf16_stays_close():
-    """In bf16 the result differs by little, and the image is still added in fp32."""
+    """In bf16 the result differs only slightly, and the image is still added in fp32."""
     network = VARIANTS["rgb_bias_free"]
     image = torch.rand(1, 3, 64, 64)
     exact = plain(network, image)
@@ -184,10 +184,7 @@ def test_strips_run_on_devices_other_than_the_cpu(variant):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_peak_memory_is_bounded(dtype):
-    """A run holds at most two maps of level 1 and one of level 2, for any number of strips.
-
-    Measured on PyTorch's meta device, without the image and the weights.
-    """
+    """At most two maps of level 1 and one of level 2 exist at once, for any number of strips."""
     network = tiny_network().to("meta")
     above_the_maps = []
     for height in (128, 512):
@@ -198,5 +195,5 @@ def test_peak_memory_is_bounded(dtype):
         maps = feature_maps_bytes(network.architecture, height, 128, dtype.itemsize)
         restored = image.numel() * 4
         above_the_maps.append(meter.peak - maps - restored)
-    assert max(above_the_maps) < 2.5e6  # the strip and the block at work
+    assert max(above_the_maps) < 2.5e6  # a strip and a block
     assert above_the_maps[1] <= 1.2 * above_the_maps[0]

@@ -16,7 +16,14 @@ from restormer_cli.network.restormer import (
     pixel_shuffle,
     pixel_unshuffle,
 )
-from tests.support.networks import DATA, OFFICIAL, PARAMETERS, made, read_golden, tiny_network
+from tests.support.networks import (
+    DATA,
+    OFFICIAL,
+    PARAMETERS,
+    golden_weight,
+    read_golden,
+    tiny_network,
+)
 
 
 def build_on_meta(architecture: Architecture) -> Restormer:
@@ -71,7 +78,7 @@ def test_full_size_golden_output(variant):
     """The full-size network agrees with an independent implementation."""
     tensors, metadata = read_golden(f"full_{variant}")
     network = build_on_meta(OFFICIAL[variant]).eval()
-    state = {name: made(name, p.shape) for name, p in network.state_dict().items()}
+    state = {name: golden_weight(name, p.shape) for name, p in network.state_dict().items()}
     network.load_state_dict(state, assign=True)
     seed, shape = int(metadata["seed"]), json.loads(metadata["input_shape"])
     image = np.random.default_rng(seed + 1).random(shape, dtype=np.float32)
@@ -82,7 +89,7 @@ def test_full_size_golden_output(variant):
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_normalisation_follows_the_paper(centred):
-    """Both norms divide by the deviation about the mean; only one subtracts the mean."""
+    """Both norms divide by the standard deviation; only "WithBias" subtracts the mean."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 3, 5, 8, generator=generator, requires_grad=True)
     deviation = x - x.mean(-1, keepdim=True)
@@ -110,7 +117,7 @@ def test_pixel_shuffles_agree_with_torch():
     assert torch.equal(pixel_unshuffle(last).permute(0, 3, 1, 2), F.pixel_unshuffle(x, 2))
 
 
-def test_without_output_weights_the_image_comes_back():
+def test_zero_output_weights_return_the_image():
     """With zero output weights the residual is zero, and the image is returned unchanged."""
     network = tiny_network()
     torch.nn.init.zeros_(network.output.weight)

@@ -73,7 +73,7 @@ def test_stages_add_up(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_multiply_adds_agree_with_torchs_counter(variant):
-    """The published formulation takes the counted convolutions and attention products."""
+    """PyTorch's counter finds the same multiply-adds in the published formulation."""
     with torch.device("meta"):
         network = Restormer(replace(Architecture(), **VARIANTS[variant]))
         image = torch.empty(1, network.architecture.in_channels, 256, 256)
@@ -88,7 +88,7 @@ def test_multiply_adds_agree_with_torchs_counter(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_plain_forward_takes_half_of_the_attention(variant):
-    """The plain forward computes all convolutions, one attention product, and its folding."""
+    """The plain forward computes all convolutions, one attention product, and the folding."""
     network = tiny_network(**VARIANTS[variant])
     a = network.architecture
     structure = summarize(a, 32, 40)
@@ -121,7 +121,7 @@ def test_costs_are_linear_in_pixels():
 
 
 def test_sides_are_rounded_up_to_multiples_of_8():
-    """An image costs as much as the padded image."""
+    """The costs of an image are those of the padded image."""
     assert summarize(TINY, 57, 33) == summarize(TINY, 64, 40)
     assert feature_maps_bytes(TINY, 57, 33, 4) == feature_maps_bytes(TINY, 64, 40, 4)
 
@@ -158,7 +158,7 @@ def test_stages_of_the_paper():
 
 
 def test_published_formulation_peaks_as_measured():
-    """The published formulation takes the measured 8.43 GiB per megapixel."""
+    """The peak of the published formulation is the measured 8.43 GiB per megapixel."""
     published = cached_summary(Architecture(), 256, 256).peaks[0]
     assert published.name == "published"
     assert f"{published.bytes_per_megapixel / 2**30:.2f}" == "8.43"
@@ -175,7 +175,7 @@ def test_plain_peak_is_that_of_a_real_run(variant):
 
 
 def test_meter_counts_live_tensors():
-    """Existing tensors and views do not count, nor do deleted tensors."""
+    """The meter does not count existing tensors, views and deleted tensors."""
     existing = torch.zeros(100)
     with ActivationMeter([existing]) as meter:
         assert existing.view(10, 10)[3].sum() == 0
@@ -231,7 +231,7 @@ def test_traced_shapes(variant):
 
 
 def test_tracing_does_not_change_the_network():
-    """After tracing, no hook is left and no gradient recorded."""
+    """Tracing removes its hooks and records no gradients."""
     network = tiny_network()
     trace_shapes(network)
     assert not any(module._forward_hooks for module in network.modules())

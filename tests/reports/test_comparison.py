@@ -12,7 +12,6 @@ from PIL import ImageCms
 
 from restormer_cli.imaging import difference
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.image import Box
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ def test_compare_writes_a_sheet_for_one_image(
 def test_the_sheet_shows_the_first_page(
     tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
-    """Of a file with several pages the sheet shows the first, before and after."""
+    """If a file has several pages, the sheet shows the first one before and after."""
     pages = [picture(f"{seed}.png", (48, 64, 3), seed=seed) for seed in range(3)]
     first, *others = map(PIL.Image.fromarray, pages)
     first.save("a.tif", save_all=True, append_images=others)
@@ -262,7 +261,7 @@ def test_compare_writes_a_folder_of_sheets_for_several_images(
         (("--compare", "s", "--crop", "8"), "--crop '8': not x,y,width,height"),
     ],
 )
-def test_contradictory_options_are_refused(
+def test_contradictory_options_are_an_error(
     options: tuple[str, ...], message: str, restormer: Callable[..., Outcome]
 ) -> None:
     """The error comes before anything is written."""
@@ -275,7 +274,7 @@ def test_contradictory_options_are_refused(
 
 
 def test_a_sheet_that_cannot_be_written_is_a_failure(restormer: Callable[..., Outcome]) -> None:
-    """The image is written nevertheless, and the exit status is 1."""
+    """The image is still written, and the exit status is 1."""
     picture("a.png")
     Path("blocked").write_text("")
     outcome = restormer("denoise", "a.png", "--compare", "blocked/sheets/")
@@ -298,31 +297,3 @@ def test_comparing_does_not_change_the_settings(restormer: Callable[..., Outcome
     command = ("denoise", "f", "--skip-existing", "--json")
     assert restormer(*command, "--compare", "sheets", "--report", "r.html").status == 0
     assert [event["event"] for event in restormer(*command).events] == ["skipped", "summary"]
-
-
-def test_most_changed_crops_are_disjoint_and_sorted() -> None:
-    """The largest change comes first; there is no crop without change or without space for it."""
-    before = np.zeros((90, 120, 3), np.uint8)
-    after = before.copy()
-    after[0:20, 0:30] = 50
-    after[60:80, 90:120] = 100
-    assert difference.most_changed(before, after, 30, 20, 3)[:2] == [
-        Box(90, 60, 30, 20),
-        Box(0, 0, 30, 20),
-    ]
-    assert len(difference.most_changed(before, after, 30, 20, 3)) == 2
-    assert difference.most_changed(before, before, 30, 20, 3) == []
-    assert difference.most_changed(before, after, 200, 20, 3) == []
-
-
-@pytest.mark.parametrize("side", [1, 4, 7])
-def test_blocks_are_means(side: int) -> None:
-    """A block is the mean absolute difference; the last of a row or column may be smaller."""
-    rng = np.random.default_rng(0)
-    before, after = (rng.random((20, 31, 3), dtype=np.float32) for _ in range(2))
-    cells = difference.block_differences(before, after, side)
-    assert cells.shape == (-(-20 // side), -(-31 // side))
-    change = np.abs(after - before)
-    assert cells[0, 0] == pytest.approx(change[:side, :side].mean(), rel=1e-5)
-    last = change[(cells.shape[0] - 1) * side :, (cells.shape[1] - 1) * side :]
-    assert cells[-1, -1] == pytest.approx(last.mean(), rel=1e-5)

@@ -90,7 +90,7 @@ def test_an_incomplete_manifest_entry_is_one_failure(
 
 
 @pytest.mark.parametrize("path", ["f", "gone", "f/a.png"])
-def test_a_folder_without_a_manifest_is_refused(
+def test_a_folder_without_a_manifest_is_an_error(
     path: str, report_finished: Callable[..., Outcome], restormer: Callable[..., Outcome]
 ) -> None:
     """The error names the missing manifest or folder."""

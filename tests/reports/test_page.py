@@ -160,7 +160,7 @@ def test_the_policy_allows_only_the_page_itself(restormer: Callable[..., Outcome
         ("folder.html", "folder.html: exists and is not a restormer report"),
     ],
 )
-def test_an_unusable_path_is_refused(
+def test_an_unusable_path_is_an_error(
     path: str, message: str, restormer: Callable[..., Outcome]
 ) -> None:
     """The error comes before anything is written, and an unrelated page is kept."""
@@ -201,7 +201,7 @@ def test_a_report_that_cannot_be_written_is_an_error(
 def test_previews_that_cannot_be_written_are_a_failure(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The image is written nevertheless, and the report lists it as failed."""
+    """The image is still written, and the report lists it as failed."""
 
     def full(path: Path, content: bytes) -> None:
         if path.suffix == ".jpg":

@@ -47,7 +47,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page from disk; fail on errors, on dialogs and on requests to other places."""
+    """Open a page from disk; fail on errors, dialogs and requests to other addresses."""
     problems: list[str] = []
     contexts = []
 
@@ -79,7 +79,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 
 
 def until(tab: Any, condition: str) -> None:
-    """Wait for a condition. The page's policy forbids to evaluate it in the page repeatedly."""
+    """Wait for a condition. It is polled here because the page's policy forbids `eval`."""
     deadline = time.monotonic() + 30
     while not tab.evaluate(condition):
         assert time.monotonic() < deadline, condition
@@ -165,7 +165,7 @@ def positions(tab: Any) -> list[list[float]]:
 
 
 def test_both_pictures_zoom_and_pan_together(pair: str, visit: Callable[..., Any]) -> None:
-    """Keys, wheel, buttons and mouse move both pictures alike, in every view."""
+    """Keys, wheel, buttons and mouse move both pictures equally, in every view."""
     tab = visit(pair)
     open_first(tab)
     history = [positions(tab)[0]]

@@ -1,4 +1,4 @@
-"""Camera raw files: small DNGs that LibRaw develops."""
+"""Small camera raw files (DNG) that LibRaw can read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BALANCE = (2.0, 1.0, 1.5)
 
 
 def mosaic(linear: np.ndarray) -> np.ndarray:
-    """Return the sensor samples for linear sRGB, H W 3 in 0..1: one colour a pixel, RG over GB."""
+    """Return sensor samples (Bayer pattern RGGB, 16 bits) for linear sRGB, H W 3 in 0..1."""
     unbalanced = linear / np.array(BALANCE)
     planes = np.empty(linear.shape[:2])
     for (row, column), colour in {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 2}.items():
@@ -70,12 +70,12 @@ def dng(sensor: np.ndarray, *, orientation: int = 1) -> bytes:
         50778: short(21),  # D65
     }
     values = {tag: value for tag, (_, _, value) in tags.items() if len(value) > 4}
-    at = 8 + 2 + 12 * len(tags) + 4
+    position = 8 + 2 + 12 * len(tags) + 4
     offsets = {}
     for tag, value in values.items():
-        offsets[tag] = at
-        at += len(value) + len(value) % 2
-    tags[273] = long(at)  # of the samples, at the end
+        offsets[tag] = position
+        position += len(value) + len(value) % 2
+    tags[273] = long(position)  # offset of the samples, at the end
     entries = b"".join(
         pack("HHI", tag, kind, count)
         + (pack("I", offsets[tag]) if tag in offsets else value[:4].ljust(4, b"\0"))

@@ -1,8 +1,8 @@
-"""A small Hugging Face Hub and a GitHub release on loopback.
+"""Local server that imitates the Hugging Face Hub and a GitHub release.
 
-The server implements the protocol of huggingface_hub: HEAD and GET of
-`/REPO/resolve/REVISION/FILE` are answered by a redirect with the metadata to another origin, like
-that of the real CDN. It supports byte ranges, errors named in `X-Error-Code`, and several kinds of
+The server implements the protocol of huggingface_hub: it answers HEAD and GET of
+`/REPO/resolve/REVISION/FILE` with metadata and a redirect to another origin, as the real Hub
+redirects to its CDN. It supports byte ranges, error codes (`X-Error-Code`), and several kinds of
 network failures.
 """
 
@@ -34,10 +34,10 @@ class Hub:
         files: content by "REPO/FILE".
         release: content by file name.
         commits: commit by revision; any 40 hexadecimal digits are their own commit.
-        errors: HTTP status and X-Error-Code by path prefix; matching requests are refused.
+        errors: HTTP status and X-Error-Code by path prefix, for requests that fail.
         tampered: content by the SHA-256 of the content that it replaces.
         cuts: number of bytes after which the connection is dropped, for each download.
-        stalled: path prefixes that are never answered.
+        stalled: path prefixes of requests that are never answered.
         requests: received requests in order.
     """
 
@@ -78,7 +78,7 @@ class Hub:
 
     @property
     def release_url(self) -> str:
-        """Address that replaces that of the GitHub release."""
+        """Address to use instead of the GitHub release."""
         return f"{self.endpoint}/release"
 
     def file_requests(self) -> list[Request]:
@@ -177,5 +177,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET" and body:
-            # HTTP/1.0 closes after each answer, so that a short body is a dropped connection.
+            # HTTP/1.0 closes after each answer, so a short body looks like a dropped connection.
             self.wfile.write(body[: self.hub.cuts.pop(0)] if self.hub.cuts else body)

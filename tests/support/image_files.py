@@ -1,4 +1,4 @@
-"""Image files built by hand, so that reading is not tested against our own writer."""
+"""Build image files by hand, so that tests of reading do not depend on our own writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ XMP = (
 
 
 def noise(height, width, samples, dtype="uint8", seed=0):
-    """Return random samples over the whole range of the type, or beyond 0..1 for floats."""
+    """Return random samples over the whole range of an integer type, or around 0..1 for floats."""
     rng = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return rng.normal(0.5, 0.4, (height, width, samples)).astype(dtype)
@@ -108,7 +108,7 @@ def png(samples, colour_type, depth, *chunks):
 
 
 def rewritten(image, path, **options):
-    """Write and read an image; the format must hold all of it, without notes."""
+    """Write and read an image whose format can store it without loss."""
     assert image_io.write_image(image, path, **options) == []
     return image_io.read_image(path)
 
@@ -133,5 +133,5 @@ def smooth(height=40, width=56, samples=3):
 
 
 def near(actual, expected, tolerance):
-    """Return whether all samples, as parts of their range, are closer than the tolerance."""
+    """Return True if all samples, scaled to 0..1, differ by less than the tolerance."""
     return bool(np.abs(to_float(actual) - to_float(expected)).max() < tolerance)

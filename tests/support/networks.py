@@ -39,13 +39,12 @@ def tiny_network(seed: int = 0, **changes: Any) -> Restormer:
 
 
 def read_golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a reference file."""
     with safe_open(DATA / "golden" / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def made(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
-    """Return a synthetic weight as data/golden/README.md defines it."""
+def golden_weight(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
+    """Return a random weight as defined in data/golden/README.md."""
     rng = np.random.default_rng(zlib.crc32(f"{seed}:{name}".encode()))
     a = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
     if name.endswith("temperature"):
@@ -58,11 +57,11 @@ def made(name: str, shape: torch.Size, seed: int = 7) -> torch.Tensor:
 
 
 def random_network(**changes) -> Restormer:
-    """Return a tiny network whose parameters are all random, including norms and temperatures."""
+    """Return a tiny network with random parameters, including norms and temperatures."""
     network = tiny_network(**changes)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(made(name, parameter.shape))
+            parameter.copy_(golden_weight(name, parameter.shape))
     return network
 
 
@@ -76,5 +75,5 @@ VARIANTS = {
 
 
 def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
-    """Assert a difference of at most 1e-5, relative to the largest value if that exceeds 1."""
+    """Require a difference of at most 1e-5, relative to values above 1."""
     assert (result - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)

@@ -1,4 +1,4 @@
-"""Helpers that run the program, write its inputs and read its outputs."""
+"""Run the program: outcome of a command, and helpers for files and processes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Outcome:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The events written by --json."""
+        """Events printed by `--json`."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 
 
 def picture(
     name: str, shape: tuple[int, ...] = (21, 34, 3), dtype: str = "uint8", seed: int = 0
 ) -> np.ndarray:
-    """Write an image of random pixels, and return its pixels as read back."""
+    """Write an image of random pixels and return its pixels."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         pixels = rng.random(shape, dtype=np.float32)
@@ -48,23 +48,22 @@ def picture(
 
 
 def pixels(name: str) -> np.ndarray:
-    """Return the pixels of an image file, H W C."""
     return image_io.read_image(Path(name)).pixels
 
 
 def tree() -> list[str]:
-    """Return the paths of all files below the working folder, except manifests."""
+    """List all files below the working folder except manifests."""
     files = (path for path in Path().rglob("*") if path.is_file() and path.name != manifest.NAME)
     return sorted(path.as_posix() for path in files)
 
 
 def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
-    """Start Python in another process."""
+    """Start Python in a new process."""
     stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
 
 
 def have_ended(processes: list[psutil.Process]) -> bool:
-    """Wait up to 20 seconds, and return whether all processes have ended."""
+    """Wait up to 20 s and return True if all processes have ended."""
     return not psutil.wait_procs(processes, timeout=20)[1]

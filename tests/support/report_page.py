@@ -1,4 +1,4 @@
-"""Read the data that a report page holds."""
+"""Read the data in a report page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def page_data(page: str) -> dict[str, Any]:
-    """Return the data of a page."""
+    """Return the JSON data of a page."""
     (data,) = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', Path(page).read_text("utf-8")
     )

@@ -12,7 +12,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def scene(count: int = 1, height: int = 64, width: int = 64) -> Tensor:
-    """Return smooth colours with an edge, well inside 0..1: B 3 H W."""
+    """Return images of smooth colours with an edge, well inside 0..1: B 3 H W."""
     y = torch.linspace(0, 3, height)[:, None]
     x = torch.linspace(0, 4, width)[None, :]
     planes = [0.5 + 0.2 * torch.sin(y * a + x * b) for a, b in ((1, 1), (2, 1), (1, 3))]
@@ -26,5 +26,5 @@ def column(*values: float) -> Tensor:
 
 
 def is_8_bit(x: Tensor) -> bool:
-    """Return True if all values are levels of 8 bits."""
+    """Return True if all values are multiples of 1/255."""
     return bool(((x * 255).round() / 255 - x).abs().max() < 1e-6)

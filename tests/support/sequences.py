@@ -1,4 +1,4 @@
-"""Files of several pages or frames, and the checks on them."""
+"""Files of several pages or frames, and assertions about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.image_files import directory, noise, tags, wide_gamut
 from tests.support.program import Outcome
 
 DURATIONS = [Fraction(7, 100), Fraction(3, 10), Fraction(1, 2)]
-"""Seconds for which the frames of `animation` are shown."""
+"""Durations of the frames of `animation` in seconds."""
 
 
 def page(shape: tuple[int, ...], dtype: str, title: str, **metadata: Any) -> Image:
@@ -52,7 +52,7 @@ def frames(alpha: bool = False) -> list[PIL.Image.Image]:
 
 
 def animation(kind: str, *, alpha: bool = False, loop: int | None = 2) -> bytes:
-    """Encode the frames as Pillow does."""
+    """Encode the frames with Pillow."""
     first, *others = frames(alpha)
     buffer = io.BytesIO()
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}

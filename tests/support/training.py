@@ -1,4 +1,4 @@
-"""Short training runs, and readers for the files that they write."""
+"""Run short trainings and read the files that they write."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def noise_25(x: Tensor, generator: Generator) -> Tensor:
 
 
 def run(photos: Path, output: Path, settings: Settings = SIX, **options: Any) -> list[Report]:
-    """Train to the end. A warning fails the test, unless it passes `notify`."""
+    """Train to the end; warnings are errors unless a test passes `notify`."""
     return list(train("denoise", photos, output, settings, **{"architecture": TINY, **options}))
 
 

@@ -1,4 +1,4 @@
-"""Photographs in memory, the validation set, patches and pairs."""
+"""Loading photographs, the validation set, patches and pairs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
 
 
 def test_memory_limits_the_crops(tmp_path: Path) -> None:
-    """Of a large set a crop of each photo is kept, the same in every run and under any name."""
+    """Photos of a large set are cropped, in the same way in every run and under any name."""
     for n in range(4):
         write(tmp_path / f"{n}.png", noise(120, 80, n))
     first = load_photos(tmp_path, 4 * 60 * 40 * 3, fail)
@@ -106,7 +106,7 @@ def test_memory_limits_the_crops(tmp_path: Path) -> None:
     assert all(np.array_equal(second[p.digest], p.pixels) for p in first)
 
 
-def pack(count: int) -> list[Sample]:
+def flat_photos(count: int) -> list[Sample]:
     generator = np.random.default_rng(0)
     pixels = np.zeros((16, 16, 3), np.uint8)
     return [Sample(pixels, f"{generator.integers(2**63):016x}") for _ in range(count)]
@@ -114,8 +114,8 @@ def pack(count: int) -> list[Sample]:
 
 @given(photos=st.integers(2, 600))
 def test_held_out_photos_are_not_trained_on(photos: int) -> None:
-    """Each photo is in one of the sets; a twentieth at most is held out, at least one."""
-    everything = pack(photos)
+    """Each photo is in one of the sets; a twentieth is held out, at least 1 and at most 24."""
+    everything = flat_photos(photos)
     training, held_out = hold_out(everything)
     assert {p.digest for p in training}.isdisjoint(p.digest for p in held_out)
     assert len(training) + len(held_out) == photos
@@ -123,8 +123,8 @@ def test_held_out_photos_are_not_trained_on(photos: int) -> None:
 
 
 def test_a_growing_folder_keeps_its_validation_set() -> None:
-    """Given digests stay held out, and the order of the photos does not matter."""
-    everything = pack(60)
+    """Photos with the given digests are held out, and the order of the photos does not matter."""
+    everything = flat_photos(60)
     _, before = hold_out(everything[:40])
     training, after = hold_out(everything, [p.digest for p in before])
     assert {p.digest for p in after} == {p.digest for p in before}
@@ -134,8 +134,8 @@ def test_a_growing_folder_keeps_its_validation_set() -> None:
 
 
 def test_a_set_of_photos_has_a_fingerprint() -> None:
-    """It does not depend on the order, and differs for another set."""
-    photos = pack(5)
+    """The fingerprint does not depend on the order, and differs for another set."""
+    photos = flat_photos(5)
     assert fingerprint(photos) == fingerprint(photos[::-1]) != fingerprint(photos[1:])
 
 
@@ -176,7 +176,7 @@ def test_all_positions_and_all_eight_orientations_are_drawn() -> None:
 
 
 def test_two_views_stay_side_by_side_in_all_four_orientations() -> None:
-    """In every orientation the left view is the scene shifted left, the right view right."""
+    """In every orientation the views stay shifted to the left and to the right."""
     wide = coordinates(20, 22).pixels
     photo = Sample(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
     views, clean = SampleSpec(views=2).draw([photo], 16, 100, np.random.default_rng(0))
@@ -204,7 +204,7 @@ def test_patches_larger_than_all_photos_are_refused() -> None:
         cut([coordinates(16, 99)], 32, 1)
 
 
-def test_half_of_the_photos_can_give_the_largest_patch() -> None:
+def test_the_largest_patch_fits_into_half_of_the_photos() -> None:
     """The largest side is the median side of the photos, rounded down to a multiple of 16."""
     assert largest_side([coordinates(40, 50)]) == 32
     assert largest_side([coordinates(n, 200) for n in (20, 35, 70, 250)]) == 64
@@ -212,7 +212,7 @@ def test_half_of_the_photos_can_give_the_largest_patch() -> None:
 
 
 def test_the_sharpest_crop_is_found() -> None:
-    """It has the given side, or the largest multiple of 16 that fits."""
+    """The crop has the given side, or the largest multiple of 16 that fits."""
     photo = coordinates(49, 100)
     photo.pixels[16:48, 64:96] = noise(32, 32)
     crop = sharpest_crop(photo, 32)[0] * 255
@@ -238,7 +238,7 @@ def test_both_images_of_a_pair_are_cut_and_rotated_alike(photos: Path, tmp_path:
 
 
 def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_path: Path) -> None:
-    """They are named, and the others are used."""
+    """They are reported, and the others are used."""
     data = cv2.imencode(".jpg", np.zeros((80, 96, 3), np.uint8))[1]
     (noisy / "1.jpg").write_bytes(data.tobytes())
     messages: list[str] = []
@@ -247,7 +247,7 @@ def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_pa
     assert "1.png: its size differs from that of" in line
 
 
-def test_the_same_suffix_wins_over_the_same_stem(photos: Path, tmp_path: Path) -> None:
+def test_the_same_suffix_is_preferred_to_the_same_stem(photos: Path, tmp_path: Path) -> None:
     """1.png is paired with 1.png, in subfolders too, and 1.jpg is reported."""
     clean, degraded = tmp_path / "clean" / "a", tmp_path / "degraded" / "a"
     shutil.copytree(photos, clean)
@@ -268,7 +268,7 @@ def test_a_missing_folder_of_partners_is_refused(photos: Path, tmp_path: Path) -
 
 
 def test_validation_pairs_depend_on_the_photo_alone() -> None:
-    """They are the same in every run, and different for each photo."""
+    """The degradation is the same in every run, and different for each photo."""
     pixels = np.full((64, 64, 3), 128, np.uint8)
     first, second = (Sample(pixels, digest) for digest in ("1" * 16, "f" * 16))
     spec = SampleSpec(blind_gaussian_noise)

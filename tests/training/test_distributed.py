@@ -32,7 +32,7 @@ with distributed.join_ranks(torch.device("cpu")) as (ranks, device):
 def test_two_processes_make_the_steps_of_one_with_both_batches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes under torchrun hold equal weights: those of one process with both batches."""
+    """Two processes under torchrun get the same weights as one process with both batches."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     Path("steps.py").write_text(STEPS)
@@ -51,7 +51,7 @@ def test_two_processes_make_the_steps_of_one_with_both_batches(
 def test_the_command_runs_under_torchrun(
     photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two processes, one reports and saves, and both end."""
+    """One of two processes reports and saves, and both end."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = f"train denoise --photos {photos} -o a.safetensors --steps 2 --validate-every 1"
     line = f"-m torch.distributed.run --standalone --nproc-per-node 2 {' '.join(PROGRAM)} {words}"

@@ -32,7 +32,7 @@ from tests.support.training import (
 
 
 @pytest.mark.slow
-def test_it_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
+def test_a_network_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
     """In 60 steps the loss falls by a third, and the PSNR of a noisy photo rises by 1 dB."""
     output = tmp_path / "a.safetensors"
     settings = Settings(steps=60, validate_every=20, stages=SMALL, learning_rate=3e-3)
@@ -56,8 +56,8 @@ def test_a_grey_network_learns_from_colour_photos(photos: Path, tmp_path: Path) 
     assert serialization.load_network(output).architecture == GREY
 
 
-def test_the_checkpoint_loads_and_holds_its_provenance(photos: Path, tmp_path: Path) -> None:
-    """It holds fp16 weights of the given architecture, and the data for a model card."""
+def test_the_checkpoint_contains_its_provenance(photos: Path, tmp_path: Path) -> None:
+    """The file has fp16 weights of the given architecture, and the data for a model card."""
     output = tmp_path / "new" / "folders" / "lite.safetensors"
     reports = run(photos, output)
     network = serialization.load_network(output)
@@ -79,7 +79,7 @@ def test_the_best_weights_are_kept(
 ) -> None:
     """A lower validation PSNR does not replace the weights."""
     output = tmp_path / "a.safetensors"
-    # The first is the PSNR of the degraded photos.
+    # The first score is that of the degraded photos.
     scores = iter([20.0, 30.0, 32.0, 31.0])
     monkeypatch.setattr(loop, "mean_psnr", lambda *_: next(scores))
     reports = run(photos, output, replace(SIX, validate_every=2))
@@ -90,7 +90,7 @@ def test_the_best_weights_are_kept(
 def test_photos_held_out_are_never_trained_on(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The validation set is the same for all lengths and seeds, and gives no patches."""
+    """The validation set is the same for all lengths and seeds, and no patch is cut from it."""
     seen: list[set[str]] = []
     draw = SampleSpec.draw
 
@@ -108,7 +108,7 @@ def test_photos_held_out_are_never_trained_on(
 
 
 def test_fine_tuning_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
-    """It takes the architecture and the weights of the checkpoint, which is not changed."""
+    """The architecture and the weights are those of the checkpoint, which does not change."""
     start = tmp_path / "start.safetensors"
     network = tiny_network(3, layer_norm="BiasFree", refinement=2)
     serialization.save_network(network.state_dict(), network.architecture, start)
@@ -141,7 +141,7 @@ def test_batches_come_in_order_and_errors_are_raised() -> None:
 def test_an_output_that_cannot_be_written_is_refused_first(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An output that is a folder, or lies in a file, is an error before photos are read."""
+    """An output that is a folder, or whose folder is a file, is an error before photos are read."""
     monkeypatch.setattr(dataset, "load_photos", None)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.safetensors").mkdir()
@@ -152,7 +152,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "complaint"),
+    ("task", "changes", "message"),
     [
         ("dehaze", {}, "dehaze: cannot be trained"),
         (
@@ -165,11 +165,11 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     ],
 )
 def test_tasks_and_images_that_do_not_fit_are_refused(
-    task: str, changes: dict[str, Any], complaint: str, photos: Path, tmp_path: Path
+    task: str, changes: dict[str, Any], message: str, photos: Path, tmp_path: Path
 ) -> None:
     """A task without a degradation, or images that do not fit the network, are usage errors."""
     options = {"architecture": TINY, **changes}
-    with pytest.raises(UsageError, match=complaint):
+    with pytest.raises(UsageError, match=message):
         next(loop.train(task, photos, tmp_path / "a.safetensors", SIX, **options))
 
 
@@ -211,14 +211,16 @@ def test_updates_that_are_not_finite_are_skipped(photos: Path, tmp_path: Path) -
     serialization.load_network(output)
 
 
-def test_a_hopeless_run_ends(photos: Path, tmp_path: Path) -> None:
-    """Many consecutive updates that are not finite are an error with a remedy."""
+def test_a_run_with_nonfinite_losses_ends(photos: Path, tmp_path: Path) -> None:
+    """20 consecutive updates that are not finite are an error with a remedy."""
     calls = itertools.count()
 
     def broken(x: Tensor, generator: Generator) -> Tensor:
         return x * (math.nan if next(calls) else 0.9)
 
-    with pytest.raises(RestormerError, match="not finite, 20 times in a row up to step 20") as end:
+    with pytest.raises(
+        RestormerError, match="not finite in 20 consecutive updates to step 20"
+    ) as end:
         run(photos, tmp_path / "a", Settings(steps=99, stages=((0.0, 16, 1),)), degrade=broken)
     assert "learning rate" in end.value.hint
 
@@ -235,7 +237,7 @@ def test_an_update_that_is_not_finite_changes_nothing() -> None:
 
 
 def test_the_average_follows_the_weights() -> None:
-    """The average is weighted with `decay`, the weights with the rest."""
+    """The average is multiplied by `decay`, the weights by the rest."""
     average, network = tiny_network(0), tiny_network(1)
     expected = [
         0.9 * a + 0.1 * b for a, b in zip(average.parameters(), network.parameters(), strict=True)

@@ -23,7 +23,7 @@ from tests.support.training import SIX, SMALL, assert_same, run, state, weights
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
-    """Stopped after 3 of 6 steps and resumed: the same weights and reports, to the bit."""
+    """A run resumed after 3 of 6 steps has the same weights and reports, to the bit."""
     whole, halves = tmp_path / "whole.safetensors", tmp_path / "halves.safetensors"
     expected = run(photos, whole)
     first = loop.train("denoise", photos, halves, SIX, architecture=TINY)
@@ -57,10 +57,10 @@ def test_prefetching_changes_nothing(
     assert_same(weights(prefetched), weights(plain))
 
 
-def test_an_interruption_leaves_the_last_state(
+def test_an_interruption_keeps_the_last_state(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in a step or while saving leaves the last files unchanged and no others."""
+    """Ctrl-C in a step or while saving changes no files and leaves no temporary ones."""
     output = tmp_path / "out" / "a.safetensors"
     resume = output.with_name("a.safetensors.resume")
     first = loop.train("denoise", photos, output, SIX, architecture=TINY)
@@ -88,7 +88,7 @@ def test_an_interruption_leaves_the_last_state(
 
 
 def test_a_finished_run_is_validated_again(photos: Path, tmp_path: Path) -> None:
-    """The same command after the end makes no step, reports again, and restores the weights."""
+    """Repeating a finished run makes no step, reports again, and writes missing weights."""
     output = tmp_path / "a.safetensors"
     before = run(photos, output)[-1]
     output.unlink()
@@ -98,7 +98,7 @@ def test_a_finished_run_is_validated_again(photos: Path, tmp_path: Path) -> None
 
 
 def test_hours_are_summed_over_all_sessions(photos: Path, tmp_path: Path) -> None:
-    """A run whose hours were used up before an interruption is finished."""
+    """A resumed run with no hours left makes no step."""
     output = tmp_path / "a.safetensors"
     run(photos, output, replace(SIX, steps=2))
     resumed = Run.load(output.with_name(output.name + ".resume"), torch.device("cpu"))
@@ -112,7 +112,7 @@ def test_hours_are_summed_over_all_sessions(photos: Path, tmp_path: Path) -> Non
 def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Photos may be added between sessions; those held out are never trained on."""
+    """Photos may be added between sessions; held-out photos are never trained on."""
     output = tmp_path / "a.safetensors"
     run(photos, output)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -134,7 +134,7 @@ def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
     assert state(output)["held_out"] == held_out
     assert len(trained_on) == 6
     assert trained_on.isdisjoint(held_out)
-    assert last.best == last.psnr  # the best PSNR on other photos no longer counts
+    assert last.best == last.psnr  # the best PSNR on the old photos does not count
 
 
 def test_the_resume_file_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_resume_file_of_another_run_is_refused(photos: Path, tmp_path: Path)
 
 
 def test_the_learning_rate_warms_up_and_anneals() -> None:
-    """It rises for 2 % of the run, peaks at `learning_rate` and falls to the final one."""
+    """The rate rises for 2 % of the run, peaks at `learning_rate` and falls to the final one."""
     settings = Settings(steps=1000, learning_rate=1e-3, final_learning_rate=1e-6)
     assert settings.rate(0) == pytest.approx(1e-5)
     assert settings.rate(0.01) == pytest.approx(5e-4)
@@ -176,7 +176,7 @@ def test_after_the_warm_up_the_learning_rate_never_rises(a: float, b: float) -> 
 
 
 def test_progress_is_the_larger_of_steps_and_time() -> None:
-    """Either limit ends the run."""
+    """The run ends at the first limit reached."""
     settings = Settings(steps=100, hours=1)
     assert settings.progress(50, 900) == 0.5
     assert settings.progress(10, 1800) == 0.5
@@ -194,7 +194,7 @@ def test_stages_follow_one_another() -> None:
 def test_smaller_patches_come_in_larger_batches() -> None:
     """A stage too large for the photos keeps about its number of pixels, and is reported."""
     messages: list[str] = []
-    settings = Settings(steps=1).within(64, messages.append)
+    settings = Settings(steps=1).limit_patches(64, messages.append)
     assert settings.stages == ((0.0, 64, 16), (0.5, 64, 15), (0.8, 64, 16))
     assert len(messages) == 2
 
@@ -216,6 +216,6 @@ def test_smaller_patches_come_in_larger_batches() -> None:
     ],
 )
 def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
-    """No length, no steps, or patches that no network takes are usage errors."""
+    """A missing length, values of 0, and unusable stages are usage errors."""
     with pytest.raises(UsageError):
         Settings(**wrong)

@@ -26,10 +26,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "Settings", partial(training.Settings, stages=SMALL))
 
 
-def test_it_learns_from_pairs(
+def test_a_network_learns_from_pairs(
     photos: Path, noisy: Path, tmp_path: Path, restormer: Callable[..., Outcome]
 ) -> None:
-    """`--pairs` and `--start` fine-tune any checkpoint, which then improves the degraded photos."""
+    """`--pairs` and `--start` fine-tune a checkpoint, which then improves the degraded photos."""
     (photos / "alone.png").write_bytes((photos / "0.png").read_bytes())
     start = tmp_path / "start.pth"
     torch.save({"params": tiny_network(3).state_dict()}, start)
@@ -52,7 +52,7 @@ def test_a_dual_pixel_network_learns_from_two_views(
     tiny: Callable[..., Path],
     restormer: Callable[..., Outcome],
 ) -> None:
-    """`--pairs LEFT CLEAN --right RIGHT` fine-tunes one, and names photos without both views."""
+    """`--pairs LEFT CLEAN --right RIGHT` trains it, and names photos without both views."""
     start = tiny("dual.pth", seed=3, in_channels=6, dual_pixel=True)
     right = tmp_path / "right"
     shutil.copytree(noisy, right)

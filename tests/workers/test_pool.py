@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 class ThreadWorker:
-    """A worker in this process, which dies when it is given a deadly image."""
+    """A worker in this process, which dies when it receives a deadly image."""
 
     def __init__(self, launcher: ThreadLauncher, send: Send) -> None:
         self.launcher, self.pool_send = launcher, send
@@ -79,12 +79,12 @@ class ThreadWorker:
 
 
 class ThreadLauncher:
-    """Starts such workers."""
+    """Starts workers in threads."""
 
     def __init__(self, restorer: Restorer, count: int = 2) -> None:
         self.restorer = restorer
         self.devices = [f"thread {i}" for i in range(count)]
-        self.deadly = Counter[str]()  # number of workers that die of an image
+        self.deadly = Counter[str]()  # number of workers that die with an image, by its name
         self.first_messages: list[Message] = []  # of the next workers; READY by default
         self.started: list[ThreadWorker] = []
         self.closed = False
@@ -150,22 +150,15 @@ def test_every_image_is_restored_by_one_worker(launcher: ThreadLauncher) -> None
     assert launcher.closed
 
 
-def test_a_worker_holds_at_most_three_images(launcher: ThreadLauncher) -> None:
-    """One is read, one computed, one written; near the end of the run it holds only one."""
-    held: dict[int, int] = {}
-    most = []
-
-    def watch(event: Event) -> None:
-        for i, worker in enumerate(launcher.started):
-            held[i] = len(worker.given)
-        most.append(sum(held.values()) - count)
-
-    run, count = Run(launcher), 0
-    for event in run(jobs(*(f"{i:02}" for i in range(14)))):
-        count += isinstance(event, Restored)
-        watch(event)
-    assert max(most) <= pool.PREFETCH * 2
-    assert max(most[-8:]) <= 2
+def test_a_worker_has_at_most_three_images(launcher: ThreadLauncher) -> None:
+    """One is read, one computed, one written; near the end of the run it has only one."""
+    unfinished = []
+    restored = 0
+    for event in Run(launcher)(jobs(*(f"{i:02}" for i in range(14)))):
+        restored += isinstance(event, Restored)
+        unfinished.append(sum(len(worker.given) for worker in launcher.started) - restored)
+    assert max(unfinished) <= pool.PREFETCH * 2
+    assert max(unfinished[-8:]) <= 2
 
 
 def test_no_more_workers_start_than_there_are_images(launcher: ThreadLauncher) -> None:
@@ -201,7 +194,7 @@ def test_no_image_is_restored_in_place_twice(launcher: ThreadLauncher) -> None:
 
 
 def test_an_image_with_which_two_workers_die_fails(launcher: ThreadLauncher) -> None:
-    """Only this image fails; those held with it are restored."""
+    """Only this image fails; the other images of its workers are restored."""
     work = jobs("a", "b", "poison", *"cdefghijkl")
     launcher.deadly["poison"] = 2
     events = list(Run(launcher)(work))

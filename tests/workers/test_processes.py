@@ -8,14 +8,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import pytest
 
-from restormer_cli.batch import manifest
+from restormer_cli.batch import BatchConfig, manifest
 from restormer_cli.files import atomic
+from restormer_cli.inference.config import RestorerConfig
+from restormer_cli.workers.processes import ProcessLauncher
+from restormer_cli.workers.worker import WorkerConfig, WorkerExited
 from tests.support.program import Outcome, have_ended, picture, pixels
 
 if TYPE_CHECKING:
@@ -110,6 +114,22 @@ def test_a_missing_device_is_an_error_before_anything_is_touched(
     assert outcome.status == 3
     assert "error: device cuda:99 is not available" in outcome.stderr
     assert not Path("out").exists()
+
+
+class BrokenName:
+    """Name of weights that raises an error when it is used."""
+
+    def __str__(self) -> str:
+        raise OSError("by a test")
+
+
+def test_an_unexpected_error_of_a_worker_is_its_exit_status() -> None:
+    """An OSError that does not come from the pipe ends the process with status 1."""
+    config = RestorerConfig("derain", weights=BrokenName())  # type: ignore[arg-type]
+    launcher = ProcessLauncher(["cpu"], WorkerConfig(config, BatchConfig(), None), print)
+    messages = SimpleQueue[object]()
+    launcher.start_worker(0, messages.put)
+    assert messages.get(timeout=60) == WorkerExited("exit status 1")
 
 
 def test_a_dry_run_starts_no_processes(restormer: Callable[..., Outcome]) -> None:

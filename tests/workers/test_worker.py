@@ -30,7 +30,10 @@ RESULTS = (WrittenImage, Failed, WorkerExited)
 def run(
     weights: Path, *names: str, results: int | None = None, observer: Observer | None = None
 ) -> list[Message]:
-    """Run a worker on images until it has sent so many results, and return its messages."""
+    """Run a worker on images until it has sent this number of results; return its messages.
+
+    By default, the number is that of the images.
+    """
     sent: list[Message] = []
     changed = threading.Condition()
 
@@ -85,7 +88,7 @@ def test_weights_that_cannot_be_loaded_are_the_only_message(folder: Path) -> Non
 
 
 def test_a_defect_ends_the_worker(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The pool hears of it, and stderr has the traceback."""
+    """The pool gets the error, and stderr the traceback."""
 
     def defective(*_: object) -> None:
         raise ZeroDivisionError("by a test")

@@ -1,9 +1,8 @@
-"""The file formats: each module decodes one of them or several, and most encode them too.
+"""Decoders and encoders of the file formats, which `imaging.io` selects.
 
 A decoder takes the bytes of a file and the pixel limit, and returns an `ImageSequence`. An encoder
 takes the images, their count and the quality, and returns the bytes of a file. It encodes each
-image before it asks for the next, and adds to `Image.notes` what the format cannot hold.
-`imaging.io` selects them by signature and by format.
+image before it requests the next, and adds a note on each loss to `Image.notes`.
 """
 
 import struct
@@ -31,11 +30,11 @@ CODEC_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""Exceptions that the libraries and our parsers raise on damaged data."""
+"""Exceptions of the libraries and our parsers for damaged data."""
 
 
 def import_extra(module: str, extra: str, subject: str) -> Any:
-    """Import a package of an optional extra, or raise ImageError: `subject` needs it."""
+    """Import a package of an optional extra, or raise an ImageError about `subject`."""
     try:
         return import_module(module)
     except ImportError as error:

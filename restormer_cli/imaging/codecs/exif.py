@@ -1,7 +1,7 @@
-"""EXIF blocks, which are TIFF directories: parse, edit and build them.
+"""Parse, edit and build EXIF blocks, which are TIFF directories.
 
-Values are interpreted only on request, so that unknown tags survive. The layout is that of TIFF
-6.0, section 2, which EXIF 2.32, section 4.6.2, adopts. BigTIFF has the same fields, wider.
+Values are interpreted only on request, so that unknown tags are kept. The layout is that of TIFF
+6.0, section 2 (EXIF 2.32, section 4.6.2). BigTIFF has the same fields, but wider.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
 INTEGERS = {1: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF only
-# Magic number -> struct formats of a directory's length, of an entry and of a link.
+# Magic number -> struct formats of a directory's length, an entry and an offset.
 _LAYOUTS = {42: ("H", "HHI4s", "I"), 43: ("Q", "HHQ8s", "Q")}
 # Tags whose value is another directory: Exif, GPS, Interoperability (EXIF 2.32, 4.6.3).
 _DIRECTORIES = frozenset([34665, 34853, 40965])
-_TO_INCHES = {2: 1, 3: 2.54}  # ResolutionUnit -> factor that makes dots per unit dots per inch
+_TO_INCHES = {2: 1, 3: 2.54}  # ResolutionUnit -> units per inch
 
 
 class Tag(NamedTuple):
-    """One entry of a directory, its value not interpreted."""
+    """One entry of a directory, with an uninterpreted value."""
 
     kind: int
     number: int  # of values
@@ -73,7 +73,7 @@ class Directory(NamedTuple):
 
 
 def parse(block: bytes, start: int | None = None) -> Directory:
-    """Parse the directory at `start`, or the first one, leaving out damaged entries.
+    """Parse the directory at `start`, or the first one, without damaged entries.
 
     Raises:
         LookupError, TypeError, ValueError, struct.error: the directory itself is damaged.
@@ -102,13 +102,13 @@ def parse(block: bytes, start: int | None = None) -> Directory:
                 tags[tag] = Tag(kind, number, value, position)
             elif depth < 2:  # Interoperability is inside Exif; anything deeper is a loop
                 with suppress(*CODEC_ERRORS):
-                    (below,) = struct.unpack(order + INTEGERS[kind], value)
-                    tags[tag] = Tag(LONG, 1, read(below, depth + 1))
+                    (target,) = struct.unpack(order + INTEGERS[kind], value)
+                    tags[tag] = Tag(LONG, 1, read(target, depth + 1))
         with suppress(struct.error):
             return Directory(order, tags, link.unpack_from(block, end)[0])
         return Directory(order, tags)
 
-    if start is None:  # linked at offset 4, or 8 in a BigTIFF
+    if start is None:  # its offset is at 4, or at 8 in a BigTIFF
         (start,) = link.unpack_from(block, link.size)
     return read(start, 0)
 
@@ -147,25 +147,25 @@ def integer_tag(order: str, kind: int, *numbers: int) -> Tag:
 
 def reset_orientation(block: bytes) -> tuple[int, bytes]:
     """Return the orientation of a block, 1 to 8, and the block with an orientation of 1."""
-    directory = parse(block)
-    orientation = directory.integer(ORIENTATION, 1)
+    first = parse(block)
+    orientation = first.integer(ORIENTATION, 1)
     if not 2 <= orientation <= 8:
         return 1, block
-    # Edited in place, because maker notes contain offsets.
-    kind, _, _, offset = directory.tags[ORIENTATION]
-    value = struct.pack(directory.order + INTEGERS[kind], 1)
+    # In place, because maker notes contain offsets.
+    kind, _, _, offset = first.tags[ORIENTATION]
+    value = struct.pack(first.order + INTEGERS[kind], 1)
     return orientation, block[:offset] + value + block[offset + len(value) :]
 
 
 def without_thumbnail(block: bytes) -> bytes:
-    """Return the block without the link to its thumbnail; all offsets stay. Raises as `parse`."""
+    """Return the block without the link to its thumbnail; all offsets stay."""
     _, start, count = _first_directory(block)
     link = start + 2 + 12 * count
     return block[:link] + bytes(4) + block[link + 4 :]
 
 
 def without_tag(block: bytes, tag: int) -> bytes:
-    """Return the block without a tag of its first directory; offsets stay. Raises as `parse`."""
+    """Return the block without a tag of its first directory; all offsets stay."""
     order, start, count = _first_directory(block)
     end = start + 2 + 12 * count + 4
     for position in range(start + 2, end - 4, 12):

@@ -1,4 +1,4 @@
-"""HEIF, the format of phone cameras (HEIC), by way of libheif from an optional package."""
+"""HEIF, such as the HEIC of phone cameras, with libheif from an optional package."""
 
 from __future__ import annotations
 
@@ -14,25 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PACKAGE = "pillow_heif"
-# Brands of files compressed for libheif's default decoder, and the generic brands
-# (ISO/IEC 23008-12, 10 and B.4).
+# The HEVC brands and the generic brands (ISO/IEC 23008-12, 10 and B.4).
 SIGNATURE = rb"....ftyp(?:he(?:i[cxms]|v[cxms])|mif[12]|msf1)"
-_NCLX_FIELDS = (
-    *("color_primaries", "transfer_characteristics"),
-    *("matrix_coefficients", "full_range_flag"),
-)
-_MATRICES = {9: 9}  # primaries -> matrix: BT.2020 for both; BT.709 for all others
-_RGB_MATRIX = 0  # no colour transform: needed for lossless coding
-_DEEP_BITS = 10  # written for more than 8 bits: few readers support 12
+_NCLX = ("color_primaries", "transfer_characteristics", "matrix_coefficients", "full_range_flag")
+_BT709, _BT2020 = 1, 9  # primaries, and their matrices
+_RGB_MATRIX = 0  # no colour transform, for lossless coding
+_DEEP_BITS = 10  # for images of more than 8 bits, since few readers support 12
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif's mode
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
-    """Decode the primary image to 8 or 16 bits.
-
-    libheif turns it upright by the file's own rotation, of which EXIF's orientation is a copy
-    (ISO/IEC 23008-12, A.2.1).
-    """
+    """Decode the primary image to 8 or 16 bits; libheif turns it upright."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
     file = library.open_heif(data, convert_hdr_to_8bit=False)
     picture = file[file.primary_index]
@@ -47,7 +39,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         xmp=info.get("xmp") or None,
     )
     if "nclx_profile" in info and image.icc is None:
-        primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX_FIELDS)
+        primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX)
         image.cicp = (primaries, transfer, matrix, full)
     omitted = []
     if len(file) > 1:
@@ -78,12 +70,12 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
             image.notes.append(f"heif holds {_DEEP_BITS} bits: rounded")
     height, width = samples.shape[:2]
     file = library.from_bytes(mode, (width, height), samples.tobytes())
-    options = dict(zip(_NCLX_FIELDS, image.cicp, strict=True)) if image.cicp else {}
-    if image.cicp and image.format != "heif":  # matrix and range of another format's coding
-        options["matrix_coefficients"] = _MATRICES.get(image.cicp[0], 1)
+    options = dict(zip(_NCLX, image.cicp, strict=True)) if image.cicp else {}
+    if image.cicp and image.format != "heif":  # matrix and range describe the source's coding
+        options["matrix_coefficients"] = _BT2020 if image.cicp[0] == _BT2020 else _BT709
         options["full_range_flag"] = 1
     if quality == 100:
-        options["matrix_coefficients"] = _RGB_MATRIX if samples.shape[2] > 2 else 1
+        options["matrix_coefficients"] = _RGB_MATRIX if samples.shape[2] > 2 else _BT709
         options["full_range_flag"] = 1
     pieces = {"exif": image.exif, "icc_profile": image.icc, "xmp": image.xmp}
     pieces = {name: piece for name, piece in pieces.items() if piece is not None}

@@ -1,4 +1,4 @@
-"""JPEG: Pillow codes the pixels, and the segments are copied, so that all of them survive."""
+"""JPEG: Pillow codes the pixels, and all segments are copied."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
 _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _MPF, _MP_ENTRIES, _THUMBNAIL_CLASS = b"MPF\0", 45058, 1  # CIPA DC-007, 5.2
-# Markers of a video after the picture, by Google's and by Samsung's cameras.
+# Marks of a video after the picture, by cameras of Google and Samsung.
 _MOTION_PHOTO = re.compile(rb"(?:MotionPhoto|MicroVideo)(?:=[\"']|>)1")
 _SAMSUNG_MOTION_PHOTO = b"MotionPhoto_Data"
 _KEPT = {_APP0: b"JFIF\0", _APP1: _EXTENDED_XMP, _APP13: b"", _COM: b""}
@@ -49,11 +49,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         format="jpeg",
         exif=b"".join(bodies(_APP1, _EXIF)) or None,
         xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
-        extras=tuple(
-            (kind, body)
-            for kind, body in segments
-            if kind in _KEPT and body.startswith(_KEPT[kind])
-        ),
+        extras=tuple(s for s in segments if s[0] in _KEPT and s[1].startswith(_KEPT[s[0]])),
     )
     profile = sorted(bodies(_APP2, _ICC))
     if profile and profile[0][1] == len(profile):
@@ -67,7 +63,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                 omitted.append(f"{others} more pictures or maps")
     if _MOTION_PHOTO.search(image.xmp or b"") or _SAMSUNG_MOTION_PHOTO in data:
         omitted.append("a video (motion photo)")
-    # Pillow would parse APP1 and APP2 and warn of damage there.
+    # Without APP1 and APP2: Pillow would parse them and warn about damage.
     coding = [segment for segment in segments if segment[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
@@ -104,7 +100,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 
 def _segments(data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
-    """Return markers and bodies of the segments before the first scan, and its offset."""
+    """Return markers and bodies of the segments before the first scan, and the scan's offset."""
     segments: list[tuple[bytes, bytes]] = []
     position = 2
     while match := _MARKER.search(data, position):
@@ -115,7 +111,7 @@ def _segments(data: bytes) -> tuple[list[tuple[bytes, bytes]], int]:
             (length,) = struct.unpack_from(">H", data, position)
             segments.append((marker, data[position + 2 : position + length]))
             position += length
-    raise ValueError("it has no picture")
+    raise ValueError("no pixels")
 
 
 def _join(segments: list[tuple[bytes, bytes]]) -> bytes:
@@ -128,8 +124,8 @@ def _pieces(block: bytes, overhead: int) -> list[bytes]:
 
 
 def _count_other_pictures(index: exif.Directory) -> int:
-    """Count the pictures in a multi-picture index, except the first and its thumbnails."""
+    """Count the pictures in a multi-picture index, except the first one and thumbnails."""
     entries = index.raw(_MP_ENTRIES) or b""
-    # 16 bytes each, beginning with flags and the type, whose middle byte is its class (5.2.3.3).
+    # Bits 16 to 23 of each entry, which has 16 bytes, are the picture's class (5.2.3.3).
     kinds: tuple[int, ...] = struct.unpack(f"{index.order}{'I12x' * (len(entries) // 16)}", entries)
     return sum((kind >> 16) & 0xFF != _THUMBNAIL_CLASS for kind in kinds) - 1

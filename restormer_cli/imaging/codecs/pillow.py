@@ -1,6 +1,6 @@
-"""WebP, AVIF, BMP, and the formats that are only read: everything that Pillow decodes.
+"""WebP, AVIF, BMP, and the other formats that Pillow decodes.
 
-Sections of GIF are those of GIF89a (CompuServe, 1990).
+Section numbers for GIF are those of GIF89a (CompuServe, 1990).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import re
 import struct
 from contextlib import suppress
-from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -26,28 +25,28 @@ from . import CODEC_ERRORS, exif
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# The photographic formats. Of Pillow's others some are icons or vector graphics, one runs
-# Ghostscript on the file, and some emit warnings, which cannot be caught in one thread alone.
+# Without icons, vector graphics, EPS, which runs Ghostscript, and formats whose plugins emit
+# warnings: these cannot be caught in a single thread.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "FITS", "GIF", "JPEG2000", "PCX"),
     *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "WEBP"),
 )
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-# Pillow's mode -> the mode to convert it to; any other becomes RGB.
+# Pillow's mode -> mode to convert it to; all others become RGB.
 _MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}
 _INTEGER_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-# Pillow cuts colour of these formats to 8 bits; the patterns match headers of deeper files. Bit 32
-# of an AVIF's last byte tells 12 bits from 10.
+# Headers of files of more than 8 bits, of which Pillow decodes 8. The last byte of the AVIF pattern
+# has bit 32 for 12 bits instead of 10.
 _DEEP = {
     "avif": re.compile(rb"av1C..([\x40-\x7f\xc0-\xff])", re.DOTALL),
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
 _PPM_HEADER = re.compile(rb"P[56](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}\s")
-# The colour space of an AVIF (ISO/IEC 14496-12, 12.1.5), which Pillow does not report.
+# Colour space of an AVIF (ISO/IEC 14496-12, 12.1.5), which Pillow does not report.
 _NCLX = re.compile(rb"colrnclx(.{7})", re.DOTALL)
-# Animated format -> number of plays, 0: for ever. A GIF counts repetitions, and plays once without
-# a count; Pillow does not report an AVIF's.
+# Animated format -> number of plays, 0: for ever. A GIF stores repetitions. Pillow does not
+# report the number of an AVIF.
 _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
     "gif": lambda p: int(p.info["loop"] and p.info["loop"] + 1) if "loop" in p.info else 1,
     "webp": lambda p: int(p.info.get("loop", 0)),
@@ -57,7 +56,7 @@ _GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20,
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
-    """Decode with Pillow; the frames of an animation are composed and share one mode."""
+    """Decode with Pillow, which composes the frames of an animation, to one mode for all frames."""
     picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     check_size(picture.width, picture.height, max_pixels)
     kind = (picture.format or "").lower()
@@ -76,7 +75,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             if count > 1:
                 picture.seek(number)
             image = _decode_frame(picture, data, mode)
-            yield replace(image, plays=plays, notes=[*notes, *image.notes])
+            image.plays, image.notes = plays, [*notes, *image.notes]
+            yield image
 
     return ImageSequence(frames(), kind, count, "frame")
 
@@ -96,7 +96,7 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     if frames.first.plays:
         frames.first.notes.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
-        # Its orientation, which is 1, is stored elsewhere; Pillow would rebuild the block.
+        # An AVIF has another field for the orientation; for this tag, Pillow would rebuild EXIF.
         with suppress(*CODEC_ERRORS):
             frames.first.exif = exif.without_tag(frames.first.exif, exif.ORIENTATION)
     subsampling = "4:0:0" if frames.mode == "L" else "4:4:4"
@@ -113,7 +113,7 @@ def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
     encoded = cv2.imencode(".bmp", swap_red_blue(samples))[1].tobytes()
     if image.dpi is None:
         return encoded
-    # Dots per metre are at 38, in every BITMAPINFOHEADER and its successors.
+    # Dots per metre are at 38 in a BITMAPINFOHEADER and its successors.
     metres = struct.pack("<ii", *(round(dots / 0.0254) for dots in image.dpi))
     return encoded[:38] + metres + encoded[46:]
 
@@ -131,7 +131,7 @@ def from_samples(samples: Array) -> PIL.Image.Image:
 
 
 def read_samples(image: Image, picture: PIL.Image.Image) -> None:
-    """Decode `picture` into `image`, and drop a profile that no longer fits."""
+    """Decode `picture` into `image`, without its profile if it is converted to RGB."""
     picture.load()
     if picture.mode == "F" or picture.mode in _INTEGER_MODES:
         samples = np.asarray(picture)[..., None]
@@ -176,7 +176,7 @@ def to_srgb(
 
 
 def _animation_mode(picture: PIL.Image.Image, count: int) -> str:
-    """Return RGBA if any frame has transparency, else RGB; only a GIF's frames may differ."""
+    """Return RGBA if any frame has transparency, else RGB; frames differ only in a GIF."""
     for number in range(count if picture.format == "GIF" else 1):
         picture.seek(number)
         picture.load()
@@ -211,10 +211,10 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
 
 
 def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
-    """Decode a PNM or AVIF that Pillow would cut to 8 bits: H W S in the range of 16 bits."""
+    """Decode a PNM or AVIF of more than 8 bits to H W S of 16 bits; None for other files."""
     shape = (picture.height, picture.width)
     header = _PPM_HEADER.match(data)
-    if header and int(header[1]) > 255:  # the last number, which is the highest value
+    if header and int(header[1]) > 255:  # the last of three numbers, which is the maximum
         count = math.prod(shape) * len(picture.getbands())
         samples = np.frombuffer(data, ">u2", count, header.end())
         return rescale(samples, int(header[1]), 65535).reshape(*shape, -1)
@@ -228,13 +228,13 @@ def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
 
 
 def _is_lossless_webp(data: bytes) -> bool:
-    """Return whether the chunk of the first picture is VP8L; RIFF chunks have even lengths."""
+    """Return True if the first picture is a VP8L chunk; RIFF chunks are padded to even lengths."""
     position = 12
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind in (b"VP8 ", b"VP8L"):
             return bool(kind == b"VP8L")
-        # A frame's chunk contains its picture's chunks, after 16 bytes of its own.
+        # A frame chunk has a header of 16 bytes and then the chunks of its picture.
         position += 8 + (16 if kind == b"ANMF" else length + length % 2)
     return False
 
@@ -256,9 +256,9 @@ def _check_gif(data: bytes, width: int, height: int) -> None:
                 position += 10 + colour_table(flags)  # includes the first code size
             elif kind == _GIF_EXTENSION:
                 position += 1
-            else:  # not a block: like Pillow, look for the next one
+            else:  # like Pillow, skip bytes outside blocks
                 continue
-            while size := data[position]:  # sub-blocks, the last of them empty (15)
+            while size := data[position]:  # sub-blocks up to an empty one (15)
                 position += 1 + size
             position += 1
     except IndexError:
@@ -266,7 +266,7 @@ def _check_gif(data: bytes, width: int, height: int) -> None:
 
 
 class _Frames(PIL.Image.Image):
-    """Lazy sequence of frames for Pillow's encoders, each requested when the last is encoded."""
+    """Lazy frames for Pillow's encoders: each is requested after the last one was encoded."""
 
     def __init__(self, images: Iterable[Image], count: int) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class _Frames(PIL.Image.Image):
         image = next(self._images)
         picture = from_samples(image.samples())
         self.im, self._mode, self._size = picture.im, picture.mode, picture.size
-        # Carry the rounding error over, so that the whole keeps its length.
+        # Carry the rounding error over to keep the total duration.
         self._remainder += 1000 * (image.duration or 0)
         self.durations.append(round(self._remainder))
         self._remainder -= self.durations[-1]

@@ -1,13 +1,12 @@
-"""PNG and animated PNG: OpenCV codes the pixels, and the chunks are copied, so that all survive.
+"""PNG and animated PNG: OpenCV codes the pixels, and the other chunks are copied.
 
-Sections are those of the PNG specification, third edition (W3C, 2025).
+Section numbers are those of the PNG specification, third edition (W3C, 2025).
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import replace
 from fractions import Fraction
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
@@ -35,17 +34,17 @@ _Frames: TypeAlias = list[tuple[tuple[int, ...], _Chunks]]  # fields of fcTL, an
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
 _IHDR = ">IIBBBBB"
-# Colour type, which is the sum of palette, colour and alpha -> depths (11.2, IHDR).
+# Colour type, a sum of the three flags below -> depths (11.2, IHDR).
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PALETTE, _COLOUR, _ALPHA = 1, 2, 4
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # samples of a pixel -> colour type
 # Chunks to keep although their names do not mark them as safe to copy (5.4).
 _KEPT = frozenset([b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"sPLT", b"tIME"])
-_PER_LAYOUT = frozenset([b"bKGD", b"sBIT"])  # their form depends on depth and colour type
+_PER_LAYOUT = frozenset([b"bKGD", b"sBIT"])  # depend on depth and colour type
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _INCH = 0.0254  # in metres, the unit of pHYs
-# PNG's compression and filters depend on the bytes per pixel alone, not on the samples that they
-# form (9.2). So each layout is coded as one of the same width that OpenCV supports.
+# Bytes of a pixel -> type and samples to code them as. Compression and filters depend only on the
+# number of bytes (9.2), so each layout is coded as one that OpenCV supports.
 _STAND_IN = {1: ("u1", 1), 2: (">u2", 1), 3: ("u1", 3), 4: ("u1", 4), 6: (">u2", 3), 8: (">u2", 4)}
 _ACTL, _FCTL, _FDAT = b"acTL", b"fcTL", b"fdAT"
 _ACTL_FORM, _FCTL_FORM = ">II", ">IIIIIHHBB"  # 11.3.6.1, 11.3.6.2
@@ -55,7 +54,7 @@ _MAX_TERM = 65535  # of a duration's numerator and denominator
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
-    """Decode one image, or the composed frames of an animation, to their own 8 or 16 bits."""
+    """Decode one image, or the composed frames of an animation, at their own depth."""
     notes: list[str] = []
     chunks = _split(data, notes) if _ACTL in data else []
     frames, still = _parse_frames(chunks)
@@ -72,23 +71,22 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
 
 def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
-    """Encode one image, or whole frames of one size and type, to 8 or 16 bits."""
+    """Encode one image, or whole frames of one size and type, with 8 or 16 bits."""
     if total == 1:
         (image,) = images
         return _join(_encode_still(image))
     chunks: _Chunks = []
-    number = 0  # of fcTL and fdAT together
+    number = 0  # of the next fcTL or fdAT
     for image in images:
         still = _encode_still(image)
-        first = not chunks
-        if first:
+        if first := not chunks:
             actl = (_ACTL, struct.pack(_ACTL_FORM, total, image.plays))
             common = (chunk for chunk in still[1:] if chunk[0] not in (b"IDAT", b"IEND"))
             chunks += [still[0], actl, *common]
         height, width = image.pixels.shape[:2]
         delay = _delay(image.duration or Fraction(0))
-        control = struct.pack(_FCTL_FORM, number, width, height, 0, 0, *delay, 0, 0)
-        chunks.append((_FCTL, control))
+        control = (number, width, height, 0, 0, *delay, 0, 0)
+        chunks.append((_FCTL, struct.pack(_FCTL_FORM, *control)))
         number += 1
         for kind, body in still:
             if kind == b"IDAT" and first:
@@ -100,7 +98,7 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
 
 
 def decode_still(data: bytes, max_pixels: int) -> Image:
-    """Decode one image to its own 8 or 16 bits; a palette becomes RGB."""
+    """Decode one image to 8 or 16 bits; a palette becomes RGB."""
     width, height, depth, colour_type, *methods = struct.unpack_from(_IHDR, data, 16)
     check_size(width, height, max_pixels)
     depths = _DEPTHS[colour_type]
@@ -110,7 +108,7 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     chunks = _split(data, image.notes)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
-    # libpng would detect this too, but report it on stderr.
+    # Checked here, because libpng reports errors on stderr.
     if (
         chunks[0][0] != b"IHDR"
         or not needed <= bodies.keys()
@@ -128,7 +126,7 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     if colour_type == _ALPHA:
         samples = samples[..., 2:]  # OpenCV decodes grey and alpha as RGBA
     if key is not None:
-        # One colour is transparent (11.3.1). OpenCV ignores this for grey.
+        # One colour is transparent (11.3.1), which OpenCV ignores for grey.
         scale = 1 if depth == 16 else 255 // (2**depth - 1)
         transparent = np.array(struct.unpack(f">{colours}H", key)) * scale
         opaque = (samples != transparent).any(axis=2) * np.iinfo(samples.dtype).max
@@ -145,7 +143,7 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
             image.exif = body
         elif kind == b"iCCP":  # name, NUL, method, profile (11.3.2)
             try:
-                # 64 MiB exceed any real profile, and limit what a hostile one expands to.
+                # At most 64 MiB, which is more than any real profile.
                 packed = body[body.index(b"\0") + 2 :]
                 image.icc = zlib.decompressobj().decompress(packed, 2**26)
             except CODEC_ERRORS:
@@ -176,8 +174,8 @@ def _encode_still(image: Image) -> _Chunks:
     dtype, planes = _STAND_IN[channels * samples.itemsize]
     stand_in = raw.view(dtype).reshape(height, width, planes)
     native = swap_red_blue(stand_in.astype(stand_in.dtype.newbyteorder("=")))
-    # No compression level: setting one disables OpenCV's run-length strategy, which is faster and,
-    # with all filters tried, smaller on photographs.
+    # A compression level would disable OpenCV's run-length strategy, which is faster and, with all
+    # filters, smaller for photographs.
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
     coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), image.notes)
     header = (width, height, samples.itemsize * 8, _COLOUR_TYPES[channels], 0, 0, 0)
@@ -185,7 +183,7 @@ def _encode_still(image: Image) -> _Chunks:
     if image.icc is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(image.icc)))
     if image.cicp is not None:
-        # Another format's matrix and range describe its coding; decoded samples are full RGB.
+        # Matrix and range of another format describe its coding: here, samples are full-range RGB.
         coding = image.cicp[2:] if image.format == "png" else (0, 1)
         chunks.append((b"cICP", bytes((*image.cicp[:2], *coding))))
     chunks += image.extras
@@ -200,7 +198,7 @@ def _encode_still(image: Image) -> _Chunks:
 
 
 def _split(data: bytes, notes: list[str]) -> _Chunks:
-    """Return the chunks of a PNG (5.3), checked before a decoder sees them."""
+    """Return the chunks of a PNG (5.3) with valid checksums."""
     chunks: _Chunks = []
     position = len(SIGNATURE)
     while not chunks or chunks[-1][0] != b"IEND":
@@ -227,7 +225,7 @@ def _join(chunks: _Chunks) -> bytes:
 
 
 def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
-    """Return the frames of an animation, and whether there is a separate still picture."""
+    """Return the frames of an animation, and True if there is a separate still picture."""
     frames: _Frames = []
     animated = still = False
     numbers = count()
@@ -257,7 +255,7 @@ def _compose(
         size = struct.pack(">II", across, down)
         still = [(b"IHDR", size + header[8:]), *common, *pixels, (b"IEND", b"")]
         image = decode_still(_join(still), max_pixels)
-        samples = image.samples()
+        samples, colours = image.samples(), image.pixels.shape[2]
         if canvas is UNDECODED:
             width, height = struct.unpack_from(">II", header)
             canvas = np.zeros((height, width, samples.shape[2]), samples.dtype)
@@ -265,14 +263,10 @@ def _compose(
         before = region.copy()
         over = blend == _OVER and image.alpha is not None
         region[:] = _blend_over(before, samples) if over else samples
-        shown = replace(
-            image,
-            plays=plays,
-            notes=[*notes, *image.notes],
-            duration=Fraction(delay, unit or 100),
-        )
-        shown.set_samples(canvas.copy(), image.pixels.shape[2])
-        yield shown
+        image.set_samples(canvas.copy(), colours)
+        image.plays, image.duration = plays, Fraction(delay, unit or 100)
+        image.notes = [*notes, *image.notes]
+        yield image
         notes = []
         if dispose == _BACKGROUND or (dispose == _PREVIOUS and not number):
             region[:] = 0
@@ -281,7 +275,7 @@ def _compose(
 
 
 def _blend_over(below: Array, above: Array) -> Array:
-    """Blend H W S samples with alpha over others (Porter and Duff's "over")."""
+    """Blend H W S samples with alpha over others, with Porter and Duff's "over" operator."""
     under, upper = to_float(below), to_float(above)
     opacity = upper[..., -1:]
     rest = under[..., -1:] * (1 - opacity)
@@ -293,5 +287,5 @@ def _blend_over(below: Array, above: Array) -> Array:
 
 def _delay(seconds: Fraction) -> tuple[int, int]:
     """Return the nearest fraction whose numerator and denominator fit fcTL."""
-    short = seconds.limit_denominator(max(1, int(_MAX_TERM / max(seconds, Fraction(1)))))
-    return min(short.numerator, _MAX_TERM), short.denominator
+    nearest = seconds.limit_denominator(max(1, int(_MAX_TERM / max(seconds, Fraction(1)))))
+    return min(nearest.numerator, _MAX_TERM), nearest.denominator

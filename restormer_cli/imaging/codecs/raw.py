@@ -1,4 +1,4 @@
-"""Camera raw files, developed to 16-bit sRGB by LibRaw from an optional package."""
+"""Camera raw files, developed to 16-bit sRGB with LibRaw from an optional package."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from contextlib import suppress
 from ..image import Image, ImageSequence, check_size
 from . import CODEC_ERRORS, exif, import_extra
 
+# Suffixes of common cameras.
 SUFFIXES = frozenset[str]().union(
     (".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos"),
     (".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf"),
     (".srw", ".x3f"),
 )
-"""File name suffixes of the common cameras."""
-
-# Signatures that are not TIFF's: Fujifilm, Olympus, Panasonic, Canon's CR2 and CR3, Sigma, Minolta.
+# Fujifilm, Olympus, Panasonic, Canon (CR2, CR3), Sigma and Minolta; other cameras write TIFFs.
 SIGNATURE = rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|II\*\0....CR\x02|....ftypcrx |FOVb|\0MRM"
 _DNG_VERSION = 50706
-# Tags about the photograph; the others describe the raw samples or a preview.
+# Tags that describe the photograph, and not the raw samples or a preview.
 _KEPT = frozenset([270, 271, 272, 305, 306, 315, 33432, 34665, 34853])
 _XMP = 700
-_SRGB_CURVE = (2.4, 12.92)  # power and slope at black (IEC 61966-2-1), as LibRaw takes them
+_SRGB_CURVE = (2.4, 12.92)  # power, and slope at black (IEC 61966-2-1)
 
 
 def is_raw(data: bytes, suffix: str) -> bool:
-    """Return whether a TIFF is a camera raw file, by its DNG version tag or its suffix."""
+    """Return True if a TIFF is a camera raw file, by its DNG version tag or its suffix."""
     with suppress(*CODEC_ERRORS):
         return suffix in SUFFIXES or _DNG_VERSION in exif.parse(data).tags
     return False
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
-    """Develop upright, with the camera's white balance and exposure.
+    """Develop an upright image with the camera's white balance and exposure.
 
-    Brightness is not adapted to the picture, so that the images of a series stay comparable.
+    Brightness is not adapted to the image, so that the images of a series stay comparable.
     """
     library = import_extra("rawpy", "raw", "camera raw files")
     try:

@@ -1,6 +1,6 @@
-"""TIFF with all its tags, and samples of any type, which neither Pillow nor OpenCV fully reads.
+"""TIFF with all its tags, and with sample types that neither Pillow nor OpenCV supports.
 
-Sections are those of TIFF 6.0 (Adobe, 1992).
+Section numbers are those of TIFF 6.0 (Adobe, 1992).
 """
 
 from __future__ import annotations
@@ -32,54 +32,49 @@ _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
-# Compressions of bytes, whatever samples these form: none, LZW, deflate (two numbers), PackBits,
-# LZMA, Zstandard.
+# Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
 _HORIZONTAL, _FLOATING = 2, 3  # predictors: section 14; Adobe's Technical Note 3 of 2005
 # Tags that a decoder needs: strips or tiles, CCITT's options, palette, inks, JPEG and YCbCr.
 _CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
 _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
 _SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
-_OLD_JPEG = frozenset(range(512, 522))  # its tables may be anywhere in the file (section 22)
-# Tags about storage, which the writer sets, and those of other, unrestored pictures: 330 (SubIFDs)
-# and 37724 (Photoshop's layers).
+_OLD_JPEG = frozenset(range(512, 522))  # tables may be anywhere in the file (section 22)
+# Tags that the encoder sets, and tags of other pictures, which are not restored.
 _STORAGE = _CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
 _STORAGE |= {*range(340, 347), _XMP, _ICC, 37724}
 _OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
-    """Decode all pages, each to its own 8-bit, 16-bit or float32 samples.
-
-    Thumbnails and masks of other pages are left out: they belong to the unrestored picture.
-    """
+    """Decode all pages to uint8, uint16 or float32 each, without thumbnails and masks."""
     starts: list[int | None] = []
-    others, omitted, seen = 0, set(), set()
+    skipped, omitted, seen = 0, set(), set()
     start: int | None = None  # the first directory
     while start != 0:
         if start in seen:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
-        page, here = exif.parse(data, start), start
-        start = page.following
+        page = exif.parse(data, start)
         if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
-            others += 1
-            continue
-        starts.append(here)
-        omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
-        name = f"page {len(starts)}: " if len(starts) > 1 else ""
-        check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, name)
+            skipped += 1
+        else:
+            starts.append(start)
+            omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
+            prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
+            check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
+        start = page.following
     if not starts:
-        raise ImageError("it contains thumbnails or masks only")
+        raise ImageError("contains only thumbnails or masks", "Name a file with the full picture.")
 
     def pages() -> Iterator[Image]:
         for number, start in enumerate(starts):
             page = _decode_page(data, exif.parse(data, start))
-            if others and not number:
-                page.notes.append(f"{others} thumbnails or masks are left out")
+            if skipped and not number:
+                page.notes.append(f"{skipped} thumbnails or masks are left out")
             yield page
 
-    return ImageSequence(pages(), "tiff", len(starts), besides=tuple(sorted(omitted)))
+    return ImageSequence(pages(), "tiff", len(starts), omitted=tuple(sorted(omitted)))
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -117,7 +112,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     compression = page.integer(_COMPRESSION, _RAW)
     if compression != _RAW:
-        # libtiff would detect a truncated file too, but report it on stderr.
+        # Checked here, because libtiff reports errors on stderr.
         for offsets, sizes in _SEGMENTS:
             if offsets in page.tags and sizes in page.tags:
                 pairs = zip(page.integers(offsets), page.integers(sizes), strict=False)
@@ -130,7 +125,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
     ):
         _decode_samples(image, data, page)
     elif bits <= {1, 2, 4, 8}:
-        # Only the tags for decoding: Pillow would apply the orientation, and warn of others.
+        # Other tags would make Pillow apply the orientation or emit warnings.
         file = _extract_page(data, page.order, _select(page, _CODING))
         with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
             pillow.read_samples(image, picture)
@@ -168,8 +163,7 @@ def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
 def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
     """Decode strips or tiles (15), interleaved or planar, of any sample type to H W S.
 
-    Compression works on bytes. So Pillow decodes each plane as a grey 8-bit picture as wide as a
-    row has bytes, and the predictor is undone and samples are formed here.
+    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte.
     """
     order, tiled = page.order, _TILE_WIDTH in page.tags
     width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
@@ -200,7 +194,7 @@ def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
 
 
 def _select(page: Directory, wanted: AbstractSet[int]) -> dict[int, Tag]:
-    """Return these tags in the types of a classic TIFF, with as many values as Pillow accepts."""
+    """Return these tags with the types of a classic TIFF and the number of values for Pillow."""
     selected: dict[int, Tag] = {}
     for tag in wanted & page.tags.keys():
         kind = page.tags[tag].kind
@@ -213,17 +207,15 @@ def _select(page: Directory, wanted: AbstractSet[int]) -> dict[int, Tag]:
 
 
 def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
-    """Build a file of one page with these tags and, if they can be found, only its own pixels.
-
-    Otherwise the whole file would be copied for each of its pages.
-    """
+    """Build a file of one page with these tags and its pixels, or all data if these are unclear."""
     page = Directory(order, tags)
     for offsets, sizes in _SEGMENTS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
             if len(starts) != len(lengths) or sum(lengths) > len(data):
                 continue
-            pieces = [data[at : at + size] for at, size in zip(starts, lengths, strict=True)]
+            located = zip(starts, lengths, strict=True)
+            pieces = [data[start : start + length] for start, length in located]
             if [len(piece) for piece in pieces] == list(lengths):
                 moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
                 return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
@@ -233,14 +225,14 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
 def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
     """Convert bytes, H runs W B, to samples, H W S, in native byte order."""
     height, runs, width, pixel_size = raw.shape
-    if predictor == _FLOATING:  # differences of bytes, the highest bytes of all samples first
+    if predictor == _FLOATING:  # differences of bytes, first the highest bytes of all samples
         count = pixel_size // dtype.itemsize
         whole = raw.reshape(height, runs, -1, count).cumsum(axis=2, dtype=np.uint8)
         whole = whole.reshape(height, runs, dtype.itemsize, width * count)
         raw, dtype = np.ascontiguousarray(whole.swapaxes(2, 3)), dtype.newbyteorder(">")
         raw = raw.reshape(height, runs, width, pixel_size)
     native = dtype.newbyteorder("=")
-    if predictor == _HORIZONTAL:  # differences of samples taken as integers
+    if predictor == _HORIZONTAL:  # differences of samples, viewed as integers
         integers = raw.view(dtype.str.replace(dtype.kind, "u"))
         integers = integers.astype(integers.dtype.newbyteorder("="))
         samples: Array = integers.cumsum(axis=2, dtype=integers.dtype).view(native)
@@ -261,7 +253,7 @@ def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
 
 
 def _old_tags(page: Image, order: str) -> Directory:
-    """Return the tags of the page's EXIF block, if it has the byte order of the first page."""
+    """Return the tags of the page's EXIF block if it has the byte order of the first page."""
     empty = Directory(order or "<", {})
     try:
         tags = empty if page.exif is None else exif.parse(page.exif)
@@ -275,7 +267,7 @@ def _old_tags(page: Image, order: str) -> Directory:
 
 
 def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
-    """Return the tags of a page and its strips, which begin at the offset `start`."""
+    """Return the tags of a page and its strips, for the offset `start` of the first strip."""
     order = old.order
     samples = image.samples()
     height, width, count = samples.shape

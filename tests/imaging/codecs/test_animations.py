@@ -47,7 +47,7 @@ def test_every_frame_is_kept_with_its_duration_and_transparency(
     lowest = []
     with PIL.Image.open(target) as shown, PIL.Image.open(f"in.{kind.lower()}") as original:
         assert shown.n_frames == 3
-        assert shown.info["loop"] == (3 if kind == "GIF" else 2)  # a GIF counts what follows
+        assert shown.info["loop"] == (3 if kind == "GIF" else 2)  # a GIF counts repetitions
         for number in range(3):
             shown.seek(number)
             original.seek(number)
@@ -82,7 +82,7 @@ def test_a_gif_becomes_an_animated_png(
 def test_a_still_format_gets_the_first_frame_and_a_warning(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """JPEG and TIFF hold no frames: only the first is written."""
+    """Only the first frame is written to a JPEG or TIFF."""
     Path("a.gif").write_bytes(animation("GIF"))
     for target in ("a.jpg", "a.tif"):
         event = restored(restormer("denoise", "a.gif", "-o", target, "--json", *EXACT))
@@ -131,7 +131,7 @@ def test_frames_of_a_png_are_composed_as_by_pillow(dispose: int, blend: int) -> 
 
 
 def test_a_disposed_frame_restores_the_previous_one() -> None:
-    """Disposal to the previous frame restores it. Pillow does not here."""
+    """Disposal to the previous frame restores it, unlike in Pillow."""
     base, part = noise(6, 8, 4, seed=1), noise(2, 3, 4, seed=2)
     base[..., 3], part[..., 3] = 255, [[0, 255, 255], [255, 0, 0]]
     original = [(base, (8, 6, 0, 0), 0), (part, (3, 2, 4, 1), 2), (part, (3, 2, 0, 3), 0)]
@@ -170,7 +170,7 @@ def test_a_deep_animation_is_not_cut_to_8_bits(
 
 
 def test_the_metadata_of_an_animation_are_kept(restormer: Callable[..., Outcome]) -> None:
-    """ICC, EXIF and XMP apply to the whole animation and are kept."""
+    """ICC, EXIF and XMP of an animation are kept."""
     rng = np.random.default_rng(0)
     original = [Image(rng.integers(0, 256, (9, 9, 3), "uint8")) for _ in range(3)]
     for image in original:

@@ -32,7 +32,7 @@ def library() -> Any:
 
 
 def heic(library: Any, samples: np.ndarray, *, quality: int = -1, **info: Any) -> bytes:
-    """Encode as another program does, losslessly unless a quality is original."""
+    """Encode as other programs do, losslessly by default."""
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[samples.shape[2]] + ";16" * (samples.dtype.itemsize == 2)
     file = library.from_bytes(mode, samples.shape[1::-1], samples.tobytes())
     buffer = io.BytesIO()
@@ -106,7 +106,7 @@ def test_a_heic_of_ten_bits_is_not_cut_to_8(
 def test_deeper_pictures_are_rounded_to_ten_bits_with_a_note(
     heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
-    """16 bits are rounded to 10."""
+    """16 bits are rounded to 10 in a HEIF."""
     original = picture("a.png", (40, 56, 3), "uint16")
     outcome = restormer("denoise", "a.png", "-o", "b.heic", "--quality", 100, *EXACT)
     assert "note: a.png: heif holds 10 bits: rounded" in outcome.stderr
@@ -137,10 +137,10 @@ def test_a_colour_space_without_profile_is_kept(
     assert {name: profile[name] for name in numbers} == numbers
 
 
-def test_a_colour_space_without_profile_crosses_formats(
+def test_a_colour_space_without_profile_is_kept_in_other_formats(
     heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
-    """HEIF and PNG hold a colour space without a profile; its loss in a JPEG is noted."""
+    """HEIF and PNG keep a colour space without a profile; its loss in a JPEG is noted."""
     numbers = {"color_primaries": 9, "transfer_characteristics": 16, "full_range_flag": 0}
     Path("a.heic").write_bytes(heic(heif, noise(40, 56, 3, "uint16"), **numbers))
     assert restormer("denoise", "a.heic", "-o", "b.png", *EXACT).status == 0
@@ -153,7 +153,7 @@ def test_a_colour_space_without_profile_crosses_formats(
 
 
 def test_the_primary_picture_is_restored(heif: Any, restormer: Callable[..., Outcome]) -> None:
-    """Of several pictures the primary one is restored, with a note on the others."""
+    """If a file has several pictures, the primary one is restored, with a note on the others."""
     file = heif.from_bytes("RGB", (56, 40), noise(40, 56, 3, seed=1).tobytes())
     for seed in (2, 3):
         file.add_frombytes("RGB", (56, 40), noise(40, 56, 3, seed=seed).tobytes())
@@ -180,7 +180,7 @@ def test_a_truncated_heic_is_an_error(heif: Any, restormer: Callable[..., Outcom
 def test_the_size_of_a_heic_is_known_before_it_is_decoded(
     side: int, heif: Any, restormer: Callable[..., Outcome]
 ) -> None:
-    """A header with a huge size is refused."""
+    """A HEIF with a huge size in its header is refused."""
     data, size = heic(heif, noise(64, 64, 3)), b"ispe\0\0\0\0"
     assert size + struct.pack(">II", 64, 64) in data
     huge = data.replace(size + struct.pack(">II", 64, 64), size + struct.pack(">II", side, side))

@@ -15,7 +15,7 @@ from tests.support.image_files import XMP, encoded, exif, noise, rewritten, wide
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_jpeg_is_read_as_pillow_decodes_it_and_keeps_its_metadata(tmp_path, mode):
-    """The samples are Pillow's, and ICC, EXIF, XMP, comment and density survive."""
+    """The samples match Pillow's, and ICC, EXIF, XMP, comment and density are kept."""
     picture = PIL.Image.fromarray(noise(30, 40, 3)).convert(mode)
     icc = wide_gamut(b"GRAY" if mode == "L" else b"RGB ") * 40  # several segments
     options = {"icc_profile": icc, "exif": b"Exif\0\0" + exif(), "xmp": XMP % 1}
@@ -32,7 +32,7 @@ def test_jpeg_is_read_as_pillow_decodes_it_and_keeps_its_metadata(tmp_path, mode
         assert mode == "L" or written.layer[0][1:3] == written.layer[1][1:3] == (1, 1)
 
 
-def test_exif_over_64_kb_survives_a_jpeg(tmp_path):
+def test_a_jpeg_keeps_exif_over_64_kb(tmp_path):
     """A long EXIF block is split over segments and joined again."""
     block = exif(maker_note=bytes(range(256)) * 600)
     back = rewritten(Image(noise(8, 8, 3), format="jpeg", exif=block), tmp_path / "a.jpg")

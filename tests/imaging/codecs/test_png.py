@@ -86,8 +86,8 @@ def test_a_transparent_colour_becomes_alpha(colour_type, depth):
     np.testing.assert_array_equal(image.pixels, samples * (top // (2**depth - 1)))
 
 
-def test_png_chunks_survive(tmp_path):
-    """Gamma, chromaticities, density, text and time survive; chunks tied to old data do not."""
+def test_png_chunks_are_kept(tmp_path):
+    """Gamma, chromaticities, density, text and time are kept; chunks about the old data are not."""
     kept = [
         (b"gAMA", struct.pack(">I", 45455)),
         (b"cHRM", bytes(32)),

@@ -1,4 +1,4 @@
-"""Camera raw files: developed if their package is installed, else an error that names it."""
+"""Camera raw files: developed, or an error if their package is missing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_raw_file_is_turned_upright(orientation: int, shape: tuple[int, int]) 
 
 @pytest.mark.usefixtures("rawpy")
 def test_exposure_is_not_normalized() -> None:
-    """Half the light gives half the brightness: it is not stretched to the full range."""
+    """Half the light gives half the brightness, without stretching to the full range."""
     bright, dark = (
         image_io.read_image(dng(mosaic(scene() * factor))).pixels for factor in (1, 0.5)
     )
@@ -103,7 +103,7 @@ def test_exposure_is_not_normalized() -> None:
 def test_the_size_of_a_raw_file_is_known_before_it_is_developed(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """A header with a huge size is refused."""
+    """A raw file with a huge size in its header is refused."""
     data = dng(np.zeros((8, 8), np.uint16))
     for tag in (256, 257):
         before = tag.to_bytes(2, "little") + b"\4\0\1\0\0\0"
@@ -153,7 +153,7 @@ def test_an_output_never_has_a_raw_suffix(suffix: str) -> None:
 
 
 def test_a_tiff_with_a_raw_suffix_is_a_raw_file() -> None:
-    """The suffix decides for a TIFF signature, but not for a JPEG's."""
+    """The suffix matters for files with a TIFF signature only."""
     assert raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".nef")
     assert not raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".tif")
     picture("a.jpg")

@@ -40,7 +40,7 @@ EXACT = ("--precision", "fp32")
 def test_every_page_of_a_tiff_keeps_its_size_type_and_metadata(
     restormer: Callable[..., Outcome],
 ) -> None:
-    """Pages without any common property are restored in order."""
+    """Pages with different properties are restored in order."""
     write(scans(), "in.tif")
     event = restored(restormer("denoise", "in.tif", "-o", "out.tif", "--json", *EXACT))
     assert (event["width"], event["height"], event["pages"]) == (34, 21, 4)
@@ -127,17 +127,17 @@ def test_in_place_other_contents_are_not_lost(restormer: Callable[..., Outcome])
     with Path("b.jpg").open("ab") as file:
         file.write(b"\0\0\0\x18ftypmp42")
     first.save("c.tif", tiffinfo={37724: b"Adobe Photoshop Document Data Block\0"})
-    for name, held in (("a.jpg", "1 more pictures"), ("b.jpg", "a video"), ("c.tif", "layers")):
+    for name, lost in (("a.jpg", "1 more pictures"), ("b.jpg", "a video"), ("c.tif", "layers")):
         before = Path(name).read_bytes()
         outcome = restormer("denoise", name, "--in-place")
         assert outcome.status == 1
         assert "it holds " in outcome.stderr
-        assert held in outcome.stderr
+        assert lost in outcome.stderr
         assert Path(name).read_bytes() == before
         outcome = restormer("denoise", name, *EXACT)
         assert outcome.status == 0
         assert f"note: {name}: " in outcome.stderr
-        assert f"{held}" in outcome.stderr
+        assert lost in outcome.stderr
 
 
 def test_a_damaged_page_fails_the_file_and_is_named(
@@ -233,10 +233,10 @@ def test_progress_names_the_page(
     assert shares[-1] == 1
 
 
-def test_memory_is_that_of_a_few_pages() -> None:
-    """Reading and writing pages one by one holds a few decoded pages at most."""
+def test_only_a_few_pages_are_in_memory() -> None:
+    """Reading and writing pages one by one decodes a few of them at a time."""
     pages, side = 30, 256
-    flat = np.zeros((side, side, 3), "uint8")  # small in its file, so that pages are what counts
+    flat = np.zeros((side, side, 3), "uint8")  # small when compressed
     data, _ = image_io.encode((Image(flat) for _ in range(pages)), "tiff", count=pages)
     tracemalloc.start()
     again, _ = image_io.encode(image_io.decode(data).images, "tiff", count=pages)
