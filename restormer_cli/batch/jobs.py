@@ -64,7 +64,7 @@ class Job:
 
     @property
     def in_place(self) -> bool:
-        """Whether the output replaces its input."""
+        """True if the output replaces its input."""
         return bool(self.source and self.target and _real(self.source) == _real(self.target))
 
 
