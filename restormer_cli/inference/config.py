@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
-from ..network import MULTIPLE
-from .devices import PRECISIONS
 
 if TYPE_CHECKING:
     from ..checkpoints import ResolvedCheckpoint
+
+# The names of `devices.PRECISIONS` and `network.MULTIPLE`, which would import torch: wrong usage is
+# reported, and workers are started, without the seconds that this takes.
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MULTIPLE = 8
 
 FALLBACK_TILES = (2048, 1024, 512, 256)
 """Sides of the tiles to try in turn if the whole image does not fit into memory."""
@@ -50,10 +53,9 @@ class RestorerConfig(CheckpointQuery):
     sharing: int = 1
 
     def __post_init__(self) -> None:
-        choices = "auto", *PRECISIONS
-        if self.precision not in choices:
+        if self.precision not in PRECISIONS:
             raise UsageError(
-                f"unknown precision {self.precision!r}", f"Choose one of {', '.join(choices)}."
+                f"unknown precision {self.precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
             )
         _ = self.checkpoint, self.tiles  # for their UsageErrors
 
