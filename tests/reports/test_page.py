@@ -180,17 +180,22 @@ def test_a_report_replaces_a_report(restormer: Callable[..., Outcome]) -> None:
         assert restormer("denoise", "a.png", "--report", "new/report.html").status == 0
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """Let the disk be full for files with this suffix."""
+
+    def write(path: Path, content: bytes) -> None:
+        if path.suffix == suffix:
+            raise OSError(28, "No space left on device")
+        write_atomic(path, content)
+
+    monkeypatch.setattr(report_page, "write_atomic", write)
+
+
 def test_a_report_that_cannot_be_written_is_an_error(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images are written, and the exit status is 1."""
-
-    def full(path: Path, content: bytes) -> None:
-        if path.suffix == ".html":
-            raise OSError(28, "No space left on device")
-        write_atomic(path, content)
-
-    monkeypatch.setattr(report_page, "write_atomic", full)
+    fill_disk(monkeypatch, ".html")
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
@@ -202,13 +207,7 @@ def test_previews_that_cannot_be_written_are_a_failure(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The image is still written, and the report lists it as failed."""
-
-    def full(path: Path, content: bytes) -> None:
-        if path.suffix == ".jpg":
-            raise OSError(28, "No space left on device")
-        write_atomic(path, content)
-
-    monkeypatch.setattr(report_page, "write_atomic", full)
+    fill_disk(monkeypatch, ".jpg")
     picture("a.png")
     outcome = restormer("denoise", "a.png", "--report", "report.html")
     assert outcome.status == 1
