@@ -313,7 +313,7 @@ class ImageStages:
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
             change=change.scaled(strength),
-            notes=[*image.notes, *result.notes],
+            notes=[*image.losses, *image.notes, *result.notes],
             warnings=change_warnings(change, strength, noise),
         )
 

@@ -67,7 +67,7 @@ def fit(image: Image, kind: str) -> Image:
         ImageError: the image is too large for the format.
     """
     spec, notes = FORMATS[kind], list[str]()
-    image = replace(image, notes=notes)
+    image = replace(image, losses=[], notes=notes)
     if (side := max(image.pixels.shape[:2])) > spec.max_side:
         raise ImageError(
             f"{side} pixels a side, over {kind}'s limit of {spec.max_side}", "Write PNG or TIFF."

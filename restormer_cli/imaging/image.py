@@ -37,9 +37,14 @@ class Image:
     premultiplied: bool = False  # colour is multiplied by alpha (TIFF "associated" alpha)
     cicp: tuple[int, int, int, int] | None = None  # primaries, transfer, matrix, full-range flag
     extras: tuple[tuple[bytes, bytes], ...] = ()  # PNG chunks or JPEG segments
+    bands: Array | None = None  # H W K of the same type, of unknown meaning: carried unchanged
+    iptc: bytes | None = None  # IPTC-IIM records
+    texts: tuple[tuple[str, str], ...] = ()  # keywords of PNG (third edition, 11.3.3.2) and texts
     duration: Fraction | None = None  # of a frame of an animation
     plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
-    notes: list[str] = field(default_factory=list)  # for the user, on losses in reading or writing
+    damage: str | None = None  # cause and extent, if only a part could be decoded
+    losses: list[str] = field(default_factory=list)  # parts of the input that the output lacks
+    notes: list[str] = field(default_factory=list)  # other remarks for the user
 
     def set_samples(self, samples: Array, colours: int) -> None:
         """Set pixels and alpha from H W S samples, where the first `colours` of S are colour."""
@@ -47,7 +52,7 @@ class Image:
         self.pixels = samples[..., :colours]
         self.alpha = samples[..., colours] if count > colours else None
         if count > colours + 1:
-            self.notes.append(f"{count - colours - 1} extra channels are left out")
+            self.losses.append(f"{count - colours - 1} extra channels are left out")
 
     def samples(self) -> Array:
         """Return pixels and alpha as one contiguous array, H W S."""

@@ -56,11 +56,24 @@ def read_image(
     return next(decode(source, max_pixels=max_pixels, name=name).images)
 
 
-def decode(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>") -> ImageSequence:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = 300_000_000,
+    name: str = "<bytes>",
+    allow_damaged: bool = False,
+) -> ImageSequence:
     """Decode all images of a file, upright, each on demand.
 
     Sizes are checked at once, from the headers. Threads may decode concurrently. Errors contain
     `name`, and are raised here or while iterating over the images.
+
+    Args:
+        data: the file.
+        max_pixels: limit of each image.
+        name: of the file, for errors.
+        allow_damaged: decode images that are damaged in part, and describe the damage in
+            `Image.damage`.
 
     Raises:
         DamagedError: the file is empty, damaged or truncated.
@@ -75,7 +88,7 @@ def decode(data: bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>")
         decoder = raw.decode
     with _named_errors(name):
         sequence = decoder(data, max_pixels)
-    return replace(sequence, images=_checked(sequence, name))
+    return replace(sequence, images=_checked(sequence, name, allow_damaged))
 
 
 def encode(
@@ -103,7 +116,7 @@ def encode(
         try:
             for image in images:
                 copy = fit(image, kind)
-                notes.append(copy.notes)
+                notes.append([*copy.losses, *copy.notes])
                 yield copy
         except BaseException as error:
             source_errors.append(error)
@@ -278,12 +291,18 @@ def _named_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _checked(sequence: ImageSequence, name: str) -> Iterator[Image]:
+def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterator[Image]:
     """Decode the images one by one, check them and turn them upright."""
     for number in range(1, sequence.count + 1):
         with _named_errors(name if sequence.count == 1 else f"{name}: {sequence.unit} {number}"):
             image = next(sequence.images)
-            planes = [p for p in (image.pixels, image.alpha) if p is not None]
+            if image.damage is not None and not allow_damaged:
+                raise DamagedError(
+                    f"damaged: {image.damage}",
+                    "Get a complete copy of the file, or restore what there is with "
+                    "--allow-damaged.",
+                )
+            planes = [p for p in (image.pixels, image.alpha, image.bands) if p is not None]
             if image.pixels.dtype == np.float32 and not all(np.isfinite(p).all() for p in planes):
                 raise ImageError(
                     "some samples are NaN or infinite", "Replace them before restoring."
@@ -291,7 +310,7 @@ def _checked(sequence: ImageSequence, name: str) -> Iterator[Image]:
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept unchanged")
             if number == 1:
-                image.notes += [f"{content}: left out" for content in sequence.omitted]
+                image.losses += [f"{content}: left out" for content in sequence.omitted]
             _turn_upright(image)
         yield image
 
@@ -320,3 +339,4 @@ def _turn_upright(image: Image) -> None:
 
     image.pixels = turn(image.pixels)
     image.alpha = None if image.alpha is None else turn(image.alpha)
+    image.bands = None if image.bands is None else turn(image.bands)
