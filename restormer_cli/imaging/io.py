@@ -109,27 +109,28 @@ def encode(
     Raises:
         ImageError: an image is too large for the format, or cannot be encoded.
     """
-    notes: list[list[str]] = []
+    reports: list[tuple[list[str], list[str]]] = []  # losses and notes, which encoders extend
     source_errors: list[BaseException] = []
 
     def fitted() -> Iterator[Image]:
         try:
             for image in images:
                 copy = fit(image, kind)
-                notes.append([*copy.losses, *copy.notes])
+                reports.append((copy.losses, copy.notes))
                 yield copy
         except BaseException as error:
             source_errors.append(error)
             raise
 
     try:
-        return _ENCODERS[kind](fitted() if count > 1 else list(fitted()), count, quality), notes
+        data = _ENCODERS[kind](fitted() if count > 1 else list(fitted()), count, quality)
     except CODEC_ERRORS as error:
         if error in source_errors:  # raised by `images`, not by the encoder
             raise
         raise ImageError(
             f"cannot encode as {kind} ({_reason(error)})", "Write PNG or TIFF."
         ) from error
+    return data, [[*losses, *notes] for losses, notes in reports]
 
 
 def write_image(
