@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,12 @@ def cpu_model() -> str:
 
 
 def build(
-    compiler: str, target: Path, *, source: Path = SOURCE, limit: float = COMPILE_LIMIT
+    compiler: str,
+    target: Path,
+    *,
+    source: Path = SOURCE,
+    flags: Sequence[str] = FLAGS,
+    limit: float = COMPILE_LIMIT,
 ) -> None:
     """Compile `source` to the library `target`, which appears complete or not at all.
 
@@ -92,7 +98,7 @@ def build(
     try:
         with tempfile.TemporaryDirectory(prefix="restormer-") as folder:
             library = Path(folder) / "block.so"
-            run_limited([compiler, *FLAGS, str(source), "-o", str(library)], limit)
+            run_limited([compiler, *flags, str(source), "-o", str(library)], limit)
             store(target, library.read_bytes())
     except OSError as error:
         raise NativeError(f"{target}: {error.strerror or error}") from error

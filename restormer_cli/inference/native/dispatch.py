@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -118,6 +119,25 @@ def fusion_for(
             f"Set {VARIABLE}=auto to use PyTorch's functions instead.",
         )
     return None
+
+
+def is_native(a: Architecture, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return True if forward passes use the fused block, which is built if it is not built.
+
+    Raises:
+        UsageError, DeviceError: as for `fusion_for`.
+    """
+    if device.type == "cpu" and native_mode() != "off":
+        open_library(ask=True)
+    return fusion_for(a, (0, 0), dtype, device, None) is not None
+
+
+def check_requirement(
+    a: Architecture, dtype: torch.dtype, device: torch.device, window: int | None
+) -> None:
+    """Raise the DeviceError of `fusion_for` before any image is read."""
+    if native_mode() == "require":
+        fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
 def native_status(*, ask: bool = False) -> str:
