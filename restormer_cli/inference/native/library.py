@@ -102,18 +102,11 @@ class Library:
         half = ["AMX" if self.functions.amx() else "bf16"] if self.supports(torch.bfloat16) else []
         return " and ".join([width, *half])
 
-    def function(self, name: str, dtype: torch.dtype) -> Callable[[Weights, Job], None]:
-        """Return a pass of the library, which gets its scratch memory from PyTorch."""
-        native = self.functions[f"{name}_{TYPES[dtype]}"]
-        native.argtypes, native.restype = [POINTER(Weights), POINTER(Job)], c_size_t
-
-        def call(weights: Weights, job: Job) -> None:
-            size = native(byref(weights), byref(job))
-            scratch = torch.empty(size, dtype=torch.uint8)
-            job.scratch = scratch.data_ptr()
-            native(byref(weights), byref(job))
-
-        return call
+    def function(self, name: str, dtype: torch.dtype) -> Callable[..., int]:
+        """Return a pass of the library; without scratch memory, it returns the bytes it needs."""
+        function = self.functions[f"{name}_{TYPES[dtype]}"]
+        function.argtypes, function.restype = [POINTER(Weights), POINTER(Job)], c_size_t
+        return function
 
 
 def fits(channels: int, heads: int) -> bool:
@@ -184,7 +177,7 @@ class FusedBlock:
         squares = torch.zeros(len(x), 2, heads, channels)
         for image, g, s in zip(x, gram, squares, strict=True):
             job = Job(x=image.data_ptr(), gram=g.data_ptr(), squares=s.data_ptr(), frame=frame)
-            self._sums(self._weights, job)
+            self._run(self._sums, job)
         return Statistics(gram, squares)
 
     def finish(
@@ -204,8 +197,22 @@ class FusedBlock:
                 mix=Layer.of(mix, self._mix_bias),
                 frame=frame,
             )
-            self._finish(self._weights, job)
+            self._run(self._finish, job)
         return out
+
+    def _run(self, function: Callable[..., int], job: Job) -> None:
+        # PyTorch's allocator reports a lack of memory as everywhere else.
+        scratch = torch.empty(function(byref(self._weights), byref(job)), dtype=torch.uint8)
+        job.scratch = scratch.data_ptr()
+        function(byref(self._weights), byref(job))
+
+    def scratch_bytes(self, region: Region, size: tuple[int, int]) -> int:
+        """Return the memory that a region needs besides its features and result."""
+        passes = ((self._sums, 1), (self._finish, 2))
+        return max(
+            native(byref(self._weights), byref(Job(frame=Frame.of(region, halo, size))))
+            for native, halo in passes
+        )
 
     def _projection(self, *parts: Projection, missing: int = 0) -> tuple[Tensor, ...]:
         """Pack projections whose vectors alternate: the matrix, its bias, the convolution."""
