@@ -205,9 +205,12 @@ def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -
     if verdict.cause:
         return Opened(None, verdict)
     try:
-        return Opened(Library(path), verdict)
+        library = Library(path)
     except OSError as error:
         raise NativeError(f"{path} cannot be loaded: {error}") from error
+    if library.instructions != verdict.instructions:  # the system may refuse AMX to a process
+        raise NativeError(f"this process has {library.instructions}, not {verdict.instructions}")
+    return Opened(library, verdict)
 
 
 def _unsuitable(

@@ -198,8 +198,17 @@ def test_the_library_of_another_cpu_is_not_loaded(built, monkeypatch):
     assert prepare(ask=False).library is None
 
 
-def test_an_unwritable_cache(tmp_path, monkeypatch, cxx):
+def test_a_process_without_amx_does_not_use_it(built, monkeypatch):
+    """If the library has other instructions here than in the check, its speed is unknown."""
+    monkeypatch.setattr(Library, "instructions", "others")
+    assert native() is None
+    assert "this process has others, not" in native_status()
+
+
+@posix
+def test_an_unwritable_cache(tmp_path, monkeypatch, fake_compiler):
     """A cache that cannot be written is the cause."""
+    fake_compiler('while [ "$1" != -o ]; do shift; done; echo > "$2"')
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "file"))
     assert "file" in prepare(ask=True).verdict.cause
@@ -248,12 +257,13 @@ def test_doctor_and_verbose_describe_it(built, weights, restormer, tmp_path, mon
         )
 
 
-def test_bench_shows_both_ways(built):
+def test_bench_shows_both_ways(built, monkeypatch):
     """`restormer bench` measures PyTorch's functions and the fused block."""
     from restormer_cli.evaluation import benchmark
     from restormer_cli.network import Restormer
 
     network = Restormer(A).eval()
+    monkeypatch.setattr(benchmark, "matrix_peak", lambda *_: 1e9)
     measurements = list(benchmark.run_benchmark(network, [16], with_plain=False))
     ways = [(m.way, m.precision) for m in measurements]
     assert ("strips", "fp32") in ways

@@ -12,6 +12,7 @@ from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.native import dispatch
 from restormer_cli.inference.native.library import FusedBlock
+from restormer_cli.network import Architecture
 from tests.support.networks import assert_close, random_network
 
 pytestmark = pytest.mark.usefixtures("built")
@@ -49,14 +50,9 @@ def test_strips_of_any_height_give_the_plain_forward(name, height, width, strip,
     image = torch.rand(1, network.architecture.in_channels, height, width)
     result = strips.forward(network, image, blocking=lambda *_: BlockShape(strip, rows, columns))
     assert_close(result, plain(network, image))
-    stages, _ = strips.pack(network, torch.float32, next(iter(fusions(network))))
+    request = network.architecture, (64, 64), torch.float32, torch.device("cpu"), None
+    stages, _ = strips.pack(network, torch.float32, dispatch.fusion_for(*request))
     assert all(isinstance(block, FusedBlock) for blocks in stages.values() for block in blocks)
-
-
-def fusions(network):
-    yield dispatch.fusion_for(
-        network.architecture, (64, 64), torch.float32, torch.device("cpu"), None
-    )
 
 
 def test_images_of_a_batch_do_not_mix():
@@ -121,24 +117,32 @@ def test_progress_counts_every_strip_and_can_cancel():
         strips.forward(NETWORKS["rgb"], image, progress=cancel)
 
 
-def test_what_it_does_not_support(monkeypatch):
-    """Windows, fp16, other devices and other widths: an error if required, else PyTorch."""
-    narrow = random_network(heads=(1, 2, 4, 8))  # 8 channels for each head
-    image = torch.rand(1, 3, 48, 48)
-    calls = [
-        (lambda: strips.forward(NETWORKS["rgb"], image, window=16), "no attention windows"),
-        (lambda: strips.forward(NETWORKS["rgb"], image, torch.float16), "no fp16"),
-        (lambda: strips.forward(narrow, image), "multiples of 16"),
-        (lambda: strips.forward(narrow.to("meta"), image), "CPUs only"),
-    ]
-    for call, cause in calls:
-        with pytest.raises(DeviceError, match=cause):
-            call()
+@pytest.mark.parametrize(
+    ("changes", "dtype", "device", "window", "cause"),
+    [
+        ({}, torch.float32, "cpu", 16, "no attention windows"),
+        ({}, torch.float16, "cpu", None, "no fp16"),
+        ({}, torch.float32, "meta", None, "CPUs only"),
+        ({"dim": 8, "heads": (1, 2, 4, 8)}, torch.float32, "cpu", None, "multiples of 16"),
+    ],
+)
+def test_what_it_does_not_support(changes, dtype, device, window, cause, monkeypatch):
+    """Windows, fp16, other devices and other widths are an error if it is required."""
+    a = Architecture(**(SMALL | changes))
+    request = a, (24, 24), dtype, torch.device(device), window
+    with pytest.raises(DeviceError, match=cause):
+        dispatch.fusion_for(*request)
     monkeypatch.setenv("RESTORMER_NATIVE", "auto")
-    auto = [call() for call, _ in calls]
+    assert dispatch.fusion_for(*request) is None
+
+
+def test_windows_are_left_to_pytorch(monkeypatch):
+    """With attention windows, the result is that of PyTorch's functions, bit for bit."""
+    image = torch.rand(1, 3, 24, 24)
     monkeypatch.setenv("RESTORMER_NATIVE", "off")
-    off = [call() for call, _ in calls]
-    assert all(torch.equal(a, b) for a, b in zip(auto[:2], off[:2], strict=True))
+    expected = strips.forward(NETWORKS["rgb"], image, window=16)
+    monkeypatch.setenv("RESTORMER_NATIVE", "auto")
+    assert torch.equal(strips.forward(NETWORKS["rgb"], image, window=16), expected)
 
 
 def test_a_window_larger_than_the_image_is_the_whole_image():

@@ -74,6 +74,19 @@ def test_large_values_and_gelu(library):
                 assert case.compare(library, dtype) == ""
 
 
+def test_nan_is_not_hidden(library):
+    """A feature that is NaN or infinite makes sums and results NaN, as with PyTorch."""
+    case = Case("", random_block(16, 1), Region(0, 9, 0, 9), (9, 9))
+    for dtype, value in product(filter(library.supports, list(TYPES)), (torch.nan, torch.inf)):
+        x, matrix = case.inputs(dtype)
+        x[0, 6, 6, 3] = value
+        with torch.inference_mode():
+            native, eager = case.native(library, x, matrix), case.eager(x, matrix, dtype)
+        for result, expected in zip(native, eager, strict=True):
+            assert torch.equal(result.isnan(), expected.isnan())
+            assert result.isnan().any()
+
+
 @pytest.mark.parametrize(("channels", "heads"), [(8, 1), (24, 1), (40, 1), (48, 2), (16, 2)])
 def test_other_widths_are_left_to_pytorch(channels, heads):
     """Channels, or channels of a head, that are no multiples of 16 do not fit."""
