@@ -31,6 +31,7 @@ from ..imaging import (
     to_float,
     write_encoded,
 )
+from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, settings_fingerprint
@@ -149,7 +150,8 @@ def preview_batch(
                 sizes.append(image.pixels.shape[:2])
                 noises.append(_noise(task, job, number, image))
                 if restorer:
-                    plans.append(restorer.forecast(image.pixels))
+                    with MemoryGuard("to try the network"):
+                        plans.append(restorer.forecast(image.pixels))
         except ImageError as error:
             yield failure_event(job, task, error)
             continue
@@ -216,6 +218,7 @@ class ImageStages:
     observer: Observer | None
     stop: Flag
 
+    @MemoryGuard("to read it")
     def read(self, queued: QueuedImage) -> _CurrentImage:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
@@ -248,6 +251,7 @@ class ImageStages:
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
 
+    @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
         """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
         if current.total == 1:
@@ -285,22 +289,19 @@ class ImageStages:
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
         try:
-            before = to_float(image.pixels)
-            result = self.restorer.restore(
-                before,
-                None if right is None else to_float(right),
-                progress=partial(self._report_progress, current, number),
-            )
-            change = measure_change(before, result.pixels)
-            pixels, after = image.pixels, result.pixels
-            if 0 < strength < 1:
-                after = before + np.float32(strength) * (after - before)
-            if strength:  # at 0 the output is exactly the input
-                pixels = from_float(after, pixels.dtype)
-        except MemoryError as error:
-            raise ImageError(
-                f"not enough memory for {width} x {height} pixels", "Free some memory."
-            ) from error
+            with MemoryGuard(f"for {width} x {height} pixels"):
+                before = to_float(image.pixels)
+                result = self.restorer.restore(
+                    before,
+                    None if right is None else to_float(right),
+                    progress=partial(self._report_progress, current, number),
+                )
+                change = measure_change(before, result.pixels)
+                pixels, after = image.pixels, result.pixels
+                if 0 < strength < 1:
+                    after = before + np.float32(strength) * (after - before)
+                if strength:  # at 0 the output is exactly the input
+                    pixels = from_float(after, pixels.dtype)
         except ImageError as error:
             if current.total == 1:
                 raise
@@ -327,6 +328,7 @@ class ImageStages:
         if self.stop.is_set():
             raise Cancelled
 
+    @MemoryGuard("to write it")
     def write(self, current: _CurrentImage) -> WrittenImage:
         """Encode the image unless `compute` has done so, and write it unless it goes to stdout."""
         self._check_stop()
@@ -339,7 +341,8 @@ class ImageStages:
             self._write_file(target, data, current, event)
         if self.observer is not None:
             try:
-                self.observer(event, replace(first.image, pixels=first.original), first.image)
+                with MemoryGuard("for its report"):
+                    self.observer(event, replace(first.image, pixels=first.original), first.image)
             except ImageError as error:
                 raise ImageError(f"restored, but {error}", error.hint) from error
         return WrittenImage(event, data if target is None else None)

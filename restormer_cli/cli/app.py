@@ -13,6 +13,7 @@ import typer
 from .. import batch
 from .._version import __version__
 from ..errors import RestormerError
+from ..memory import MemoryGuard
 from .console import Console
 from .evaluate import evaluate
 from .info import bench, doctor, info
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
     status = 1
     try:
-        app(arguments, prog_name="restormer", obj=console)
+        with MemoryGuard("to go on"):
+            app(arguments, prog_name="restormer", obj=console)
     except RestormerError as error:
         console.error(error)
         status = error.exit_status

@@ -17,6 +17,7 @@ import PIL.Image
 
 from ..errors import DamagedError, ImageError
 from ..files import write_atomic
+from ..memory import MemoryGuard
 from .codecs import CODEC_ERRORS, exif, heif, jpeg, pillow, png, raw, tiff
 from .formats import FORMATS, fit
 from .image import Array, Image, ImageSequence
@@ -123,7 +124,8 @@ def encode(
             raise
 
     try:
-        data = _ENCODERS[kind](fitted() if count > 1 else list(fitted()), count, quality)
+        with MemoryGuard(f"to encode it as {kind}"):
+            data = _ENCODERS[kind](fitted() if count > 1 else list(fitted()), count, quality)
     except CODEC_ERRORS as error:
         if error in source_errors:  # raised by `images`, not by the encoder
             raise
@@ -228,8 +230,9 @@ def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
     """
     name = _name_of(source, "input")
     try:
-        return name, source.read_bytes() if isinstance(source, Path) else source.read()
-    except (OSError, MemoryError) as error:
+        with MemoryGuard(f"to read {name}"):
+            return name, source.read_bytes() if isinstance(source, Path) else source.read()
+    except OSError as error:
         cause, hint = f"cannot read ({_reason(error)})", "Check its permissions."
         if isinstance(error, FileNotFoundError):
             cause, hint = "no such file", "Check the path."
@@ -276,7 +279,7 @@ def _library_checks_off() -> Iterator[None]:
 def _named_errors(name: str) -> Iterator[None]:
     """Convert the decoders' exceptions to errors that name the file."""
     try:
-        with _library_checks_off():
+        with _library_checks_off(), MemoryGuard("to decode it"):
             yield
     except ImageError as error:
         raise type(error)(f"{name}: {error.message}", error.hint) from error
