@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -41,7 +42,6 @@ from .pipeline import run_overlapped
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from pathlib import Path
 
     from ..imaging import ImageSequence
     from ..inference import Restorer
@@ -68,7 +68,8 @@ class QueuedImage(NamedTuple):
 
     number: int
     job: Job
-    data: bytes | None  # the file's content if it comes from a stream
+    data: bytes | ImageError | None  # the file's content, if it comes from a stream
+    right: bytes | ImageError | None = None  # that of the right view
 
 
 class WrittenImage(NamedTuple):
@@ -106,11 +107,11 @@ def run_batch(
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
-    images = queue_images(jobs, streams.stdin)
+    images = queue_images(jobs, streams.stdin, work.config.max_pixels)
     results = run_overlapped(images, *stages, initializer=inherit_threads())
     task = restorer.task.name
     try:
-        for (_, job, _), future in results:
+        for (_, job, *_), future in results:
             event: Event
             try:
                 yield Started(*job.names, task)
@@ -141,7 +142,8 @@ def preview_batch(
     """
     for job in jobs:
         try:
-            data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
+            source = streams.stdin if job.source is None else job.source
+            _, data = read_bytes(source, max_pixels=max_pixels, name=job.names[0])
             images = decode(data, max_pixels=max_pixels, name=job.names[0])
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
@@ -169,14 +171,23 @@ def preview_batch(
         )
 
 
-def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
+def queue_images(
+    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = 300_000_000
+) -> Iterator[QueuedImage]:
     """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
+
+    def read(source: Path | BinaryIO, name: str) -> bytes | ImageError | None:
+        if isinstance(source, Path) and not is_special(source):
+            return None
+        try:
+            return read_bytes(source, max_pixels=max_pixels, name=name)[1]
+        except ImageError as error:  # the read stage reports it
+            return error
+
     for number, job in enumerate(jobs):
-        data = stdin.read() if job.source is None else None
-        if job.source is not None and is_special(job.source):
-            with suppress(OSError):  # the read stage reports it
-                data = job.source.read_bytes()
-        yield QueuedImage(number, job, data)
+        data = read(stdin if job.source is None else job.source, job.names[0])
+        right = None if job.right is None else read(job.right, str(job.right))
+        yield QueuedImage(number, job, data, right)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
@@ -229,7 +240,7 @@ class ImageStages:
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
         if job.right is not None:
-            right, right_file = self._open(job.right, None)
+            right, right_file = self._open(job.right, queued.right)
             if right.count != images.count:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
@@ -241,12 +252,16 @@ class ImageStages:
             queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
         )
 
-    def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
+    def _open(
+        self, path: Path | None, data: bytes | ImageError | None
+    ) -> tuple[ImageSequence, FileFingerprint]:
         mtime = None
+        if isinstance(data, ImageError):
+            raise data
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
                 mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
-            _, data = read_bytes(path)
+            _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
