@@ -153,7 +153,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path, name, message):
 def test_an_unreadable_file_is_an_image_error(tmp_path, monkeypatch):
     """A file without read permission is an ImageError."""
 
-    def refuse(path, mode):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "a.png").touch()
