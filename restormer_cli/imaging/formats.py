@@ -86,9 +86,9 @@ def fit(image: Image, kind: str) -> Image:
         notes.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
         image.pixels = from_float(to_float(image.pixels), depth)
         image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
+    chunks = dict(image.extras)
     fit_metadata(image, kind)
     if kind != image.format:
-        chunks, image.extras = dict(image.extras), ()
         unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
         if unusual and image.icc is None and image.cicp is None:
             notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
@@ -100,9 +100,5 @@ def fit(image: Image, kind: str) -> Image:
                 "colours will look wrong. PNG can hold it"
             )
     if image.pixels.shape[2] == 1 and not spec.grey:
-        image.pixels = np.repeat(image.pixels, 3, axis=2)
-        notes.append(f"{kind} has no grey: written as RGB")
-        if image.icc is not None and image.icc[16:20] == b"GRAY":
-            image.icc = None
-            notes.append("a grey ICC profile does not fit RGB: it is left out")
+        image.widen_grey(f"{kind} has no grey")
     return image

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from email.utils import parsedate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .codecs import CODEC_ERRORS, exif, jpeg, photoshop, png, tiff, xmp
-from .codecs.exif import ASCII, LONG, SUBDIRECTORY, UNDEFINED, USER_COMMENT, Directory, Tag
+from .codecs.exif import ASCII, BYTE, LONG, SUBDIRECTORY, UNDEFINED, USER_COMMENT, Directory, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Format -> kinds of metadata that it holds. Texts and dpi go into EXIF where there is no other
 # place for them.
-_FIELDS = ("ICC", "EXIF", "XMP", "IPTC")
+_FIELDS = ("EXIF", "ICC", "XMP", "IPTC")
 _HELD = {
     "png": {*_FIELDS, "dpi", "texts"},
     "jpeg": {*_FIELDS, "dpi", "comments"},
@@ -48,9 +48,16 @@ _TAGS = {
 }
 _PARAMETERS = "parameters"  # of image generators, whose JPEGs have them in the user comment
 _DATE = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
-_TURNED: dict[str, Callable[..., tuple[tuple[bytes, bytes], ...]]] = {
+_Extras: TypeAlias = tuple[tuple[bytes, bytes], ...]
+_TURNED: dict[str, Callable[[_Extras], _Extras]] = {
     "jpeg": jpeg.with_axes_exchanged,
     "png": png.with_axes_exchanged,
+}
+# Photoshop's resources in the formats that hold them.
+_RESOURCES: dict[str, Callable[[_Extras], bytes]] = {"jpeg": jpeg.resources, "png": png.resources}
+_WITH_RESOURCES: dict[str, Callable[[bytes], _Extras]] = {
+    "jpeg": jpeg.of_resources,
+    "png": png.of_resources,
 }
 
 
@@ -90,13 +97,12 @@ def fit_metadata(image: Image, kind: str) -> None:
             keywords = dict.fromkeys(keyword for keyword, _ in image.texts)
             lost.append(f"texts ({', '.join(keywords)})")
             image.texts = ()
-    fields = (("EXIF", "exif"), ("ICC", "icc"), ("XMP", "xmp"), ("IPTC", "iptc"))
-    for name, field in reversed(fields):
-        if name not in held and getattr(image, field) is not None:
-            setattr(image, field, None)
+    for name in reversed(_FIELDS):
+        if name not in held and getattr(image, name.lower()) is not None:
+            setattr(image, name.lower(), None)
             lost.insert(0, name)
     if lost:
-        verb = "it is" if len(lost) == 1 and not lost[0].startswith("texts") else "they are"
+        verb = "it is" if len(lost) == 1 and lost[0] in _FIELDS else "they are"
         image.losses.append(f"{kind} has no {', '.join(lost)}: {verb} left out")
 
 
@@ -120,23 +126,39 @@ def _refresh(image: Image) -> None:
 
 
 def _leave_format(image: Image, kind: str) -> list[str]:
-    """Convert what only the image's own format holds, and return the names of what is lost."""
+    """Convert what the image's own format holds for another, and return the names of losses."""
+    old, image.extras = image.extras, ()
     lost = []
+    resources = b""
+    if image.format == "tiff" and image.exif is not None:
+        with suppress(*CODEC_ERRORS):
+            block = exif.parse(image.exif)
+            if resources := block.raw(tiff.PHOTOSHOP) or b"":
+                del block.tags[tiff.PHOTOSHOP]
+                image.exif = exif.build(block.order, block.tags) if block.tags else None
+    elif image.format in _RESOURCES:
+        resources = _RESOURCES[image.format](old)
+    if photoshop.has_settings(resources):
+        if kind in _WITH_RESOURCES:
+            records = photoshop.of_iptc(image.iptc) if image.iptc else b""
+            image.extras = _WITH_RESOURCES[kind](records + photoshop.settings(resources))
+        elif kind == "tiff":
+            with suppress(*CODEC_ERRORS):
+                settings = photoshop.settings(resources)
+                tag = Tag(BYTE, len(settings), settings)
+                image.exif = exif.with_tags(_block(image), {tiff.PHOTOSHOP: tag})
+        else:
+            lost.append("Photoshop settings")
     if image.format == "jpeg":
+        lost += [f"{name} segments" for name in jpeg.unknown(old)]
         if image.xmp is not None and xmp.extension_digest(image.xmp):
-            extension = jpeg.extended_xmp(image.extras, image.xmp)
+            extension = jpeg.extended_xmp(old, image.xmp)
             whole = xmp.merged(image.xmp, extension or b"")
             if whole is None:
                 image.losses.append("the extended XMP is damaged: it is left out")
             image.xmp = whole or image.xmp
-        if jpeg.has_settings(image.extras):
-            lost.append("Photoshop settings")
-    if image.format == "tiff" and image.exif is not None:
-        with suppress(*CODEC_ERRORS):
-            resources = exif.parse(image.exif).raw(tiff.PHOTOSHOP)
-            image.exif = exif.without_tag(image.exif, tiff.PHOTOSHOP)
-            if photoshop.has_settings(resources or b""):
-                lost.append("Photoshop settings")
+    if kind == "png" and image.iptc is not None:
+        image.notes.append("png has no standard place for IPTC: kept as ImageMagick does")
     return lost
 
 
@@ -160,7 +182,9 @@ def _fit_dpi(image: Image, kind: str) -> None:
 
 def _describe(image: Image, kind: str) -> None:
     """Move texts to EXIF: to tags of their own, or to the user comment, if these are free."""
-    if not image.texts or (kind == "jpeg" and {keyword for keyword, _ in image.texts} == {"Comment"}):
+    if not image.texts or (
+        kind == "jpeg" and {keyword for keyword, _ in image.texts} == {"Comment"}
+    ):
         return
     block = _block(image)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import PIL.Image
 
 from ..image import UNDECODED, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, exif, photoshop, pillow, xmp
+from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, photoshop, pillow, xmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _Segments: TypeAlias = list[tuple[bytes, bytes]]  # markers and bodies
 
 SIGNATURE = b"\xff\xd8\xff"
-_APP0, _APP1, _APP2, _APP13, _COM = b"\xff\xe0", b"\xff\xe1", b"\xff\xe2", b"\xff\xed", b"\xff\xfe"
+_APP0, _APP1, _APP2, _APP11, _APP13, _COM = (
+    b"\xff" + bytes([code]) for code in (0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xFE)
+)
+_QUALITY = b"Ducky"  # Photoshop's, of its own coding
 _JFIF, _JFIF_SIZE = b"JFIF\0", 14  # without a thumbnail (JFIF 1.02)
 # A marker may follow fill bytes; 0xFF00 is not a marker (ITU-T T.81, B.1.1.2).
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
@@ -29,6 +32,7 @@ _MAX_BODY = 65533  # bytes in a segment
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
 _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+_CREDENTIALS = b"c2pa"
 _MPF, _MP_ENTRIES, _THUMBNAIL_CLASS = b"MPF\0", 45058, 1  # CIPA DC-007, 5.2
 # Marks of a video after the picture, by cameras of Google and Samsung.
 _MOTION_PHOTO = re.compile(rb"(?:MotionPhoto|MicroVideo)(?:=[\"']|>)1")
@@ -55,10 +59,12 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         format="jpeg",
         exif=b"".join(bodies(_APP1, _EXIF)) or None,
         xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
-        iptc=photoshop.iptc(b"".join(bodies(_APP13, photoshop.SEGMENT))),
-        texts=tuple(("Comment", _text(body)) for body in bodies(_COM, b"")),
+        iptc=photoshop.iptc(resources(segments)),
+        texts=tuple(("Comment", pillow.decode_text(body)) for body in bodies(_COM, b"")),
     )
     _keep(image, segments)
+    if any(_CREDENTIALS in body for body in bodies(_APP11, b"JP")):
+        image.notes.append(STALE_CREDENTIALS)
     if pieces := bodies(_APP2, _ICC):
         image.icc = _join_profile(pieces)
         if image.icc is None:
@@ -101,8 +107,8 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
         ]
     others = [segment for segment in image.extras if segment[0] != _APP0]
     if image.iptc is not None and not any(marker == _APP13 for marker, _ in others):
-        others += _photoshop_segments(photoshop.of_iptc(image.iptc))
-    said = [_text(body) for marker, body in others if marker == _COM]
+        others += of_resources(photoshop.of_iptc(image.iptc))
+    said = [pillow.decode_text(body) for marker, body in others if marker == _COM]
     for text in (text for _, text in image.texts if text not in said):
         others += [(_COM, piece) for piece in _text_pieces(text)]
     segments += others
@@ -136,24 +142,35 @@ def with_axes_exchanged(extras: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[by
     return tuple(turned)
 
 
-def has_settings(extras: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return True if there are settings of Photoshop's."""
+def resources(segments: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the resources of Photoshop's, which may be longer than a segment."""
     start = photoshop.SEGMENT
-    bodies = (body for marker, body in extras if marker == _APP13 and body.startswith(start))
-    return photoshop.has_settings(b"".join(body.removeprefix(start) for body in bodies))
+    bodies = (body for marker, body in segments if marker == _APP13 and body.startswith(start))
+    return b"".join(body.removeprefix(start) for body in bodies)
+
+
+def of_resources(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the segments of Photoshop's resources."""
+    start = photoshop.SEGMENT
+    return tuple((_APP13, start + piece) for piece in _pieces(data, len(start)))
+
+
+def unknown(extras: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """Return the names of kept segments that are in no field of an image."""
+    known = (_EXTENDED_XMP, photoshop.SEGMENT, _QUALITY)
+    others = {
+        m[1] - 0xE0 for m, body in extras if m not in (_APP0, _COM) and not body.startswith(known)
+    }
+    return [f"APP{number}" for number in sorted(others)]
 
 
 def _keep(image: Image, segments: _Segments) -> None:
     """Keep segments for the output byte for byte, without pictures."""
     kept: _Segments = []
-    resources = b"".join(
-        body.removeprefix(photoshop.SEGMENT)
-        for marker, body in segments
-        if marker == _APP13 and body.startswith(photoshop.SEGMENT)
-    )
-    bare = photoshop.without_thumbnails(resources)
-    rebuilt = _photoshop_segments(bare) if bare != resources else None
-    unknown = set()
+    old = resources(segments)
+    bare = photoshop.without_thumbnails(old)
+    rebuilt = list(of_resources(bare)) if bare != old else None
+    pictures = set()
     for marker, body in segments:
         if marker == _APP0 and body.startswith(_JFIF):
             short = len(body) <= _JFIF_SIZE
@@ -165,11 +182,11 @@ def _keep(image: Image, segments: _Segments) -> None:
             kept.append((marker, body))
         elif marker in _APPLICATION - _STALE and not body.startswith((_EXIF, _XMP)):
             if SIGNATURE in body and not body.startswith(_EXTENDED_XMP):
-                unknown.add(f"APP{marker[1] - 0xE0}")
+                pictures.add(f"APP{marker[1] - 0xE0}")
             else:
                 kept.append((marker, body))
-    if unknown:
-        image.losses.append(f"segments with pictures ({', '.join(sorted(unknown))}): left out")
+    if pictures:
+        image.losses.append(f"segments with pictures ({', '.join(sorted(pictures))}): left out")
     extension = extended_xmp(kept, image.xmp or b"")
     if image.xmp is not None and extension is not None:
         shorter = xmp.without_thumbnails(extension)
@@ -210,20 +227,6 @@ def _extension_segments(extension: bytes) -> _Segments:
         (_APP1, start + struct.pack(">II", len(extension), at) + extension[at : at + step])
         for at in range(0, len(extension), step)
     ]
-
-
-def _photoshop_segments(resources: bytes) -> _Segments:
-    start = photoshop.SEGMENT
-    return [(_APP13, start + piece) for piece in _pieces(resources, len(start))]
-
-
-def _text(body: bytes) -> str:
-    """Decode a comment, whose encoding is not specified."""
-    body = body.rstrip(b"\0")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.decode("latin-1")
 
 
 def _text_pieces(text: str) -> list[bytes]:

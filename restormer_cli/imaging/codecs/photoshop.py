@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
 SEGMENT = b"Photoshop 3.0\0"  # start of a JPEG's APP13
 IPTC = 0x0404
@@ -66,9 +67,12 @@ def of_iptc(records: bytes) -> bytes:
 
 def without_thumbnails(data: bytes) -> bytes:
     """Return resources without pictures; `data` itself if there are none."""
-    resources = parse(data)
-    kept = [resource for resource in resources if resource.number not in _THUMBNAILS]
-    return data if len(kept) == len(resources) else build(kept)
+    return _without(data, _THUMBNAILS)
+
+
+def settings(data: bytes) -> bytes:
+    """Return resources without pictures and IPTC."""
+    return _without(data, _THUMBNAILS | {IPTC})
 
 
 def with_axes_exchanged(data: bytes) -> bytes:
@@ -83,3 +87,9 @@ def with_axes_exchanged(data: bytes) -> bytes:
 def has_settings(data: bytes) -> bool:
     """Return True if there is more than IPTC, thumbnails and the resolution."""
     return any(resource.number not in _DERIVED for resource in parse(data))
+
+
+def _without(data: bytes, numbers: AbstractSet[int]) -> bytes:
+    resources = parse(data)
+    kept = [resource for resource in resources if resource.number not in numbers]
+    return data if len(kept) == len(resources) else build(kept)

@@ -26,7 +26,7 @@ from ..image import (
     swap_red_blue,
     to_float,
 )
-from . import CODEC_ERRORS, photoshop
+from . import CODEC_ERRORS, STALE_CREDENTIALS, photoshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,6 +156,20 @@ def with_axes_exchanged(extras: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[by
     )
 
 
+def resources(extras: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the resources of Photoshop's in kept raw profiles."""
+    for kind, body in extras:
+        keyword = body.partition(b"\0")[0].decode("latin-1").lower()
+        if kind in _TEXTS and keyword in {_RAW_PROFILE.lower() + name for name in _RESOURCES}:
+            return _parse_profile(_read_text(kind, body, _MAX_TEXT)) or b""
+    return b""
+
+
+def of_resources(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the raw profile of Photoshop's resources."""
+    return (_profile_chunk("8bim", data),)
+
+
 def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
     extras: _Chunks = []
     texts: list[tuple[str, str]] = []
@@ -173,6 +187,8 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
                 image.notes.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
             image.cicp = (body[0], body[1], body[2], body[3])
+        elif kind == b"caBX":
+            image.notes.append(STALE_CREDENTIALS)
         elif kind in _TEXTS:
             keyword = body.partition(b"\0")[0].decode("latin-1")
             try:
@@ -205,9 +221,15 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
             extras.append((kind, body))
             if kind == b"pHYs" and body[8:] == b"\1":
                 x, y = struct.unpack_from(">II", body)
-                image.dpi = (x * _INCH, y * _INCH)
+                image.dpi = (_per_inch(x), _per_inch(y))
     image.texts, image.extras = tuple(texts), tuple(extras)
     _use_profiles(image, profiles)
+
+
+def _per_inch(per_metre: int) -> float:
+    """Convert dots per metre to whole dots per inch if they may have been rounded from these."""
+    dots = per_metre * _INCH
+    return float(round(dots)) if round(round(dots) / _INCH) == per_metre else dots
 
 
 def _read_text(kind: bytes, body: bytes, limit: int) -> bytes:
@@ -295,12 +317,10 @@ def _encode_still(image: Image) -> _Chunks:
         chunks.append((b"eXIf", image.exif))
     if image.xmp is not None:
         chunks.append((b"iTXt", _XMP_KEYWORD.encode() + b"\0\0\0\0\0" + image.xmp))
-    kept = {body.partition(b"\0")[0] for kind, body in image.extras if kind in _TEXTS}
     texts = [_text_chunk(*text) for text in image.texts]
-    if image.iptc is not None:
+    if image.iptc is not None and not resources(image.extras):
         texts.append(_profile_chunk("iptc", photoshop.of_iptc(image.iptc)))
-    if not kept.isdisjoint((_RAW_PROFILE + name).encode() for name in _RESOURCES):
-        kept.add((_RAW_PROFILE + "iptc").encode())
+    kept = {body.partition(b"\0")[0] for kind, body in image.extras if kind in _TEXTS}
     chunks += [chunk for chunk in texts if chunk[1].partition(b"\0")[0] not in kept]
     return chunks + [chunk for chunk in coded if chunk[0] in (b"IDAT", b"IEND")]
 

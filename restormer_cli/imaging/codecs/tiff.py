@@ -101,10 +101,10 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 def _decode_page(data: bytes, page: Directory) -> Image:
     kept = {tag: v for tag, v in page.tags.items() if tag not in _STORAGE and v.kind <= 13}
-    resources = page.raw(PHOTOSHOP)
-    if resources is not None:
-        bare = photoshop.without_thumbnails(resources)
-        kept[PHOTOSHOP] = Tag(exif.UNDEFINED, len(bare), bare)
+    resources = page.raw(PHOTOSHOP) or b""
+    kept.pop(PHOTOSHOP, None)
+    if bare := photoshop.settings(resources):
+        kept[PHOTOSHOP] = Tag(exif.BYTE, len(bare), bare)
     image = Image(
         UNDECODED,
         format="tiff",
@@ -112,7 +112,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         icc=page.raw(_ICC),
         xmp=page.raw(_XMP),
         dpi=page.dpi(),
-        iptc=_iptc(page) or photoshop.iptc(resources or b""),
+        iptc=_iptc(page) or photoshop.iptc(resources),
     )
     bits = frozenset(page.integers(_BITS, 1))
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
@@ -313,8 +313,8 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
         tags[tag] = integer_tag(order, kind, *numbers)
     for tag, kind, value in (
         (_ICC, exif.UNDEFINED, image.icc),
-        (_XMP, 1, image.xmp),
-        (IPTC, exif.UNDEFINED, image.iptc),
+        (_XMP, exif.BYTE, image.xmp),
+        (IPTC, exif.BYTE, image.iptc),
     ):
         if value is not None:
             tags[tag] = Tag(kind, len(value), value)
