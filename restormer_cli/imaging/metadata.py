@@ -11,7 +11,8 @@ from contextlib import suppress
 from email.utils import parsedate
 from typing import TYPE_CHECKING, TypeAlias
 
-from .codecs import CODEC_ERRORS, exif, jpeg, photoshop, png, tiff, xmp
+from .codecs import CODEC_ERRORS, exif, jpeg, png, tiff
+from .codecs.blocks import photoshop, xmp
 from .codecs.exif import ASCII, BYTE, LONG, SUBDIRECTORY, UNDEFINED, USER_COMMENT, Directory, Tag
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ def _refresh(image: Image) -> None:
     height, width = image.pixels.shape[:2]
     if image.exif is not None:
         with suppress(*CODEC_ERRORS):
-            image.exif = exif.with_size(exif.without_thumbnail(image.exif), width, height)
+            image.exif = exif.without_thumbnail(image.exif)
+            image.exif = exif.with_size(image.exif, width, height)
     if image.xmp is not None:
         image.xmp = xmp.with_size(xmp.without_thumbnails(image.xmp), width, height)
 
@@ -167,17 +169,16 @@ def _fit_dpi(image: Image, kind: str) -> None:
     if image.dpi is None:
         return
     low, high = _DPI.get(kind, _RATIONAL)
-    said = _parsed(image).dpi() is not None
+    block = _parsed(image)
     if not all(low <= dots <= high for dots in image.dpi):
-        if not (said or (kind == image.format and image.extras)):
+        if not (block.dpi() or (kind == image.format and image.extras)):
             numbers = dict.fromkeys(f"{dots:.0f}" for dots in image.dpi)
             image.losses.append(f"{' x '.join(numbers)} dpi do not fit {kind}: left out")
         image.dpi = None
-    elif "dpi" not in _HELD[kind] and not said:
-        block = _block(image)
+    elif "dpi" not in _HELD[kind] and not exif.agrees(block, image.dpi):
         with suppress(*CODEC_ERRORS):
-            order = _parsed(image).order
-            image.exif = exif.with_tags(block, exif.resolution_tags(order, image.dpi))
+            tags = exif.resolution_tags(block.order, image.dpi)
+            image.exif = exif.with_tags(_block(image), tags)
 
 
 def _describe(image: Image, kind: str) -> None:

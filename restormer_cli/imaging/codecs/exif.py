@@ -6,6 +6,7 @@ Values are interpreted only on request, so that unknown tags are kept. The layou
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from contextlib import suppress
@@ -37,6 +38,7 @@ _WORDS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # type -> b
 _STRIPS = ((273, 279), (513, 514))  # offset and size of a thumbnail, uncompressed or JPEG
 _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")  # the start of a picture
 _SCAN, _END = 0xDA, b"\xff\xd9"  # JPEG markers (ITU-T T.81, table B.1)
+_ROUNDING = 1e-3  # of resolutions, relative
 _MAX_DENOMINATOR = 1000  # of resolutions, unless they are whole numbers
 
 
@@ -285,6 +287,14 @@ def resolution_tags(order: str, dpi: tuple[float, float]) -> dict[int, Tag]:
         ratio = Fraction(dots).limit_denominator(largest)
         tags[tag] = Tag(RATIONAL, 1, struct.pack(order + "II", *ratio.as_integer_ratio()))
     return tags
+
+
+def agrees(directory: Directory, dpi: tuple[float, float]) -> bool:
+    """Return True if a directory has this resolution, apart from rounding."""
+    said = directory.dpi()
+    return said is not None and all(
+        math.isclose(*pair, rel_tol=_ROUNDING) for pair in zip(said, dpi, strict=True)
+    )
 
 
 def in_order(directory: Directory, order: str) -> Directory:

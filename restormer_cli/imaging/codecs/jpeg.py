@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import PIL.Image
 
 from ..image import UNDECODED, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, photoshop, pillow, xmp
+from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
+from .blocks import photoshop, xmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

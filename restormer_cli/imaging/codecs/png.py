@@ -26,7 +26,8 @@ from ..image import (
     swap_red_blue,
     to_float,
 )
-from . import CODEC_ERRORS, STALE_CREDENTIALS, photoshop
+from . import CODEC_ERRORS, STALE_CREDENTIALS
+from .blocks import photoshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,7 +16,8 @@ import PIL.Image
 
 from ...errors import ImageError
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, exif, photoshop, pillow
+from . import CODEC_ERRORS, exif, pillow
+from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     if image.alpha is not None:
         integers[_EXTRA_SAMPLES] = (SHORT, [1 if image.premultiplied else 2])
     tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
-    if image.dpi is not None and old.dpi() is None:
+    if image.dpi is not None and not exif.agrees(old, image.dpi):
         tags |= exif.resolution_tags(order, image.dpi)
     for tag, (kind, numbers) in integers.items():
         tags[tag] = integer_tag(order, kind, *numbers)
