@@ -47,9 +47,12 @@ _TAGS = {
     "Software": 305,
     "Creation Time": _DATE_TIME,
 }
+_RANKS = {keyword: rank for rank, keyword in enumerate(_TAGS)}
+_BLANK = b"\0 "
 _PARAMETERS = "parameters"  # of image generators, whose JPEGs have them in the user comment
 _DATE = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _Extras: TypeAlias = tuple[tuple[bytes, bytes], ...]
+_Texts: TypeAlias = tuple[tuple[str, str], ...]
 _TURNED: dict[str, Callable[[_Extras], _Extras]] = {
     "jpeg": jpeg.with_axes_exchanged,
     "png": png.with_axes_exchanged,
@@ -183,41 +186,49 @@ def _fit_dpi(image: Image, kind: str) -> None:
 
 def _describe(image: Image, kind: str) -> None:
     """Move texts to EXIF: to tags of their own, or to the user comment, if these are free."""
-    if not image.texts or (
-        kind == "jpeg" and {keyword for keyword, _ in image.texts} == {"Comment"}
-    ):
+    comments_only = all(keyword == "Comment" for keyword, _ in image.texts)
+    if not image.texts or (comments_only and "comments" in _HELD[kind]):
         return
-    block = _block(image)
-    try:
+    with suppress(*CODEC_ERRORS):
+        block = _block(image)
         old = exif.parse(block)
-    except CODEC_ERRORS:
-        return
+        tags, left = _choose_tags(image.texts, old)
+        remarks = left
+        if "comments" in _HELD[kind]:
+            remarks = [pair for pair in left if pair[0] == _PARAMETERS]
+        if remarks and not _has_user_comment(old):
+            text = "\n".join(_with_keyword(*pair) for pair in remarks)
+            comment = _user_comment(text, old.order)
+            details = {USER_COMMENT: Tag(UNDEFINED, len(comment), comment)}
+            tags[SUBDIRECTORY] = Tag(LONG, 1, Directory(old.order, details))
+            left = [pair for pair in left if pair not in remarks]
+        if tags:
+            image.exif = exif.with_tags(block, tags)
+        image.texts = tuple(left)
+    if "comments" in _HELD[kind]:
+        image.texts = tuple(("Comment", _with_keyword(*pair)) for pair in image.texts)
+
+
+def _choose_tags(texts: _Texts, old: Directory) -> tuple[dict[int, Tag], list[tuple[str, str]]]:
+    """Return tags for the texts that have one of their own, if it is free, and the other texts."""
     tags: dict[int, Tag] = {}
     left = []
-    order = list(_TAGS)
-    for keyword, text in sorted(
-        image.texts, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order)
-    ):
-        tag = _TAGS.get(keyword)
+    for keyword, text in sorted(texts, key=lambda pair: _RANKS.get(pair[0], len(_RANKS))):
+        tag = _TAGS.get(keyword, 0)
         value = (_exif_date(text) if tag == _DATE_TIME else text).encode()
-        if tag is None or not value or tag in old.tags.keys() | tags.keys():
+        taken = tag in tags or (old.raw(tag) or b"").strip(_BLANK)
+        if not tag or not value or taken:
             left.append((keyword, text))
         else:
             tags[tag] = Tag(ASCII, len(value) + 1, value + b"\0")
-    nested = old.tags.get(SUBDIRECTORY)
-    details = nested.value.tags if nested and isinstance(nested.value, Directory) else {}
-    remarks = [pair for pair in left if kind != "jpeg" or pair[0] == _PARAMETERS]
-    if remarks and USER_COMMENT not in details:
-        text = "\n".join(_with_keyword(*pair) for pair in remarks)
-        comment = _user_comment(text, old.order)
-        added = Directory(old.order, {USER_COMMENT: Tag(UNDEFINED, len(comment), comment)})
-        tags[SUBDIRECTORY] = Tag(LONG, 1, added)
-        left = [pair for pair in left if pair not in remarks]
-    if tags:
-        image.exif = exif.with_tags(block, tags)
-    if kind == "jpeg":
-        left = [("Comment", _with_keyword(*pair)) for pair in left]
-    image.texts = tuple(left)
+    return tags, left
+
+
+def _has_user_comment(block: Directory) -> bool:
+    """Return True if there is a user comment: cameras write blank ones."""
+    details = block.tags[SUBDIRECTORY].value if SUBDIRECTORY in block.tags else None
+    comment = details.raw(USER_COMMENT) if isinstance(details, Directory) else None
+    return bool((comment or b"")[8:].strip(_BLANK))  # after the character code
 
 
 def _with_keyword(keyword: str, text: str) -> str:

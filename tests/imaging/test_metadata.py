@@ -410,6 +410,44 @@ def test_sizes_and_resolutions_follow_the_turned_picture(kind):
     assert image.xmp == RDF % (b'exif:PixelXDimension="8" exif:PixelYDimension="12"', b"")
 
 
+def test_the_density_of_a_turned_png_is_turned():
+    """The pixel density in a PNG's own chunk changes places with the picture."""
+    density = chunk(b"pHYs", struct.pack(">IIB", 300, 150, 0))
+    source = png(PIXELS, 2, 8, density, chunk(b"eXIf", exif(6)))
+    written, _, _ = converted(source, "png")
+    assert chunk(b"pHYs", struct.pack(">IIB", 150, 300, 0)) in written
+
+
+def test_blank_user_comments_of_cameras_are_replaced():
+    """A user comment of blanks is free."""
+    blank = exif_blocks.Tag(7, 20, b"ASCII\0\0\0" + b" " * 12)
+    details = exif_blocks.Tag(4, 1, exif_blocks.Directory("<", {37510: blank}))
+    block = exif_blocks.with_tags(exif(), {34665: details})
+    data = text_png(("parameters", "Seed: 42"), exif=b"Exif\0\0" + block)
+    _, image, notes = converted(data, "webp")
+    assert notes == []
+    assert user_comment(image) == b"ASCII\0\0\0Seed: 42"
+
+
+def test_xmp_does_not_go_on_to_announce_a_video():
+    """Once the video of a motion photo is left out, its output is an ordinary photo."""
+    xmp = RDF % (b'GCamera:MotionPhoto="1"', b"")
+    source = jpeg(segment(0xE1, XMP_START + xmp))
+    assert image_io.read_image(source).losses == ["a video (motion photo): left out"]
+    _, image, _ = converted(source, "jpeg")
+    assert image.losses == []
+    assert b'GCamera:MotionPhoto="0"' in image.xmp
+
+
+def test_long_iptc_fills_several_segments():
+    """IPTC over 64 kB is divided between segments of a JPEG, and joined again."""
+    long = IPTC + b"\x1c\x02\x0d\xea\x60" + bytes(60000) + b"\x1c\x02\x0d\xea\x60" + bytes(60000)
+    data, _ = image_io.encode([Image(PIXELS, iptc=long)], "jpeg")
+    image = image_io.read_image(data)
+    assert image.iptc == long
+    assert image_io.read_image(image_io.encode([image], "jpeg")[0]).iptc == long
+
+
 def extended_jpeg(extension, digest=None):
     """Build a JPEG whose XMP has an extension, its pieces out of order."""
     name = digest or md5(extension).hexdigest().upper().encode()

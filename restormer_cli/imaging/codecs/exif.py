@@ -11,6 +11,7 @@ import re
 import struct
 from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ _AXES = ((X_RESOLUTION, Y_RESOLUTION), (41486, 41487))
 _WORDS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # type -> bytes to swap
 _STRIPS = ((273, 279), (513, 514))  # offset and size of a thumbnail, uncompressed or JPEG
 _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")  # the start of a picture
+_MAX_PICTURES = 16  # in a block, to bound the search in hostile ones
 _SCAN, _END = 0xDA, b"\xff\xd9"  # JPEG markers (ITU-T T.81, table B.1)
 _ROUNDING = 1e-3  # of resolutions, relative
 _MAX_DENOMINATOR = 1000  # of resolutions, unless they are whole numbers
@@ -206,16 +208,17 @@ def _thumbnail(block: bytes, order: str, link: int) -> list[tuple[int, int]]:
 
 def _embedded_jpegs(block: bytes) -> list[tuple[int, int]]:
     """Return the ranges of whole JPEG files in a block."""
-    found, position = [], 0
-    while match := _JPEG.search(block, position):
+    found: list[tuple[int, int]] = []
+    for match in islice(_JPEG.finditer(block), _MAX_PICTURES):
         start, position = match.start(), match.start() + 2
+        if found and start < found[-1][1]:
+            continue
         while block[position : position + 1] == b"\xff" and len(block) >= position + 4:
             code = block[position + 1]
             position += 2 + int.from_bytes(block[position + 2 : position + 4], "big")
             if code == _SCAN and (end := block.find(_END, position)) > 0:
                 found.append((start, end + 2))
                 break
-        position = found[-1][1] if found and found[-1][0] == start else start + 2
     return found
 
 

@@ -36,7 +36,7 @@ _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/x
 _CREDENTIALS = b"c2pa"
 _MPF, _MP_ENTRIES, _THUMBNAIL_CLASS = b"MPF\0", 45058, 1  # CIPA DC-007, 5.2
 # Marks of a video after the picture, by cameras of Google and Samsung.
-_MOTION_PHOTO = re.compile(rb"(?:MotionPhoto|MicroVideo)(?:=[\"']|>)1")
+_MOTION_PHOTO = re.compile(rb"((?:MotionPhoto|MicroVideo)(?:=[\"']|>))1")
 _SAMSUNG_MOTION_PHOTO = b"MotionPhoto_Data"
 # Segments that are neither decoded nor kept because they belong to the old pixels or show them:
 # other JFIF and APP2 segments, previews (APP4, APP8), JPEG XT and C2PA (APP11), colours (APP14).
@@ -77,6 +77,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                 omitted.append(f"{others} more pictures or maps")
     if _MOTION_PHOTO.search(image.xmp or b"") or _SAMSUNG_MOTION_PHOTO in data:
         omitted.append("a video (motion photo)")
+        image.xmp = image.xmp and _MOTION_PHOTO.sub(rb"\g<1>0", image.xmp)
     # Without APP1 and APP2: Pillow would parse them and warn about damage.
     coding = [segment for segment in segments if segment[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]

@@ -5,7 +5,6 @@ Section numbers are those of the PNG specification, third edition (W3C, 2025).
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from contextlib import suppress
@@ -50,7 +49,6 @@ _MAX_KEYWORD = 79  # bytes (11.3.3.2)
 _MAX_TEXT = 2**26  # bytes of all texts, inflated
 # ImageMagick and ExifTool keep metadata in texts of hexadecimal digits: a name, the size, the data.
 _RAW_PROFILE = "Raw profile type "
-_PROFILE = re.compile(rb"\s*[^\n]*\n\s*(\d+)\s(.*)", re.DOTALL)
 _PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
 _RESOURCES = frozenset(["iptc", "8bim"])
 _EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -265,9 +263,9 @@ def _text_chunk(keyword: str, text: str) -> tuple[bytes, bytes]:
 def _parse_profile(text: bytes) -> bytes | None:
     """Return the data of a raw profile, or None if it is damaged."""
     with suppress(ValueError):
-        if match := _PROFILE.match(text):
-            profile = bytes.fromhex(match[2].decode("ascii"))
-            return profile if len(profile) == int(match[1]) else None
+        size, digits = text.lstrip().partition(b"\n")[2].split(None, 1)
+        profile = bytes.fromhex(digits.decode("ascii"))
+        return profile if len(profile) == int(size) else None
     return None
 
 

@@ -16,8 +16,9 @@ _WIDTH, _HEIGHT = (
 )
 # Thumbnails (part 2, 8.4), with any prefix, and pictures in other properties, such as pages'.
 _PICTURES = re.compile(
-    rb"<([\w.-]+):Thumbnails\b[^>]*(?:/>|(?<!/)>.*?</\1:Thumbnails\s*>)"
-    rb"|<([\w.-]+):image\b[^>]*>[^<]*</\2:image\s*>"
+    rb"<([\w.-]+):Thumbnails\b[^<>]*"
+    rb"(?:/>|(?<!/)>(?:(?!<\1:Thumbnails\b).)*?</\1:Thumbnails\s*>)"
+    rb"|<([\w.-]+):image\b[^<>]*>[^<]*</\2:image\s*>"
     rb"|\s[\w.-]+:image\s*=\s*(?:\"[^\"]*\"|'[^']*')",
     re.DOTALL,
 )
@@ -26,8 +27,7 @@ _EXTENSION = re.compile(
     rb"\s[\w.-]+:HasExtendedXMP\s*=\s*[\"'](\w{32})[\"']"
     rb"|<[\w.-]+:HasExtendedXMP\s*>(\w{32})</[\w.-]+:HasExtendedXMP\s*>"
 )
-_PROPERTIES = re.compile(rb"<rdf:RDF[^>]*>(.*)</rdf:RDF\s*>", re.DOTALL)
-_END_OF_PROPERTIES, _ENTITY = b"</rdf:RDF", b"<!ENTITY"
+_PROPERTIES, _END_OF_PROPERTIES, _ENTITY = b"<rdf:RDF", b"</rdf:RDF", b"<!ENTITY"
 _MAIN = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
     b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -69,12 +69,11 @@ def extended(extension: bytes) -> bytes:
 
 def merged(packet: bytes, extension: bytes) -> bytes | None:
     """Return a main packet with the properties of its extension, or None if one is damaged."""
-    added = _PROPERTIES.search(extension)
+    start = extension.find(b">", extension.find(_PROPERTIES)) + 1
+    added = extension[start : extension.rfind(_END_OF_PROPERTIES)]
     end = packet.rfind(_END_OF_PROPERTIES)
-    if added is None or end < 0:
-        return None
-    whole = _EXTENSION.sub(b"", packet[:end]) + added[1] + packet[end:]
-    if _ENTITY in whole:
+    whole = _EXTENSION.sub(b"", packet[:end]) + added + packet[end:]
+    if _PROPERTIES not in extension or end < 0 or _ENTITY in whole:
         return None
     try:
         ElementTree.fromstring(whole)  # noqa: S314 - it has no entities
