@@ -448,6 +448,21 @@ def test_long_iptc_fills_several_segments():
     assert image_io.read_image(image_io.encode([image], "jpeg")[0]).iptc == long
 
 
+def test_an_exif_block_or_xmp_packet_that_stands_twice_counts_once():
+    """Equal copies are one; of different ones, a note says which counts."""
+    first, second = segment(0xE1, b"Exif\0\0" + exif(6)), segment(0xE1, b"Exif\0\0" + exif(3))
+    image = image_io.read_image(jpeg(first, first))
+    assert (image.exif, image.losses) == (exif(1), [])
+    image = image_io.read_image(jpeg(first, second))
+    assert image.exif == exif(1)
+    assert image.losses == ["more EXIF blocks are left out: the first one counts"]
+    packets = [segment(0xE1, XMP_START + RDF % (b"", body)) for body in (b"", b"<a/>")]
+    assert image_io.read_image(jpeg(packets[0], packets[0])).losses == []
+    image = image_io.read_image(jpeg(*packets))
+    assert image.xmp == RDF % (b"", b"<a/>")
+    assert image.losses == ["more XMP packets are left out: the last one counts"]
+
+
 def extended_jpeg(extension, digest=None):
     """Build a JPEG whose XMP has an extension, its pieces out of order."""
     name = digest or md5(extension).hexdigest().upper().encode()

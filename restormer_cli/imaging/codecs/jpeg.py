@@ -31,6 +31,7 @@ _START_OF_SCAN = b"\xff\xda"
 _WITHOUT_LENGTH = frozenset(b"\xff" + bytes([code]) for code in (1, *range(0xD0, 0xDA)))
 _MAX_BODY = 65533  # bytes in a segment
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
+_BLOCK_STARTS = (b"II*\0", b"MM\0*")
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
 _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _CREDENTIALS = b"c2pa"
@@ -58,11 +59,15 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     image = Image(
         UNDECODED,
         format="jpeg",
-        exif=b"".join(bodies(_APP1, _EXIF)) or None,
+        exif=_first_block(bodies(_APP1, _EXIF)) or None,
         xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
         iptc=photoshop.iptc(resources(segments)),
         texts=tuple(("Comment", pillow.decode_text(body)) for body in bodies(_COM, b"")),
     )
+    if {packet for packet in bodies(_APP1, _XMP) if packet} - {image.xmp}:
+        image.losses.append("more XMP packets are left out: the last one counts")
+    if image.exif is not None and not b"".join(bodies(_APP1, _EXIF)).endswith(image.exif):
+        image.losses.append("more EXIF blocks are left out: the first one counts")
     _keep(image, segments)
     if any(_CREDENTIALS in body for body in bodies(_APP11, b"JP")):
         image.notes.append(STALE_CREDENTIALS)
@@ -198,6 +203,12 @@ def _keep(image: Image, segments: _Segments) -> None:
             kept = [s for s in kept if not s[1].startswith(_EXTENDED_XMP)]
             kept += _extension_segments(shorter)
     image.extras = tuple(kept)
+
+
+def _first_block(pieces: list[bytes]) -> bytes:
+    """Join the pieces of the first EXIF block of several."""
+    starts = [at for at, piece in enumerate(pieces) if piece.startswith(_BLOCK_STARTS)]
+    return b"".join(pieces[: starts[1] if len(starts) > 1 else None])
 
 
 def _join_profile(pieces: list[bytes]) -> bytes | None:

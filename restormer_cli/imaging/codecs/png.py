@@ -165,8 +165,8 @@ def resources(extras: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def of_resources(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the raw profile of Photoshop's resources."""
-    return (_profile_chunk("8bim", data),)
+    """Return the raw profile of Photoshop's resources, by the name that most readers know."""
+    return (_profile_chunk("iptc", data),)
 
 
 def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
