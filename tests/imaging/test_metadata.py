@@ -308,6 +308,14 @@ def test_an_ambiguous_profile_is_left_out():
         assert [*image.losses, *image.notes] == ["the ICC profile is damaged: it is left out"]
 
 
+def test_a_profile_that_no_jpeg_can_hold_is_left_out():
+    """A profile of more than 255 segments is noted, and the picture written."""
+    image = Image(PIXELS, icc=wide_gamut() + bytes(2**24))
+    data, (notes,) = image_io.encode([image], "jpeg")
+    assert notes == ["jpeg holds no ICC profile over 16 MB: it is left out"]
+    assert image_io.read_image(data).icc is None
+
+
 def test_thumbnails_go_and_the_rest_of_their_segments_stays():
     """JFIF's, Photoshop's, FlashPix's and XMP's thumbnails go; IPTC and settings stay."""
     rest = [resource(0x0404, IPTC), resource(1061, md5(IPTC).digest())]

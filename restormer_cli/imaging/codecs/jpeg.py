@@ -29,7 +29,7 @@ _JFIF, _JFIF_SIZE = b"JFIF\0", 14  # without a thumbnail (JFIF 1.02)
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _START_OF_SCAN = b"\xff\xda"
 _WITHOUT_LENGTH = frozenset(b"\xff" + bytes([code]) for code in (1, *range(0xD0, 0xDA)))
-_MAX_BODY = 65533  # bytes in a segment
+_MAX_BODY, _MAX_PIECES = 65533, 255  # bytes in a segment, and segments of an ICC profile
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _BLOCK_STARTS = (b"II*\0", b"MM\0*")
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
@@ -108,6 +108,9 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
         segments += _xmp_segments(image.xmp)
     if image.icc is not None:
         pieces = _pieces(image.icc, len(_ICC) + 2)
+        if len(pieces) > _MAX_PIECES:
+            image.losses.append("jpeg holds no ICC profile over 16 MB: it is left out")
+            pieces = []
         segments += [
             (_APP2, _ICC + bytes([number, len(pieces)]) + piece)
             for number, piece in enumerate(pieces, 1)
