@@ -179,9 +179,11 @@ def _fit_dpi(image: Image, kind: str) -> None:
             image.losses.append(f"{' x '.join(numbers)} dpi do not fit {kind}: left out")
         image.dpi = None
     elif "dpi" not in _HELD[kind] and not exif.agrees(block, image.dpi):
-        with suppress(*CODEC_ERRORS):
+        try:
             tags = exif.resolution_tags(block.order, image.dpi)
             image.exif = exif.with_tags(_block(image), tags)
+        except CODEC_ERRORS:
+            image.losses.append("dpi cannot be written to damaged EXIF: left out")
 
 
 def _describe(image: Image, kind: str) -> None:

@@ -210,6 +210,16 @@ def test_a_resolution_that_does_not_fit_is_left_out_with_a_note(kind, dpi):
     assert image_io.read_image(data).dpi in (None, (1.0, 1.0))
 
 
+def test_damaged_exif_takes_no_resolution_and_no_texts():
+    """What would go to EXIF is named in notes if EXIF is damaged."""
+    image = Image(PIXELS, exif=b"II*\0junk", dpi=(300, 300), texts=(("Title", "T"),))
+    _, (notes,) = image_io.encode([image], "webp")
+    assert notes == [
+        "dpi cannot be written to damaged EXIF: left out",
+        "webp has no texts (Title): they are left out",
+    ]
+
+
 def test_a_tiff_holds_millions_of_dpi():
     """A TIFF's rational numbers hold a resolution of millions."""
     _, image, notes = converted(text_png(dpi=(5e6, 5e6)), "tiff")
