@@ -21,9 +21,10 @@ from ..files import UrlPath, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes
-from .codecs import CODEC_ERRORS, exif, heif, jpeg, pillow, png, raw, tiff
+from .codecs import CODEC_ERRORS, heif, jpeg, pillow, png, raw, tiff
 from .formats import FORMATS, fit
 from .image import Array, Image, ImageSequence
+from .metadata import read_orientation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +51,6 @@ _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
 }
 _MAX_PIXEL_BYTES = 32  # four samples of 64 bits
 _MAX_OTHER_BYTES = 2**26  # metadata, thumbnails and the like
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
 
 
 def read_image(
@@ -374,21 +374,8 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
 
 
 def _turn_upright(image: Image) -> None:
-    """Apply and reset the orientation (EXIF 2.32, 4.6.4), and make the arrays contiguous."""
-    orientation = 1
-    if image.exif is not None:
-        image.exif = image.exif.removeprefix(b"Exif\0\0")
-        try:
-            orientation, image.exif = exif.reset_orientation(image.exif)
-            if image.dpi is None and image.format in ("heif", "jpeg"):
-                image.dpi = exif.parse(image.exif).dpi()
-        except CODEC_ERRORS:
-            image.notes.append("EXIF is damaged: kept unchanged, orientation not applied")
-    already_upright = image.format in ("heif", "raw")  # turned by their decoders
-    if image.xmp is not None and (orientation != 1 or already_upright):
-        image.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", image.xmp)
-    if already_upright:
-        orientation = 1
+    """Apply and reset the orientation, and make the arrays contiguous."""
+    orientation = read_orientation(image)
 
     def turn(plane: Array) -> Array:
         plane = plane.swapaxes(0, 1) if orientation > 4 else plane

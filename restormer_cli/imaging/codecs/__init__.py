@@ -31,6 +31,8 @@ CODEC_ERRORS = (
 )
 """Exceptions of the libraries and our parsers for damaged data."""
 
+STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
+
 
 def import_extra(module: str, extra: str, subject: str) -> Any:
     """Import a package of an optional extra, or raise an ImageError about `subject`."""
