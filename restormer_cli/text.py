@@ -25,6 +25,11 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """Return a count and its noun: "1 more picture", "3 more pictures"."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
 def format_bytes(count: int) -> str:
     """Return a byte count in decimal units, such as "2.34 MB"."""
     amount = float(count)

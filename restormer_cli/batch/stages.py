@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
@@ -34,7 +34,7 @@ from ..imaging import (
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, settings_fingerprint
-from .pages import Page, count_pages, merge_texts, total_change
+from .pages import Page, check_page, count_pages, merge_texts, refuse_losses, total_change
 from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
-    from ..imaging import ImageSequence
+    from ..imaging import ImageSequence, Remarks
     from ..inference import Restorer
 
     Observer = Callable[[Restored, Image, Image], None]
@@ -146,6 +146,7 @@ def preview_batch(
             count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
             for number, image in enumerate(islice(images.images, count)):
+                check_page(image, kind, in_place=job.in_place)
                 sizes.append(image.pixels.shape[:2])
                 noises.append(_noise(task, job, number, image))
                 if restorer:
@@ -195,6 +196,7 @@ class _CurrentImage:
 
     number: int
     job: Job
+    in_place: bool
     kind: str  # the output's format
     decoded: Iterator[_DecodedPage]  # on demand
     total: int  # pages to restore
@@ -204,6 +206,17 @@ class _CurrentImage:
     right_file: FileFingerprint | None
     pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
     data: bytes | None = None  # the output if it has several pages
+
+    def add_remarks(self, remarks: list[Remarks]) -> None:
+        """Add the encoder's remarks to the pages; raise ImageError for a loss in place."""
+        for number, (page, (losses, notes)) in enumerate(
+            zip(self.pages, remarks, strict=True), start=1
+        ):
+            page.losses.extend(losses)
+            page.notes.extend(notes)
+            if self.in_place:
+                with _named_page(number, self.total):
+                    refuse_losses(page.losses)
 
 
 @dataclass(frozen=True)
@@ -231,11 +244,28 @@ class ImageStages:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
             rights = (image.pixels for image in right.images)
-        pairs = enumerate(zip(islice(images.images, count), rights, strict=False))
-        decoded = ((image, view, _noise(task, job, n, image)) for n, (image, view) in pairs)
+        in_place = job.in_place
+
+        def decode_pages() -> Iterator[_DecodedPage]:
+            pairs = zip(islice(images.images, count), rights, strict=False)
+            for number, (image, view) in enumerate(pairs):
+                with _named_page(number + 1, count):
+                    check_page(image, kind, in_place=in_place)
+                yield image, view, _noise(task, job, number, image)
+
+        decoded = decode_pages()
         pages = chain([next(decoded)], decoded)
         return _CurrentImage(
-            queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
+            queued.number,
+            job,
+            in_place,
+            kind,
+            pages,
+            count,
+            notes,
+            warnings,
+            source_file,
+            right_file,
         )
 
     def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
@@ -254,11 +284,10 @@ class ImageStages:
             current.pages.append(self._restore(current, self._next_page(current, 1)))
         else:
             with closing(self._restored_pages(current)) as images:
-                current.data, notes = encode(
+                current.data, remarks = encode(
                     images, current.kind, count=current.total, quality=self.config.quality
                 )
-            for page, more in zip(current.pages, notes, strict=True):
-                page.notes.extend(more)
+            current.add_remarks(remarks)
         current.decoded = iter(())  # frees the memory of the input
         return current
 
@@ -286,11 +315,12 @@ class ImageStages:
         strength = self.config.strength
         try:
             before = to_float(image.pixels)
-            result = self.restorer.restore(
-                before,
-                None if right is None else to_float(right),
-                progress=partial(self._report_progress, current, number),
-            )
+            with _named_page(number, current.total):
+                result = self.restorer.restore(
+                    before,
+                    None if right is None else to_float(right),
+                    progress=partial(self._report_progress, current, number),
+                )
             change = measure_change(before, result.pixels)
             pixels, after = image.pixels, result.pixels
             if 0 < strength < 1:
@@ -301,10 +331,6 @@ class ImageStages:
             raise ImageError(
                 f"not enough memory for {width} x {height} pixels", "Free some memory."
             ) from error
-        except ImageError as error:
-            if current.total == 1:
-                raise
-            raise ImageError(f"page {number}: {error.message}", error.hint) from error
         return Page(
             image=replace(image, pixels=pixels),
             original=image.pixels if self.observer is not None and number == 1 else UNDECODED,
@@ -313,7 +339,8 @@ class ImageStages:
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
             change=change.scaled(strength),
-            notes=[*image.losses, *image.notes, *result.notes],
+            losses=[*image.losses],
+            notes=[*image.notes, *result.notes],
             warnings=change_warnings(change, strength, noise),
         )
 
@@ -332,8 +359,8 @@ class ImageStages:
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
-            data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
-            first.notes.extend(notes)
+            data, remarks = encode([first.image], current.kind, quality=self.config.quality)
+            current.add_remarks(remarks)
         event = self._restored_event(current)
         if target is not None:
             self._write_file(target, data, current, event)
@@ -367,7 +394,7 @@ class ImageStages:
             mean_absolute_change=round(change.mean_absolute, 7),
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
-            notes=[*current.notes, *merge_texts(page.notes for page in pages)],
+            notes=[*current.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
             warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
         )
 
@@ -382,6 +409,17 @@ class ImageStages:
 
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+@contextmanager
+def _named_page(number: int, total: int) -> Iterator[None]:
+    """Let errors name the page if there are several."""
+    try:
+        yield
+    except ImageError as error:
+        if total == 1:
+            raise
+        raise ImageError(f"page {number}: {error.message}", error.hint) from error
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:

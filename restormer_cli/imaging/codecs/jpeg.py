@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 
+from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size
 from . import CODEC_ERRORS, exif, pillow
 
@@ -55,12 +56,12 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if profile and profile[0][1] == len(profile):
         image.icc = b"".join(piece[2:] for piece in profile)
     elif profile:
-        image.notes.append("the ICC profile is damaged: it is left out")
+        image.losses.append("the ICC profile is damaged: it is left out")
     omitted = []
     for index in bodies(_APP2, _MPF):
         with suppress(*CODEC_ERRORS):
             if (others := _count_other_pictures(exif.parse(index))) > 0:
-                omitted.append(f"{others} more pictures or maps")
+                omitted.append(counted(others, "more picture or map", "more pictures or maps"))
     if _MOTION_PHOTO.search(image.xmp or b"") or _SAMSUNG_MOTION_PHOTO in data:
         omitted.append("a video (motion photo)")
     # Without APP1 and APP2: Pillow would parse them and warn about damage.
@@ -88,7 +89,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
         if len(_XMP + image.xmp) <= _MAX_BODY:
             segments.append((_APP1, _XMP + image.xmp))
         else:
-            image.notes.append("XMP over 64 kB does not fit a JPEG: it is left out")
+            image.losses.append("XMP over 64 kB does not fit a JPEG: it is left out")
     if image.icc is not None:
         pieces = _pieces(image.icc, len(_ICC) + 2)
         segments += [

@@ -19,6 +19,7 @@ import PIL.Image
 from PIL import ImageCms
 
 from ...errors import ImageError
+from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from . import CODEC_ERRORS, exif
 
@@ -66,19 +67,18 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     count = available if kind in _PLAYS else 1
     mode = _animation_mode(picture, count) if count > 1 else None
     plays = _PLAYS[kind](picture) if count > 1 else 0
-    notes = []
-    if available > count:
-        notes.append(f"{available - 1} more layers or pictures in the file are left out")
+    others = counted(available - count, "more layer or picture", "more layers or pictures")
+    omitted = (others,) if available > count else ()
 
     def frames() -> Iterator[Image]:
         for number in range(count):
             if count > 1:
                 picture.seek(number)
             image = _decode_frame(picture, data, mode)
-            image.plays, image.notes = plays, [*notes, *image.notes]
+            image.plays = plays
             yield image
 
-    return ImageSequence(frames(), kind, count, "frame")
+    return ImageSequence(frames(), kind, count, "frame", omitted)
 
 
 def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -94,7 +94,7 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode grey, RGB or RGBA frames in 4:4:4."""
     frames = _Frames(images, count)
     if frames.first.plays:
-        frames.first.notes.append("avif cannot hold the number of plays: it is left out")
+        frames.first.losses.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
         # An AVIF has another field for the orientation; for this tag, Pillow would rebuild EXIF.
         with suppress(*CODEC_ERRORS):
@@ -143,13 +143,13 @@ def read_samples(image: Image, picture: PIL.Image.Image) -> None:
         return
     mode = _MODES.get(picture.mode, "RGB")
     if picture.mode in ("CMYK", "LAB"):
-        image.notes.append(f"{picture.mode} is converted to RGB")
+        image.losses.append(f"{picture.mode} is converted to RGB")
         if image.icc is not None:
             intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
             try:
                 picture = to_srgb(picture, image.icc, intent, ImageCms.Flags.BLACKPOINTCOMPENSATION)
             except (ImageCms.PyCMSError, OSError) as error:
-                image.notes.append(f"without its ICC profile ({error})")
+                image.losses.append(f"without its ICC profile ({error})")
             image.icc = None
     elif picture.has_transparency_data:
         mode = "LA" if mode.startswith("L") else "RGBA"
@@ -206,7 +206,7 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         read_samples(image, picture)
     deep_header = _DEEP.get(image.format)
     if image.pixels.dtype == np.uint8 and deep_header and deep_header.search(data):
-        image.notes.append(f"{image.format} of more than 8 bits is read as 8 bits")
+        image.losses.append(f"{image.format} of more than 8 bits is read as 8 bits")
     return image
 
 
