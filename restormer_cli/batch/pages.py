@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise, check_sid
 from ..text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..imaging import ImageSequence
     from ..inference import Restoration
@@ -90,6 +91,17 @@ def refuse_losses(losses: list[str]) -> None:
 def _with_article(kind: str) -> str:
     name = _NAMES.get(kind, kind.upper())
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+@contextmanager
+def named_page(number: int, total: int) -> Iterator[None]:
+    """Let errors name the page if there are several."""
+    try:
+        yield
+    except ImageError as error:
+        if total == 1:
+            raise
+        raise ImageError(f"page {number}: {error.message}", error.hint) from error
 
 
 def total_change(pages: list[Page]) -> Change:

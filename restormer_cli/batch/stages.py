@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
@@ -33,8 +33,16 @@ from ..imaging import (
 )
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, settings_fingerprint
-from .pages import Page, check_page, count_pages, merge_texts, refuse_losses, total_change
+from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
+from .pages import (
+    Page,
+    check_page,
+    count_pages,
+    merge_texts,
+    named_page,
+    refuse_losses,
+    total_change,
+)
 from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
@@ -215,7 +223,7 @@ class _CurrentImage:
             page.losses.extend(losses)
             page.notes.extend(notes)
             if self.in_place:
-                with _named_page(number, self.total):
+                with named_page(number, self.total):
                     refuse_losses(page.losses)
 
 
@@ -249,7 +257,7 @@ class ImageStages:
         def decode_pages() -> Iterator[_DecodedPage]:
             pairs = zip(islice(images.images, count), rights, strict=False)
             for number, (image, view) in enumerate(pairs):
-                with _named_page(number + 1, count):
+                with named_page(number + 1, count):
                     check_page(image, kind, in_place=in_place)
                 yield image, view, _noise(task, job, number, image)
 
@@ -269,14 +277,15 @@ class ImageStages:
         )
 
     def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
-        mtime = None
+        mtime = ctime = None
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
-                mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
+                stat = path.stat()  # before reading, to detect changes after it
+                mtime, ctime = stat.st_mtime_ns, change_time(stat)
             _, data = read_bytes(path)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
-        return images, FileFingerprint.of(data, mtime)
+        return images, FileFingerprint.of(data, mtime, ctime)
 
     def compute(self, current: _CurrentImage) -> _CurrentImage:
         """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
@@ -315,7 +324,7 @@ class ImageStages:
         strength = self.config.strength
         try:
             before = to_float(image.pixels)
-            with _named_page(number, current.total):
+            with named_page(number, current.total):
                 result = self.restorer.restore(
                     before,
                     None if right is None else to_float(right),
@@ -405,21 +414,11 @@ class ImageStages:
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
-            event.notes.extend(append_entry(target, event, settings, *files))
+            in_place = current.in_place
+            event.notes.extend(append_entry(target, event, settings, *files, in_place=in_place))
 
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
-
-
-@contextmanager
-def _named_page(number: int, total: int) -> Iterator[None]:
-    """Let errors name the page if there are several."""
-    try:
-        yield
-    except ImageError as error:
-        if total == 1:
-            raise
-        raise ImageError(f"page {number}: {error.message}", error.hint) from error
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
