@@ -417,6 +417,8 @@ class ImageStages:
             in_place = current.in_place
             event.notes.extend(append_entry(target, event, settings, *files, in_place=in_place))
 
+        if current.in_place and not current.source_file.fits(target):
+            raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
 

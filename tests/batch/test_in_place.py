@@ -14,6 +14,7 @@ import pytest
 
 from restormer_cli.imaging import Image, fit
 from restormer_cli.imaging import io as image_io
+from restormer_cli.inference import Restorer
 from tests.support.image_files import chunk, directory, noise, png, wide_gamut
 from tests.support.program import Outcome
 from tests.support.sequences import read, write
@@ -80,12 +81,29 @@ LOSSES: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: png(noise(6, 7, 3), 2, 8, chunk(b"iCCP", b"x\0\0nothing")),
         "the ICC profile is damaged",
     ),
+    "the profile of a BMP": ("a.bmp", lambda: _profiled_bmp(), "bmp has no ICC"),
+    "a gain map in an AVIF": ("a.avif", lambda: _avif_with_map(), "gain or depth maps"),
     "a palette of 16 bits": (
         "a.tif",
         lambda: _palette_tiff(0x1234),
         "its palette of 16 bits is read as 8 bits",
     ),
 }
+
+
+def _profiled_bmp() -> bytes:
+    """Return a BMP with a BITMAPV5HEADER and a profile behind the pixels."""
+    old, profile = saved("RGB", "BMP"), wide_gamut()
+    header = struct.pack("<I", 124) + old[18:54] + bytes(16) + b"DEBM" + bytes(48)
+    pixels = old[54:]
+    header += struct.pack("<IIII", 4, 124 + len(pixels), len(profile), 0)
+    size = 14 + 124 + len(pixels) + len(profile)
+    return b"BM" + struct.pack("<III", size, 0, 138) + header + pixels + profile
+
+
+def _avif_with_map() -> bytes:
+    """Return an AVIF with an item name like that of a gain map."""
+    return saved("RGB", "AVIF").replace(b"Color\0", b"tmap\0\0", 1)
 
 
 def _palette_tiff(value: int) -> bytes:
@@ -214,6 +232,24 @@ def test_errors_of_encoding_name_the_file(tmp_path: Path) -> None:
     wide = Image(np.zeros((1, 16384, 3), np.uint8))
     with pytest.raises(image_io.ImageError, match=r"a\.webp: 16384 pixels a side"):
         image_io.write_image(wide, tmp_path / "a.webp")
+
+
+def test_a_file_that_was_changed_meanwhile_is_not_replaced(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program wrote during the restoration stays."""
+    write([Image(noise(16, 24, 3))], "a.png")
+    restore = Restorer.restore
+
+    def slow(self: Restorer, *arguments: Any, **options: Any) -> Any:
+        write([Image(noise(16, 24, 3, seed=1))], "a.png")
+        return restore(self, *arguments, **options)
+
+    monkeypatch.setattr(Restorer, "restore", slow)
+    outcome = restormer("denoise", "a.png", "--in-place")
+    assert outcome.status == 1
+    assert "it was changed during its restoration" in outcome.stderr
+    np.testing.assert_array_equal(read("a.png")[0].pixels, noise(16, 24, 3, seed=1))
 
 
 def test_a_link_in_place_stays_a_link(restormer: Callable[..., Outcome]) -> None:

@@ -53,6 +53,8 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
     "webp": lambda p: int(p.info.get("loop", 0)),
     "avif": lambda p: 0,
 }
+# Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
+_MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
 
 
@@ -69,6 +71,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     plays = _PLAYS[kind](picture) if count > 1 else 0
     others = counted(available - count, "more layer or picture", "more layers or pictures")
     omitted = (others,) if available > count else ()
+    if kind == "avif" and _MAPS.search(data, 0, data.find(b"mdat")):
+        omitted = (*omitted, "gain or depth maps, which fit the original picture only")
 
     def frames() -> Iterator[Image]:
         for number in range(count):
@@ -193,6 +197,8 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         value if isinstance(value := picture.info.get(key), bytes) and value else None
         for key in ("icc_profile", "exif", "xmp")
     )
+    if image.format == "bmp":
+        image.icc = _bmp_profile(data)
     if image.format == "avif" and image.icc is None and (colour := _NCLX.search(data)):
         primaries, transfer, matrix, full = struct.unpack(">3HB", colour[1])
         image.cicp = (primaries, transfer, matrix, full >> 7)
@@ -224,6 +230,15 @@ def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
         if decoded is not None and decoded.dtype == np.uint16 and decoded.shape[:2] == shape:
             top = 4095 if depth[1][0] & 32 else 1023
             return rescale(swap_red_blue(decoded.reshape(*shape, -1)), top, 65535)
+    return None
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile in a BITMAPV5HEADER, which begins at offset 14."""
+    with suppress(struct.error):
+        size, space, start, length = struct.unpack_from("<I52x4s52xII", data, 14)
+        if size >= 124 and space == b"DEBM":
+            return data[14 + start : 14 + start + length] or None
     return None
 
 
