@@ -19,7 +19,6 @@ CODEC_ERRORS = (
     AssertionError,  # raised by Pillow
     EOFError,
     LookupError,
-    MemoryError,
     OSError,
     RuntimeError,
     SyntaxError,  # raised by Pillow

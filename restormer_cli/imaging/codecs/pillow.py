@@ -85,6 +85,19 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     return ImageSequence(frames(), kind, count, "frame", omitted)
 
 
+def accepts(start: bytes) -> bool:
+    """Return False if no format that `decode` reads has files with this start."""
+    PIL.Image.init()
+    checks = {name: PIL.Image.OPEN[name][1] for name in _FORMATS if name in PIL.Image.OPEN}
+    if any(check(start[:16]) for check in checks.values() if check):
+        return True
+    try:  # the others, which have no signature
+        PIL.Image.open(io.BytesIO(start), formats=[n for n, check in checks.items() if not check])
+    except PIL.UnidentifiedImageError:
+        return False
+    return True
+
+
 def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode RGB or RGBA frames, losslessly at quality 100 or for a lossless WebP."""
     frames = _Frames(images, count)
