@@ -31,6 +31,11 @@ def _escape(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """Return a count and its noun: "1 more picture", "3 more pictures"."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
 def format_bytes(count: int) -> str:
     """Return a byte count in decimal units, such as "2.34 MB"."""
     amount = float(count)

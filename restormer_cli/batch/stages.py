@@ -35,15 +35,23 @@ from ..imaging import (
 from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, settings_fingerprint
-from .pages import Page, count_pages, merge_texts, total_change
+from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
+from .pages import (
+    Page,
+    check_page,
+    count_pages,
+    merge_texts,
+    named_page,
+    refuse_losses,
+    total_change,
+)
 from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from ..imaging import ImageSequence
+    from ..imaging import ImageSequence, Remarks
     from ..inference import Restorer
 
     Observer = Callable[[Restored, Image, Image], None]
@@ -149,6 +157,7 @@ def preview_batch(
             count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
             for number, image in enumerate(islice(images.images, count)):
+                check_page(image, kind, in_place=job.in_place)
                 sizes.append(image.pixels.shape[:2])
                 noises.append(_noise(task, job, number, image))
                 if restorer:
@@ -208,6 +217,7 @@ class _CurrentImage:
 
     number: int
     job: Job
+    in_place: bool
     kind: str  # the output's format
     decoded: Iterator[_DecodedPage]  # on demand
     total: int  # pages to restore
@@ -217,6 +227,17 @@ class _CurrentImage:
     right_file: FileFingerprint | None
     pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
     data: bytes | None = None  # the output if it has several pages
+
+    def add_remarks(self, remarks: list[Remarks]) -> None:
+        """Add the encoder's remarks to the pages; raise ImageError for a loss in place."""
+        for number, (page, (losses, notes)) in enumerate(
+            zip(self.pages, remarks, strict=True), start=1
+        ):
+            page.losses.extend(losses)
+            page.notes.extend(notes)
+            if self.in_place:
+                with named_page(number, self.total):
+                    refuse_losses(page.losses)
 
 
 @dataclass(frozen=True)
@@ -245,26 +266,44 @@ class ImageStages:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
             rights = (image.pixels for image in right.images)
-        pairs = enumerate(zip(islice(images.images, count), rights, strict=False))
-        decoded = ((image, view, _noise(task, job, n, image)) for n, (image, view) in pairs)
+        in_place = job.in_place
+
+        def decode_pages() -> Iterator[_DecodedPage]:
+            pairs = zip(islice(images.images, count), rights, strict=False)
+            for number, (image, view) in enumerate(pairs):
+                with named_page(number + 1, count):
+                    check_page(image, kind, in_place=in_place)
+                yield image, view, _noise(task, job, number, image)
+
+        decoded = decode_pages()
         pages = chain([next(decoded)], decoded)
         return _CurrentImage(
-            queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
+            queued.number,
+            job,
+            in_place,
+            kind,
+            pages,
+            count,
+            notes,
+            warnings,
+            source_file,
+            right_file,
         )
 
     def _open(
         self, path: Path | None, data: bytes | ImageError | None
     ) -> tuple[ImageSequence, FileFingerprint]:
-        mtime = None
+        mtime = ctime = None
         if isinstance(data, ImageError):
             raise data
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
-                mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
+                stat = path.stat()  # before reading, to detect changes after it
+                mtime, ctime = stat.st_mtime_ns, change_time(stat)
             _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
-        return images, FileFingerprint.of(data, mtime)
+        return images, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
@@ -273,11 +312,10 @@ class ImageStages:
             current.pages.append(self._restore(current, self._next_page(current, 1)))
         else:
             with closing(self._restored_pages(current)) as images:
-                current.data, notes = encode(
+                current.data, remarks = encode(
                     images, current.kind, count=current.total, quality=self.config.quality
                 )
-            for page, more in zip(current.pages, notes, strict=True):
-                page.notes.extend(more)
+            current.add_remarks(remarks)
         current.decoded = iter(())  # frees the memory of the input
         return current
 
@@ -303,24 +341,19 @@ class ImageStages:
         number, (image, right, noise) = numbered
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
-        try:
-            with MemoryGuard(f"for {width} x {height} pixels"):
-                before = to_float(image.pixels)
-                result = self.restorer.restore(
-                    before,
-                    None if right is None else to_float(right),
-                    progress=partial(self._report_progress, current, number),
-                )
-                change = measure_change(before, result.pixels)
-                pixels, after = image.pixels, result.pixels
-                if 0 < strength < 1:
-                    after = before + np.float32(strength) * (after - before)
-                if strength:  # at 0 the output is exactly the input
-                    pixels = from_float(after, pixels.dtype)
-        except ImageError as error:
-            if current.total == 1:
-                raise
-            raise ImageError(f"page {number}: {error.message}", error.hint) from error
+        with named_page(number, current.total), MemoryGuard(f"for {width} x {height} pixels"):
+            before = to_float(image.pixels)
+            result = self.restorer.restore(
+                before,
+                None if right is None else to_float(right),
+                progress=partial(self._report_progress, current, number),
+            )
+            change = measure_change(before, result.pixels)
+            pixels, after = image.pixels, result.pixels
+            if 0 < strength < 1:
+                after = before + np.float32(strength) * (after - before)
+            if strength:  # at 0 the output is exactly the input
+                pixels = from_float(after, pixels.dtype)
         return Page(
             image=replace(image, pixels=pixels),
             original=image.pixels if self.observer is not None and number == 1 else UNDECODED,
@@ -329,7 +362,8 @@ class ImageStages:
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
             change=change.scaled(strength),
-            notes=[*image.losses, *image.notes, *result.notes],
+            losses=[*image.losses],
+            notes=[*image.notes, *result.notes],
             warnings=change_warnings(change, strength, noise),
         )
 
@@ -349,8 +383,8 @@ class ImageStages:
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
-            data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
-            first.notes.extend(notes)
+            data, remarks = encode([first.image], current.kind, quality=self.config.quality)
+            current.add_remarks(remarks)
         event = self._restored_event(current)
         if target is not None:
             self._write_file(target, data, current, event)
@@ -385,7 +419,7 @@ class ImageStages:
             mean_absolute_change=round(change.mean_absolute, 7),
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
-            notes=[*current.notes, *merge_texts(page.notes for page in pages)],
+            notes=[*current.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
             warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
         )
 
@@ -396,8 +430,11 @@ class ImageStages:
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
-            event.notes.extend(append_entry(target, event, settings, *files))
+            in_place = current.in_place
+            event.notes.extend(append_entry(target, event, settings, *files, in_place=in_place))
 
+        if current.in_place and not current.source_file.fits(target):
+            raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
 

@@ -19,7 +19,7 @@ from ..batch import Failed, Planned, Restored, Skipped
 from ..checkpoints import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
 from ..streams import read_chunks
-from ..text import format_bytes, printable
+from ..text import counted, format_bytes, printable
 from .console import Console
 from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
 
@@ -153,6 +153,7 @@ class _Run:
                 if path not in (None, "-")
             ],
         )
+        self.inputs = batch.leave_out_outputs(self.inputs)
         self.jobs = batch.plan_jobs(
             self.inputs.found,
             output=options.output,
@@ -176,10 +177,15 @@ class _Run:
 
     def execute(self) -> Tally:
         """Restore the images, or only report the plan in a dry run."""
-        missing = {job for job in self.jobs if job.source and not files.exists(job.source)}
-        jobs = [job for job in self.jobs if job not in missing]
+        problems = {
+            job: job.problem or "no such file"
+            for job in self.jobs
+            if job.problem or (job.source and not files.exists(job.source))
+        }
+        jobs = [job for job in self.jobs if job not in problems]
         try:
-            self._emit(self._input_problems(missing))
+            self._emit(self._input_problems(problems))
+            self._report_unread()
             if not self.options.dry_run:
                 folders = {job.target.parent: None for job in self.jobs if job.target is not None}
                 for path in files.remove_leftovers(folders):
@@ -218,14 +224,27 @@ class _Run:
         self.console.show(summary)
         self.observers.finish(summary, self.console.say)
 
-    def _input_problems(self, missing: set[Job]) -> Iterator[Event]:
+    def _report_unread(self) -> None:
+        """Report the files in folders that look like pictures and were left out."""
+        unread = self.inputs.unread
+        if not unread:
+            return
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        self.console.say(
+            f"note: {counted(len(unread), 'file')} of other kinds of pictures left out ({kinds}). "
+            "-v lists them; name a file to try it"
+        )
+        for path in unread:
+            self.console.detail(f"left out: {printable(str(path))}")
+
+    def _input_problems(self, problems: dict[Job, str]) -> Iterator[Event]:
         for problem in self.inputs.problems:
             yield Failed(problem.name, None, self.task, problem.error, problem.hint)
         for path in self.inputs.own:
             yield Skipped(str(path), None, self.task, "an output of an earlier run")
-        for job in self.jobs:
-            if job in missing:
-                yield Failed(*job.names, self.task, "no such file", "Check the path.")
+        for job, cause in problems.items():
+            hint = "Restore it in a run of its own, with -o." if job.problem else "Check the path."
+            yield Failed(*job.names, self.task, cause, hint)
 
     def _note_unused_options(self) -> None:
         """Report options that choose among the official weights, if these are not used."""

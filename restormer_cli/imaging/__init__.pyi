@@ -7,6 +7,8 @@ from .difference import false_colour as false_colour
 from .difference import measure_change as measure_change
 from .difference import most_changed as most_changed
 from .formats import FORMATS as FORMATS
+from .formats import check_side as check_side
+from .formats import fit as fit
 from .formats import readable_suffixes as readable_suffixes
 from .image import UNDECODED as UNDECODED
 from .image import Array as Array
@@ -15,6 +17,7 @@ from .image import Image as Image
 from .image import ImageSequence as ImageSequence
 from .image import from_float as from_float
 from .image import to_float as to_float
+from .io import Remarks as Remarks
 from .io import decode as decode
 from .io import encode as encode
 from .io import make_folder as make_folder

@@ -24,6 +24,7 @@ class FormatSpec:
     depths: tuple[str, ...] = ("uint8",)  # the deepest last
     alpha: bool = True
     grey: bool = True
+    bits: int = 16  # of an integer sample
     cicp: bool = False
     several: str = ""  # "page" or "frame" if it holds several images
 
@@ -39,7 +40,7 @@ FORMATS = {
 if features.check("avif"):
     FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
 if find_spec(heif.PACKAGE):
-    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, cicp=True)
+    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, bits=10, cicp=True)
 # Formats that cannot be written or need a package that may be missing. Their files are found all
 # the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
@@ -59,18 +60,24 @@ def readable_suffixes() -> set[str]:
     return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
+def check_side(image: Image, kind: str) -> None:
+    """Raise ImageError if an image is too large for the format."""
+    limit = FORMATS[kind].max_side
+    if (side := max(image.pixels.shape[:2])) > limit:
+        raise ImageError(
+            f"{side} pixels a side, over {kind}'s limit of {limit}", "Write PNG or TIFF."
+        )
+
+
 def fit(image: Image, kind: str) -> Image:
-    """Return a copy of the image that fits the format, with notes on what was lost.
+    """Return a copy of the image that fits the format, with its losses and notes only.
 
     Raises:
         ImageError: the image is too large for the format.
     """
-    spec, notes = FORMATS[kind], list[str]()
-    image = replace(image, losses=[], notes=notes)
-    if (side := max(image.pixels.shape[:2])) > spec.max_side:
-        raise ImageError(
-            f"{side} pixels a side, over {kind}'s limit of {spec.max_side}", "Write PNG or TIFF."
-        )
+    check_side(image, kind)
+    spec, losses, notes = FORMATS[kind], list[str](), list[str]()
+    image = replace(image, losses=losses, notes=notes)
     if image.alpha is not None and image.premultiplied and kind != "tiff":
         opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
         image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
@@ -78,24 +85,26 @@ def fit(image: Image, kind: str) -> Image:
     image.premultiplied = image.premultiplied and kind == "tiff"
     if image.alpha is not None and not spec.alpha:
         image.alpha = None
-        notes.append(f"{kind} has no alpha: it is left out")
+        losses.append(f"{kind} has no alpha: it is left out")
     if (dtype := image.pixels.dtype).name not in spec.depths:
         if dtype == np.float32 and (image.pixels.min() < 0 or image.pixels.max() > 1):
-            notes.append("values outside 0..1 are clipped")
+            losses.append("values outside 0..1 are clipped")
         depth = np.dtype(spec.depths[-1])
-        notes.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
+        losses.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
         image.pixels = from_float(to_float(image.pixels), depth)
         image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
+    elif dtype == np.uint16 and (image.bits or 16) > spec.bits:
+        losses.append(f"{kind} holds {spec.bits} bits: rounded")
     chunks = dict(image.extras)
     fit_metadata(image, kind)
     if kind != image.format:
         unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
         if unusual and image.icc is None and image.cicp is None:
-            notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
+            losses.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
     if (cicp := image.cicp) is not None and not spec.cicp:
         image.cicp = None
         if image.icc is None and not (cicp[0] in _LIKE_SRGB[0] and cicp[1] in _LIKE_SRGB[1]):
-            notes.append(
+            losses.append(
                 f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
                 "colours will look wrong. PNG can hold it"
             )

@@ -43,6 +43,7 @@ class Image:
     duration: Fraction | None = None  # of a frame of an animation
     plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
     damage: str | None = None  # cause and extent, if only a part could be decoded
+    bits: int | None = None  # of a sample in the file, if its type has more
     losses: list[str] = field(default_factory=list)  # parts of the input that the output lacks
     notes: list[str] = field(default_factory=list)  # other remarks for the user
 

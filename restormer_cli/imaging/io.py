@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -51,6 +51,20 @@ _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
 }
 _MAX_PIXEL_BYTES = 32  # four samples of 64 bits
 _MAX_OTHER_BYTES = 2**26  # metadata, thumbnails and the like
+
+
+class Remarks(NamedTuple):
+    """Remarks of the encoder on an image."""
+
+    losses: list[str]  # parts of the image that the file lacks
+    notes: list[str]
+
+
+class Encoded(NamedTuple):
+    """An encoded file and the remarks on each of its images."""
+
+    data: bytes
+    remarks: list[Remarks]
 
 
 def read_image(
@@ -97,9 +111,7 @@ def decode(
     return replace(sequence, images=_checked(sequence, name, allow_damaged))
 
 
-def encode(
-    images: Iterable[Image], kind: str, *, count: int = 1, quality: int = 95
-) -> tuple[bytes, list[list[str]]]:
+def encode(images: Iterable[Image], kind: str, *, count: int = 1, quality: int = 95) -> Encoded:
     """Encode images to a file.
 
     Args:
@@ -110,19 +122,19 @@ def encode(
             for a lossless source.
 
     Returns:
-        The file, and for each image the notes on what was lost.
+        The file, and the remarks on each image.
 
     Raises:
         ImageError: an image is too large for the format, or cannot be encoded.
     """
-    reports: list[tuple[list[str], list[str]]] = []  # losses and notes, which encoders extend
+    remarks: list[Remarks] = []  # which encoders extend
     source_errors: list[BaseException] = []
 
     def fitted() -> Iterator[Image]:
         try:
             for image in images:
                 copy = fit(image, kind)
-                reports.append((copy.losses, copy.notes))
+                remarks.append(Remarks(copy.losses, copy.notes))
                 yield copy
         except BaseException as error:
             source_errors.append(error)
@@ -137,7 +149,7 @@ def encode(
         raise ImageError(
             f"cannot encode as {kind} ({_reason(error)})", "Write PNG or TIFF."
         ) from error
-    return data, [[*losses, *notes] for losses, notes in reports]
+    return Encoded(data, remarks)
 
 
 def write_image(
@@ -150,15 +162,19 @@ def write_image(
     """Encode an image and write it; see `output_format`, `encode` and `write_encoded`.
 
     Returns:
-        Notes on what was lost.
+        Losses and notes.
 
     Raises:
         ImageError: the image cannot be encoded, or the target cannot be written.
     """
     kind, notes = output_format(target, format, image.format)
-    data, (losses,) = encode([image], kind, quality=quality)
+    try:
+        data, (remarks,) = encode([image], kind, quality=quality)
+    except ImageError as error:
+        name = _name_of(target, "output")
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
     write_encoded(data, target)
-    return [*notes, *losses]
+    return [*notes, *remarks.losses, *remarks.notes]
 
 
 def output_format(

@@ -46,7 +46,7 @@ def test_the_first_of_several_frames_is_read(kind):
     image = image_io.read_image(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels, np.asarray(reference.convert("RGB")))
-    assert ("1 more pictures" in " ".join(image.losses)) == (kind == "MPO")
+    assert ("1 more picture" in " ".join(image.losses)) == (kind == "MPO")
     assert image.format == {"MPO": "jpeg"}.get(kind, kind.lower())
 
 

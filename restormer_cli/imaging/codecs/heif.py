@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
 from . import import_extra
 
@@ -43,11 +44,12 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         image.cicp = (primaries, transfer, matrix, full)
     omitted = []
     if len(file) > 1:
-        omitted.append(f"{len(file) - 1} more pictures")
+        omitted.append(counted(len(file) - 1, "more picture"))
     if info["aux"] or info["depth_images"]:
         omitted.append("gain or depth maps, which fit the original picture only")
     samples = np.asarray(picture)
     if (bits := info["bit_depth"]) > 8:  # stored in the upper bits of 16
+        image.bits = bits
         samples = rescale(samples >> (16 - bits), (1 << bits) - 1, 65535)
     image.premultiplied = picture.premultiplied_alpha
     image.set_samples(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
@@ -65,8 +67,6 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     if samples.dtype == np.uint16:
         mode += ";16"
         samples = rescale(samples, 65535, (1 << _DEEP_BITS) - 1) << (16 - _DEEP_BITS)
-        if image.format != "heif":
-            image.notes.append(f"heif holds {_DEEP_BITS} bits: rounded")
     height, width = samples.shape[:2]
     file = library.from_bytes(mode, (width, height), samples.tobytes())
     options = dict(zip(_NCLX, image.cicp, strict=True)) if image.cicp else {}

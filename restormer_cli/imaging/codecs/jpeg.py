@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import PIL.Image
 
+from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size
 from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
 from .blocks import photoshop, xmp
@@ -74,12 +75,12 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if pieces := bodies(_APP2, _ICC):
         image.icc = _join_profile(pieces)
         if image.icc is None:
-            image.notes.append("the ICC profile is damaged: it is left out")
+            image.losses.append("the ICC profile is damaged: it is left out")
     omitted = []
     for index in bodies(_APP2, _MPF):
         with suppress(*CODEC_ERRORS):
             if (others := _count_other_pictures(exif.parse(index))) > 0:
-                omitted.append(f"{others} more pictures or maps")
+                omitted.append(counted(others, "more picture or map", "more pictures or maps"))
     if _MOTION_PHOTO.search(image.xmp or b"") or _SAMSUNG_MOTION_PHOTO in data:
         omitted.append("a video (motion photo)")
         image.xmp = image.xmp and _MOTION_PHOTO.sub(rb"\g<1>0", image.xmp)

@@ -19,6 +19,7 @@ import PIL.Image
 from PIL import ImageCms
 
 from ...errors import ImageError
+from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from . import CODEC_ERRORS, exif
 
@@ -52,6 +53,8 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
     "webp": lambda p: int(p.info.get("loop", 0)),
     "avif": lambda p: 0,
 }
+# Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
+_MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
 _GIF_COMMENT = 0xFE  # extension label (24)
 _TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
@@ -77,9 +80,10 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     count = available if kind in _PLAYS else 1
     mode = _animation_mode(picture, count) if count > 1 else None
     plays = _PLAYS[kind](picture) if count > 1 else 0
-    notes = []
-    if available > count:
-        notes.append(f"{available - 1} more layers or pictures in the file are left out")
+    others = counted(available - count, "more layer or picture", "more layers or pictures")
+    omitted = (others,) if available > count else ()
+    if kind == "avif" and _MAPS.search(data, 0, data.find(b"mdat")):
+        omitted = (*omitted, "gain or depth maps, which fit the original picture only")
 
     def frames() -> Iterator[Image]:
         for number in range(count):
@@ -87,10 +91,10 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                 picture.seek(number)
             image = _decode_frame(picture, data, mode)
             image.texts = tuple(("Comment", text) for text in texts if text)
-            image.plays, image.notes = plays, [*notes, *image.notes]
+            image.plays = plays
             yield image
 
-    return ImageSequence(frames(), kind, count, "frame")
+    return ImageSequence(frames(), kind, count, "frame", omitted)
 
 
 def accepts(start: bytes) -> bool:
@@ -126,7 +130,7 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
 
     frames = _Frames(without_grey_alpha(), count)
     if frames.first.plays:
-        frames.first.notes.append("avif cannot hold the number of plays: it is left out")
+        frames.first.losses.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
         # An AVIF has another field for the orientation; for this tag, Pillow would rebuild EXIF.
         with suppress(*CODEC_ERRORS):
@@ -183,13 +187,13 @@ def read_samples(image: Image, picture: PIL.Image.Image) -> None:
         return
     mode = _MODES.get(picture.mode, "RGB")
     if picture.mode in ("CMYK", "LAB"):
-        image.notes.append(f"{picture.mode} is converted to RGB")
+        image.losses.append(f"{picture.mode} is converted to RGB")
         if image.icc is not None:
             intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
             try:
                 picture = to_srgb(picture, image.icc, intent, ImageCms.Flags.BLACKPOINTCOMPENSATION)
             except (ImageCms.PyCMSError, OSError) as error:
-                image.notes.append(f"without its ICC profile ({error})")
+                image.losses.append(f"without its ICC profile ({error})")
             image.icc = None
     elif picture.has_transparency_data:
         mode = "LA" if mode.startswith("L") else "RGBA"
@@ -235,6 +239,8 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
     )
     for field, value in _further_fields(picture, data):
         setattr(image, field, value)
+    if image.format == "bmp":
+        image.icc = _bmp_profile(data)
     if image.format == "avif" and image.icc is None and (colour := _NCLX.search(data)):
         primaries, transfer, matrix, full = struct.unpack(">3HB", colour[1])
         image.cicp = (primaries, transfer, matrix, full >> 7)
@@ -248,7 +254,7 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         read_samples(image, picture)
     deep_header = _DEEP.get(image.format)
     if image.pixels.dtype == np.uint8 and deep_header and deep_header.search(data):
-        image.notes.append(f"{image.format} of more than 8 bits is read as 8 bits")
+        image.losses.append(f"{image.format} of more than 8 bits is read as 8 bits")
     return image
 
 
@@ -266,6 +272,15 @@ def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
         if decoded is not None and decoded.dtype == np.uint16 and decoded.shape[:2] == shape:
             top = 4095 if depth[1][0] & 32 else 1023
             return rescale(swap_red_blue(decoded.reshape(*shape, -1)), top, 65535)
+    return None
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile in a BITMAPV5HEADER, which begins at offset 14."""
+    with suppress(struct.error):
+        size, space, start, length = struct.unpack_from("<I52x4s52xII", data, 14)
+        if size >= 124 and space == b"DEBM":
+            return data[14 + start : 14 + start + length] or None
     return None
 
 

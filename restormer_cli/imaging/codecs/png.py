@@ -66,8 +66,8 @@ _MAX_TERM = 65535  # of a duration's numerator and denominator
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode one image, or the composed frames of an animation, at their own depth."""
-    notes: list[str] = []
-    chunks = _split(data, notes) if _ACTL in data else []
+    losses: list[str] = []
+    chunks = _split(data, losses) if _ACTL in data else []
     frames, still = _parse_frames(chunks)
     if not frames:
         return ImageSequence.single(decode_still(data, max_pixels))
@@ -76,9 +76,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     for (_, across, down, left, top, *_), _ in frames:
         if left + across > width or top + down > height:
             raise ValueError("a frame lies outside the picture")
-    if still:
-        notes.append("the still picture for viewers without animation is left out")
-    return ImageSequence(_compose(chunks, frames, notes, max_pixels), "png", len(frames), "frame")
+    images = _compose(chunks, frames, losses, max_pixels)
+    omitted = ("a still picture for viewers without animation",) if still else ()
+    return ImageSequence(images, "png", len(frames), "frame", omitted)
 
 
 def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
@@ -116,7 +116,7 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     colours = 3 if colour_type & _COLOUR else 1
     has_palette = bool(colour_type & _PALETTE)
     image = Image(UNDECODED, format="png")
-    chunks = _split(data, image.notes)
+    chunks = _split(data, image.losses)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
     # Checked here, because libpng reports errors on stderr.
@@ -183,7 +183,7 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
                 packed = body[body.index(b"\0") + 2 :]
                 image.icc = zlib.decompressobj().decompress(packed, 2**26)
             except CODEC_ERRORS:
-                image.notes.append("the ICC profile is damaged: it is left out")
+                image.losses.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
             image.cicp = (body[0], body[1], body[2], body[3])
         elif kind == b"caBX":
@@ -299,7 +299,7 @@ def _encode_still(image: Image) -> _Chunks:
     # A compression level would disable OpenCV's run-length strategy, which is faster and, with all
     # filters, smaller for photographs.
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
-    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), image.notes)
+    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), [])
     header = (width, height, samples.itemsize * 8, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [(b"IHDR", struct.pack(_IHDR, *header))]
     if image.icc is not None:
@@ -324,7 +324,7 @@ def _encode_still(image: Image) -> _Chunks:
     return chunks + [chunk for chunk in coded if chunk[0] in (b"IDAT", b"IEND")]
 
 
-def _split(data: bytes, notes: list[str]) -> _Chunks:
+def _split(data: bytes, losses: list[str]) -> _Chunks:
     """Return the chunks of a PNG (5.3) with valid checksums."""
     chunks: _Chunks = []
     position = len(SIGNATURE)
@@ -338,7 +338,7 @@ def _split(data: bytes, notes: list[str]) -> _Chunks:
         elif kind[:1].isupper():  # critical (5.4)
             raise ValueError(f"wrong checksum of {kind!r}")
         else:
-            notes.append(f"a damaged chunk, {kind!r}, is left out")
+            losses.append(f"a damaged chunk, {kind!r}, is left out")
     return chunks
 
 
@@ -371,7 +371,7 @@ def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
 
 
 def _compose(
-    chunks: _Chunks, frames: _Frames, notes: list[str], max_pixels: int
+    chunks: _Chunks, frames: _Frames, losses: list[str], max_pixels: int
 ) -> Iterator[Image]:
     header = dict(chunks)[b"IHDR"]
     (plays,) = struct.unpack_from(">4xI", dict(chunks)[_ACTL])
@@ -392,9 +392,9 @@ def _compose(
         region[:] = _blend_over(before, samples) if over else samples
         image.set_samples(canvas.copy(), colours)
         image.plays, image.duration = plays, Fraction(delay, unit or 100)
-        image.notes = [*notes, *image.notes]
+        image.losses = [*losses, *image.losses]
         yield image
-        notes = []
+        losses = []
         if dispose == _BACKGROUND or (dispose == _PREVIOUS and not number):
             region[:] = 0
         elif dispose == _PREVIOUS:

@@ -58,5 +58,5 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             image.exif = exif.build(directory.order, kept) if kept else None
             image.xmp, image.iptc = directory.raw(_XMP), directory.raw(_IPTC)
     else:
-        image.notes.append("its EXIF is left out")
+        image.losses.append("its EXIF is left out")
     return ImageSequence.single(image)

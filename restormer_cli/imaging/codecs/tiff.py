@@ -15,8 +15,9 @@ import numpy as np
 import PIL.Image
 
 from ...errors import ImageError
+from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, exif, pillow
+from . import CODEC_ERRORS, exif, pillow, stacks
 from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 266, 273, 277, 278, 279, 284
-_PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 323, 324, 325
+_PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT = 317, 320, 322, 323
+_TILE_OFFSETS, _TILE_SIZES = 324, 325
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
 IPTC, PHOTOSHOP = 33723, 34377
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
@@ -51,17 +53,22 @@ _OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layer
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode all pages to uint8, uint16 or float32 each, without thumbnails and masks."""
     starts: list[int | None] = []
-    skipped, omitted, seen = 0, set(), set()
+    thumbnails, masks, declared = 0, 0, 1
+    omitted, seen = set(), set()
     start: int | None = None  # the first directory
     while start != 0:
         if start in seen:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
         page = exif.parse(data, start)
-        if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
-            skipped += 1
+        kind = page.integer(_SUBFILE, 0)
+        if kind & _MASK:
+            masks += 1
+        elif kind & _REDUCED:
+            thumbnails += 1
         else:
             starts.append(start)
+            declared = max(declared, stacks.count_slices(page))
             omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
             prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
             check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
@@ -69,14 +76,25 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if not starts:
         raise ImageError("contains only thumbnails or masks", "Name a file with the full picture.")
 
-    def pages() -> Iterator[Image]:
-        for number, start in enumerate(starts):
-            page = _decode_page(data, exif.parse(data, start))
-            if skipped and not number:
-                page.notes.append(f"{skipped} thumbnails or masks are left out")
-            yield page
+    if masks:
+        omitted.add(counted(masks, "mask"))
+    notes = [f"{counted(thumbnails, 'thumbnail')}: left out"] if thumbnails else []
+    alone = len(starts) == 1
+    slices = stacks.split(data, exif.parse(data, starts[0])) if alone and declared > 1 else []
+    count = len(slices) or len(starts)
+    if declared > 1 and count > 1:
+        omitted.add(stacks.ORDER)
+    if count < declared:
+        notes.append(f"it should have {declared} slices, but the file holds {count}")
 
-    return ImageSequence(pages(), "tiff", len(starts), omitted=tuple(sorted(omitted)))
+    def pages() -> Iterator[Image]:
+        for number in range(count):
+            page = slices[number] if slices else exif.parse(data, starts[number])
+            image = _decode_page(data, page)
+            image.notes += [] if number else notes
+            yield image
+
+    return ImageSequence(pages(), "tiff", count, omitted=tuple(sorted(omitted)))
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -101,7 +119,8 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 
 def _decode_page(data: bytes, page: Directory) -> Image:
-    kept = {tag: v for tag, v in page.tags.items() if tag not in _STORAGE and v.kind <= 13}
+    described = stacks.as_pages(page.tags)
+    kept = {tag: v for tag, v in described.items() if tag not in _STORAGE and v.kind <= 13}
     resources = page.raw(PHOTOSHOP) or b""
     kept.pop(PHOTOSHOP, None)
     if bare := photoshop.settings(resources):
@@ -115,9 +134,12 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         dpi=page.dpi(),
         iptc=_iptc(page) or photoshop.iptc(resources),
     )
+    if wide := sum(tag not in _STORAGE and v.kind > 13 for tag, v in described.items()):
+        image.losses.append(f"{counted(wide, 'tag')} of BigTIFF's 64-bit types: left out")
     bits = frozenset(page.integers(_BITS, 1))
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     compression = page.integer(_COMPRESSION, _RAW)
+    palette = page.integers(_PALETTE) if _PALETTE in page.tags else ()
     if compression != _RAW:
         # Checked here, because libtiff reports errors on stderr.
         for offsets, sizes in _SEGMENTS:
@@ -136,6 +158,8 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         file = _extract_page(data, page.order, _select(page, _CODING))
         with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
             pillow.read_samples(image, picture)
+        if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
+            image.losses.append("its palette of 16 bits is read as 8 bits")
     else:
         raise ImageError(
             f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
@@ -169,7 +193,8 @@ def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
     if photometric == _WHITE_IS_ZERO:
         samples[..., 0] = top - samples[..., 0]
     if dtype.name not in ("uint8", "uint16", "float32"):
-        image.notes.append(f"{dtype.name} samples are read as float32")
+        remarks = image.notes if dtype.name == "float16" else image.losses  # float32 holds it
+        remarks.append(f"{dtype.name} samples are read as float32")
         samples = (samples / top).astype(np.float32)
     image.premultiplied = count > colours and page.integer(_EXTRA_SAMPLES, 0) == 1  # section 18
     image.set_samples(samples, colours)
@@ -273,7 +298,7 @@ def _old_tags(page: Image, order: str) -> Directory:
     try:
         tags = empty if page.exif is None else exif.parse(page.exif)
     except CODEC_ERRORS:
-        page.notes.append("damaged EXIF cannot be written to a TIFF: it is left out")
+        page.losses.append("damaged EXIF cannot be written to a TIFF: it is left out")
         return empty
     return exif.in_order(tags, order or tags.order)
 

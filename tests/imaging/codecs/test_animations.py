@@ -206,8 +206,8 @@ def test_a_still_picture_beside_the_frames_is_left_out_with_a_note() -> None:
     still = chunk(b"IDAT", b"")
     sequence = image_io.decode(data[:control] + still + data[control:])
     assert sequence.count == 2
-    assert next(sequence.images).notes == [
-        "the still picture for viewers without animation is left out"
+    assert next(sequence.images).losses == [
+        "a still picture for viewers without animation: left out"
     ]
 
 

@@ -107,7 +107,7 @@ def test_checksums_of_png_chunks_are_checked():
     """A wrong checksum is an error for the pixels and a note for a text."""
     whole = png(noise(3, 4, 3), 2, 8, chunk(b"tEXt", b"Author\0Jane"))
     image = image_io.read_image(whole.replace(b"Jane", b"Jade"))
-    assert image.notes == ["a damaged chunk, b'tEXt', is left out"]
+    assert image.losses == ["a damaged chunk, b'tEXt', is left out"]
     assert image.extras == ()
     at = whole.index(b"IDAT") - 4
     (length,) = struct.unpack_from(">I", whole, at)
