@@ -40,6 +40,12 @@ THUMBNAILS = (
 XMP_START, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 
 
+def encode(images, kind, **options):
+    """Return the file, and for each image its losses and notes in one list."""
+    data, remarks = image_io.encode(images, kind, **options)
+    return data, [[*losses, *notes] for losses, notes in remarks]
+
+
 def md5(data):
     return hashlib.md5(data, usedforsecurity=False)
 
@@ -84,7 +90,7 @@ def text_png(*texts, **options):
 def converted(data, kind):
     """Read a file and write it in a format; return the bytes, the image read back and notes."""
     (image,) = image_io.decode(data).images
-    written, (notes,) = image_io.encode([image], kind)
+    written, (notes,) = encode([image], kind)
     return written, image_io.read_image(written), notes
 
 
@@ -205,7 +211,7 @@ def test_resolution_reaches_every_format(kind):
 )
 def test_a_resolution_that_does_not_fit_is_left_out_with_a_note(kind, dpi):
     """Numbers outside a format's range, and invalid ones, are never wrapped or rounded to 0."""
-    data, (notes,) = image_io.encode([Image(PIXELS, dpi=(dpi, dpi))], kind)
+    data, (notes,) = encode([Image(PIXELS, dpi=(dpi, dpi))], kind)
     assert notes == [f"{dpi:.0f} dpi do not fit {kind}: left out"]
     assert image_io.read_image(data).dpi in (None, (1.0, 1.0))
 
@@ -213,7 +219,7 @@ def test_a_resolution_that_does_not_fit_is_left_out_with_a_note(kind, dpi):
 def test_damaged_exif_takes_no_resolution_and_no_texts():
     """What would go to EXIF is named in notes if EXIF is damaged."""
     image = Image(PIXELS, exif=b"II*\0junk", dpi=(300, 300), texts=(("Title", "T"),))
-    _, (notes,) = image_io.encode([image], "webp")
+    _, (notes,) = encode([image], "webp")
     assert notes == [
         "dpi cannot be written to damaged EXIF: left out",
         "webp has no texts (Title): they are left out",
@@ -321,7 +327,7 @@ def test_an_ambiguous_profile_is_left_out():
 def test_a_profile_that_no_jpeg_can_hold_is_left_out():
     """A profile of more than 255 segments is noted, and the picture written."""
     image = Image(PIXELS, icc=wide_gamut() + bytes(2**24))
-    data, (notes,) = image_io.encode([image], "jpeg")
+    data, (notes,) = encode([image], "jpeg")
     assert notes == ["jpeg holds no ICC profile over 16 MB: it is left out"]
     assert image_io.read_image(data).icc is None
 
@@ -391,7 +397,7 @@ def test_pictures_in_exif_are_blanked():
     thumbnail[1] = (273, 4, 1, struct.pack("<I", start + len(directory("<", start, thumbnail))))
     block = block[:link] + struct.pack("<I", start) + block[link + 4 :]
     block += directory("<", start, thumbnail) + raw
-    data, (notes,) = image_io.encode([Image(PIXELS, format="jpeg", exif=block)], "jpeg")
+    data, (notes,) = encode([Image(PIXELS, format="jpeg", exif=block)], "jpeg")
     assert notes == []
     assert raw not in data
     assert THUMBNAIL not in data
@@ -460,10 +466,10 @@ def test_xmp_does_not_go_on_to_announce_a_video():
 def test_long_iptc_fills_several_segments():
     """IPTC over 64 kB is divided between segments of a JPEG, and joined again."""
     long = IPTC + b"\x1c\x02\x0d\xea\x60" + bytes(60000) + b"\x1c\x02\x0d\xea\x60" + bytes(60000)
-    data, _ = image_io.encode([Image(PIXELS, iptc=long)], "jpeg")
+    data, _ = encode([Image(PIXELS, iptc=long)], "jpeg")
     image = image_io.read_image(data)
     assert image.iptc == long
-    assert image_io.read_image(image_io.encode([image], "jpeg")[0]).iptc == long
+    assert image_io.read_image(encode([image], "jpeg")[0]).iptc == long
 
 
 def test_an_exif_block_or_xmp_packet_that_stands_twice_counts_once():
@@ -540,7 +546,7 @@ def test_thumbnails_of_a_tiff_and_misplaced_iptc_are_understood():
 def test_pages_of_both_byte_orders_keep_their_exif():
     """The tags of all pages are kept in one TIFF, in the byte order of the first page."""
     images = [Image(PIXELS, exif=exif(1, order)) for order in "<>"]
-    data, notes = image_io.encode(iter(images), "tiff", count=2)
+    data, notes = encode(iter(images), "tiff", count=2)
     assert notes == [[], []]
     first, second = image_io.decode(data).images
     assert tags(first.exif) == tags(second.exif) == tags(exif())
@@ -552,7 +558,7 @@ def test_a_grey_profile_does_not_stay_on_rgb(kind):
     if kind == "heif":
         pytest.importorskip("pillow_heif")
     image = Image(noise(8, 8, 1), noise(8, 8, 1)[..., 0], icc=wide_gamut(b"GRAY"))
-    data, (notes,) = image_io.encode([image], kind)
+    data, (notes,) = encode([image], kind)
     assert "a grey ICC profile does not fit RGB: it is left out" in notes
     back = image_io.read_image(data)
     assert (back.icc, back.pixels.shape[2]) == (None, 3)
@@ -603,9 +609,9 @@ def test_content_credentials_are_left_out_with_a_note():
 def test_fields_of_an_image_are_written_without_a_source(kind):
     """IPTC and texts of an image that a program has made are written."""
     image = Image(PIXELS, format=kind, iptc=IPTC, texts=(("Comment", "made"),))
-    data, _ = image_io.encode([image], kind)
+    data, _ = encode([image], kind)
     back = image_io.read_image(data)
     assert back.iptc == IPTC
     assert kind == "tiff" or back.texts == image.texts
-    again, _ = image_io.encode([replace(back, pixels=PIXELS)], kind)
+    again, _ = encode([replace(back, pixels=PIXELS)], kind)
     assert image_io.read_image(again).texts == back.texts
