@@ -21,12 +21,14 @@ import numpy as np
 from .image import from_float, opacity, to_float
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .image import Array, Image
 
 _OPAQUE = 0.1  # opacity from which the network sees a pixel's own colour alone
 _LEAST_OPACITY = 1e-3  # for divisions
 _ROUNDING = 1e-6  # difference that tiles, scaling and colour conversions may cause
-_ROWS = 256  # rows to compare at once, to save memory
+_ROWS = 256
 # Excess over 0..1, of a sample and of the mean around it, below and above which it is noise or a
 # highlight. Noise of sigma 50 of 255 rarely reaches the first two.
 _SINGLE, _SMOOTHED, _COHERENT = (0.7, 1.0), (0.03, 0.1), (0.0, 0.1)
@@ -49,8 +51,8 @@ class NetworkView:
 
     def merge(self, answer: Array) -> Array:
         """Return the restored colours, comparable with `colours`, from the network's answer."""
-        inside = slice(self.margin, -self.margin or None)
-        answer, seen = answer[inside, inside], self.seen[inside, inside]
+        inside = _inside(self.margin)
+        answer, seen = answer[inside], self.seen[inside]
         if _equal(answer, seen):
             return self.colours
         if self.weight is None:
@@ -65,28 +67,30 @@ class NetworkView:
 
         Pixels without any change are those of the image, exactly.
         """
-        pixels, scale = self.image.pixels, self.image.scale
+        pixels = self.image.pixels
         if strength == 0 or restored is self.colours:
             return pixels
-        if self.weight is None and self.opacity is None and not self._tinted:
+        encoded = np.empty_like(pixels)
+        for rows in _bands(pixels):
+            encoded[rows] = self._encode_rows(rows, restored[rows], np.float32(strength))
+        return encoded
+
+    def _encode_rows(self, rows: slice, restored: Array, strength: np.float32) -> Array:
+        pixels, colours, scale = self.image.pixels[rows], self.colours[rows], self.image.scale
+        if self.weight is None and self.opacity is None:
             if strength < 1:
-                restored = self.colours + np.float32(strength) * (restored - self.colours)
-            samples = from_float(restored, pixels.dtype, scale)
-            same = samples.shape == pixels.shape
-            return samples if same else np.repeat(samples, pixels.shape[2], axis=2)
-        change = np.float32(strength) * (restored - self.colours)
+                restored = colours + strength * (restored - colours)
+            return from_float(restored, pixels.dtype, scale)
+        change = strength * (restored - colours)
         if self.opacity is not None:
-            change *= self.opacity
+            change *= self.opacity[rows]
+        if colours.shape[2] < pixels.shape[2]:  # neutral, but perhaps not where it is hidden
+            visible = True if self.weight is None else self.weight[rows] > 0
+            pixels = np.where(visible, pixels[..., 1:2], pixels)
         if pixels.dtype == np.float32:
             changed: Array = pixels + np.float32(scale[1] - scale[0]) * change
             return changed
         return from_float(to_float(pixels) + change, pixels.dtype)
-
-    @property
-    def _tinted(self) -> bool:
-        """True if one channel stands for three that are not quite equal."""
-        pixels = self.image.pixels
-        return pixels.shape[2] > self.colours.shape[2] and not _is_neutral(pixels)
 
 
 def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> NetworkView:
@@ -124,56 +128,73 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         seen, applied = colours.clip(0, 1), 1 - _highlights(colours)
         kept = float((applied < 1).mean())
         weight = applied if weight is None else applied * weight
+    if right is not None:
+        right = _with_margin(to_float(right[..., channels], image.scale), margin)
+    with_margin = _with_margin(seen, margin)
+    if seen is colours:  # keep one copy
+        colours = with_margin[_inside(margin)]
+    notes, warnings = _scale_notes(image, kept), _band_warnings(image)
     return NetworkView(
-        image,
-        colours,
-        _with_margin(seen, margin),
-        None
-        if right is None
-        else _with_margin(to_float(right[..., channels], image.scale), margin),
-        margin,
-        weight,
-        multiplied,
-        _scale_notes(image, kept),
-        _band_warnings(image),
+        image, colours, with_margin, right, margin, weight, multiplied, notes, warnings
     )
 
 
 def fill_hidden(plane: Array, weight: Array) -> Array:
     """Blend H W samples with those of neighbours where `weight` (H W, 0..1) is below 1.
 
-    Neighbours are weighted means of growing blocks ("The Lumigraph", Gortler et al., SIGGRAPH 1996,
-    section 3.3: pull-push). If nothing is visible, the result is 0.
+    Neighbours are weighted means of growing blocks, each of the weight of its most visible sample
+    (pull-push: "The Lumigraph", Gortler et al., SIGGRAPH 1996, section 3.3). If nothing is visible,
+    the result is 0.
     """
     height, width = weight.shape
-    if height == width == 1:
-        return plane * weight
-    if weight.min() == 1:
+    if height == width == 1 or weight.min() == 1:
         return plane
-    size = (width + 1) // 2, (height + 1) // 2
-    total = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    means = cv2.resize(plane * weight, size, interpolation=cv2.INTER_AREA)
-    means = np.divide(means, total, out=means, where=total > 0)
-    around = fill_hidden(means, np.minimum(4 * total, 1))  # one visible pixel of four is enough
-    filled: Array = cv2.resize(around, (width, height), interpolation=cv2.INTER_LINEAR)
+    total, colour = (_halve(each) for each in (weight, plane * weight))
+    means = np.divide(colour, total, out=colour, where=total > 0)
+    around = fill_hidden(means, _halve(weight, np.maximum))
+    size = 2 * around.shape[1], 2 * around.shape[0]
+    filled: Array = cv2.resize(around, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
     filled += weight * (plane - filled)
     return filled
 
 
+def _halve(plane: Array, combine: np.ufunc = np.add) -> Array:
+    """Combine blocks of 2 x 2 samples of H W; a last row or column counts twice."""
+    height, width = plane.shape
+    edge = cv2.BORDER_REPLICATE
+    even = cv2.copyMakeBorder(plane, 0, height % 2, 0, width % 2, edge)
+    rows = combine(even[::2], even[1::2])
+    halved: Array = combine(rows[:, ::2], rows[:, 1::2])
+    return halved
+
+
 def _with_margin(planes: Array, margin: int) -> Array:
-    widths = ((margin, margin), (margin, margin), (0, 0))
-    return np.pad(planes, widths, mode="reflect") if margin else planes
+    if not margin:
+        return planes
+    reflect = cv2.BORDER_REFLECT_101
+    padded: Array = cv2.copyMakeBorder(planes, margin, margin, margin, margin, reflect)
+    return np.atleast_3d(padded)
+
+
+def _inside(margin: int) -> tuple[slice, slice]:
+    inside = slice(margin, -margin or None)
+    return inside, inside
+
+
+def _bands(pixels: Array) -> Iterator[slice]:
+    """Yield slices of rows, to work on a part at once and save memory."""
+    for top in range(0, len(pixels), _ROWS):
+        yield slice(top, top + _ROWS)
 
 
 def _is_neutral(pixels: Array, visible: Array | None = None, tolerance: float = 0) -> bool:
     """Return True for RGB whose channels are equal, within the tolerance, where it is visible."""
     if pixels.shape[2] != 3:
         return False
-    for top in range(0, len(pixels), _ROWS):
-        rows = pixels[top : top + _ROWS]
-        differences = rows.max(axis=2) - rows.min(axis=2)
+    for rows in _bands(pixels):
+        differences = pixels[rows].max(axis=2) - pixels[rows].min(axis=2)
         if visible is not None:
-            differences = differences * visible[top : top + _ROWS]
+            differences = differences * visible[rows]
         if differences.max() > tolerance:
             return False
     return True
@@ -181,10 +202,7 @@ def _is_neutral(pixels: Array, visible: Array | None = None, tolerance: float = 
 
 def _equal(answer: Array, seen: Array) -> bool:
     """Return True if nothing was changed but for rounding errors."""
-    return all(
-        np.abs(answer[top : top + _ROWS] - seen[top : top + _ROWS]).max() <= _ROUNDING
-        for top in range(0, len(seen), _ROWS)
-    )
+    return all(np.abs(answer[rows] - seen[rows]).max() <= _ROUNDING for rows in _bands(seen))
 
 
 def _highlights(colours: Array) -> Array:
@@ -211,11 +229,9 @@ def _scale_notes(image: Image, kept: float) -> list[str]:
     if pixels.dtype != np.float32 or (pixels.min() >= 0 and pixels.max() <= 1):
         return []
     low, high = image.scale
-    text = f"samples range from {pixels.min():g} to {pixels.max():g}: restored on the scale "
-    text += f"{low:g}..{high:g}"
-    return [
-        text + (f"; {100 * kept:.2g} % of them lie far beyond and stay as they are" * (kept > 0))
-    ]
+    scale = f"restored on the scale {low:g}..{high:g}"
+    beyond = f"; {100 * kept:.2g} % of them lie far beyond and stay as they are" if kept else ""
+    return [f"samples range from {pixels.min():g} to {pixels.max():g}: {scale}{beyond}"]
 
 
 def _band_warnings(image: Image) -> list[str]:
