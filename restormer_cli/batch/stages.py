@@ -393,7 +393,7 @@ def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
     """Return the estimated noise of a page (from 0) for denoising, else None."""
     if task != "denoise":
         return None
-    return job.noise if job.noise and number == 0 else estimate_noise(image.on_unit_scale().pixels)
+    return job.noise if job.noise and number == 0 else estimate_noise(image.visible_pixels())
 
 
 def _scale(image: Image) -> Scale | None:

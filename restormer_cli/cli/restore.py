@@ -254,8 +254,7 @@ class _Run:
             else:
                 data = imaging.read_bytes(job.source)[1]
             sequence = imaging.decode(data, max_pixels=self.options.max_pixels, name=job.names[0])
-            image = next(sequence.images)
-            noise = imaging.estimate_noise(image.on_unit_scale().pixels)
+            noise = imaging.estimate_noise(next(sequence.images).visible_pixels())
         except ImageError:  # reported when the image is restored
             return None
         level = imaging.sigma_for(noise)

@@ -92,6 +92,13 @@ class Image:
         alpha = None if self.alpha is None else opacity(self.alpha, scale)
         return replace(self, pixels=to_float(self.pixels, scale), alpha=alpha, scale=UNIT)
 
+    def visible_pixels(self) -> Array:
+        """Return the pixels, floats on the scale 0..1, and black where alpha hides them."""
+        pixels = self.on_unit_scale().pixels
+        if self.alpha is None or self.alpha.all():
+            return pixels
+        return np.where(self.alpha[..., None] > 0, pixels, pixels.dtype.type(0))
+
     def samples(self) -> Array:
         """Return pixels and alpha as one contiguous array, H W S."""
         planes = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])

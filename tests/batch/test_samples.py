@@ -187,6 +187,16 @@ def test_hidden_colour_has_no_influence(name: str, restormer: Callable[..., Outc
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.usefixtures("weights")
+def test_the_noise_of_hidden_colour_is_not_reported(restormer: Callable[..., Outcome]) -> None:
+    """Flat colour under alpha 0 does not make a noisy image look clean."""
+    pixels = (255 * picture(0.08)).clip(0, 255).astype(np.uint8)
+    alpha = np.full((80, 96), 255, np.uint8)
+    pixels[:50], alpha[:50] = 128, 0
+    write_image(Image(pixels, alpha), Path("a.png"))
+    assert 15 < event(restormer("denoise", "a.png", "--json"))["noise"]["sigma"] < 25
+
+
 @pytest.mark.parametrize("task", ["denoise", "derain", "deblur", "defocus"])
 def test_flat_borders_do_not_drift(
     task: str, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
