@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -29,6 +30,7 @@ from ..imaging import (
     read_bytes,
     write_encoded,
 )
+from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, settings_fingerprint
@@ -38,7 +40,6 @@ from .pipeline import run_overlapped
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from pathlib import Path
 
     from ..imaging import ImageSequence
     from ..inference import Restorer
@@ -71,7 +72,8 @@ class QueuedImage(NamedTuple):
 
     number: int
     job: Job
-    data: bytes | None  # the file's content if it comes from a stream
+    data: bytes | ImageError | None  # the file's content, if it comes from a stream
+    right: bytes | ImageError | None = None  # that of the right view
 
 
 class WrittenImage(NamedTuple):
@@ -109,11 +111,11 @@ def run_batch(
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
-    images = queue_images(jobs, streams.stdin)
+    images = queue_images(jobs, streams.stdin, work.config.max_pixels)
     results = run_overlapped(images, *stages, initializer=inherit_threads())
     task = restorer.task.name
     try:
-        for (_, job, _), future in results:
+        for (_, job, *_), future in results:
             event: Event
             try:
                 yield Started(*job.names, task)
@@ -144,7 +146,8 @@ def preview_batch(
     """
     for job in jobs:
         try:
-            data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
+            source = streams.stdin if job.source is None else job.source
+            _, data = read_bytes(source, max_pixels=max_pixels, name=job.names[0])
             images = decode(data, max_pixels=max_pixels, name=job.names[0])
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
@@ -154,7 +157,8 @@ def preview_batch(
                 noises.append(_noise(task, job, number, image))
                 scales.append(_scale(image))
                 if restorer:
-                    plans.append(restorer.forecast(image.pixels))
+                    with MemoryGuard("to try the network"):
+                        plans.append(restorer.forecast(image.pixels))
         except ImageError as error:
             yield failure_event(job, task, error)
             continue
@@ -173,14 +177,23 @@ def preview_batch(
         )
 
 
-def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
+def queue_images(
+    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = 300_000_000
+) -> Iterator[QueuedImage]:
     """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
+
+    def read(source: Path | BinaryIO, name: str) -> bytes | ImageError | None:
+        if isinstance(source, Path) and not is_special(source):
+            return None
+        try:
+            return read_bytes(source, max_pixels=max_pixels, name=name)[1]
+        except ImageError as error:  # the read stage reports it
+            return error
+
     for number, job in enumerate(jobs):
-        data = stdin.read() if job.source is None else None
-        if job.source is not None and is_special(job.source):
-            with suppress(OSError):  # the read stage reports it
-                data = job.source.read_bytes()
-        yield QueuedImage(number, job, data)
+        data = read(stdin if job.source is None else job.source, job.names[0])
+        right = None if job.right is None else read(job.right, str(job.right))
+        yield QueuedImage(number, job, data, right)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
@@ -222,6 +235,7 @@ class ImageStages:
     observer: Observer | None
     stop: Flag
 
+    @MemoryGuard("to read it")
     def read(self, queued: QueuedImage) -> _CurrentImage:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
@@ -232,7 +246,7 @@ class ImageStages:
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
         if job.right is not None:
-            right, right_file = self._open(job.right, None)
+            right, right_file = self._open(job.right, queued.right)
             if right.count != images.count:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
@@ -244,16 +258,21 @@ class ImageStages:
             queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
         )
 
-    def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
+    def _open(
+        self, path: Path | None, data: bytes | ImageError | None
+    ) -> tuple[ImageSequence, FileFingerprint]:
         mtime = None
+        if isinstance(data, ImageError):
+            raise data
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
                 mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
-            _, data = read_bytes(path)
+            _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
         images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
 
+    @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
         """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
         if current.total == 1:
@@ -292,17 +311,14 @@ class ImageStages:
         strength = self.config.strength
         try:
             margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
-            view = prepare(image, right, margin=margin)
-            result = self.restorer.restore(
-                view.seen, view.right, progress=partial(self._report_progress, current, number)
-            )
-            restored = view.merge(result.pixels)
-            change = measure_change(view.colours, restored)
-            pixels = view.encode(restored, strength)
-        except MemoryError as error:
-            raise ImageError(
-                f"not enough memory for {width} x {height} pixels", "Free some memory."
-            ) from error
+            with MemoryGuard(f"for {width} x {height} pixels"):
+                view = prepare(image, right, margin=margin)
+                result = self.restorer.restore(
+                    view.seen, view.right, progress=partial(self._report_progress, current, number)
+                )
+                restored = view.merge(result.pixels)
+                change = measure_change(view.colours, restored)
+                pixels = view.encode(restored, strength)
         except ImageError as error:
             if current.total == 1:
                 raise
@@ -330,6 +346,7 @@ class ImageStages:
         if self.stop.is_set():
             raise Cancelled
 
+    @MemoryGuard("to write it")
     def write(self, current: _CurrentImage) -> WrittenImage:
         """Encode the image unless `compute` has done so, and write it unless it goes to stdout."""
         self._check_stop()
@@ -342,8 +359,9 @@ class ImageStages:
             self._write_file(target, data, current, event)
         if self.observer is not None:
             try:
-                before = replace(first.image, pixels=first.original).on_unit_scale()
-                self.observer(event, before, first.image.on_unit_scale())
+                with MemoryGuard("for its report"):
+                    before = replace(first.image, pixels=first.original).on_unit_scale()
+                    self.observer(event, before, first.image.on_unit_scale())
             except ImageError as error:
                 raise ImageError(f"restored, but {error}", error.hint) from error
         return WrittenImage(event, data if target is None else None)

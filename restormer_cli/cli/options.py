@@ -1,6 +1,7 @@
 """Declarations of the shared options, and their adaptation to Typer."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -371,6 +372,7 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
         console: Console = context.obj
         switches = {"json", "quiet", "verbose"} & values.keys()
         console.configure(**{name: values[name] for name in switches})
+        _check_working_folder()
         if kind:
             function(console, kind(**values))
         else:
@@ -379,6 +381,16 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     return command
+
+
+def _check_working_folder() -> None:
+    """Raise UsageError if the working folder was deleted, where no relative path has a meaning."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
+    except OSError as error:
+        raise UsageError(
+            f"the working folder is gone ({error.strerror})", "Change to another folder."
+        ) from error
 
 
 def _for_typer(name: str, hint: Any) -> Any:

@@ -105,7 +105,7 @@ def sha256_file(path: Path) -> str:
 
 def _temporary_name(target: Path) -> str:
     # File names are limited to 255 bytes; the additions take at most 32 of them.
-    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
+    stem = os.fsdecode(os.fsencode(target.name)[:220].decode(errors="ignore").encode())
     return f".{stem}.{secrets.token_hex(4)}{TEMPORARY}"
 
 

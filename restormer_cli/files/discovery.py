@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,10 +217,38 @@ def match_pairs(
 
 
 def read_list(data: bytes, *, null: bool) -> list[str]:
-    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes."""
-    lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    entries = data.split(b"\0") if null else lines
-    return [os.fsdecode(entry) for entry in entries if entry]
+    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes.
+
+    Lines may be in UTF-16, and begin with a byte order mark, as Windows writes them. Other bytes
+    are kept, whatever their encoding.
+
+    Raises:
+        UsageError: lines contain NUL bytes.
+    """
+    if null:
+        return [os.fsdecode(entry) for entry in data.split(b"\0") if entry]
+    encoding = _utf_16(data)
+    if encoding is not None:
+        with suppress(UnicodeDecodeError):
+            data = data.decode(encoding, "surrogatepass").encode(errors="surrogatepass")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        raise UsageError(
+            "the list has NUL bytes",
+            "If find -print0 wrote it, add -0. If not, it is not a list of paths, one per line.",
+        )
+    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def _utf_16(data: bytes) -> str | None:
+    """Return the byte order of text in UTF-16, by its mark or the NUL bytes of ASCII; or None."""
+    orders = (("utf-16-le", codecs.BOM_UTF16_LE, 1), ("utf-16-be", codecs.BOM_UTF16_BE, 0))
+    for encoding, mark, first in orders:
+        high = data[first::2]
+        if data.startswith(mark) or (len(data) > 2 and high.count(0) > len(high) // 2):
+            return encoding
+    return None
 
 
 def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:

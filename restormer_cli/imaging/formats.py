@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -11,8 +10,9 @@ import numpy as np
 from PIL import features
 
 from ..errors import ImageError
-from .codecs import CODEC_ERRORS, exif, heif, raw
+from .codecs import heif, raw
 from .image import UNIT, Image, from_float, opacity, to_float
+from .metadata import fit_metadata
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,6 @@ class FormatSpec:
     alpha: bool = True
     bands: bool = False  # of unknown meaning
     grey: bool = True
-    metadata: bool = True  # ICC profile, EXIF and XMP
     cicp: bool = False
     several: str = ""  # "page" or "frame" if it holds several images
 
@@ -36,7 +35,7 @@ FORMATS = {
     "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
     "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
-    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, metadata=False),
+    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
 }
 if features.check("avif"):
     FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
@@ -102,13 +101,9 @@ def fit(image: Image, kind: str) -> Image:
         image.pixels = from_float(to_float(image.pixels, image.scale), depth)
         if image.alpha is not None:
             image.alpha = from_float(opacity(image.alpha, image.scale), depth)
-    if not spec.metadata:
-        pieces = (("EXIF", image.exif), ("ICC", image.icc), ("XMP", image.xmp))
-        lost = [name for name, piece in pieces if piece is not None]
-        notes += [f"{kind} has no {name}: it is left out" for name in lost]
-        image.exif = image.icc = image.xmp = None
+    chunks = dict(image.extras)
+    fit_metadata(image, kind)
     if kind != image.format:
-        chunks, image.extras = dict(image.extras), ()
         unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
         if unusual and image.icc is None and image.cicp is None:
             notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
@@ -119,13 +114,6 @@ def fit(image: Image, kind: str) -> Image:
                 f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
                 "colours will look wrong. PNG can hold it"
             )
-    if image.exif is not None:
-        with suppress(*CODEC_ERRORS):  # its thumbnail shows the unrestored picture
-            image.exif = exif.without_thumbnail(image.exif)
     if image.pixels.shape[2] == 1 and not spec.grey:
-        image.pixels = np.repeat(image.pixels, 3, axis=2)
-        notes.append(f"{kind} has no grey: written as RGB")
-        if image.icc is not None and image.icc[16:20] == b"GRAY":
-            image.icc = None
-            notes.append("a grey ICC profile does not fit RGB: it is left out")
+        image.widen_grey(f"{kind} has no grey")
     return image

@@ -99,6 +99,14 @@ class Image:
             return pixels
         return np.where(self.alpha[..., None] > 0, pixels, pixels.dtype.type(0))
 
+    def widen_grey(self, reason: str) -> None:
+        """Repeat grey samples as RGB, without a profile of grey, and note the reason."""
+        self.pixels = np.repeat(self.pixels, 3, axis=2)
+        self.notes.append(f"{reason}: written as RGB")
+        if self.icc is not None and self.icc[16:20] == b"GRAY":  # ICC.1:2022, 7.2.8
+            self.icc = None
+            self.losses.append("a grey ICC profile does not fit RGB: it is left out")
+
     def samples(self) -> Array:
         """Return pixels and alpha as one contiguous array, H W S."""
         planes = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])

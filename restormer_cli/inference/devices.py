@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from ..errors import DeviceError
+from ..memory import available_memory, peak_process_memory
+from ..memory import is_out_of_memory as is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,29 +66,12 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free bytes of the device; for a CPU within the limits of the container."""
+    """Return the free bytes of the device; for a CPU within the limits of this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min([psutil.virtual_memory().available, *_free_in_cgroup()])
-
-
-def _free_in_cgroup() -> list[int]:
-    """Return the free bytes in the container's cgroup (v2 or v1), if it has a limit."""
-    free = []
-    for folder, limit_file, usage_file, cache in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        group = Path("/sys/fs/cgroup", folder)
-        with suppress(OSError, ValueError):  # no such file, or "max"
-            limit, used = (int((group / name).read_text()) for name in (limit_file, usage_file))
-            lines = (group / "memory.stat").read_text().splitlines()
-            # The kernel counts the page cache as used, but frees it on demand.
-            cached = int(dict(line.split() for line in lines).get(cache, 0))
-            free.append(max(0, limit - used + cached))
-    return free
+    return available_memory()
 
 
 def held_memory(device: torch.device) -> int:
@@ -109,27 +91,12 @@ def peak_memory(device: torch.device) -> int:
     """Return the peak of `held_memory` so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource  # does not exist on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+    return peak_process_memory()
 
 
 def inherit_threads() -> Callable[[], None]:
     """Return an initializer that gives worker threads this thread's number of torch threads."""
     return partial(torch.set_num_threads, torch.get_num_threads())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error means that memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # PyTorch's CPU and MPS allocators raise a plain RuntimeError.
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("not enough memory", "MPS backend out of memory")
-    )
 
 
 def describe_devices() -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..callbacks import Notify, Progress
 from ..checkpoints import TASKS, load_network, resolve_checkpoint
-from ..errors import CheckpointError, ImageError, UsageError
+from ..errors import CheckpointError, DeviceError, ImageError, UsageError
 from ..imaging import from_float, to_float
+from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS
 from . import devices, engine, ensemble
 from .blocking import blocking_for, smaller_blocks
@@ -99,7 +100,8 @@ class Restorer:
         if isinstance(weights, str):
             weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
-        self.network = load_network(self.weights).to(self.device)
+        with MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError):
+            self.network = load_network(self.weights).to(self.device)
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
             raise CheckpointError(
@@ -154,15 +156,18 @@ class Restorer:
         colours = channels[..., : channels.shape[2] - alpha.shape[2]]
         notes: list[str] = []
 
-        x = to_float(colours)
-        if not np.isfinite(x).all():
-            raise ImageError("the image contains NaN or infinity", "Replace these values first.")
-        # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-        clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
-        restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
-        if clipped is not x:
-            restored = np.where(x == clipped, restored, x + (restored - clipped))
-        samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
+        with self._memory_guard(image):
+            x = to_float(colours)
+            if not np.isfinite(x).all():
+                raise ImageError(
+                    "the image contains NaN or infinity", "Replace these values first."
+                )
+            # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
+            clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
+            restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
+            if clipped is not x:
+                restored = np.where(x == clipped, restored, x + (restored - clipped))
+            samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
         return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
 
@@ -183,25 +188,40 @@ class Restorer:
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
-        x = self._input(colours, right)
-        if not self._precision_is_verified:  # plans depend on the precision
-            self._verify_precision(x)
-        height, width, channels = colours.shape
-        plans = self._plans(height, width)
-        if self.config.tiles[0] == 0 and plans[0].tile:
-            notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
+        with self._memory_guard(colours):
+            x = self._input(colours, right)
+            if not self._precision_is_verified:  # plans depend on the precision
+                self._verify_precision(x)
+            height, width, channels = colours.shape
+            plans = self._plans(height, width)
+            if self.config.tiles[0] == 0 and plans[0].tile:
+                notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
+            return self._follow(plans, x, channels == 1, progress, notify)
+
+    def _memory_guard(self, image: np.ndarray) -> MemoryGuard:
+        height, width = image.shape[:2]
+        return MemoryGuard(
+            f"on {self.device} for {width} x {height} pixels",
+            "Use smaller tiles (--tile 256), or free some memory.",
+        )
+
+    def _follow(
+        self,
+        plans: list[Plan],
+        x: Tensor,
+        is_grey: bool,
+        progress: Progress | None,
+        notify: Notify,
+    ) -> tuple[np.ndarray, Plan]:
+        """Follow the first plan for which there is enough memory."""
         while True:
             plan = plans.pop(0)
             try:
-                return self._run(x, plan, channels == 1, progress, notify), plan
+                return self._run(x, plan, is_grey, progress, notify), plan
             except (MemoryError, RuntimeError) as error:
-                if not devices.is_out_of_memory(error):
+                if not plans or not is_out_of_memory(error):
                     raise
-                if not plans:
-                    raise ImageError(
-                        f"not enough memory on {self.device} for {width} x {height} pixels",
-                        "Use smaller tiles (--tile 256), or free some memory.",
-                    ) from error
+                release(error)  # the maps of this attempt, before the next one
                 notify(f"out of memory: retrying with {plans[0].strategy}")
 
     def _input(self, colours: np.ndarray, right: np.ndarray | None) -> Tensor:
@@ -236,13 +256,13 @@ class Restorer:
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
     def _verify_precision(self, x: Tensor) -> None:
-        self._precision_is_verified = True
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
                 f"{self.precision} has a PSNR of {psnr:.1f} dB to fp32 with these weights, less "
                 f"than {MIN_PSNR:.0f}: using fp32 instead"
             )
             self.precision = "fp32"
+        self._precision_is_verified = True
 
     def _plans(self, height: int, width: int) -> list[Plan]:
         """Return the plans to try in turn: those that fit into memory, or the smallest one."""

@@ -49,7 +49,7 @@ def choose_backend(
     launcher: Launcher = ProcessLauncher(devices, worker, reporter.warn)
     if ray is not None:
         launcher = RayLauncher(ray, devices, worker)
-    return WorkerPool(launcher, config.task, reporter)
+    return WorkerPool(launcher, config.task, reporter, batch.max_pixels)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 
@@ -78,6 +79,54 @@ def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_p
     )
     assert isinstance(event, Failed)
     assert "out" in event.error
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("read_bytes", "not enough memory to read it"),
+        ("estimate_noise", "not enough memory to read it"),
+        ("measure_change", "not enough memory for 14 x 9 pixels"),
+        ("encode", "not enough memory to write it"),
+        ("write_encoded", "not enough memory to write it"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        cv2.error("(-4:Insufficient memory) Failed to allocate 48000000 bytes"),
+    ],
+    ids=["python", "thread", "opencv"],
+)
+def test_out_of_memory_in_any_stage_fails_that_image(
+    identity: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    message: str,
+    error: Exception,
+) -> None:
+    """The stages around the network are guarded, too, and the next image is restored."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    real, results = getattr(stages, part), iter([error])
+
+    def fails_once(*arguments: object, **options: object) -> object:
+        if (failure := next(results, None)) is not None:
+            raise failure
+        return real(*arguments, **options)
+
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    monkeypatch.setattr(stages, part, fails_once)
+    jobs = [Job(tmp_path / f"{n}.png", tmp_path / "out" / f"{n}.png") for n in "ab"]
+    events = [e for e in stages.run_batch(jobs, restorer, streams()) if not isinstance(e, Started)]
+    assert [type(event) for event in events] == [Failed, Restored]
+    assert isinstance(events[0], Failed)
+    assert events[0].error == message
+    assert events[0].hint
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
 def test_stdin_goes_to_stdout(restorer: Restorer, tmp_path: Path) -> None:

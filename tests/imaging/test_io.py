@@ -153,10 +153,11 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path, name, message):
 def test_an_unreadable_file_is_an_image_error(tmp_path, monkeypatch):
     """A file without read permission is an ImageError."""
 
-    def refuse(path):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ImageError, match="Permission denied"):
         image_io.read_image(tmp_path / "a.png")
 

@@ -19,7 +19,6 @@ CODEC_ERRORS = (
     AssertionError,  # raised by Pillow
     EOFError,
     LookupError,
-    MemoryError,
     OSError,
     RuntimeError,
     SyntaxError,  # raised by Pillow
@@ -31,6 +30,8 @@ CODEC_ERRORS = (
     zlib.error,
 )
 """Exceptions of the libraries and our parsers for damaged data."""
+
+STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
 
 
 def import_extra(module: str, extra: str, subject: str) -> Any:

@@ -59,10 +59,9 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image with 8 bits, or 10 for 16, in 4:4:4; lossless at quality 100."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
     (image,) = images
+    if image.alpha is not None and image.pixels.shape[2] == 1:
+        image.widen_grey("heif has no grey with alpha")
     samples = image.samples()
-    if samples.shape[2] == 2:
-        samples = np.ascontiguousarray(samples[..., [0, 0, 0, 1]])
-        image.notes.append("heif has no grey with alpha: written as RGB")
     mode = _MODES[samples.shape[2]]
     if samples.dtype == np.uint16:
         mode += ";16"

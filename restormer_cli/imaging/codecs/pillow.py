@@ -51,6 +51,16 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
     "avif": lambda p: 0,
 }
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
+_GIF_COMMENT = 0xFE  # extension label (24)
+_TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
+# Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
+_PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_JP2_FIELDS = {
+    b"JpgTiffExif->JP2": "exif",
+    bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"): "iptc",
+    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp",
+}
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
@@ -58,8 +68,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     check_size(picture.width, picture.height, max_pixels)
     kind = (picture.format or "").lower()
+    texts = [decode_text(picture.info[key]) for key in _TEXT_KEYS if key in picture.info]
     if kind == "gif":
-        _check_gif(data, picture.width, picture.height)
+        texts = _check_gif(data, picture.width, picture.height)
     available = getattr(picture, "n_frames", 1)
     count = available if kind in _PLAYS else 1
     mode = _animation_mode(picture, count) if count > 1 else None
@@ -73,10 +84,24 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             if count > 1:
                 picture.seek(number)
             image = _decode_frame(picture, data, mode)
+            image.texts = tuple(("Comment", text) for text in texts if text)
             image.plays, image.notes = plays, [*notes, *image.notes]
             yield image
 
     return ImageSequence(frames(), kind, count, "frame")
+
+
+def accepts(start: bytes) -> bool:
+    """Return False if no format that `decode` reads has files with this start."""
+    PIL.Image.init()
+    checks = {name: PIL.Image.OPEN[name][1] for name in _FORMATS if name in PIL.Image.OPEN}
+    if any(check(start[:16]) for check in checks.values() if check):
+        return True
+    try:  # the others, which have no signature
+        PIL.Image.open(io.BytesIO(start), formats=[n for n, check in checks.items() if not check])
+    except PIL.UnidentifiedImageError:
+        return False
+    return True
 
 
 def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -90,7 +115,14 @@ def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode grey, RGB or RGBA frames in 4:4:4."""
-    frames = _Frames(images, count)
+
+    def without_grey_alpha() -> Iterator[Image]:
+        for image in images:
+            if image.alpha is not None and image.pixels.shape[2] == 1:
+                image.widen_grey("avif has no grey with alpha")
+            yield image
+
+    frames = _Frames(without_grey_alpha(), count)
     if frames.first.plays:
         frames.first.notes.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
@@ -104,10 +136,9 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
 def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image, grey, RGB or RGBA, with OpenCV: Pillow would not declare the alpha."""
     (image,) = images
+    if image.alpha is not None and image.pixels.shape[2] == 1:
+        image.widen_grey("bmp has no grey with alpha")
     samples = image.samples()
-    if samples.shape[2] == 2:
-        samples = samples[..., [0, 0, 0, 1]]
-        image.notes.append("bmp has no grey with alpha: written as RGB")
     encoded = cv2.imencode(".bmp", swap_red_blue(samples))[1].tobytes()
     if image.dpi is None:
         return encoded
@@ -121,6 +152,15 @@ def dpi(picture: PIL.Image.Image) -> tuple[float, float] | None:
     dots = tuple(map(float, picture.info.get("dpi", ())))
     valid = len(dots) == 2 and all(math.isfinite(each) and each > 0 for each in dots)
     return (dots[0], dots[1]) if valid else None
+
+
+def decode_text(body: bytes) -> str:
+    """Decode a comment, whose encoding is not specified."""
+    body = body.rstrip(b"\0")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.decode("latin-1")
 
 
 def from_samples(samples: Array) -> PIL.Image.Image:
@@ -189,6 +229,8 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         value if isinstance(value := picture.info.get(key), bytes) and value else None
         for key in ("icc_profile", "exif", "xmp")
     )
+    for field, value in _further_fields(picture, data):
+        setattr(image, field, value)
     if image.format == "avif" and image.icc is None and (colour := _NCLX.search(data)):
         primaries, transfer, matrix, full = struct.unpack(">3HB", colour[1])
         image.cicp = (primaries, transfer, matrix, full >> 7)
@@ -230,8 +272,13 @@ def _is_lossless_webp(data: bytes) -> bool:
     return False
 
 
-def _check_gif(data: bytes, width: int, height: int) -> None:
-    """Raise ValueError or struct.error if a GIF is incomplete or draws outside its size."""
+def _check_gif(data: bytes, width: int, height: int) -> list[str]:
+    """Return the comments of a GIF.
+
+    Raises:
+        ValueError, struct.error: it is incomplete or draws outside its size.
+    """
+    comments = []
 
     def colour_table(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0  # bytes (18, 20)
@@ -240,6 +287,7 @@ def _check_gif(data: bytes, width: int, height: int) -> None:
         position = 13 + colour_table(data[10])
         while (kind := data[position]) != _GIF_TRAILER:
             position += 1
+            comment = kind == _GIF_EXTENSION and data[position] == _GIF_COMMENT
             if kind == _GIF_IMAGE:
                 left, top, across, down, flags = struct.unpack_from("<4HB", data, position)
                 if left + across > width or top + down > height:
@@ -249,11 +297,31 @@ def _check_gif(data: bytes, width: int, height: int) -> None:
                 position += 1
             else:  # like Pillow, skip bytes outside blocks
                 continue
+            parts = []
             while size := data[position]:  # sub-blocks up to an empty one (15)
+                if comment:
+                    parts.append(data[position + 1 : position + 1 + size])
                 position += 1 + size
             position += 1
+            comments += [decode_text(b"".join(parts))] if parts else []
     except IndexError:
         raise ValueError("the end of the file is missing") from None
+    return comments
+
+
+def _further_fields(picture: PIL.Image.Image, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and values of fields that Pillow does not report."""
+    for number, _, body in getattr(picture, "resources", ()):  # of Photoshop
+        if number in _PSD_FIELDS:
+            yield _PSD_FIELDS[number], body
+    position = len(_JP2_SIGNATURE) if data.startswith(_JP2_SIGNATURE) else len(data)
+    while position + 24 <= len(data):  # boxes of a JPEG 2000 file (ISO/IEC 15444-1, I.4)
+        length, kind, identifier = struct.unpack_from(">I4s16s", data, position)
+        if length < 8:  # a wide box, or the last one
+            break
+        if kind == b"uuid" and identifier in _JP2_FIELDS:
+            yield _JP2_FIELDS[identifier], data[position + 24 : position + length]
+        position += length
 
 
 class _Frames(PIL.Image.Image):

@@ -19,7 +19,7 @@ SIGNATURE = rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|II\*\0....CR\x02|....ftypcrx |
 _DNG_VERSION = 50706
 # Tags that describe the photograph, and not the raw samples or a preview.
 _KEPT = frozenset([270, 271, 272, 305, 306, 315, 33432, 34665, 34853])
-_XMP = 700
+_XMP, _IPTC = 700, 33723
 _SRGB_CURVE = (2.4, 12.92)  # power, and slope at black (IEC 61966-2-1)
 
 
@@ -56,7 +56,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             directory = exif.parse(data)
             kept = {tag: value for tag, value in directory.tags.items() if tag in _KEPT}
             image.exif = exif.build(directory.order, kept) if kept else None
-            image.xmp = directory.raw(_XMP)
+            image.xmp, image.iptc = directory.raw(_XMP), directory.raw(_IPTC)
     else:
         image.notes.append("its EXIF is left out")
     return ImageSequence.single(image)

@@ -18,6 +18,7 @@ from ...errors import ImageError
 from ..image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
 from ..scale import find_scale
 from . import CODEC_ERRORS, exif, pillow
+from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 266, 273, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 323, 324, 325
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
+IPTC, PHOTOSHOP = 33723, 34377
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
@@ -51,7 +53,7 @@ _SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322,
 _OLD_JPEG = frozenset(range(512, 522))  # tables may be anywhere in the file (section 22)
 # Tags that the encoder sets, and tags of other pictures, which are not restored.
 _STORAGE = _CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
-_STORAGE |= {*range(340, 347), _XMP, _ICC, 37724}
+_STORAGE |= {*range(340, 347), _XMP, _ICC, IPTC, 37724}
 _OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
 
 
@@ -109,6 +111,10 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 def _decode_page(data: bytes, page: Directory) -> Image:
     kept = {tag: v for tag, v in page.tags.items() if tag not in _STORAGE and v.kind <= 13}
+    resources = page.raw(PHOTOSHOP) or b""
+    kept.pop(PHOTOSHOP, None)
+    if bare := photoshop.settings(resources):
+        kept[PHOTOSHOP] = Tag(exif.BYTE, len(bare), bare)
     image = Image(
         UNDECODED,
         format="tiff",
@@ -116,6 +122,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         icc=page.raw(_ICC),
         xmp=page.raw(_XMP),
         dpi=page.dpi(),
+        iptc=_iptc(page) or photoshop.iptc(resources),
     )
     bits = frozenset(page.integers(_BITS, 1))
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
@@ -148,6 +155,14 @@ def _decode_page(data: bytes, page: Directory) -> Image:
             "Convert it to RGB of 8 or 16 bits.",
         )
     return image
+
+
+def _iptc(page: Directory) -> bytes | None:
+    """Return the IPTC records, which some writers store as integers in the other byte order."""
+    records = page.raw(IPTC)
+    if records is not None and records[3:4] == b"\x1c" != records[:1] and len(records) % 4 == 0:
+        return bytes(np.frombuffer(records, "u4").byteswap().data)
+    return records
 
 
 def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
@@ -296,10 +311,7 @@ def _old_tags(page: Image, order: str) -> Directory:
     except CODEC_ERRORS:
         page.notes.append("damaged EXIF cannot be written to a TIFF: it is left out")
         return empty
-    if not order or tags.order == order:
-        return tags
-    page.notes.append("EXIF in another byte order than the first page's is left out")
-    return empty
+    return exif.in_order(tags, order or tags.order)
 
 
 def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
@@ -335,14 +347,15 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     if image.bands is not None:
         image.notes.append(f"{_bands(image.bands.shape[2])} carried unchanged")
     tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
-    if image.dpi is not None and exif.X_RESOLUTION not in tags:
-        for tag, dots in zip((exif.X_RESOLUTION, exif.Y_RESOLUTION), image.dpi, strict=True):
-            ratio = struct.pack(order + "II", round(dots * 1000), 1000)
-            tags[tag] = Tag(exif.RATIONAL, 1, ratio)
-        integers[exif.RESOLUTION_UNIT] = (SHORT, [2])
+    if image.dpi is not None and not exif.agrees(old, image.dpi):
+        tags |= exif.resolution_tags(order, image.dpi)
     for tag, (kind, numbers) in integers.items():
         tags[tag] = integer_tag(order, kind, *numbers)
-    for tag, kind, value in ((_ICC, exif.UNDEFINED, image.icc), (_XMP, 1, image.xmp)):
+    for tag, kind, value in (
+        (_ICC, exif.UNDEFINED, image.icc),
+        (_XMP, exif.BYTE, image.xmp),
+        (IPTC, exif.BYTE, image.iptc),
+    ):
         if value is not None:
             tags[tag] = Tag(kind, len(value), value)
     return tags, strips
