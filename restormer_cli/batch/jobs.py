@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
-from ..imaging import FORMATS, readable_suffixes
+from ..imaging import FORMATS, readable_suffixes, replacement
 from ..text import format_bytes
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def plan_jobs(
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with a suffix of `kind`, a key of FORMATS; None means its own format or PNG."""
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement."""
     suffix = path.suffix.lower()
     old = _WRITABLE.get(suffix)
-    kind = kind or old or "png"
+    kind = kind or old or replacement(suffix[1:])
     if old == kind:
         return path
     # A suffix that is not an image's (`scan.2024`) is part of the name.

@@ -284,7 +284,8 @@ class RecordedOutput:
             raise ImageError("the output is missing", "Restore the image again.")
         names = {"input": self.entry["input"]["name"], "output": str(self.path)}
         try:
-            values = {f.name: self.entry[f.name] for f in fields(Restored)} | names
+            known = [f.name for f in fields(Restored) if f.name in self.entry]
+            values = {name: self.entry[name] for name in known} | names
             return Restored(**values | {"weights": Weights(**values["weights"])})
         except (KeyError, TypeError) as error:
             raise ImageError("the manifest does not say how it was made") from error
@@ -325,10 +326,12 @@ class RecordedOutput:
         warnings = [] if _fits(self.entry["output"], self.path) else [CHANGED]
         after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
-            return None, after, [*warnings, LOST]
+            return None, after.on_unit_scale(), [*warnings, LOST]
         before = read_image(source, max_pixels=max_pixels)
         resized = before.pixels.shape[:2] != after.pixels.shape[:2]  # by another program
-        return None if resized else before, after, warnings
+        if resized:
+            return None, after.on_unit_scale(), warnings
+        return before.on_unit_scale(), after.on_unit_scale(before), warnings
 
 
 def leave_out_outputs(inputs: Inputs) -> Inputs:

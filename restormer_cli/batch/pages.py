@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ImageError
-from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise, check_side, fit
+from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise, Scale, check_side, fit
 from ..text import counted
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Page(NamedTuple):
     losses: list[str]
     notes: list[str]
     warnings: list[str]
+    scale: Scale | None = None  # of float samples
 
     @property
     def pixels(self) -> int:
@@ -42,7 +43,8 @@ class Page(NamedTuple):
 
     def without_pixels(self) -> Page:
         """Return the page without its samples, to save memory."""
-        return self._replace(image=replace(self.image, pixels=UNDECODED), original=UNDECODED)
+        image = replace(self.image, pixels=UNDECODED, alpha=None, bands=None)
+        return self._replace(image=image, original=UNDECODED)
 
 
 def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[int, list[str]]:

@@ -283,7 +283,7 @@ class _Run:
             if job.source is None:  # to be read again
                 self.streams = replace(self.streams, stdin=io.BytesIO(data))
             sequence = imaging.decode(data, max_pixels=max_pixels, name=name)
-            noise = imaging.estimate_noise(next(sequence.images).pixels)
+            noise = imaging.estimate_noise(next(sequence.images).visible_pixels())
         except ImageError:  # reported when the image is restored
             return None
         level = imaging.sigma_for(noise)

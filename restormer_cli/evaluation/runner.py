@@ -214,7 +214,7 @@ def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
 
 def _read(path: Path, gray: bool) -> Array:
     """Return the pixels of an image, H W C float32, in grey (OpenCV's weights) on request."""
-    pixels = read_image(path).pixels
+    pixels = read_image(path).on_unit_scale().pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)

@@ -11,7 +11,7 @@ from PIL import features
 
 from ..errors import ImageError
 from .codecs import heif, raw
-from .image import Image, from_float, to_float
+from .image import UNIT, Image, from_float, opacity, to_float
 from .metadata import fit_metadata
 
 
@@ -23,6 +23,7 @@ class FormatSpec:
     max_side: int  # in pixels
     depths: tuple[str, ...] = ("uint8",)  # the deepest last
     alpha: bool = True
+    bands: bool = False  # of unknown meaning
     grey: bool = True
     bits: int = 16  # of an integer sample
     cicp: bool = False
@@ -33,7 +34,7 @@ _DEEP = ("uint8", "uint16")
 FORMATS = {
     "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
     "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
-    "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), several="page"),
+    "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
     "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
 }
@@ -45,8 +46,9 @@ if find_spec(heif.PACKAGE):
 # the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
     (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
-    (".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
+    (".pam", ".pbm", ".pfm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
 )
+_FLOAT_FORMATS = ("pfm", "fits", "fit", "fts")  # and suffixes
 _LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that readers assume anyway
 # Chunks for older readers in PNGs of sRGB (PNG, third edition, 11.3.2.5).
 _SRGB_CHUNKS = {
@@ -69,6 +71,11 @@ def check_side(image: Image, kind: str) -> None:
         )
 
 
+def replacement(kind: str) -> str:
+    """Return the format that replaces one that cannot be written, given by its name or suffix."""
+    return "tiff" if kind in _FLOAT_FORMATS else "png"
+
+
 def fit(image: Image, kind: str) -> Image:
     """Return a copy of the image that fits the format, with its losses and notes only.
 
@@ -79,20 +86,28 @@ def fit(image: Image, kind: str) -> Image:
     spec, losses, notes = FORMATS[kind], list[str](), list[str]()
     image = replace(image, losses=losses, notes=notes)
     if image.alpha is not None and image.premultiplied and kind != "tiff":
-        opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
-        image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
+        visible = np.maximum(opacity(image.alpha, image.scale), np.float32(1e-6))[..., None]
+        image.pixels = from_float(to_float(image.pixels) / visible, image.pixels.dtype)
         notes.append("premultiplied colour was divided by alpha")
     image.premultiplied = image.premultiplied and kind == "tiff"
     if image.alpha is not None and not spec.alpha:
         image.alpha = None
         losses.append(f"{kind} has no alpha: it is left out")
+    if image.bands is not None and not spec.bands:
+        count = image.bands.shape[2]
+        losses.append(f"{kind} has no further bands: {count} of unspecified meaning left out")
+        image.bands = None
     if (dtype := image.pixels.dtype).name not in spec.depths:
-        if dtype == np.float32 and (image.pixels.min() < 0 or image.pixels.max() > 1):
-            losses.append("values outside 0..1 are clipped")
+        low, high = image.scale
+        if dtype == np.float32 and (image.pixels.min() < low or image.pixels.max() > high):
+            losses.append(f"values outside {low:g}..{high:g} are clipped")
         depth = np.dtype(spec.depths[-1])
         losses.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
-        image.pixels = from_float(to_float(image.pixels), depth)
-        image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
+        if image.scale != UNIT:
+            losses.append(f"{low:g}..{high:g} becomes 0..{np.iinfo(depth).max}")
+        image.pixels = from_float(to_float(image.pixels, image.scale), depth)
+        if image.alpha is not None:
+            image.alpha = from_float(opacity(image.alpha, image.scale), depth)
     elif dtype == np.uint16 and (image.bits or 16) > spec.bits:
         losses.append(f"{kind} holds {spec.bits} bits: rounded")
     chunks = dict(image.extras)

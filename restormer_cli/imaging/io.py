@@ -21,10 +21,11 @@ from ..files import UrlPath, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes
-from .codecs import CODEC_ERRORS, heif, jpeg, pillow, png, raw, tiff
-from .formats import FORMATS, fit
+from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
+from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
 from .metadata import read_orientation
+from .scale import find_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,7 @@ _DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], ImageSequence]] = {
         (raw.SIGNATURE, raw.decode),
         (b"|".join(map(re.escape, tiff.SIGNATURES)), tiff.decode),
         (heif.SIGNATURE, heif.decode),
+        (netpbm.SIGNATURE, netpbm.decode),
     )
 }
 _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
@@ -183,7 +185,7 @@ def output_format(
     """Choose the format of an output: the wanted one, or by the target's suffix, or the input's.
 
     Returns:
-        A key of FORMATS, and a note if PNG replaces an input format that cannot be written.
+        A key of FORMATS, and a note if it replaces an input format that cannot be written.
 
     Raises:
         ImageError: the format cannot be written.
@@ -192,7 +194,8 @@ def output_format(
     by_suffix = (kind for kind, spec in FORMATS.items() if suffix in spec.suffixes)
     kind = wanted or next(by_suffix, suffix[1:]) or own
     if wanted is None and kind == own and kind not in FORMATS:
-        return "png", [f"{kind} cannot be written: PNG instead"]
+        other = replacement(kind)
+        return other, [f"{kind} cannot be written: {other.upper()} instead"]
     if kind not in FORMATS:
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write the format {kind}",
@@ -381,6 +384,8 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
                 raise ImageError(
                     "some samples are NaN or infinite", "Replace them before restoring."
                 )
+            if image.pixels.dtype == np.float32:
+                image.scale = find_scale(image.pixels, image.alpha)
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept unchanged")
             if number == 1:

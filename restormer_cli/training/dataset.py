@@ -282,7 +282,7 @@ def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list
 def _decode(paths: Sequence[Path], share: int, grey: bool) -> Sample:
     """Read all views of a photograph and crop them to at most `share` pixels."""
     files = [read_bytes(path) for path in paths]
-    views = [read_image(data, name=name).pixels for name, data in files]
+    views = [read_image(data, name=name).on_unit_scale().pixels for name, data in files]
     digest = hashlib.sha256(b"".join(data for _, data in files)).hexdigest()[:16]
     height, width = views[0].shape[:2]
     for path, view in zip(paths, views, strict=True):

@@ -51,8 +51,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if (bits := info["bit_depth"]) > 8:  # stored in the upper bits of 16
         image.bits = bits
         samples = rescale(samples >> (16 - bits), (1 << bits) - 1, 65535)
-    image.premultiplied = picture.premultiplied_alpha
-    image.set_samples(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
+    colours = 1 if picture.mode[0] in "LI" else 3
+    extra_samples = (1 if picture.premultiplied_alpha else 2,)  # as in a TIFF
+    image.set_samples(samples.reshape(*samples.shape[:2], -1), colours, extra_samples)
     return ImageSequence.single(image, *omitted)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from ...errors import ImageError
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from . import CODEC_ERRORS, exif
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 # warnings: these cannot be caught in a single thread.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "FITS", "GIF", "JPEG2000", "PCX"),
-    *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "WEBP"),
+    *("PSD", "QOI", "SGI", "SUN", "TGA", "WEBP"),
 )
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # Pillow's mode -> mode to convert it to; all others become RGB.
@@ -43,7 +42,6 @@ _DEEP = {
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
-_PPM_HEADER = re.compile(rb"P[56](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}\s")
 # Colour space of an AVIF (ISO/IEC 14496-12, 12.1.5), which Pillow does not report.
 _NCLX = re.compile(rb"colrnclx(.{7})", re.DOTALL)
 # Animated format -> number of plays, 0: for ever. A GIF stores repetitions. Pillow does not
@@ -179,9 +177,7 @@ def read_samples(image: Image, picture: PIL.Image.Image) -> None:
     picture.load()
     if picture.mode == "F" or picture.mode in _INTEGER_MODES:
         samples = np.asarray(picture)[..., None]
-        if picture.mode != "F":
-            if samples.min() < 0 or samples.max() > 65535:
-                raise ImageError("32-bit integers are not supported", "Convert it to 16 bits.")
+        if picture.mode != "F" and samples.min() >= 0 and samples.max() <= 65535:
             samples = samples.astype(np.uint16)
         image.set_samples(samples, 1)
         return
@@ -259,13 +255,8 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
 
 
 def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
-    """Decode a PNM or AVIF of more than 8 bits to H W S of 16 bits; None for other files."""
+    """Decode an AVIF of more than 8 bits to H W S of 16 bits; None for other files."""
     shape = (picture.height, picture.width)
-    header = _PPM_HEADER.match(data)
-    if header and int(header[1]) > 255:  # the last of three numbers, which is the maximum
-        count = math.prod(shape) * len(picture.getbands())
-        samples = np.frombuffer(data, ">u2", count, header.end())
-        return rescale(samples, int(header[1]), 65535).reshape(*shape, -1)
     depth = _DEEP["avif"].search(data) if picture.format == "AVIF" else None
     if depth is not None:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -16,7 +16,8 @@ import PIL.Image
 
 from ...errors import ImageError
 from ...text import counted
-from ..image import UNDECODED, Array, Image, ImageSequence, check_size
+from ..image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
+from ..scale import find_scale
 from . import CODEC_ERRORS, exif, pillow, stacks
 from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
@@ -36,9 +37,17 @@ _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
+# Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
+_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
+_TYPES = {*("u1", "u2", "u4", "u8"), *("i1", "i2", "i4", "i8"), *("f2", "f4", "f8")}
+_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric interpretation, else 1
 # Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
-_HORIZONTAL, _FLOATING = 2, 3  # predictors: section 14; Adobe's Technical Note 3 of 2005
+_NO_PREDICTOR, _HORIZONTAL, _FLOATING = (
+    1,
+    2,
+    3,
+)  # predictors: section 14; Adobe's Technical Note 3 of 2005
 # Tags that a decoder needs: strips or tiles, CCITT's options, palette, inks, JPEG and YCbCr.
 _CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
 _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
@@ -160,6 +169,9 @@ def _decode_page(data: bytes, page: Directory) -> Image:
             pillow.read_samples(image, picture)
         if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
             image.losses.append("its palette of 16 bits is read as 8 bits")
+        extra = page.integer(_SAMPLES, 1) - _COLOURS.get(photometric, 1)
+        if extra > 0 and image.alpha is None:
+            image.losses.append(f"{_bands(extra)} left out")
     else:
         raise ImageError(
             f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
@@ -178,26 +190,28 @@ def _iptc(page: Directory) -> bytes | None:
 
 
 def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
-    (bits,), (form,) = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
-    dtype = np.dtype(f"{page.order}{'_uif'[form]}{bits // 8}")  # section 19
-    top = 1 if dtype.kind == "f" else np.iinfo(dtype).max
-    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
-    colours = 3 if photometric == _RGB else 1
-    samples = _read_segments(data, page, dtype)
-    count = samples.shape[2]
-    if dtype.kind == "i" or count < colours:
+    bits, forms = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
+    types = {f"{_KINDS.get(form, 'c')}{size // 8}" for form in forms for size in bits}
+    if len(types) > 1 or not types <= _TYPES:
         raise ImageError(
-            f"{count} samples of type {samples.dtype} are not a picture",
+            f"TIFF samples of {_listed(bits)} bits and format {_listed(forms)} are not supported",
             "Convert it to 8 or 16 unsigned bits, or to 32-bit floating point.",
         )
+    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
+    colours = 3 if photometric == _RGB else 1
+    samples = _read_segments(data, page, np.dtype(page.order + types.pop()))
+    if samples.shape[2] < colours:
+        raise ImageError(
+            f"{samples.shape[2]} samples a pixel are not an RGB picture", "Convert it to RGB."
+        )
+    image.set_samples(samples, colours, page.integers(_EXTRA_SAMPLES, 0))
     if photometric == _WHITE_IS_ZERO:
-        samples[..., 0] = top - samples[..., 0]
-    if dtype.name not in ("uint8", "uint16", "float32"):
-        remarks = image.notes if dtype.name == "float16" else image.losses  # float32 holds it
-        remarks.append(f"{dtype.name} samples are read as float32")
-        samples = (samples / top).astype(np.float32)
-    image.premultiplied = count > colours and page.integer(_EXTRA_SAMPLES, 0) == 1  # section 18
-    image.set_samples(samples, colours)
+        if samples.dtype.kind == "f":
+            low, high = find_scale(image.pixels)
+        else:
+            low, high = np.iinfo(samples.dtype).min, np.iinfo(samples.dtype).max
+        white = image.pixels.dtype.type(low + high)
+        image.pixels = white - image.pixels
 
 
 def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
@@ -283,13 +297,34 @@ def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
 
 def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
     """Invert `_undo_predictor` for one strip, H W S."""
-    height, width, count = samples.shape
     if predictor == _HORIZONTAL:
-        differences = np.diff(samples, axis=1, prepend=samples.dtype.type(0))
-        return differences.astype(f"{order}u{samples.itemsize}").tobytes()
-    raw = samples.astype(samples.dtype.newbyteorder(">")).view(np.uint8)
-    planes = raw.reshape(height, width * count, -1).swapaxes(1, 2).reshape(height, -1, count)
-    return bytes(np.diff(planes, axis=1, prepend=np.uint8(0)).data)
+        samples = np.diff(samples, axis=1, prepend=samples.dtype.type(0))
+    return samples.astype(f"{order}{samples.dtype.kind}{samples.itemsize}").tobytes()
+
+
+def _stored_samples(image: Image) -> tuple[Array, list[int]]:
+    """Return H W S samples with alpha and bands in their order, and the ExtraSamples tag."""
+    bands = 0 if image.bands is None else image.bands.shape[2]
+    codes = list(image.extra_samples)
+    if (alpha_place(codes) is None, len(codes)) != (
+        image.alpha is None,
+        bands + (image.alpha is not None),
+    ):
+        codes = [*([] if image.alpha is None else [2]), *[0] * bands]
+    planes = [] if image.bands is None else list(np.moveaxis(image.bands, 2, 0))
+    if (place := alpha_place(codes)) is not None:
+        planes.insert(place, image.alpha)
+        codes[place] = 1 if image.premultiplied else 2
+    return np.ascontiguousarray(np.dstack([image.pixels, *planes])), codes
+
+
+def _bands(count: int) -> str:
+    bands, are = ("band", "is") if count == 1 else ("bands", "are")
+    return f"{count} {bands} of unspecified meaning {are}"
+
+
+def _listed(numbers: set[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _old_tags(page: Image, order: str) -> Directory:
@@ -306,10 +341,11 @@ def _old_tags(page: Image, order: str) -> Directory:
 def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
     """Return the tags of a page and its strips, for the offset `start` of the first strip."""
     order = old.order
-    samples = image.samples()
+    samples, extra_samples = _stored_samples(image)
     height, width, count = samples.shape
     rows = max(1, 2**18 // (width * count * samples.itemsize))
-    predictor, form = (_FLOATING, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
+    # Many readers lack the predictor for floats.
+    predictor, form = (_NO_PREDICTOR, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
     strips = [
         zlib.compress(_apply_predictor(samples[top : top + rows], predictor, order))
         for top in range(0, height, rows)
@@ -330,8 +366,10 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
         _PREDICTOR: (SHORT, [predictor]),
         _SAMPLE_FORMAT: (SHORT, [form] * count),
     }
-    if image.alpha is not None:
-        integers[_EXTRA_SAMPLES] = (SHORT, [1 if image.premultiplied else 2])
+    if extra_samples:
+        integers[_EXTRA_SAMPLES] = (SHORT, extra_samples)
+    if image.bands is not None:
+        image.notes.append(f"{_bands(image.bands.shape[2])} carried unchanged")
     tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
     if image.dpi is not None and not exif.agrees(old, image.dpi):
         tags |= exif.resolution_tags(order, image.dpi)
