@@ -132,7 +132,7 @@ def preview_batch(
     task: str,
     restorer: Restorer | None,
     streams: StandardStreams,
-    max_pixels: int,
+    config: BatchConfig,
 ) -> Iterator[Event]:
     """Decode the images without restoring them: yield Planned or Failed for each.
 
@@ -141,7 +141,7 @@ def preview_batch(
     for job in jobs:
         try:
             data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
-            images = decode(data, max_pixels=max_pixels, name=job.names[0])
+            images = open_images(data, config, job.names[0])
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises = [], [], []
@@ -165,6 +165,11 @@ def preview_batch(
             seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
             noise=noises[0],
         )
+
+
+def open_images(data: bytes, config: BatchConfig, name: str) -> ImageSequence:
+    """Decode a file within the limits of a run; see `imaging.decode`."""
+    return decode(data, max_pixels=config.max_pixels, name=name, allow_damaged=config.allow_damaged)
 
 
 def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
@@ -245,7 +250,7 @@ class ImageStages:
                 mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
             _, data = read_bytes(path)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
+        images = open_images(data, self.config, str(path or "-"))
         return images, FileFingerprint.of(data, mtime)
 
     def compute(self, current: _CurrentImage) -> _CurrentImage:
@@ -314,7 +319,7 @@ class ImageStages:
             noise=noise,
             change=change.scaled(strength),
             notes=[*image.losses, *image.notes, *result.notes],
-            warnings=change_warnings(change, strength, noise),
+            warnings=[*_damage(image), *change_warnings(change, strength, noise)],
         )
 
     def _report_progress(self, current: _CurrentImage, page: int, done: int, total: int) -> None:
@@ -382,6 +387,11 @@ class ImageStages:
 
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+def _damage(image: Image) -> list[str]:
+    """Return a warning if only a part of the image could be decoded."""
+    return [] if image.damage is None else [f"damaged: {image.damage}"]
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:

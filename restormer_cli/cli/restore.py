@@ -253,7 +253,7 @@ class _Run:
                 self.streams.stdin.seek(0)
             else:
                 data = imaging.read_bytes(job.source)[1]
-            sequence = imaging.decode(data, max_pixels=self.options.max_pixels, name=job.names[0])
+            sequence = batch.open_images(data, self.options.batch_config(), job.names[0])
             noise = imaging.estimate_noise(next(sequence.images).pixels)
         except ImageError:  # reported when the image is restored
             return None

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 
-from ..image import UNDECODED, Image, ImageSequence, check_size
+from ..image import UNDECODED, Array, Image, ImageSequence, check_size
+from ..integrity import jpeg as integrity
+from ..integrity.fault import Fault, describe, fill_up
+from ..unsupported import check_jpeg
 from . import CODEC_ERRORS, exif, pillow
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ SIGNATURE = b"\xff\xd8\xff"
 _APP0, _APP1, _APP2, _APP13, _COM = b"\xff\xe0", b"\xff\xe1", b"\xff\xe2", b"\xff\xed", b"\xff\xfe"
 # A marker may follow fill bytes; 0xFF00 is not a marker (ITU-T T.81, B.1.1.2).
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset(b"\xff" + bytes([code]) for code in (1, *range(0xD0, 0xDA)))
 _MAX_BODY = 65533  # bytes in a segment
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
@@ -36,6 +39,7 @@ _KEPT = {_APP0: b"JFIF\0", _APP1: _EXTENDED_XMP, _APP13: b"", _COM: b""}
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode grey or RGB; CMYK is converted to RGB."""
     segments, scan = _segments(data)
+    check_jpeg(segments)
 
     def bodies(marker: bytes, prefix: bytes) -> list[bytes]:
         return [
@@ -69,8 +73,31 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)
-        pillow.read_samples(image, picture)
+        fault = integrity.find_fault(plain)
+        if fault is None:
+            pillow.read_samples(image, picture)
+        else:
+            _read_damaged(image, plain, fault)
     return ImageSequence.single(image, *omitted)
+
+
+def _read_damaged(image: Image, data: bytes, fault: Fault) -> None:
+    """Decode what there is, up to the fault if its place is known."""
+
+    def decode_end(data: bytes) -> Array:
+        with PIL.Image.open(io.BytesIO(data + _END_OF_IMAGE), formats=("JPEG",)) as picture:
+            pillow.read_samples(image, picture)
+        return image.pixels
+
+    part = None
+    if fault.end is not None:
+        notes = list(image.notes)
+        filled = fill_up(data[: fault.end], decode_end)
+        image.notes = notes
+        part = filled.part if filled else None
+        data = data[: fault.end]
+    decode_end(data)
+    image.damage = describe(fault.cause, part)
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:

@@ -5,18 +5,20 @@ Section numbers are those of TIFF 6.0 (Adobe, 1992).
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
 
 from ...errors import ImageError
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, exif, pillow
+from ..integrity import tiff as integrity
+from ..integrity.fault import CUT, describe
+from ..integrity.tiff import Damage
+from ..unsupported import check_tiff
+from . import CODEC_ERRORS, exif, pillow, ycbcr
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 32
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
 # Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
@@ -111,40 +113,53 @@ def _decode_page(data: bytes, page: Directory) -> Image:
     bits = frozenset(page.integers(_BITS, 1))
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     compression = page.integer(_COMPRESSION, _RAW)
-    if compression != _RAW:
-        # Checked here, because libtiff reports errors on stderr.
-        for offsets, sizes in _SEGMENTS:
-            if offsets in page.tags and sizes in page.tags:
-                pairs = zip(page.integers(offsets), page.integers(sizes), strict=False)
-                if any(offset + size > len(data) for offset, size in pairs):
-                    raise ValueError("pixels run past the end")
+    check_tiff(compression)
+    page = integrity.with_sizes(page, len(data))
+    damage: list[Damage | None] = []
     if (
         photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
         and compression in _BYTEWISE
         and bits <= {8, 16, 32, 64}
     ):
-        _decode_samples(image, data, page)
+        _decode_samples(image, data, page, damage)
+    elif photometric == _YCBCR and compression == _RAW and bits == {8}:
+        picture = ycbcr.decode(data, page)
+        pillow.read_samples(image, picture)
     elif bits <= {1, 2, 4, 8}:
         # Other tags would make Pillow apply the orientation or emit warnings.
         file = _extract_page(data, page.order, _select(page, _CODING))
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            pillow.read_samples(image, picture)
+        picture, found = integrity.load(file)
+        damage.append(found)
+        pillow.read_samples(image, picture)
     else:
         raise ImageError(
             f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
             f"{compression} are not supported",
             "Convert it to RGB of 8 or 16 bits.",
         )
+    image.damage = _describe(damage, integrity.missing_bytes(page, len(data)))
     return image
 
 
-def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
+def _describe(damage: list[Damage | None], cut: float) -> str | None:
+    """Describe the damage of a page's planes, and the share of its bytes beyond the file's end."""
+    found = [each for each in damage if each is not None]
+    parts = [each.part for each in found if each.part is not None]
+    part = sum(parts) / len(damage) if parts else None
+    if cut:
+        return describe(CUT, cut if part is None else part)
+    return describe(found[0].cause, part) if found else None
+
+
+def _decode_samples(
+    image: Image, data: bytes, page: Directory, damage: list[Damage | None]
+) -> None:
     (bits,), (form,) = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
     dtype = np.dtype(f"{page.order}{'_uif'[form]}{bits // 8}")  # section 19
     top = 1 if dtype.kind == "f" else np.iinfo(dtype).max
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     colours = 3 if photometric == _RGB else 1
-    samples = _read_segments(data, page, dtype)
+    samples = _read_segments(data, page, dtype, damage)
     count = samples.shape[2]
     if dtype.kind == "i" or count < colours:
         raise ImageError(
@@ -160,10 +175,13 @@ def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
     image.set_samples(samples, colours)
 
 
-def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
+def _read_segments(
+    data: bytes, page: Directory, dtype: np.dtype[Any], damage: list[Damage | None]
+) -> Array:
     """Decode strips or tiles (15), interleaved or planar, of any sample type to H W S.
 
-    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte.
+    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The damage
+    of each plane is added to `damage`.
     """
     order, tiled = page.order, _TILE_WIDTH in page.tags
     width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
@@ -187,8 +205,9 @@ def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
         for tag, value in ((_BITS, 8), (_PHOTOMETRIC, _BLACK_IS_ZERO), (_SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
         file = _extract_page(data, order, tags)
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
+        picture, found = integrity.load(file)
+        damage.append(found)
+        raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
         decoded.append(_undo_predictor(raw, predictor, dtype)[:, :width])
     return np.concatenate(decoded, axis=2)
 
@@ -212,13 +231,15 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
     for offsets, sizes in _SEGMENTS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
-            if len(starts) != len(lengths) or sum(lengths) > len(data):
+            area = page.integer(_WIDTH) * page.integer(_HEIGHT)
+            most = len(data) + 64 * area * page.integer(_SAMPLES, 1)
+            if len(starts) != len(lengths) or sum(lengths) > most:
                 continue
             located = zip(starts, lengths, strict=True)
-            pieces = [data[start : start + length] for start, length in located]
-            if [len(piece) for piece in pieces] == list(lengths):
-                moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
-                return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
+            # Zeros replace what is missing at the end of the file.
+            pieces = [data[at : at + length].ljust(length, b"\0") for at, length in located]
+            moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
+            return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
     return exif.build(order, tags, data[8:])
 
 
