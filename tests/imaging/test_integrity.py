@@ -268,6 +268,10 @@ UNSUPPORTED = {
     "JPEG of 12 bits": WHOLE["jpg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
     "lossless JPEG": WHOLE["jpg"].replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08"),
     "TIFF compression WebP": strips(50001, [WHOLE["webp"]]),
+    "photometric 4711": strips(1, [bytes(200)]).replace(
+        np.array([262, 4, 1, 0, 1, 0], "<u2").tobytes(),
+        np.array([262, 4, 1, 0, 4711, 0], "<u2").tobytes(),
+    ),
     "TIFF compression number 4711": strips(4711, [bytes(9)]),
 }
 

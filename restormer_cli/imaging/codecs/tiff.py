@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL
 
 from ...errors import ImageError
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
@@ -128,17 +129,24 @@ def _decode_page(data: bytes, page: Directory) -> Image:
     elif bits <= {1, 2, 4, 8}:
         # Other tags would make Pillow apply the orientation or emit warnings.
         file = _extract_page(data, page.order, _select(page, _CODING))
-        picture, found = integrity.load(file)
+        try:
+            picture, found = integrity.load(file)
+        except PIL.UnidentifiedImageError as error:  # by its tags alone
+            raise _unsupported(bits, photometric, compression) from error
         damage.append(found)
         pillow.read_samples(image, picture)
     else:
-        raise ImageError(
-            f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
-            f"{compression} are not supported",
-            "Convert it to RGB of 8 or 16 bits.",
-        )
+        raise _unsupported(bits, photometric, compression)
     image.damage = _describe(damage, integrity.missing_bytes(page, len(data)))
     return image
+
+
+def _unsupported(bits: Iterable[int], photometric: int, compression: int) -> ImageError:
+    return ImageError(
+        f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression {compression} "
+        "are not supported",
+        "Convert it to RGB of 8 or 16 bits.",
+    )
 
 
 def _describe(damage: list[Damage | None], cut: float) -> str | None:
