@@ -29,6 +29,7 @@ from .stages import QueuedImage as QueuedImage
 from .stages import StandardStreams as StandardStreams
 from .stages import WrittenImage as WrittenImage
 from .stages import failure_event as failure_event
+from .stages import open_images as open_images
 from .stages import preview_batch as preview_batch
 from .stages import queue_images as queue_images
 from .stages import run_batch as run_batch

@@ -38,6 +38,7 @@ class BatchConfig:
         quality: quality of lossy formats, 1..100.
         max_pixels: maximum number of pixels of an image; larger images fail.
         strength: fraction of the change that is applied, 0..1.
+        allow_damaged: restore what can be decoded of a damaged image, with a warning.
         record: add outputs to the manifests of their folders.
     """
 
@@ -45,6 +46,7 @@ class BatchConfig:
     quality: int = 95
     max_pixels: int = 300_000_000
     strength: float = 1.0
+    allow_damaged: bool = False
     record: bool = False
 
 

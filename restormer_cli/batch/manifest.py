@@ -71,6 +71,8 @@ def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFing
         "strength": batch.strength,
         "precision": restorer.precision,
     }
+    if batch.allow_damaged:  # older entries lack it
+        options["allow_damaged"] = True
     return {"task": config.task, "weights": restorer.weights.sha256, "options": options}
 
 
@@ -327,7 +329,7 @@ class RecordedOutput:
         after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
             return None, after.on_unit_scale(), [*warnings, LOST]
-        before = read_image(source, max_pixels=max_pixels)
+        before = read_image(source, max_pixels=max_pixels, allow_damaged=True)
         resized = before.pixels.shape[:2] != after.pixels.shape[:2]  # by another program
         if resized:
             return None, after.on_unit_scale(), warnings

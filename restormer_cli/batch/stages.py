@@ -146,7 +146,7 @@ def preview_batch(
     task: str,
     restorer: Restorer | None,
     streams: StandardStreams,
-    max_pixels: int,
+    config: BatchConfig,
 ) -> Iterator[Event]:
     """Decode the images without restoring them: yield Planned or Failed for each.
 
@@ -155,8 +155,8 @@ def preview_batch(
     for job in jobs:
         try:
             source = streams.stdin if job.source is None else job.source
-            _, data = read_bytes(source, max_pixels=max_pixels, name=job.names[0])
-            images = decode(data, max_pixels=max_pixels, name=job.names[0])
+            _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
+            images = open_images(data, config, job.names[0])
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises, scales = [], [], [], []
@@ -184,6 +184,11 @@ def preview_batch(
             noise=noises[0],
             scale=scales[0],
         )
+
+
+def open_images(data: bytes, config: BatchConfig, name: str) -> ImageSequence:
+    """Decode a file within the limits of a run; see `imaging.decode`."""
+    return decode(data, max_pixels=config.max_pixels, name=name, allow_damaged=config.allow_damaged)
 
 
 def queue_images(
@@ -308,7 +313,7 @@ class ImageStages:
                 mtime, ctime = stat.st_mtime_ns, change_time(stat)
             _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
+        images = open_images(data, self.config, str(path or "-"))
         return images, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
@@ -366,7 +371,7 @@ class ImageStages:
             change=change.scaled(strength),
             losses=[*image.losses],
             notes=[*image.notes, *view.notes, *result.notes],
-            warnings=[*view.warnings, *change_warnings(change, strength, noise)],
+            warnings=[*_damage(image), *view.warnings, *change_warnings(change, strength, noise)],
             scale=_scale(image),
         )
 
@@ -442,6 +447,11 @@ class ImageStages:
             raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+def _damage(image: Image) -> list[str]:
+    """Return a warning if only a part of the image could be decoded."""
+    return [] if image.damage is None else [f"damaged: {image.damage}"]
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:

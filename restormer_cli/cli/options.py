@@ -192,6 +192,13 @@ class RestoreOptions(NetworkOptions):
         ),
     ] = 95
     max_pixels: MaxPixels = 300_000_000
+    allow_damaged: Annotated[
+        bool,
+        Option(
+            FILES,
+            "Restore what can be decoded of a damaged image, with a warning. Default: fail.",
+        ),
+    ] = False
 
     strength: Annotated[
         float,
@@ -276,6 +283,7 @@ class RestoreOptions(NetworkOptions):
             quality=self.quality,
             max_pixels=self.max_pixels,
             strength=self.strength,
+            allow_damaged=self.allow_damaged,
         )
 
     def changed(self) -> list[tuple[str, str]]:

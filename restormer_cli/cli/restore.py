@@ -282,7 +282,7 @@ class _Run:
             _, data = imaging.read_bytes(source, max_pixels=max_pixels, name=name)
             if job.source is None:  # to be read again
                 self.streams = replace(self.streams, stdin=io.BytesIO(data))
-            sequence = imaging.decode(data, max_pixels=max_pixels, name=name)
+            sequence = batch.open_images(data, self.options.batch_config(), name)
             noise = imaging.estimate_noise(next(sequence.images).visible_pixels())
         except ImageError:  # reported when the image is restored
             return None

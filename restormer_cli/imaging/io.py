@@ -26,6 +26,7 @@ from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
 from .metadata import read_orientation
 from .scale import find_scale
+from .unsupported import check_kind, is_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -70,12 +71,17 @@ class Encoded(NamedTuple):
 
 
 def read_image(
-    source: Path | BinaryIO | bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>"
+    source: Path | BinaryIO | bytes,
+    *,
+    max_pixels: int = 300_000_000,
+    name: str = "<bytes>",
+    allow_damaged: bool = False,
 ) -> Image:
     """Read the first image of a file, a stream or bytes; see `read_bytes` and `decode`."""
     if not isinstance(source, bytes):
         name, source = read_bytes(source, max_pixels=max_pixels)
-    return next(decode(source, max_pixels=max_pixels, name=name).images)
+    images = decode(source, max_pixels=max_pixels, name=name, allow_damaged=allow_damaged).images
+    return next(images)
 
 
 def decode(
@@ -109,6 +115,7 @@ def decode(
     if decoder is tiff.decode and raw.is_raw(data, Path(name).suffix.lower()):
         decoder = raw.decode
     with _named_errors(name):
+        check_kind(data, name)
         sequence = decoder(data, max_pixels)
     return replace(sequence, images=_checked(sequence, name, allow_damaged))
 
@@ -363,6 +370,11 @@ def _named_errors(name: str) -> Iterator[None]:
     except PIL.UnidentifiedImageError as error:
         raise _not_an_image(name) from error
     except CODEC_ERRORS as error:
+        if is_unsupported(error):
+            raise ImageError(
+                f"{name}: not supported ({_reason(error)})",
+                f"Convert it, for example: magick {name} out.png",
+            ) from error
         raise DamagedError(
             f"{name}: damaged or truncated ({_reason(error)})", "Get a complete copy of the file."
         ) from error

@@ -114,8 +114,7 @@ class DryRun(InProcess):
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Decode the images and yield events."""
-        task, max_pixels = self.config.task, self.batch.max_pixels
-        yield from preview_batch(jobs, task, self.restorer, streams, max_pixels)
+        yield from preview_batch(jobs, self.config.task, self.restorer, streams, self.batch)
 
 
 Backend: TypeAlias = InProcess | WorkerPool

@@ -9,6 +9,8 @@ import numpy as np
 
 from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
+from ..integrity import isobmff
+from ..integrity.fault import CUT, describe
 from . import import_extra
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode the primary image to 8 or 16 bits; libheif turns it upright."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
+    if (cause := isobmff.find_fault(data)) == CUT:
+        raise ValueError(cause)
     file = library.open_heif(data, convert_hdr_to_8bit=False)
     picture = file[file.primary_index]
     width, height = picture.size
@@ -38,6 +42,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         icc=info.get("icc_profile") or None,
         exif=info["exif"] or None,
         xmp=info.get("xmp") or None,
+        damage=cause and describe(cause, None),
     )
     if "nclx_profile" in info and image.icc is None:
         primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX)

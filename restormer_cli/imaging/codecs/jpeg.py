@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import PIL.Image
 
 from ...text import counted
-from ..image import UNDECODED, Image, ImageSequence, check_size
+from ..image import UNDECODED, Array, Image, ImageSequence, check_size
+from ..integrity import jpeg as integrity
+from ..integrity.fault import Fault, describe, fill_up
+from ..unsupported import check_jpeg
 from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
 from .blocks import photoshop, xmp
 
@@ -28,7 +31,7 @@ _QUALITY = b"Ducky"  # Photoshop's, of its own coding
 _JFIF, _JFIF_SIZE = b"JFIF\0", 14  # without a thumbnail (JFIF 1.02)
 # A marker may follow fill bytes; 0xFF00 is not a marker (ITU-T T.81, B.1.1.2).
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset(b"\xff" + bytes([code]) for code in (1, *range(0xD0, 0xDA)))
 _MAX_BODY, _MAX_PIECES = 65533, 255  # bytes in a segment, and segments of an ICC profile
 _EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
@@ -49,6 +52,7 @@ _APPLICATION = frozenset(b"\xff" + bytes([code]) for code in range(0xE0, 0xF0))
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode grey or RGB; CMYK is converted to RGB."""
     segments, scan = _segments(data)
+    check_jpeg(segments)
 
     def bodies(marker: bytes, prefix: bytes) -> list[bytes]:
         return [
@@ -90,8 +94,31 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)
-        pillow.read_samples(image, picture)
+        fault = integrity.find_fault(plain)
+        if fault is None:
+            pillow.read_samples(image, picture)
+        else:
+            _read_damaged(image, plain, fault)
     return ImageSequence.single(image, *omitted)
+
+
+def _read_damaged(image: Image, data: bytes, fault: Fault) -> None:
+    """Decode what there is, up to the fault if its place is known."""
+
+    def decode_end(data: bytes) -> Array:
+        with PIL.Image.open(io.BytesIO(data + _END_OF_IMAGE), formats=("JPEG",)) as picture:
+            pillow.read_samples(image, picture)
+        return image.pixels
+
+    part = None
+    if fault.end is not None:
+        losses, notes = list(image.losses), list(image.notes)
+        filled = fill_up(data[: fault.end], decode_end)
+        image.losses, image.notes = losses, notes  # without those of repeated decoding
+        part = filled.part if filled else None
+        data = data[: fault.end]
+    decode_end(data)
+    image.damage = describe(fault.cause, part)
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:

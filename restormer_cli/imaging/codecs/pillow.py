@@ -1,7 +1,4 @@
-"""WebP, AVIF, BMP, and the other formats that Pillow decodes.
-
-Section numbers for GIF are those of GIF89a (CompuServe, 1990).
-"""
+"""WebP, AVIF, BMP, and the other formats that Pillow decodes."""
 
 from __future__ import annotations
 
@@ -20,7 +17,9 @@ from PIL import ImageCms
 
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
-from . import CODEC_ERRORS, exif
+from ..integrity import gif, isobmff, webp
+from ..integrity.fault import CORRUPT, CUT, Fault, describe, fill_up, sound_length
+from . import CODEC_ERRORS, bmp, exif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,8 +52,6 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
 }
 # Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
 _MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
-_GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
-_GIF_COMMENT = 0xFE  # extension label (24)
 _TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
 # Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
 _PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
@@ -68,12 +65,23 @@ _JP2_FIELDS = {
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode with Pillow, which composes the frames of an animation, to one mode for all frames."""
-    picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
-    check_size(picture.width, picture.height, max_pixels)
+
+    def open_picture(data: bytes) -> PIL.Image.Image:
+        picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        check_size(picture.width, picture.height, max_pixels)
+        return picture
+
+    if (fields := bmp.decode_fields(data, max_pixels)) is not None:
+        return ImageSequence.single(fields)
+    data, damage = _repaired(data, open_picture)
+    picture = open_picture(data)
     kind = (picture.format or "").lower()
     texts = [decode_text(picture.info[key]) for key in _TEXT_KEYS if key in picture.info]
+    frame_damage = {0: damage}
     if kind == "gif":
-        texts = _check_gif(data, picture.width, picture.height)
+        data, frame_damage, comments = gif.check(data, picture.width, picture.height)
+        texts = [decode_text(comment) for comment in comments]
+        picture = open_picture(data)
     available = getattr(picture, "n_frames", 1)
     count = available if kind in _PLAYS else 1
     mode = _animation_mode(picture, count) if count > 1 else None
@@ -87,7 +95,13 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         for number in range(count):
             if count > 1:
                 picture.seek(number)
-            image = _decode_frame(picture, data, mode)
+            try:
+                image = _decode_frame(picture, data, mode)
+                image.damage = frame_damage.get(number)
+            except CODEC_ERRORS:
+                if count > 1:
+                    raise
+                image = _decode_damaged(data, kind, open_picture)
             image.texts = tuple(("Comment", text) for text in texts if text)
             image.plays = plays
             yield image
@@ -106,6 +120,45 @@ def accepts(start: bytes) -> bool:
     except PIL.UnidentifiedImageError:
         return False
     return True
+
+
+def _repaired(
+    data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]
+) -> tuple[bytes, str | None]:
+    """Check a WebP or AVIF: return a file that can be decoded, and its damage."""
+    if webp.SIGNATURE.match(data):
+        if webp.is_cut(data):
+            fault = Fault(CUT, sound_length(data))
+            return webp.repair(data, fault, lambda data: np.asarray(open_picture(data)))
+        open_picture(data).close()  # checks the size
+        if (fault_within := webp.find_fault(data)) is not None:
+            return webp.repair(data, fault_within, lambda data: np.asarray(open_picture(data)))
+    elif isobmff.SIGNATURE.match(data) and (cause := isobmff.find_fault(data)):
+        if cause == CUT:
+            raise ValueError(cause)
+        return data, describe(cause, None)
+    return data, None
+
+
+def _decode_damaged(
+    data: bytes, kind: str, open_picture: Callable[[bytes], PIL.Image.Image]
+) -> Image:
+    """Decode what there is of a single image that Pillow refuses."""
+
+    def load(data: bytes) -> Array:
+        return np.asarray(open_picture(data))
+
+    if kind == "webp":
+        data, damage = webp.repair(data, Fault(CORRUPT, len(data)), load)
+    else:
+        filled = fill_up(data, load)
+        if filled is None:
+            load(data)  # raises the first error again
+            raise ValueError(CORRUPT)
+        data, damage = data + bytes(filled.size), describe(CUT, filled.part)
+    image = _decode_frame(open_picture(data), data, None)
+    image.damage = damage
+    return image
 
 
 def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -285,43 +338,6 @@ def _is_lossless_webp(data: bytes) -> bool:
         # A frame chunk has a header of 16 bytes and then the chunks of its picture.
         position += 8 + (16 if kind == b"ANMF" else length + length % 2)
     return False
-
-
-def _check_gif(data: bytes, width: int, height: int) -> list[str]:
-    """Return the comments of a GIF.
-
-    Raises:
-        ValueError, struct.error: it is incomplete or draws outside its size.
-    """
-    comments = []
-
-    def colour_table(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 0x80 else 0  # bytes (18, 20)
-
-    try:
-        position = 13 + colour_table(data[10])
-        while (kind := data[position]) != _GIF_TRAILER:
-            position += 1
-            comment = kind == _GIF_EXTENSION and data[position] == _GIF_COMMENT
-            if kind == _GIF_IMAGE:
-                left, top, across, down, flags = struct.unpack_from("<4HB", data, position)
-                if left + across > width or top + down > height:
-                    raise ValueError("a frame lies outside the picture")
-                position += 10 + colour_table(flags)  # includes the first code size
-            elif kind == _GIF_EXTENSION:
-                position += 1
-            else:  # like Pillow, skip bytes outside blocks
-                continue
-            parts = []
-            while size := data[position]:  # sub-blocks up to an empty one (15)
-                if comment:
-                    parts.append(data[position + 1 : position + 1 + size])
-                position += 1 + size
-            position += 1
-            comments += [decode_text(b"".join(parts))] if parts else []
-    except IndexError:
-        raise ValueError("the end of the file is missing") from None
-    return comments
 
 
 def _further_fields(picture: PIL.Image.Image, data: bytes) -> Iterator[tuple[str, bytes]]:

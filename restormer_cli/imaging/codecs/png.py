@@ -25,6 +25,8 @@ from ..image import (
     swap_red_blue,
     to_float,
 )
+from ..integrity import png as integrity
+from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, STALE_CREDENTIALS
 from .blocks import photoshop
 
@@ -116,6 +118,8 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     colours = 3 if colour_type & _COLOUR else 1
     has_palette = bool(colour_type & _PALETTE)
     image = Image(UNDECODED, format="png")
+    if depth in depths:
+        data, image.damage = integrity.repair(data)
     chunks = _split(data, image.losses)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
@@ -130,7 +134,8 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     key = None if has_palette else bodies.get(b"tRNS")
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"} | ({b"tRNS"} if has_palette else set())
     bare = _join([chunk for chunk in chunks if chunk[0] in coding])
-    decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
+    with library_messages():  # the exception says enough
+        decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ValueError("the pixels cannot be decoded")
     samples = swap_red_blue(decoded.reshape(height, width, -1))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from typing import Any
 
-from ..image import Image, ImageSequence, check_size
+from ..image import Array, Image, ImageSequence, check_size
+from ..integrity.fault import describe
+from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, exif, import_extra
 
 # Suffixes of common cameras.
@@ -36,21 +39,11 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     Brightness is not adapted to the image, so that the images of a series stay comparable.
     """
     library = import_extra("rawpy", "raw", "camera raw files")
-    try:
-        with library.RawPy() as raw:
-            raw.open_buffer(io.BytesIO(data))
-            check_size(raw.sizes.width, raw.sizes.height, max_pixels)
-            pixels = raw.postprocess(
-                use_camera_wb=True,
-                no_auto_bright=True,
-                output_color=library.ColorSpace.sRGB,
-                gamma=_SRGB_CURVE,
-                output_bps=16,
-            )
-    except library.LibRawError as error:
-        cause = error.args[0] if error.args else error
-        raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
+    with library_messages() as messages:
+        pixels = _develop(library, data, max_pixels)
+    cause = "LibRaw reports corrupt data" if messages() else None
     image = Image(pixels, format="raw", notes=["camera raw file: developed to 16-bit sRGB"])
+    image.damage = cause and describe(cause, None)
     if data.startswith((b"II*\0", b"MM\0*")):
         with suppress(*CODEC_ERRORS):
             directory = exif.parse(data)
@@ -60,3 +53,21 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     else:
         image.losses.append("its EXIF is left out")
     return ImageSequence.single(image)
+
+
+def _develop(library: Any, data: bytes, max_pixels: int) -> Array:
+    try:
+        with library.RawPy() as raw:
+            raw.open_buffer(io.BytesIO(data))
+            check_size(raw.sizes.width, raw.sizes.height, max_pixels)
+            pixels: Array = raw.postprocess(
+                use_camera_wb=True,
+                no_auto_bright=True,
+                output_color=library.ColorSpace.sRGB,
+                gamma=_SRGB_CURVE,
+                output_bps=16,
+            )
+    except library.LibRawError as error:
+        cause = error.args[0] if error.args else error
+        raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
+    return pixels

