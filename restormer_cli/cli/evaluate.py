@@ -21,7 +21,7 @@ from .console import Console
 from .options import Contradictions, NetworkOptions, Precision, check_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..evaluation import Condition, Outcome, Results
     from ..files import Pair
@@ -269,7 +269,7 @@ def results_table(results: Results) -> RenderableType:
         part
         for outcome in results.outcomes
         if outcome.tally.images
-        for part in (Text(), _bands_table(outcome))
+        for part in _bands(outcome, results.task)
     ]
     return Group(_facts_table(results), Text(), _scores_table(results), *bands, *remark)
 
@@ -328,28 +328,23 @@ def _scores_table(results: Results) -> Table:
     return table
 
 
-def _bands_table(outcome: Outcome) -> Table:
-    """Return the shares of noise, detail and rain by frequency band, in percent."""
+def _bands(outcome: Outcome, task: str) -> Iterator[RenderableType]:
+    """Yield a table of what is left or lost in each frequency band, and the other measures."""
     remains = outcome.tally.remains()
     table = Table(box=None, pad_edge=False)
-    table.add_column(" ".join(filter(None, [outcome.condition.name, "left or lost, %"])))
-    table.add_column("fine", justify="right")
-    for _ in degradations.OCTAVES[1:-1]:
-        table.add_column("", justify="right")
-    table.add_column("coarse", justify="right")
-    table.add_row("up to, of Nyquist", *degradations.OCTAVES, style="dim")
-    rows = {
-        "luma noise left": remains.luma,
-        "chroma noise left": remains.chroma,
-        "luma detail lost": remains.detail,
-        "strong streaks left": [remains.strong],
-        "weak streaks left": [remains.weak],
-    }
-    for name, shares in rows.items():
-        table.add_row(name, *percentages(shares).split())
-    drift = "-" if remains.drift is None else f"{remains.drift:.2f}"
-    table.add_row("drift of the mean, of 255", drift)
-    return table
+    table.add_column(outcome.condition.name)
+    for limit in degradations.OCTAVES:
+        table.add_column(limit, justify="right")
+    table.add_row("%, up to this part of the Nyquist frequency", style="dim")
+    table.add_row("noise left in luma", *percentages(remains.luma).split())
+    table.add_row("noise left in chroma", *percentages(remains.chroma).split())
+    table.add_row("detail lost in luma", *percentages(remains.detail).split())
+    yield Text()
+    yield table
+    if task == "derain":
+        strong, weak = percentages([remains.strong, remains.weak]).split()
+        yield Text(f"rain left: {strong} % in strong streaks, {weak} % in weak ones")
+    yield Text(f"drift of the mean: {remains.drift:.2f} of 255")
 
 
 def percentages(shares: Iterable[float | None]) -> str:

@@ -88,15 +88,15 @@ def train(
     batch_scale: Annotated[
         float,
         typer.Option(
-            min=0.0, metavar="FACTOR", help="Multiply the patches per batch; 16 suits a large GPU."
+            metavar="FACTOR", help="Multiply the patches per batch; 16 suits a large GPU."
         ),
     ] = 1.0,
     stages: Annotated[
         str | None,
         typer.Option(
-            metavar="START:SIDE:PATCHES,...",
-            help="Start as a fraction of the run, side in pixels and number of the patches of each "
-            "stage. Default: 0:64:16,0.45:96:7,0.75:128:4,0.92:192:2.",
+            metavar="LIST",
+            help="START:SIDE:PATCHES of each stage: fraction of the run, pixels, patches per batch. "
+            "Default: 0:64:16, 0.45:96:7, 0.75:128:4, 0.92:192:2.",
         ),
     ] = None,
     compiled: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from restormer_cli.checkpoints import serialization
 from restormer_cli.cli import train
 from restormer_cli.imaging import io as image_io
 from restormer_cli.training.patches import to_batch
+from restormer_cli.training.state import STAGES
 from tests.support.networks import tiny_network
 from tests.support.program import Outcome
 from tests.support.training import SMALL, TWO_VIEWS, provenance
@@ -153,3 +155,13 @@ def test_a_validation_reports_what_is_left(
     validation = outcome.events[-1]["validation"]
     assert set(validation) == {"psnr", "clean", "remains"}
     assert set(validation["remains"]["chroma"]) == {"1/1", "1/2", "1/4", "1/8", "1/16"}
+
+
+def test_the_documented_stages_are_the_default(restormer: Callable[..., Outcome]) -> None:
+    """The help and the documentation show the stages of a run without `--stages`."""
+    default = re.compile(r"0:64:16[0-9.:,]*[0-9]")
+    shown = re.sub(r"[│\s]", "", restormer("train", "--help").stdout.decode())
+    documented = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    for text in (shown, documented):
+        (stages,) = set(default.findall(text))
+        assert training.parse_stages(stages) == STAGES
