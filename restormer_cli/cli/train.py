@@ -95,8 +95,8 @@ def train(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="START:SIDE:PATCHES of each stage: fraction of the run, pixels, patches per batch. "
-            "Default: 0:64:16, 0.45:96:7, 0.75:128:4, 0.92:192:2.",
+            help="START:SIDE:PATCHES of each stage: fraction of the run, pixels, patches per "
+            "batch. Default: 0:64:16, 0.45:96:7, 0.75:128:4, 0.92:192:2.",
         ),
     ] = None,
     compiled: Annotated[

@@ -105,7 +105,8 @@ def hard_streaks(x: Tensor, generator: Generator) -> Tensor:
     width = 1 + 5 * uniform(0, 1, x, generator) ** 3 * (0.5 + 0.5 * rand(1, 1))
     width = torch.minimum(width, length / 8)
     taper = length * uniform(0.05, 0.4, x, generator)
-    parameters = [t.expand_as(angle).flatten(0, 1) for t in (angle, length, width, taper)]
+    edge = 1 + (width - 1) * uniform(0, 0.7, x, generator)
+    parameters = [t.expand_as(angle).flatten(0, 1) for t in (angle, length, width, taper, edge)]
     kernels = hard_kernels(*parameters).unflatten(0, (b, _HARD_LAYERS))
 
     cover = 0.05 + 0.2 * uniform(0, 1, x, generator)
@@ -115,7 +116,9 @@ def hard_streaks(x: Tensor, generator: Generator) -> Tensor:
     return (total * uniform(1, 3, x, generator)).clamp(0, 1)
 
 
-def hard_kernels(angle: Tensor, length: Tensor, width: Tensor, taper: Tensor) -> Tensor:
+def hard_kernels(
+    angle: Tensor, length: Tensor, width: Tensor, taper: Tensor, edge: Tensor
+) -> Tensor:
     """Return the image of a sharp, evenly bright streak for each angle: N S S, 1 in the middle.
 
     Args:
@@ -123,10 +126,11 @@ def hard_kernels(angle: Tensor, length: Tensor, width: Tensor, taper: Tensor) ->
         length: N 1 1, pixels.
         width: N 1 1, pixels.
         taper: N 1 1, length of the fading ends in pixels.
+        edge: N 1 1, width of the fading sides in pixels, 1 to `width`.
     """
     along, across = _axes(angle, _HARD_REACH)
     ends = ((length / 2 - along.abs()) / taper + 0.5).clamp(0, 1)
-    return ends * (width / 2 - across.abs() + 0.5).clamp(0, 1)
+    return ends * ((width / 2 - across.abs()) / edge + 0.5).clamp(0, 1)
 
 
 def streak_kernels(angle: Tensor, length: Tensor, width: Tensor) -> Tensor:

@@ -135,7 +135,9 @@ def test_hard_streaks_are_as_bright_as_published_ones() -> None:
 
 def test_hard_streaks_have_hard_edges() -> None:
     """Across a streak, opacity rises from less than a tenth to nine tenths within two pixels."""
-    streak = rain.hard_kernels(*(torch.tensor(v).view(1, 1, 1) for v in (0.0, 60.0, 4.0, 6.0)))[0]
+    streak = rain.hard_kernels(
+        *(torch.tensor(v).view(1, 1, 1) for v in (0.0, 60.0, 4.0, 6.0, 1.0))
+    )[0]
     middle = len(streak) // 2
     assert streak[middle].tolist() == [0.0] * (middle - 2) + [0.5, 1, 1, 1, 0.5] + [0.0] * (
         middle - 2
@@ -147,7 +149,9 @@ def test_hard_streaks_have_hard_edges() -> None:
 @pytest.mark.parametrize("angle", [-0.9, 0.0, 0.9])
 def test_the_longest_hard_streak_fits(angle: float) -> None:
     """A streak of 80 pixels with the longest ends is not cut off."""
-    streak = rain.hard_kernels(*(torch.tensor(v).view(1, 1, 1) for v in (angle, 80.0, 6.0, 32.0)))
+    streak = rain.hard_kernels(
+        *(torch.tensor(v).view(1, 1, 1) for v in (angle, 80.0, 6.0, 32.0, 4.0))
+    )
     assert streak[0, [0, -1]].max() < 0.4
 
 
