@@ -84,7 +84,7 @@ def processed_noise(x: Tensor, generator: Generator) -> Tensor:
     sharpening = uniform(0, 1.5, x, generator) * chosen(0.5, x, generator)
     kernels = fine + sharpening.squeeze(1) * (fine - soft)
     luma = grain(normal(x[:, :1], generator), kernels)
-    colour = 1 / uniform(1.2, 2.2, x, generator)
+    colour = 1 / (1.15 * 2.4 ** uniform(0, 1, x, generator))
     noise = to_rgb(torch.cat([luma, colour * blotches(x, generator)], 1))
     # In RGB, the variances of Cb and Cr add up to 1.91 times that of either, on average.
     noise = noise / (1 + 1.91 * colour**2).sqrt()

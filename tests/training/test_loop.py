@@ -143,6 +143,18 @@ def test_batches_come_in_order_and_errors_are_raised() -> None:
             next(drawn)
 
 
+def test_prefetched_batches_are_drawn_with_the_threads_of_the_training() -> None:
+    """The thread that draws has as many torch threads as the one that trains."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        drawn = loop.batches(lambda _: torch.get_num_threads(), 0, 2)
+        assert list(itertools.islice(drawn, 3)) == [3, 3, 3]
+        drawn.close()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_output_that_cannot_be_written_is_refused_first(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
