@@ -38,8 +38,9 @@ DEGRADATIONS: dict[str, Degradation] = {
         (0.32, processed_noise),
     ),
     "derain": mixture(
-        (0.1, untouched),
-        (0.5, _with_jpeg(rain)),
+        # Clean images teach to keep thin, bright structures that look like hard streaks.
+        (0.15, untouched),
+        (0.45, _with_jpeg(rain)),
         (0.3, _with_jpeg(hard_rain)),
         (0.1, _with_jpeg(lambda x, generator: hard_rain(rain(x, generator), generator))),
     ),
