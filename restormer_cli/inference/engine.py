@@ -13,9 +13,9 @@ from ..errors import ImageError
 from ..imaging import psnr
 from ..network import MULTIPLE, Restormer
 from . import strips
-from .blocking import Blocking
+from .blocking import WIDEST, Blocking
 from .config import tile_size
-from .devices import PRECISIONS, free_memory
+from .devices import PRECISIONS, free_memory, largest_tensor
 from .ensemble import ensembled, orientations
 from .tiling import starts, tiled
 
@@ -126,7 +126,18 @@ def tiles_at_once(network: Restormer, side: int, dtype: torch.dtype) -> int:
     if device.type == "cpu":
         return 1
     tile_bytes = strips.peak_bytes(network, side, side, dtype)
-    return max(1, min(16, free_memory(device) // 2 // tile_bytes))
+    fitting = [16, free_memory(device) // 2 // tile_bytes]
+    if (limit := largest_tensor(device)) is not None:
+        widest = WIDEST * 2 * network.architecture.dim * 4  # bytes of a pixel in a block in fp32
+        fitting.append(limit // (side * side * widest))
+    return max(1, min(fitting))
+
+
+def is_representable(network: Restormer, size: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Return True if the feature maps of an image of this size may be tensors of the device."""
+    limit = largest_tensor(next(network.parameters()).device)
+    value = max(network.architecture.dim * dtype.itemsize, network.architecture.in_channels * 4)
+    return limit is None or math.prod(size) * value <= limit
 
 
 def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torch.dtype) -> int:

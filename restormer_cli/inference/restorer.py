@@ -18,7 +18,7 @@ from ..imaging import from_float, to_float
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS
 from . import devices, engine, ensemble
-from .blocking import blocking_for, smaller_blocks
+from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 
 DTYPES = ("uint8", "uint16", "float32")
@@ -269,13 +269,20 @@ class Restorer:
         plans = []
         a, dtype = self.architecture, devices.PRECISIONS[self.precision]
         for tile in self.config.tiles:
+            rows, columns = (min(tile or side, side) for side in (height, width))
+            if not engine.is_representable(self.network, (rows, columns), dtype):
+                continue
             peak = engine.peak_bytes(self.network, (height, width), tile, dtype)
             if self.config.ensemble:  # a turned image and two results
-                rows, columns = (min(tile or side, side) for side in (height, width))
                 peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
             pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
             plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
+        if not plans:
+            raise ImageError(
+                f"{width} x {height} pixels need a larger tensor than {self.device} supports",
+                "Use tiles (--tile 1024), or the processor (--device cpu).",
+            )
         usable = USABLE_MEMORY / self.config.sharing * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= usable] or plans[-1:]
 
@@ -299,7 +306,7 @@ class Restorer:
             )
             for number, image in enumerate(x.split(1))
         ]
-        y = torch.cat(restored, dim=1)
+        y = joined(restored, 1)
         if is_grey and x.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]

@@ -34,7 +34,7 @@ from ..checkpoints import load_network, save_network, warn_in_python
 from ..degradations import Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
 from ..imaging import psnr
-from ..inference import device_model, native_bf16
+from ..inference import check_training_device, device_model, native_bf16
 from ..network import CHANNELS, Architecture, Restormer
 from . import dataset
 from .dataset import Pair, Sample, SampleSpec
@@ -120,6 +120,7 @@ def train(
         RestormerError: the loss was not finite in `PATIENCE` consecutive updates.
     """
     device = torch.device(device)
+    check_training_device(device)
     partners = [folder for folder in (degraded, right) if folder is not None]
     spec = dataset.sample_spec(task, len(partners), degrade)
     if start is not None and start.exists() and output.exists() and output.samefile(start):
@@ -301,7 +302,8 @@ def update(
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     with torch.autocast(degraded.device.type, torch.bfloat16, enabled=bf16):
-        loss = F.l1_loss((forward or run.network)(degraded).float(), clean)
+        network = run.network if forward is None else forward  # a compiled one has no truth value
+        loss = F.l1_loss(network(degraded).float(), clean)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from copy import deepcopy
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from restormer_cli.checkpoints import load_network
+from restormer_cli.imaging import psnr
 from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.strips import pack
@@ -21,6 +27,8 @@ from tests.support.networks import (
     read_golden,
     tiny_network,
 )
+
+ROOT = Path(__file__).parents[2]
 
 even = st.integers(2, 40).map(lambda n: 2 * n)
 eights = st.integers(1, 8).map(lambda n: 8 * n)
@@ -93,6 +101,79 @@ def test_images_of_a_batch_do_not_mix():
     together = strips.forward(network, images)
     alone = torch.cat([strips.forward(network, image[None]) for image in images])
     assert_close(together, alone)
+
+
+WHOLE = BlockShape(4096, 4096, 4096, halo=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(8, 8), (40, 56)])
+def test_a_block_that_covers_the_map_needs_no_halo(variant, size):
+    """The result is that of blocks with halos, also in windows, whose edges divide the map."""
+    network = VARIANTS[variant]
+    image = torch.rand(2, network.architecture.in_channels, *size)
+    result = strips.forward(network, image, blocking=lambda *_: WHOLE)
+    assert_close(result, plain(network, image))
+    windows = [
+        strips.forward(network, image, window=24, blocking=lambda *_, s=shape: s)
+        for shape in (WHOLE, BlockShape(16, 16, 16))
+    ]
+    assert_close(*windows)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_block_without_halo_saves_launches():
+    """On a GPU, fills and copies for halos would take a third of all launches."""
+    network = deepcopy(VARIANTS["rgb_bias_free"]).to("meta")
+    counts = []
+    for halo in (True, False):
+        with Launches() as launches:
+            shape = WHOLE._replace(halo=halo)
+            strips.forward(network, torch.rand(1, 3, 64, 64), blocking=lambda *_, s=shape: s)
+        counts.append(launches.count)
+    with_halo, without = counts
+    assert without["zero_"] == without["fill_"] == 0
+    assert without["native_layer_norm"] == with_halo["native_layer_norm"]
+    assert without["copy_"] < with_halo["copy_"] / 2
+    assert without.total() < 0.75 * with_halo.total()
+
+
+@pytest.mark.parametrize("task", ["denoise", "derain", "deblur", "defocus"])
+def test_bundled_networks_in_fp16(task):
+    """On blocks as large as those of a GPU, nothing overflows, and 50 dB to fp32 are exceeded."""
+    network = load_network(ROOT / f"weights/restormer-lite-{task}.safetensors")
+    photo = cv2.cvtColor(cv2.imread(str(ROOT / "docs/sample.jpg")), cv2.COLOR_BGR2RGB)
+    photo = cv2.resize(photo, (192, 128), interpolation=cv2.INTER_AREA)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    image += 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    exact = strips.forward(network, image)
+    rounded = strips.forward(network, image, torch.float16, blocking=lambda *_: WHOLE)
+    assert torch.isfinite(rounded).all()
+    assert psnr(rounded.clamp(0, 1), exact.clamp(0, 1)) > 50
+
+
+def test_fp32_is_fp32_whatever_the_settings():
+    """Settings that permit PyTorch fewer digits do not apply, and are unchanged afterwards."""
+    network = VARIANTS["rgb_bias_free"]
+    image = torch.rand(1, 3, 40, 48)
+    exact = strips.forward(network, image)
+    torch.set_float32_matmul_precision("medium")  # bf16, also on CPUs that have it
+    try:
+        assert torch.equal(strips.forward(network, image), exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_threads_change_nothing():
