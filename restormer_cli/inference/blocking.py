@@ -14,17 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..memory import is_out_of_memory
 from ..network import Convolve, same
 from .devices import free_memory, largest_tensor
 
-MAPS_PER_BLOCK = 10
-"""Memory for processing a block, in multiples of its feature map (measured)."""
+MAPS_PER_BLOCK = {"cpu": 10, "gpu": 13}
+"""Memory for processing a block, in multiples of its feature map (measured; counted on the meta
+device, whose largest blocks are a larger part of the whole)."""
 
 GPU_BLOCK_PIXELS = 1 << 19
 """Largest block on a GPU, which fills it; larger ones only take more memory."""
@@ -99,7 +102,7 @@ def block_shape_on_gpu(
         height: height of the map.
         width: width of the map.
     """
-    pixels = max(budget // (channels * itemsize * MAPS_PER_BLOCK), 1 << 14)
+    pixels = max(budget // (channels * itemsize * MAPS_PER_BLOCK["gpu"]), 1 << 14)
     if limit is not None:  # some sums are in fp32
         pixels = min(pixels, limit // (channels * 4 * WIDEST))
     pixels = min(pixels, GPU_BLOCK_PIXELS)
@@ -230,17 +233,40 @@ class StripRunner:
 @contextmanager
 def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
     """Yield a `map` that uses all CPU threads, with one torch thread for each call."""
+
+    def in_this_thread(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return [function(item) for item in items]
+
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        yield lambda function, items: [function(item) for item in items]
+        yield in_this_thread
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        # PyTorch's own threads would busy-wait on the cores of the pool.
-        torch.set_num_threads(1)
-        try:
-            yield lambda function, items: list(pool.map(function, items))
-        finally:
-            torch.set_num_threads(threads)
+    pool = _start_threads(threads)
+    # PyTorch's own threads would busy-wait on the cores of the pool.
+    torch.set_num_threads(1)
+    try:
+        yield in_this_thread if pool is None else lambda f, items: list(pool.map(f, items))
+    finally:
+        torch.set_num_threads(threads)
+        if pool is not None:
+            pool.shutdown()
+
+
+def _start_threads(count: int) -> ThreadPoolExecutor | None:
+    """Return a pool whose threads all run, or None if the limits of the process forbid it."""
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    started = Event()
+    try:
+        for _ in range(count):
+            pool.submit(started.wait)  # a busy thread, so that the next call starts another one
+    except RuntimeError as error:
+        started.set()
+        pool.shutdown(cancel_futures=True)
+        if not is_out_of_memory(error):
+            raise
+        return None
+    started.set()
+    return pool
 
 
 def joined(tensors: Sequence[Tensor], axis: int) -> Tensor:

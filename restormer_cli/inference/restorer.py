@@ -158,12 +158,13 @@ class Restorer:
 
         with self._memory_guard(image):
             x = to_float(colours)
-            if not np.isfinite(x).all():
+            low, high = x.min(), x.max()  # NaN if there is any
+            if not (np.isfinite(low) and np.isfinite(high)):
                 raise ImageError(
                     "the image contains NaN or infinity", "Replace these values first."
                 )
             # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-            clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
+            clipped = x.clip(0, 1) if low < 0 or high > 1 else x
             restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
             if clipped is not x:
                 restored = np.where(x == clipped, restored, x + (restored - clipped))

@@ -223,10 +223,13 @@ def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) 
     images = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
     shape = blocking_for(device, dtype)(2 * a.dim, height, width)
     strip = (min(shape.strip, height) + 4) * width * 2 * a.dim * dtype.itemsize
-    block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize * MAPS_PER_BLOCK
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize
+    if device.type == "cpu":
+        blocks = block * MAPS_PER_BLOCK["cpu"] * torch.get_num_threads()
+    else:
+        blocks = block * MAPS_PER_BLOCK["gpu"]
     parameters = sum(p.numel() for p in network.parameters())
-    return int(maps + images + strip + block * workers + parameters * dtype.itemsize)
+    return int(maps + images + strip + blocks + parameters * dtype.itemsize)
 
 
 Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]

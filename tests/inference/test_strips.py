@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -190,6 +192,29 @@ def test_threads_change_nothing():
     assert torch.equal(single, double)
 
 
+@pytest.mark.parametrize("started", [0, 1])
+def test_without_threads_the_result_is_the_same(started, monkeypatch):
+    """If a limit of the process permits no or too few threads, blocks run one after the other."""
+    network = VARIANTS["rgb_with_bias"]
+    image = torch.rand(1, 3, 160, 136)
+    expected = strips.forward(network, image)
+    real, count = threading.Thread.start, itertools.count()
+
+    def start(thread):
+        if next(count) >= started:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(strips.forward(network, image), expected)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert next(count) > started
+
+
 def test_bf16_stays_close():
     """In bf16 the result differs only slightly, and the image is still added in fp32."""
     network = VARIANTS["rgb_bias_free"]
@@ -261,6 +286,20 @@ def test_strips_run_on_devices_other_than_the_cpu(variant):
         assert restored.device.type == "meta"
         assert restored.shape == (2, a.out_channels, 48, 72)
         assert restored.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(512, 512), (1536, 2048)])
+def test_the_predicted_peak_of_a_gpu_suffices(dtype, size):
+    """Plans rely on it: it exceeds what is alive by a margin for libraries, and not by much."""
+    network = tiny_network(dim=16).to("meta")
+    image = torch.rand(1, 3, *size, device="meta")
+    with torch.no_grad():
+        pack(network, dtype)
+        with ActivationMeter([*network.parameters(), image]) as meter:
+            strips.forward(network, image, dtype)
+    predicted = strips.peak_bytes(network, *size, dtype)
+    assert meter.peak <= predicted <= 1.35 * meter.peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
