@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from ..errors import ImageError
 from ..imaging import psnr
 from ..network import MULTIPLE, Restormer
 from . import strips
-from .blocking import WIDEST, Blocking
+from .blocking import WIDEST, Blocking, smaller_blocks
 from .config import tile_size
 from .devices import PRECISIONS, free_memory, largest_tensor
 from .ensemble import ensembled, orientations
@@ -64,12 +65,16 @@ def restore(
     window = window and -(-window // MULTIPLE) * MULTIPLE
     image = padded(x)
 
+    requested = precision
+
     def run(precision: str) -> Tensor:
         dtype = PRECISIONS[precision]
+        # The shapes suit the type that was asked for: a wider one needs more memory.
+        shapes = smaller_blocks(blocking) if blocking and precision != requested else blocking
 
         def once(part: Tensor, progress: Progress | None) -> Tensor:
             return strips.forward(
-                network, part, dtype, window=window, blocking=blocking, progress=progress
+                network, part, dtype, window=window, blocking=shapes, progress=progress
             )
 
         forward = ensembled(once, orientations(network.architecture)) if ensemble else once
@@ -118,6 +123,14 @@ def psnr_to_fp32(network: Restormer, x: Tensor, precision: str) -> float:
     middle = x[..., top : top + PROBE, left : left + PROBE]
     exact = restore(network, middle)
     return psnr(restore(network, middle, precision=precision), exact)
+
+
+def psnr_to_cpu(network: Restormer) -> float:
+    """Return the PSNR in dB between the network's device and a CPU, on a half flat image."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, network.architecture.in_channels, PROBE, PROBE, generator=generator)
+    x[..., : PROBE // 2] = 0.5
+    return psnr(restore(network, x), restore(deepcopy(network).cpu(), x))
 
 
 def tiles_at_once(network: Restormer, side: int, dtype: torch.dtype) -> int:

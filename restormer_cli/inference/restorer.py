@@ -28,7 +28,7 @@ USABLE_MEMORY = 0.9
 """Fraction of the free memory that a plan may use."""
 
 MIN_PSNR = 50.0
-"""PSNR in dB to fp32 that "auto" requires of a lower precision."""
+"""PSNR in dB to fp32 that "auto" requires of a lower precision, and to a CPU that MPS needs."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ class Restorer:
                 f"{self.weights.name} takes {inputs}",
                 "Use --right with dual-pixel weights, and only with them.",
             )
+        self._verify_device()
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""
@@ -255,6 +256,19 @@ class Restorer:
             )
         without_alpha = np.atleast_3d(right)[..., : colours.shape[2]]
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
+
+    def _verify_device(self) -> None:
+        """Raise DeviceError if MPS, several of whose releases had wrong kernels, has another."""
+        if self.device.type != "mps":
+            return
+        with MemoryGuard(f"on {self.device} to verify it", kind=DeviceError):
+            difference = engine.psnr_to_cpu(self.network)
+        if not difference >= MIN_PSNR:  # also if it is NaN
+            raise DeviceError(
+                f"PyTorch {torch.__version__} computes wrong results on {self.device} "
+                f"({difference:.1f} dB PSNR to the processor)",
+                "Update PyTorch and macOS, or use --device cpu.",
+            )
 
     def _verify_precision(self, x: Tensor) -> None:
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:

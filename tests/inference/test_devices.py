@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from restormer_cli.errors import DeviceError, ImageError
 from restormer_cli.inference import blocking, devices, engine
 from restormer_cli.inference.restorer import Restorer
+from restormer_cli.network.restormer import Restormer
 from tests.support.networks import VARIANTS
 
 CUDA, MPS = torch.device("cuda:1"), torch.device("mps")
@@ -157,6 +158,21 @@ def test_tensors_larger_than_mps_supports(identity, monkeypatch):
         whole.plan(3000, 4000)
     assert devices.largest_tensor(MPS) == GIB
     assert devices.largest_tensor(CUDA) is devices.largest_tensor(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("difference", [20.0, float("nan"), None])
+def test_mps_is_verified_when_the_network_is_loaded(identity, monkeypatch, difference):
+    """A wrong kernel on the device is found by comparing it with the CPU, and refused."""
+    monkeypatch.setattr(devices, "choose_device", lambda _: MPS)
+    monkeypatch.setattr(Restormer, "to", lambda network, _: network)  # stays on the CPU
+    options = {"weights": str(identity()), "precision": "fp32"}
+    if difference is None:
+        assert Restorer("denoise", **options).device == MPS
+        return
+    monkeypatch.setattr(engine, "psnr_to_cpu", lambda _: difference)
+    with pytest.raises(DeviceError, match="computes wrong results on mps") as failure:
+        Restorer("denoise", **options)
+    assert "--device cpu" in failure.value.hint
 
 
 def test_batches_of_tiles_within_the_largest_tensor(monkeypatch):

@@ -47,7 +47,7 @@ def outputs() -> list[Path]:
 
 
 def test_names_of_one_gpu_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "cuda" is "cuda:0": its workers divide the memory."""
+    """The workers of "cuda" and "cuda:0" divide its memory."""
     configs: list[RestorerConfig] = []
     monkeypatch.setattr(processes, "_Process", lambda config, _: configs.append(config.restorer))
     config = WorkerConfig(RestorerConfig("derain"), BatchConfig(), None)
