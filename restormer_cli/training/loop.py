@@ -33,7 +33,14 @@ from ..callbacks import Notify
 from ..checkpoints import load_network, save_network, warn_in_python
 from ..degradations import Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
-from ..inference import device_model, inherit_threads, is_out_of_memory, native_bf16, synchronize
+from ..inference import (
+    check_training_device,
+    device_model,
+    inherit_threads,
+    native_bf16,
+    synchronize,
+)
+from ..memory import is_out_of_memory
 from ..network import CHANNELS, Architecture, Restormer
 from . import dataset
 from .dataset import Sample
@@ -127,6 +134,7 @@ def train(
         RestormerError: the loss was not finite in `PATIENCE` consecutive updates.
     """
     device = torch.device(device)
+    check_training_device(device)
     partners = [folder for folder in (degraded, right) if folder is not None]
     spec = sample_spec(task, len(partners), degrade)
     if start is not None and start.exists() and output.exists() and output.samefile(start):

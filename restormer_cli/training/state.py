@@ -14,7 +14,7 @@ import torch
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
 from ..files import open_atomic, remove_leftovers, write_atomic
-from ..inference import is_out_of_memory
+from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
 

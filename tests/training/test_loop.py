@@ -34,6 +34,31 @@ from tests.support.training import (
 )
 
 
+class Compiled(torch.nn.Module):
+    """A network as `torch.compile` wraps it: it has a length that cannot be computed."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls = 0
+
+    def __len__(self) -> int:
+        raise TypeError("Restormer does not support len()")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.network(x)
+
+
+def test_a_compiled_network_can_be_trained() -> None:
+    """The wrapper is used for the step, and asked for nothing else."""
+    trained = Run.begin("denoise", tiny_network(), torch.device("cpu"))
+    compiled = Compiled(trained.network)
+    clean = torch.rand(1, 3, 16, 16)
+    assert math.isfinite(loop.update(trained, clean * 0.5, clean, 1e-3, forward=compiled))
+    assert compiled.calls == 1
+
+
 @pytest.mark.slow
 def test_a_network_learns_to_remove_noise(photos: Path, tmp_path: Path) -> None:
     """In 60 steps the loss falls by a third, and the PSNR of a noisy photo rises by 1 dB."""
