@@ -61,7 +61,14 @@ LIBRARIES = (
     "typer",
 )
 
-VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "RESTORMER_RELEASE_URL")
+VARIABLES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+    "RESTORMER_RELEASE_URL",
+    "RESTORMER_NATIVE",
+)
 
 
 def info(
@@ -184,6 +191,7 @@ def examine_machine() -> dict[str, Any]:
             {**device, "free_memory": format_bytes(device["free_memory"])}
             for device in inference.describe_devices()
         ],
+        "native": {"fused block": inference.native_status()},
         "cache": {
             "folder": constants.HF_HUB_CACHE,
             "from the release": str(Path(constants.HF_HOME) / "restormer"),
