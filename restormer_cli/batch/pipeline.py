@@ -7,6 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import ImageError
+from ..memory import MemoryGuard, release
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
@@ -29,13 +32,26 @@ def stage_executor(
     """
     threads = [ThreadPoolExecutor(1, initializer=initializer) for _ in stages]
 
+    def run(stage: Callable[[Any], Any], before: Future[Any]) -> Any:
+        try:
+            return stage(before.result())
+        except ImageError as error:
+            # The future keeps the error while the next items are processed.
+            release(error)
+            del before
+            raise
+
     def submit(item: Any) -> Future[Any]:
-        future = threads[0].submit(stages[0], item)
-        for thread, stage in zip(threads[1:], stages[1:], strict=True):
-            future = thread.submit(lambda before, stage: stage(before.result()), future, stage)
+        future: Future[Any] = Future()
+        future.set_result(item)
+        for thread, stage in zip(threads, stages, strict=True):
+            future = thread.submit(run, stage, future)
         return future
 
     try:
+        with MemoryGuard("to start a thread"):
+            for thread in threads:
+                thread.submit(int)  # a thread starts when it is first used
         yield submit
     finally:
         for thread in threads:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import write_atomic
+from ..memory import MemoryGuard
 from ..network import LEVELS, Architecture, Restormer
 from .download import unreadable
 from .resolve import ResolvedCheckpoint, resolve_name
@@ -177,7 +178,8 @@ def _identify(head: bytes) -> tuple[str, str] | None:
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
     try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
+        guard = MemoryGuard(f"to load {path}", kind=CheckpointError)
+        with guard, safetensors.safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
@@ -185,7 +187,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_pickle(path: Path, *, zipped: bool) -> Any:
     try:
-        with warnings.catch_warnings():
+        with MemoryGuard(f"to load {path}", kind=CheckpointError), warnings.catch_warnings():
             # torch warns about old formats, which the user cannot change.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

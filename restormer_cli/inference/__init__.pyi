@@ -1,11 +1,12 @@
 from .config import RestorerConfig as RestorerConfig
 from .devices import PRECISIONS as PRECISIONS
+from .devices import check_training_device as check_training_device
 from .devices import choose_device as choose_device
 from .devices import choose_precision as choose_precision
 from .devices import describe_devices as describe_devices
 from .devices import device_model as device_model
+from .devices import full_precision as full_precision
 from .devices import inherit_threads as inherit_threads
-from .devices import is_out_of_memory as is_out_of_memory
 from .devices import native_bf16 as native_bf16
 from .devices import peak_memory as peak_memory
 from .devices import synchronize as synchronize

@@ -65,7 +65,7 @@ class RestorerConfig(CheckpointQuery):
         """Sides of tiles to try in turn, as multiples of 8; 0 for the whole image."""
         try:
             sides = (0, *FALLBACK_TILES) if self.tile == "auto" else (int(self.tile),)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):  # the first for infinity
             raise UsageError(
                 f"invalid tile {self.tile!r}",
                 "Use auto, 0 for the whole image, or a number of pixels.",

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..callbacks import Notify, Progress
 from ..checkpoints import TASKS, load_network, resolve_checkpoint
-from ..errors import CheckpointError, ImageError, UsageError
+from ..errors import CheckpointError, DeviceError, ImageError, UsageError
 from ..imaging import from_float, to_float
+from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS
 from . import devices, engine, ensemble
-from .blocking import blocking_for, smaller_blocks
+from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 from .native.dispatch import check_requirement
 
@@ -28,7 +29,7 @@ USABLE_MEMORY = 0.9
 """Fraction of the free memory that a plan may use."""
 
 MIN_PSNR = 50.0
-"""PSNR in dB to fp32 that "auto" requires of a lower precision."""
+"""PSNR in dB to fp32 that "auto" requires of a lower precision, and to a CPU that MPS needs."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Restorer:
         if isinstance(weights, str):
             weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
-        self.network = load_network(self.weights).to(self.device)
+        with MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError):
+            self.network = load_network(self.weights).to(self.device)
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
             raise CheckpointError(
@@ -115,6 +117,7 @@ class Restorer:
                 f"{self.weights.name} takes {inputs}",
                 "Use --right with dual-pixel weights, and only with them.",
             )
+        self._verify_device()
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""
@@ -157,15 +160,19 @@ class Restorer:
         colours = channels[..., : channels.shape[2] - alpha.shape[2]]
         notes: list[str] = []
 
-        x = to_float(colours)
-        if not np.isfinite(x).all():
-            raise ImageError("the image contains NaN or infinity", "Replace these values first.")
-        # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-        clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
-        restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
-        if clipped is not x:
-            restored = np.where(x == clipped, restored, x + (restored - clipped))
-        samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
+        with self._memory_guard(image):
+            x = to_float(colours)
+            low, high = x.min(), x.max()  # NaN if there is any
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise ImageError(
+                    "the image contains NaN or infinity", "Replace these values first."
+                )
+            # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
+            clipped = x.clip(0, 1) if low < 0 or high > 1 else x
+            restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
+            if clipped is not x:
+                restored = np.where(x == clipped, restored, x + (restored - clipped))
+            samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
         return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
 
@@ -186,25 +193,40 @@ class Restorer:
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
-        x = self._input(colours, right)
-        if not self._precision_is_verified:  # plans depend on the precision
-            self._verify_precision(x)
-        height, width, channels = colours.shape
-        plans = self._plans(height, width)
-        if self.config.tiles[0] == 0 and plans[0].tile:
-            notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
+        with self._memory_guard(colours):
+            x = self._input(colours, right)
+            if not self._precision_is_verified:  # plans depend on the precision
+                self._verify_precision(x)
+            height, width, channels = colours.shape
+            plans = self._plans(height, width)
+            if self.config.tiles[0] == 0 and plans[0].tile:
+                notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
+            return self._follow(plans, x, channels == 1, progress, notify)
+
+    def _memory_guard(self, image: np.ndarray) -> MemoryGuard:
+        height, width = image.shape[:2]
+        return MemoryGuard(
+            f"on {self.device} for {width} x {height} pixels",
+            "Use smaller tiles (--tile 256), or free some memory.",
+        )
+
+    def _follow(
+        self,
+        plans: list[Plan],
+        x: Tensor,
+        is_grey: bool,
+        progress: Progress | None,
+        notify: Notify,
+    ) -> tuple[np.ndarray, Plan]:
+        """Follow the first plan for which there is enough memory."""
         while True:
             plan = plans.pop(0)
             try:
-                return self._run(x, plan, channels == 1, progress, notify), plan
+                return self._run(x, plan, is_grey, progress, notify), plan
             except (MemoryError, RuntimeError) as error:
-                if not devices.is_out_of_memory(error):
+                if not plans or not is_out_of_memory(error):
                     raise
-                if not plans:
-                    raise ImageError(
-                        f"not enough memory on {self.device} for {width} x {height} pixels",
-                        "Use smaller tiles (--tile 256), or free some memory.",
-                    ) from error
+                release(error)  # the maps of this attempt, before the next one
                 notify(f"out of memory: retrying with {plans[0].strategy}")
 
     def _input(self, colours: np.ndarray, right: np.ndarray | None) -> Tensor:
@@ -238,27 +260,47 @@ class Restorer:
         without_alpha = np.atleast_3d(right)[..., : colours.shape[2]]
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
+    def _verify_device(self) -> None:
+        """Raise DeviceError if MPS, several of whose releases had wrong kernels, has another."""
+        if self.device.type != "mps":
+            return
+        with MemoryGuard(f"on {self.device} to verify it", kind=DeviceError):
+            difference = engine.psnr_to_cpu(self.network)
+        if not difference >= MIN_PSNR:  # also if it is NaN
+            raise DeviceError(
+                f"PyTorch {torch.__version__} computes wrong results on {self.device} "
+                f"({difference:.1f} dB PSNR to the processor)",
+                "Update PyTorch and macOS, or use --device cpu.",
+            )
+
     def _verify_precision(self, x: Tensor) -> None:
-        self._precision_is_verified = True
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
                 f"{self.precision} has a PSNR of {psnr:.1f} dB to fp32 with these weights, less "
                 f"than {MIN_PSNR:.0f}: using fp32 instead"
             )
             self.precision = "fp32"
+        self._precision_is_verified = True
 
     def _plans(self, height: int, width: int) -> list[Plan]:
         """Return the plans to try in turn: those that fit into memory, or the smallest one."""
         plans = []
         a, dtype = self.architecture, devices.PRECISIONS[self.precision]
         for tile in self.config.tiles:
+            rows, columns = (min(tile or side, side) for side in (height, width))
+            if not engine.is_representable(self.network, (rows, columns), dtype):
+                continue
             peak = engine.peak_bytes(self.network, (height, width), tile, dtype)
             if self.config.ensemble:  # a turned image and two results
-                rows, columns = (min(tile or side, side) for side in (height, width))
                 peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
             pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
             plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
+        if not plans:
+            raise ImageError(
+                f"{width} x {height} pixels need a larger tensor than {self.device} supports",
+                "Use tiles (--tile 1024), or the processor (--device cpu).",
+            )
         usable = USABLE_MEMORY / self.config.sharing * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= usable] or plans[-1:]
 
@@ -282,7 +324,7 @@ class Restorer:
             )
             for number, image in enumerate(x.split(1))
         ]
-        y = torch.cat(restored, dim=1)
+        y = joined(restored, 1)
         if is_grey and x.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]

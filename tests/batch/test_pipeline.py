@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
 from restormer_cli.batch.pipeline import run_overlapped, stage_executor
+from restormer_cli.errors import ImageError
 
 
 def test_items_pass_all_stages_in_order() -> None:
@@ -24,6 +27,46 @@ def test_an_error_of_a_stage_concerns_one_item() -> None:
         with pytest.raises(ZeroDivisionError):
             futures[0].result()
         assert futures[1].result() == 2
+
+
+def test_an_error_that_is_kept_holds_nothing() -> None:
+    """What a failed item held is freed, although its future keeps the error."""
+    held: list[weakref.ref[Content]] = []
+
+    class Content:
+        """Something large."""
+
+    def read(_: int) -> Content:
+        content = Content()
+        held.append(weakref.ref(content))
+        return content
+
+    def fail(content: Content) -> None:
+        raise ImageError("no memory")
+
+    gc.disable()
+    try:
+        with stage_executor(read, fail) as submit:
+            future = submit(0)
+            with pytest.raises(ImageError, match="no memory"):
+                future.result()
+            assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_thread_that_cannot_start_is_an_error_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on memory also limits the stacks of threads."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with (
+        pytest.raises(ImageError, match="not enough memory to start a thread"),
+        stage_executor(lambda n: n),
+    ):
+        pass
 
 
 def test_leaving_waits_for_stages_that_have_begun() -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,6 +22,8 @@ from restormer_cli.inference.restorer import Restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+MILLION = BatchConfig(max_pixels=10**6)
 
 
 def picture(path: Path, shape: tuple[int, ...] = (9, 14, 3)) -> np.ndarray:
@@ -78,6 +81,54 @@ def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_p
     )
     assert isinstance(event, Failed)
     assert "out" in event.error
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("read_bytes", "not enough memory to read it"),
+        ("estimate_noise", "not enough memory to read it"),
+        ("measure_change", "not enough memory for 14 x 9 pixels"),
+        ("encode", "not enough memory to write it"),
+        ("write_encoded", "not enough memory to write it"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        cv2.error("(-4:Insufficient memory) Failed to allocate 48000000 bytes"),
+    ],
+    ids=["python", "thread", "opencv"],
+)
+def test_out_of_memory_in_any_stage_fails_that_image(
+    identity: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    message: str,
+    error: Exception,
+) -> None:
+    """The stages around the network are guarded, too, and the next image is restored."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    real, results = getattr(stages, part), iter([error])
+
+    def fails_once(*arguments: object, **options: object) -> object:
+        if (failure := next(results, None)) is not None:
+            raise failure
+        return real(*arguments, **options)
+
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    monkeypatch.setattr(stages, part, fails_once)
+    jobs = [Job(tmp_path / f"{n}.png", tmp_path / "out" / f"{n}.png") for n in "ab"]
+    events = [e for e in stages.run_batch(jobs, restorer, streams()) if not isinstance(e, Started)]
+    assert [type(event) for event in events] == [Failed, Restored]
+    assert isinstance(events[0], Failed)
+    assert events[0].error == message
+    assert events[0].hint
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["b.png"]
 
 
 def test_stdin_goes_to_stdout(restorer: Restorer, tmp_path: Path) -> None:
@@ -224,12 +275,12 @@ def test_a_preview_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) 
     picture(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "bad.png")]
-    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), 10**6)
+    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), MILLION)
     assert isinstance(known, Planned)
     assert (known.width, known.height) == (14, 9)
     assert known.strategy
     assert isinstance(bad, Failed)
-    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), 10**6)
+    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), MILLION)
     assert isinstance(unknown, Planned)
     assert unknown.strategy is None
     assert not (tmp_path / "out").exists()
@@ -255,7 +306,7 @@ def test_a_noise_that_is_known_is_not_estimated_again(
     job = Job(tmp_path / "a.tif", tmp_path / "out.tif", noise=Noise(25.0, 24.0))
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     (_, restored) = stages.run_batch([job], restorer, streams())
-    (planned,) = stages.preview_batch([job], "denoise", None, streams(), 10**6)
+    (planned,) = stages.preview_batch([job], "denoise", None, streams(), MILLION)
     assert isinstance(restored, Restored)
     assert isinstance(planned, Planned)
     assert restored.noise == planned.noise == job.noise

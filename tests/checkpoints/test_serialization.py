@@ -358,3 +358,15 @@ def test_saved_weights_can_be_read_by_others(tmp_path):
     network = tiny_network()
     serialization.save_network(network.state_dict(), network.architecture, path)
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_too_little_memory_is_not_damage(tiny, monkeypatch):
+    """A checkpoint that does not fit into memory is not reported as damaged."""
+
+    def load(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    path = tiny()
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(CheckpointError, match=f"not enough memory to load {path}"):
+        serialization.load_network(str(path))

@@ -46,7 +46,7 @@ def test_the_first_of_several_frames_is_read(kind):
     image = image_io.read_image(data)
     with PIL.Image.open(io.BytesIO(data)) as reference:
         np.testing.assert_array_equal(image.pixels, np.asarray(reference.convert("RGB")))
-    assert ("1 more pictures" in " ".join(image.losses)) == (kind == "MPO")
+    assert ("1 more picture" in " ".join(image.losses)) == (kind == "MPO")
     assert image.format == {"MPO": "jpeg"}.get(kind, kind.lower())
 
 
@@ -153,10 +153,11 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path, name, message):
 def test_an_unreadable_file_is_an_image_error(tmp_path, monkeypatch):
     """A file without read permission is an ImageError."""
 
-    def refuse(path):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ImageError, match="Permission denied"):
         image_io.read_image(tmp_path / "a.png")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +14,8 @@ import torch
 import restormer_cli
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
-from restormer_cli.inference import devices, engine
+from restormer_cli.inference import devices, engine, strips
+from restormer_cli.inference import restorer as restorer_module
 from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.inference.restorer import Restorer
 
@@ -123,7 +127,7 @@ def test_an_unknown_precision_is_rejected():
     assert error.value.hint == "Choose one of auto, fp32, bf16, fp16."
 
 
-@pytest.mark.parametrize("tile", ["large", "", None])
+@pytest.mark.parametrize("tile", ["large", "", None, math.inf, math.nan])
 def test_a_tile_must_be_a_number(tile):
     """A tile that is no number is a usage error that names the value."""
     with pytest.raises(UsageError, match=repr(tile)):
@@ -219,6 +223,81 @@ def test_out_of_memory_is_retried(identity, monkeypatch, error):
         "tiles of 1024",
         "tiles of 512",
     ]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_failed_attempt_holds_no_memory(identity, monkeypatch, threads):
+    """Feature maps are freed before the next attempt, and before the error reaches the caller."""
+    maps, alive_at_start = [], []
+    real_forward = strips.forward
+
+    def forward(*args, **options):
+        alive_at_start.append(sum(reference() is not None for reference in maps))
+        return real_forward(*args, **options)
+
+    def transform(run, x, w, windows):
+        def fail(block, region, convolve):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        maps.extend(map(weakref.ref, x))
+        run.write(x, fail, x)
+
+    monkeypatch.setattr(strips, "forward", forward)
+    monkeypatch.setattr(strips, "transform", transform)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    gc.disable()
+    try:
+        restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+        with pytest.raises(ImageError, match="not enough memory on cpu for 30 x 40") as failure:
+            restorer.restore(picture((40, 30, 3), "uint8"))
+        assert failure.value.__cause__ is not None
+        assert len(maps) == len(alive_at_start) == 6
+        assert not any(alive_at_start)
+        assert not any(reference() is not None for reference in maps)
+    finally:
+        gc.enable()
+        torch.set_num_threads(before)
+
+
+def test_too_little_memory_for_the_network(identity, monkeypatch):
+    """It is an error of the device that names the weights."""
+
+    def to(network, device):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(restormer_cli.network.Restormer, "to", to)
+    with pytest.raises(DeviceError, match="not enough memory on cpu for identity"):
+        Restorer("denoise", weights=str(identity()), device="cpu")
+
+
+def test_too_little_memory_to_verify_the_precision(tiny, monkeypatch):
+    """The image fails, and the next one verifies it."""
+    monkeypatch.setattr(devices, "native_bf16", lambda _: True)
+    answers = iter([RuntimeError("CUDA error: out of memory"), 20.0])
+
+    def psnr(*_):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(engine, "psnr_to_fp32", psnr)
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    image = picture((24, 32, 3), "uint8")
+    with pytest.raises(ImageError, match="not enough memory"):
+        restorer.restore(image)
+    assert restorer.restore(image).precision == "fp32"
+
+
+def test_too_little_memory_around_the_network(identity, monkeypatch):
+    """Arrays before and after the network are guarded, too."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    for name in ("to_float", "from_float"):
+        with monkeypatch.context() as patch:
+            patch.setattr(restorer_module, name, lambda *_: np.empty(1 << 48))
+            with pytest.raises(ImageError, match="not enough memory on cpu for 32 x 24 pixels"):
+                restorer.restore(picture((24, 32, 3), "uint8"))
 
 
 def test_out_of_memory_in_the_smallest_tiles_fails(identity, monkeypatch):
