@@ -20,9 +20,20 @@ def printable(text: str, *, lines: bool = False) -> str:
     """Return `text` with control characters escaped; `lines` keeps its newlines.
 
     File names may contain anything: a newline would fake a line of output, and an escape sequence
-    would control the terminal.
+    would control the terminal. A byte that is not text in the encoding of file names, which Python
+    decodes to a surrogate (PEP 383), is shown as a byte.
     """
-    return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or (lines and c == "\n") else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """Return a count and its noun: "1 more picture", "3 more pictures"."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
 
 
 def format_bytes(count: int) -> str:

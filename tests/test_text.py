@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from restormer_cli.text import format_duration
+from restormer_cli.text import counted, format_duration, printable
 
 
 @pytest.mark.parametrize(
@@ -13,3 +13,23 @@ from restormer_cli.text import format_duration
 def test_durations_are_printed_in_units(seconds: int, text: str) -> None:
     """The unit fits the size: seconds, minutes or hours."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "text"),
+    [
+        (1, ("page",), "1 page"),
+        (2, ("page",), "2 pages"),
+        (1, ("mask or map", "masks or maps"), "1 mask or map"),
+        (3, ("mask or map", "masks or maps"), "3 masks or maps"),
+    ],
+)
+def test_nouns_agree_with_their_count(count: int, nouns: tuple[str, ...], text: str) -> None:
+    """The plural adds an s unless another one is given."""
+    assert counted(count, *nouns) == text
+
+
+def test_names_are_printed_without_control_characters() -> None:
+    """Control characters are escaped, and bytes that are not text are shown as bytes."""
+    assert printable("ü\x1b[31m\n\udcff\ud800") == r"ü\x1b[31m\n\xff\ud800"
+    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"

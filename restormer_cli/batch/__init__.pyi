@@ -16,6 +16,7 @@ from .manifest import Manifests as Manifests
 from .manifest import RecordedOutput as RecordedOutput
 from .manifest import SettingsFingerprint as SettingsFingerprint
 from .manifest import has_same_settings as has_same_settings
+from .manifest import leave_out_outputs as leave_out_outputs
 from .manifest import recorded_outputs as recorded_outputs
 from .manifest import settings_fingerprint as settings_fingerprint
 from .manifest import skip_reason as skip_reason
@@ -28,6 +29,7 @@ from .stages import QueuedImage as QueuedImage
 from .stages import StandardStreams as StandardStreams
 from .stages import WrittenImage as WrittenImage
 from .stages import failure_event as failure_event
+from .stages import open_images as open_images
 from .stages import preview_batch as preview_batch
 from .stages import queue_images as queue_images
 from .stages import run_batch as run_batch

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Orientations,
         Positive,
         Precision,
+        Scale,
         Sha256,
         Source,
         Task,
@@ -78,6 +79,7 @@ class Planned(ImageEvent):
             of the process.
         seconds: estimated time, from a measurement of one second on this device.
         noise: estimated noise of the input; denoise only.
+        scale: values of black and white in the first page; null for integer samples.
     """
 
     name = "planned"
@@ -88,6 +90,7 @@ class Planned(ImageEvent):
     peak_bytes: Count | None = None
     seconds: NonNegative | None = None
     noise: Noise | None = None
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Restored(ImageEvent):
             the process.
         notes: requests that could not be met and data that could not be kept.
         warnings: reasons to check this result.
+        scale: values of black and white in the first page; null for integer samples.
     """
 
     name = "restored"
@@ -143,6 +147,7 @@ class Restored(ImageEvent):
     peak_memory: Count
     notes: list[str]
     warnings: list[str]
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import os
 import shutil
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
-from ..imaging import FORMATS, readable_suffixes
+from ..imaging import FORMATS, readable_suffixes, replacement
 from ..text import format_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
 """Values of `--format`, and the keys of FORMATS that they stand for."""
 
 _MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
+_MAX_NAMES = 5  # of inputs with one output, listed in an error
 _MAX_PROBLEMS = 20  # listed in an error; the others are only counted
 _WRITABLE = {suffix: kind for kind, spec in FORMATS.items() for suffix in spec.suffixes}
 
@@ -37,6 +38,7 @@ class BatchConfig:
         quality: quality of lossy formats, 1..100.
         max_pixels: maximum number of pixels of an image; larger images fail.
         strength: fraction of the change that is applied, 0..1.
+        allow_damaged: restore what can be decoded of a damaged image, with a warning.
         record: add outputs to the manifests of their folders.
     """
 
@@ -44,6 +46,7 @@ class BatchConfig:
     quality: int = 95
     max_pixels: int = 300_000_000
     strength: float = 1.0
+    allow_damaged: bool = False
     record: bool = False
 
 
@@ -56,6 +59,7 @@ class Job:
     right: Path | None = None  # the right view
     format: str | None = None  # a key of FORMATS; None: by the target's suffix
     noise: Noise | None = None  # of the first page, if it was estimated before the run
+    problem: str | None = None  # reason why the image cannot be restored in this run
 
     @property
     def names(self) -> tuple[str, str]:
@@ -79,7 +83,10 @@ def plan_jobs(
     """Return a job for every input.
 
     By default, the output of a file is `<stem>.restored.<suffix>` beside it, and the outputs of a
-    folder go to `<folder>-restored` beside it, with the same tree.
+    folder go to `<folder>-restored` beside it, with the same tree. If outputs in another format
+    would take a name that is taken, they keep the whole name of their input: `x.gif.png`. Jobs that
+    share an output all the same have a `problem`, and so have inputs that cannot be replaced in
+    place in their own format.
 
     Args:
         inputs: the inputs.
@@ -90,14 +97,19 @@ def plan_jobs(
         right: right view, or folder of right views.
 
     Raises:
-        UsageError: outputs collide, would replace inputs, or cannot be written. The error lists
-            all problems.
+        UsageError: outputs would replace inputs or cannot be written, or all jobs have a problem.
+            The error lists all problems.
     """
     kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
     views = zip(inputs, targets, _rights(inputs, right), strict=True)
     jobs = [Job(input_.path, target, view, kind) for input_, target, view in views]
-    if problems := [*_collisions(jobs), *_replacements(jobs, in_place), *_unwritable(jobs)]:
+    if in_place and output is None:
+        jobs = [_with_own_format(job) for job in jobs]
+    jobs = _resolve_collisions(jobs)
+    problems = [*_replacements(jobs, in_place), *_unwritable(jobs)]
+    if problems or (jobs and all(job.problem for job in jobs)):
+        problems = [*dict.fromkeys(job.problem for job in jobs if job.problem), *problems]
         listed = problems[:_MAX_PROBLEMS]
         if more := len(problems) - len(listed):
             listed.append(f"and {more} more")
@@ -111,10 +123,10 @@ def plan_jobs(
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with a suffix of `kind`, a key of FORMATS; None means its own format or PNG."""
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement."""
     suffix = path.suffix.lower()
     old = _WRITABLE.get(suffix)
-    kind = kind or old or "png"
+    kind = kind or old or replacement(suffix[1:])
     if old == kind:
         return path
     # A suffix that is not an image's (`scan.2024`) is part of the name.
@@ -181,12 +193,12 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
     assert input_.path is not None  # noqa: S101 - stdin goes to stdout
     path = with_format(input_.path, kind)
     if in_place:
-        if path != input_.path:
+        if kind and path != input_.path:
             raise UsageError(
                 f"{input_.path} cannot be replaced: its output is named {path.name}",
                 "--in-place keeps the format: leave out --format, or name a folder with -o.",
             )
-        return path
+        return input_.path
     folder = input_.folder
     if folder is None:
         return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
@@ -225,15 +237,49 @@ def _rights(inputs: list[Input], right: str | None) -> list[Path | None]:
     return [path] * len(inputs)
 
 
-def _collisions(jobs: list[Job]) -> Iterator[str]:
+def _with_own_format(job: Job) -> Job:
+    """Return a job in place, with a problem if its format can only be read."""
+    path = job.source
+    if path is None or (output := with_format(path, None)) == path:
+        return job
+    return replace(job, problem=f"it cannot be replaced: its output would be named {output.name}")
+
+
+def _resolve_collisions(jobs: list[Job]) -> list[Job]:
+    """Give outputs in another format a name of their own, and the others a problem."""
+    if not (shared := _collisions(jobs)):
+        return jobs
+    jobs = [_with_whole_name(job) if job in shared else job for job in jobs]
+    shared = _collisions(jobs)
+    return [replace(job, problem=job.problem or shared.get(job)) for job in jobs]
+
+
+def _collisions(jobs: list[Job]) -> dict[Job, str]:
+    """Return the jobs that share an output, with a message."""
     by_target = defaultdict(list)
     for job in jobs:
         if job.target is not None:
             by_target[_real(job.target)].append(job)
-    for sharing in by_target.values():
-        if len(sharing) > 1:
-            names = " and ".join(job.names[0] for job in sharing)
-            yield f"{names} would both become {sharing[0].target}"
+    groups = [group for group in by_target.values() if len(group) > 1]
+    return {job: _collision(group) for group in groups for job in group}
+
+
+def _collision(group: list[Job]) -> str:
+    first, *others, last = (job.names[0] for job in group[:_MAX_NAMES])
+    if len(group) > _MAX_NAMES:
+        others, last = [*others, last], f"{len(group) - _MAX_NAMES} more"
+    quantity = "both" if len(group) == 2 else "all"
+    return f"{', '.join([first, *others])} and {last} would {quantity} become {group[0].target}"
+
+
+def _with_whole_name(job: Job) -> Job:
+    source, target = job.source, job.target
+    if source is None or target is None or source.suffix.lower() == target.suffix.lower():
+        return job
+    if not target.name.startswith(source.stem) or target.name.startswith(source.name):
+        return job
+    name = source.name + target.name.removeprefix(source.stem)
+    return replace(job, target=target.with_name(name))
 
 
 def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:

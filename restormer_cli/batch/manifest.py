@@ -7,18 +7,29 @@ import json
 import os
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._version import __version__
 from ..errors import DamagedError, ImageError, UsageError
-from ..files import UrlPath, as_path, exists, is_folder, natural_key, sha256_file, write_atomic
+from ..files import (
+    Inputs,
+    UrlPath,
+    as_path,
+    exists,
+    is_folder,
+    natural_key,
+    sha256_file,
+    write_atomic,
+)
 from ..imaging import read_image
 from .events import Restored, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from ..imaging import Image
     from ..inference import Restorer
     from .jobs import BatchConfig, Job
@@ -43,7 +54,8 @@ SettingsFingerprint = dict[str, Any]
 
 Entry = dict[str, Any]
 """The fields of Restored, with the fingerprints of the files in "input", "output" and "right", and
-with "recipe" (the settings fingerprint), "version" and "time"."""
+with "in_place" (missing in old manifests), "recipe" (the settings fingerprint), "version" and
+"time"."""
 
 
 def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFingerprint:
@@ -59,6 +71,8 @@ def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFing
         "strength": batch.strength,
         "precision": restorer.precision,
     }
+    if batch.allow_damaged:  # older entries lack it
+        options["allow_damaged"] = True
     return {"task": config.task, "weights": restorer.weights.sha256, "options": options}
 
 
@@ -68,31 +82,46 @@ def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
 
 
 class FileFingerprint(NamedTuple):
-    """Size, modification time (None for stdin) and digest of a file."""
+    """Size, modification time (None for stdin), digest and change time of a file.
+
+    The change time is that of the last change of content or attributes; it is None for outputs,
+    whose renaming changes it, on Windows, and in manifests of older versions.
+    """
 
     size: int
     mtime_ns: int | None
     sha256: str
+    ctime_ns: int | None = None
 
     @classmethod
-    def of(cls, data: bytes, mtime_ns: int | None) -> FileFingerprint:
+    def of(cls, data: bytes, mtime_ns: int | None, ctime_ns: int | None = None) -> FileFingerprint:
         """Return the fingerprint of a file with these bytes."""
-        return cls(len(data), mtime_ns, hashlib.sha256(data).hexdigest())
+        return cls(len(data), mtime_ns, hashlib.sha256(data).hexdigest(), ctime_ns)
 
     @classmethod
     def from_entry(cls, recorded: dict[str, Any]) -> FileFingerprint:
         """Return the fingerprint in an entry's "input", "output" or "right"."""
-        return cls(*(recorded[name] for name in cls._fields))
+        size, mtime, digest = (recorded[name] for name in ("size", "mtime_ns", "sha256"))
+        return cls(size, mtime, digest, recorded.get("ctime_ns"))
 
     def fits(self, path: Path) -> bool:
-        """Return whether the file is unchanged. Read it only if its modification time differs."""
+        """Return whether the file is unchanged. Read it only if one of its times differs.
+
+        A copy that preserves the modification time has another change time.
+        """
         try:
             stat = path.stat()
-            return stat.st_size == self.size and (
-                stat.st_mtime_ns == self.mtime_ns or sha256_file(path) == self.sha256
+            same_times = stat.st_mtime_ns == self.mtime_ns and (
+                None in (self.ctime_ns, change_time(stat)) or change_time(stat) == self.ctime_ns
             )
+            return stat.st_size == self.size and (same_times or sha256_file(path) == self.sha256)
         except OSError:
             return False
+
+
+def change_time(stat: os.stat_result) -> int | None:
+    """Return the time of the last change in nanoseconds; None on Windows and for a URL."""
+    return None if os.name == "nt" else getattr(stat, "st_ctime_ns", None)
 
 
 def append_entry(
@@ -102,6 +131,8 @@ def append_entry(
     source: FileFingerprint,
     right: FileFingerprint | None,
     output: FileFingerprint,
+    *,
+    in_place: bool,
 ) -> list[str]:
     """Add an entry about an output to the manifest beside it; return a note if this fails.
 
@@ -113,6 +144,7 @@ def append_entry(
         "input": {"name": event.input, **source._asdict()},
         "right": right and right._asdict(),
         "output": {"name": target.name, **output._asdict()},
+        "in_place": in_place,
         "recipe": settings,
         "version": __version__,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -254,7 +286,8 @@ class RecordedOutput:
             raise ImageError("the output is missing", "Restore the image again.")
         names = {"input": self.entry["input"]["name"], "output": str(self.path)}
         try:
-            values = {f.name: self.entry[f.name] for f in fields(Restored)} | names
+            known = [f.name for f in fields(Restored) if f.name in self.entry]
+            values = {name: self.entry[name] for name in known} | names
             return Restored(**values | {"weights": Weights(**values["weights"])})
         except (KeyError, TypeError) as error:
             raise ImageError("the manifest does not say how it was made") from error
@@ -266,11 +299,25 @@ class RecordedOutput:
         the current one, or a folder above the output.
         """
         recorded = self.entry["input"]
-        name, paths = recorded["name"], []
+        return next((path for path in self.possible_inputs() if _fits(recorded, path)), None)
+
+    def possible_inputs(self) -> list[Path]:
+        """Return the paths that the recorded name may stand for."""
+        name, paths = self.entry["input"]["name"], []
         with suppress(UsageError):  # a URL that cannot be reached from this machine
             paths.append(as_path(name))
-        paths += [folder / name for folder in self.path.absolute().parents]
-        return next((path for path in paths if _fits(recorded, path)), None)
+        if not isinstance(self.path, UrlPath):
+            paths += [folder / name for folder in self.path.absolute().parents]
+        return paths
+
+    def is_made_from(self, images: AbstractSet[str]) -> bool:
+        """Return whether the output was made from another image, one of these absolute paths."""
+        sources = {os.path.abspath(path): path for path in self.possible_inputs()}  # noqa: PTH100
+        own = sources.pop(os.path.abspath(self.path), None)  # noqa: PTH100
+        others = [path for name, path in sources.items() if name in images]
+        if own is None or "in_place" in self.entry:
+            return bool(others)
+        return any(_fits(self.entry["input"], path) for path in others)  # else made in place
 
     def read(self, source: Path | None, max_pixels: int) -> tuple[Image | None, Image, list[str]]:
         """Return the input (None if it cannot be shown), the output, and warnings.
@@ -281,10 +328,45 @@ class RecordedOutput:
         warnings = [] if _fits(self.entry["output"], self.path) else [CHANGED]
         after = read_image(self.path, max_pixels=max_pixels)
         if source is None:
-            return None, after, [*warnings, LOST]
-        before = read_image(source, max_pixels=max_pixels)
+            return None, after.on_unit_scale(), [*warnings, LOST]
+        before = read_image(source, max_pixels=max_pixels, allow_damaged=True)
         resized = before.pixels.shape[:2] != after.pixels.shape[:2]  # by another program
-        return None if resized else before, after, warnings
+        if resized:
+            return None, after.on_unit_scale(), warnings
+        return before.on_unit_scale(), after.on_unit_scale(before), warnings
+
+
+def leave_out_outputs(inputs: Inputs) -> Inputs:
+    """Leave out the images in folders that were made from others among the inputs.
+
+    The manifests beside them say so. An image that was restored in place is no such output, and
+    neither is one that was changed afterwards.
+    """
+    manifests = Manifests()
+    images = {os.path.abspath(i.path) for i in inputs.found if i.path is not None}  # noqa: PTH100
+    own = {
+        input_.path: None
+        for input_ in inputs.found
+        if input_.path is not None and input_.folder is not None
+        if (origin := _origin(input_.path, manifests)) and origin.is_made_from(images)
+    }
+    found = [input_ for input_ in inputs.found if input_.path not in own]
+    return replace(inputs, found=found, own=[*inputs.own, *own])
+
+
+def _origin(path: Path, manifests: Manifests) -> RecordedOutput | None:
+    """Return the entry that made a file, before any restoration in place; None if unknown."""
+    entries = manifests.outputs(path.parent).get(path.name, [])
+    current = next((entry for entry in entries if _fits(entry["output"], path)), None)
+    if current is None:
+        return None
+    digest = current["output"]["sha256"]
+    for entry in entries:  # newest first
+        if entry["output"]["sha256"] == digest:
+            if not entry.get("in_place"):
+                return RecordedOutput(path, entry)
+            digest = entry["input"]["sha256"]
+    return None
 
 
 def recorded_outputs(folder: Path, manifests: Manifests) -> list[RecordedOutput]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ImageError
-from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise
+from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise, Scale, check_side, fit
+from ..text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ..imaging import ImageSequence
     from ..inference import Restoration
 
-_ELSEWHERE = "In place they would be lost: write elsewhere."
+_NAMES = {"heif": "HEIF", "raw": "camera raw file", "webp": "WebP", "jpeg2000": "JPEG 2000"}
+"""Names of formats in messages; all others are in upper case."""
 
 
 class Page(NamedTuple):
@@ -28,8 +31,10 @@ class Page(NamedTuple):
     restoration: Restoration  # without pixels
     noise: Noise | None
     change: Change
+    losses: list[str]
     notes: list[str]
     warnings: list[str]
+    scale: Scale | None = None  # of float samples
 
     @property
     def pixels(self) -> int:
@@ -38,7 +43,8 @@ class Page(NamedTuple):
 
     def without_pixels(self) -> Page:
         """Return the page without its samples, to save memory."""
-        return self._replace(image=replace(self.image, pixels=UNDECODED), original=UNDECODED)
+        image = replace(self.image, pixels=UNDECODED, alpha=None, bands=None)
+        return self._replace(image=image, original=UNDECODED)
 
 
 def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[int, list[str]]:
@@ -47,14 +53,57 @@ def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[in
     Raises:
         ImageError: with `in_place`, the output would lose pages or other data of its input.
     """
-    if in_place and images.omitted:
-        raise ImageError(f"it holds {', and '.join(images.omitted)}", _ELSEWHERE)
+    if in_place and images.format != kind:
+        raise ImageError(
+            f"it is {_with_article(images.format)}, not {_with_article(kind)}",
+            "Rename it, or write elsewhere.",
+        )
     if images.count == 1 or FORMATS[kind].several == images.unit:
-        return images.count, []
-    text = f"{images.count} {images.unit}s, and {kind} holds one: {images.count - 1} are left out"
+        several = []
+    else:
+        others = images.count - 1
+        left_out = f"{others} {'is' if others == 1 else 'are'} left out"
+        several = [f"{counted(images.count, images.unit)}, and {kind} holds one: {left_out}"]
     if in_place:
-        raise ImageError(text, _ELSEWHERE)
-    return 1, [text]
+        refuse_losses([*(f"{content}: left out" for content in images.omitted), *several])
+    return 1 if several else images.count, several
+
+
+def check_page(image: Image, kind: str, *, in_place: bool) -> None:
+    """Check before the restoration that the format can hold a decoded page.
+
+    Raises:
+        ImageError: the page is too large or, with `in_place`, the output would lose a part of it.
+    """
+    check_side(image, kind)
+    if in_place:
+        damage = [] if image.damage is None else [f"damaged: {image.damage}"]
+        refuse_losses([*damage, *image.losses, *fit(image, kind).losses])
+
+
+def refuse_losses(losses: list[str]) -> None:
+    """Raise ImageError if there are losses: an output in place must hold all of its input."""
+    if losses:
+        raise ImageError(
+            f"in place something would be lost: {'; '.join(losses)}",
+            "Write elsewhere, with -o.",
+        )
+
+
+def _with_article(kind: str) -> str:
+    name = _NAMES.get(kind, kind.upper())
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+@contextmanager
+def named_page(number: int, total: int) -> Iterator[None]:
+    """Let errors name the page if there are several."""
+    try:
+        yield
+    except ImageError as error:
+        if total == 1:
+            raise
+        raise ImageError(f"page {number}: {error.message}", error.hint) from error
 
 
 def total_change(pages: list[Page]) -> Change:

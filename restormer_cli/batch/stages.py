@@ -7,10 +7,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, repeat
+from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
-
-import numpy as np
 
 from ..errors import ImageError
 from ..files import is_special
@@ -19,36 +18,49 @@ from ..imaging import (
     Array,
     Image,
     Noise,
+    Scale,
     change_warnings,
     decode,
     encode,
     estimate_noise,
-    from_float,
     make_folder,
     measure_change,
     output_format,
+    prepare,
     read_bytes,
-    to_float,
     write_encoded,
 )
 from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, settings_fingerprint
-from .pages import Page, count_pages, merge_texts, total_change
+from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
+from .pages import (
+    Page,
+    check_page,
+    count_pages,
+    merge_texts,
+    named_page,
+    refuse_losses,
+    total_change,
+)
 from .pipeline import run_overlapped
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from pathlib import Path
 
-    from ..imaging import ImageSequence
+    from ..imaging import ImageSequence, Remarks
     from ..inference import Restorer
 
     Observer = Callable[[Restored, Image, Image], None]
     """Called with the event of an image, its input and its output."""
     _DecodedPage = tuple[Image, Array | None, Noise | None]  # with the pixels of the right view
+
+
+# The zero padding of convolutions shifts colours at the borders of an image: in flat images by up
+# to 18 of 255 with the lite networks, and by less than 1 with a margin of 8 pixels. Other networks
+# get the image alone, as in their published evaluation.
+_LITE_MARGIN = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,8 @@ class QueuedImage(NamedTuple):
 
     number: int
     job: Job
-    data: bytes | None  # the file's content if it comes from a stream
+    data: bytes | ImageError | None  # the file's content, if it comes from a stream
+    right: bytes | ImageError | None = None  # that of the right view
 
 
 class WrittenImage(NamedTuple):
@@ -106,11 +119,11 @@ def run_batch(
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
     stages = work.read, work.compute, work.write
-    images = queue_images(jobs, streams.stdin)
+    images = queue_images(jobs, streams.stdin, work.config.max_pixels)
     results = run_overlapped(images, *stages, initializer=inherit_threads())
     task = restorer.task.name
     try:
-        for (_, job, _), future in results:
+        for (_, job, *_), future in results:
             event: Event
             try:
                 yield Started(*job.names, task)
@@ -133,7 +146,7 @@ def preview_batch(
     task: str,
     restorer: Restorer | None,
     streams: StandardStreams,
-    max_pixels: int,
+    config: BatchConfig,
 ) -> Iterator[Event]:
     """Decode the images without restoring them: yield Planned or Failed for each.
 
@@ -141,14 +154,17 @@ def preview_batch(
     """
     for job in jobs:
         try:
-            data = streams.stdin.read() if job.source is None else read_bytes(job.source)[1]
-            images = decode(data, max_pixels=max_pixels, name=job.names[0])
+            source = streams.stdin if job.source is None else job.source
+            _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
+            images = open_images(data, config, job.names[0])
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
-            sizes, plans, noises = [], [], []
+            sizes, plans, noises, scales = [], [], [], []
             for number, image in enumerate(islice(images.images, count)):
+                check_page(image, kind, in_place=job.in_place)
                 sizes.append(image.pixels.shape[:2])
                 noises.append(_noise(task, job, number, image))
+                scales.append(_scale(image))
                 if restorer:
                     with MemoryGuard("to try the network"):
                         plans.append(restorer.forecast(image.pixels))
@@ -166,17 +182,32 @@ def preview_batch(
             peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
             seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
             noise=noises[0],
+            scale=scales[0],
         )
 
 
-def queue_images(jobs: Iterable[Job], stdin: BinaryIO) -> Iterator[QueuedImage]:
+def open_images(data: bytes, config: BatchConfig, name: str) -> ImageSequence:
+    """Decode a file within the limits of a run; see `imaging.decode`."""
+    return decode(data, max_pixels=config.max_pixels, name=name, allow_damaged=config.allow_damaged)
+
+
+def queue_images(
+    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = 300_000_000
+) -> Iterator[QueuedImage]:
     """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
+
+    def read(source: Path | BinaryIO, name: str) -> bytes | ImageError | None:
+        if isinstance(source, Path) and not is_special(source):
+            return None
+        try:
+            return read_bytes(source, max_pixels=max_pixels, name=name)[1]
+        except ImageError as error:  # the read stage reports it
+            return error
+
     for number, job in enumerate(jobs):
-        data = stdin.read() if job.source is None else None
-        if job.source is not None and is_special(job.source):
-            with suppress(OSError):  # the read stage reports it
-                data = job.source.read_bytes()
-        yield QueuedImage(number, job, data)
+        data = read(stdin if job.source is None else job.source, job.names[0])
+        right = None if job.right is None else read(job.right, str(job.right))
+        yield QueuedImage(number, job, data, right)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
@@ -197,6 +228,7 @@ class _CurrentImage:
 
     number: int
     job: Job
+    in_place: bool
     kind: str  # the output's format
     decoded: Iterator[_DecodedPage]  # on demand
     total: int  # pages to restore
@@ -206,6 +238,17 @@ class _CurrentImage:
     right_file: FileFingerprint | None
     pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
     data: bytes | None = None  # the output if it has several pages
+
+    def add_remarks(self, remarks: list[Remarks]) -> None:
+        """Add the encoder's remarks to the pages; raise ImageError for a loss in place."""
+        for number, (page, (losses, notes)) in enumerate(
+            zip(self.pages, remarks, strict=True), start=1
+        ):
+            page.losses.extend(losses)
+            page.notes.extend(notes)
+            if self.in_place:
+                with named_page(number, self.total):
+                    refuse_losses(page.losses)
 
 
 @dataclass(frozen=True)
@@ -229,27 +272,49 @@ class ImageStages:
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
         if job.right is not None:
-            right, right_file = self._open(job.right, None)
+            right, right_file = self._open(job.right, queued.right)
             if right.count != images.count:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
             rights = (image.pixels for image in right.images)
-        pairs = enumerate(zip(islice(images.images, count), rights, strict=False))
-        decoded = ((image, view, _noise(task, job, n, image)) for n, (image, view) in pairs)
+        in_place = job.in_place
+
+        def decode_pages() -> Iterator[_DecodedPage]:
+            pairs = zip(islice(images.images, count), rights, strict=False)
+            for number, (image, view) in enumerate(pairs):
+                with named_page(number + 1, count):
+                    check_page(image, kind, in_place=in_place)
+                yield image, view, _noise(task, job, number, image)
+
+        decoded = decode_pages()
         pages = chain([next(decoded)], decoded)
         return _CurrentImage(
-            queued.number, job, kind, pages, count, notes, warnings, source_file, right_file
+            queued.number,
+            job,
+            in_place,
+            kind,
+            pages,
+            count,
+            notes,
+            warnings,
+            source_file,
+            right_file,
         )
 
-    def _open(self, path: Path | None, data: bytes | None) -> tuple[ImageSequence, FileFingerprint]:
-        mtime = None
+    def _open(
+        self, path: Path | None, data: bytes | ImageError | None
+    ) -> tuple[ImageSequence, FileFingerprint]:
+        mtime = ctime = None
+        if isinstance(data, ImageError):
+            raise data
         if path is not None and data is None:
             with suppress(OSError):  # `read_bytes` reports it
-                mtime = path.stat().st_mtime_ns  # before reading, to detect changes after it
-            _, data = read_bytes(path)
+                stat = path.stat()  # before reading, to detect changes after it
+                mtime, ctime = stat.st_mtime_ns, change_time(stat)
+            _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        images = decode(data, max_pixels=self.config.max_pixels, name=str(path or "-"))
-        return images, FileFingerprint.of(data, mtime)
+        images = open_images(data, self.config, str(path or "-"))
+        return images, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
@@ -258,11 +323,10 @@ class ImageStages:
             current.pages.append(self._restore(current, self._next_page(current, 1)))
         else:
             with closing(self._restored_pages(current)) as images:
-                current.data, notes = encode(
+                current.data, remarks = encode(
                     images, current.kind, count=current.total, quality=self.config.quality
                 )
-            for page, more in zip(current.pages, notes, strict=True):
-                page.notes.extend(more)
+            current.add_remarks(remarks)
         current.decoded = iter(())  # frees the memory of the input
         return current
 
@@ -288,24 +352,15 @@ class ImageStages:
         number, (image, right, noise) = numbered
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
-        try:
-            with MemoryGuard(f"for {width} x {height} pixels"):
-                before = to_float(image.pixels)
-                result = self.restorer.restore(
-                    before,
-                    None if right is None else to_float(right),
-                    progress=partial(self._report_progress, current, number),
-                )
-                change = measure_change(before, result.pixels)
-                pixels, after = image.pixels, result.pixels
-                if 0 < strength < 1:
-                    after = before + np.float32(strength) * (after - before)
-                if strength:  # at 0 the output is exactly the input
-                    pixels = from_float(after, pixels.dtype)
-        except ImageError as error:
-            if current.total == 1:
-                raise
-            raise ImageError(f"page {number}: {error.message}", error.hint) from error
+        margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
+        with named_page(number, current.total), MemoryGuard(f"for {width} x {height} pixels"):
+            view = prepare(image, right, margin=margin)
+            result = self.restorer.restore(
+                view.seen, view.right, progress=partial(self._report_progress, current, number)
+            )
+            restored = view.merge(result.pixels)
+            change = measure_change(view.colours, restored)
+            pixels = view.encode(restored, strength)
         return Page(
             image=replace(image, pixels=pixels),
             original=image.pixels if self.observer is not None and number == 1 else UNDECODED,
@@ -314,8 +369,10 @@ class ImageStages:
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
             change=change.scaled(strength),
-            notes=[*image.losses, *image.notes, *result.notes],
-            warnings=change_warnings(change, strength, noise),
+            losses=[*image.losses],
+            notes=[*image.notes, *view.notes, *result.notes],
+            warnings=[*_damage(image), *view.warnings, *change_warnings(change, strength, noise)],
+            scale=_scale(image),
         )
 
     def _report_progress(self, current: _CurrentImage, page: int, done: int, total: int) -> None:
@@ -334,15 +391,16 @@ class ImageStages:
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
-            data, (notes,) = encode([first.image], current.kind, quality=self.config.quality)
-            first.notes.extend(notes)
+            data, remarks = encode([first.image], current.kind, quality=self.config.quality)
+            current.add_remarks(remarks)
         event = self._restored_event(current)
         if target is not None:
             self._write_file(target, data, current, event)
         if self.observer is not None:
             try:
                 with MemoryGuard("for its report"):
-                    self.observer(event, replace(first.image, pixels=first.original), first.image)
+                    before = replace(first.image, pixels=first.original).on_unit_scale()
+                    self.observer(event, before, first.image.on_unit_scale())
             except ImageError as error:
                 raise ImageError(f"restored, but {error}", error.hint) from error
         return WrittenImage(event, data if target is None else None)
@@ -370,8 +428,9 @@ class ImageStages:
             mean_absolute_change=round(change.mean_absolute, 7),
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
-            notes=[*current.notes, *merge_texts(page.notes for page in pages)],
+            notes=[*current.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
             warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
+            scale=first.scale,
         )
 
     def _write_file(
@@ -381,14 +440,27 @@ class ImageStages:
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
-            event.notes.extend(append_entry(target, event, settings, *files))
+            in_place = current.in_place
+            event.notes.extend(append_entry(target, event, settings, *files, in_place=in_place))
 
+        if current.in_place and not current.source_file.fits(target):
+            raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+def _damage(image: Image) -> list[str]:
+    """Return a warning if only a part of the image could be decoded."""
+    return [] if image.damage is None else [f"damaged: {image.damage}"]
 
 
 def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
     """Return the estimated noise of a page (from 0) for denoising, else None."""
     if task != "denoise":
         return None
-    return job.noise if job.noise and number == 0 else estimate_noise(image.pixels)
+    return job.noise if job.noise and number == 0 else estimate_noise(image.visible_pixels())
+
+
+def _scale(image: Image) -> Scale | None:
+    """Return the scale of float samples, None for integers."""
+    return image.scale if image.pixels.dtype.kind == "f" else None

@@ -14,6 +14,7 @@ from .. import batch
 from .._version import __version__
 from ..errors import RestormerError
 from ..memory import MemoryGuard, save_address_space
+from ..streams import STDOUT, safe_streams
 from .console import Console
 from .evaluate import evaluate
 from .info import bench, doctor, info
@@ -106,14 +107,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     console = Console()
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
     status = 1
-    try:
-        with MemoryGuard("to go on"):
-            app(arguments, prog_name="restormer", obj=console)
-    except RestormerError as error:
-        console.error(error)
-        status = error.exit_status
-    except KeyboardInterrupt:  # before Typer, which also exits with 130, handles it
-        status = 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with safe_streams():
+        try:
+            with MemoryGuard("to go on"):
+                app(arguments, prog_name="restormer", obj=console)
+        except RestormerError as error:
+            console.error(error)
+            status = error.exit_status
+        except OSError as error:
+            if error.filename != STDOUT:
+                raise
+            console.json = False
+            console.error(
+                RestormerError(
+                    f"stdout cannot be written ({error.strerror})",
+                    "Redirect it to a file with enough space, or to a program that reads it.",
+                )
+            )
+        except KeyboardInterrupt:  # before Typer, which also exits with 130, handles it
+            status = 130
+        finally:
+            signal.signal(signal.SIGTERM, previous)
     sys.exit(status)

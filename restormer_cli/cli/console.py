@@ -52,9 +52,9 @@ class Console:
         if quiet and verbose:
             raise UsageError("--quiet and --verbose do not go together", "Leave out one of them.")
 
-    def result(self, text: str) -> None:
-        """Print a result to stdout."""
-        typer.echo(text)
+    def result(self, text: str | bytes) -> None:
+        """Print a result to stdout: text for people, or bytes for other programs, unchanged."""
+        typer.echo(text if isinstance(text, bytes) else printable(text, lines=True))
 
     def render(self, renderable: RenderableType) -> None:
         """Print a rich renderable to stdout."""
@@ -156,6 +156,7 @@ class Console:
         self._move(completed=done, description=text)
 
     def _line(self, text: str) -> None:
+        text = printable(text, lines=True)
         if self._bar is None:
             typer.echo(text, err=True)
         else:  # rich prints it above the bar

@@ -1,6 +1,7 @@
 """Declarations of the shared options, and their adaptation to Typer."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -191,6 +192,13 @@ class RestoreOptions(NetworkOptions):
         ),
     ] = 95
     max_pixels: MaxPixels = 300_000_000
+    allow_damaged: Annotated[
+        bool,
+        Option(
+            FILES,
+            "Restore what can be decoded of a damaged image, with a warning. Default: fail.",
+        ),
+    ] = False
 
     strength: Annotated[
         float,
@@ -275,6 +283,7 @@ class RestoreOptions(NetworkOptions):
             quality=self.quality,
             max_pixels=self.max_pixels,
             strength=self.strength,
+            allow_damaged=self.allow_damaged,
         )
 
     def changed(self) -> list[tuple[str, str]]:
@@ -371,6 +380,7 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
         console: Console = context.obj
         switches = {"json", "quiet", "verbose"} & values.keys()
         console.configure(**{name: values[name] for name in switches})
+        _check_working_folder()
         if kind:
             function(console, kind(**values))
         else:
@@ -379,6 +389,16 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     return command
+
+
+def _check_working_folder() -> None:
+    """Raise UsageError if the working folder was deleted, where no relative path has a meaning."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
+    except OSError as error:
+        raise UsageError(
+            f"the working folder is gone ({error.strerror})", "Change to another folder."
+        ) from error
 
 
 def _for_typer(name: str, hint: Any) -> Any:

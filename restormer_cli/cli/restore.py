@@ -6,7 +6,7 @@ import io
 import math
 import os
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from .. import batch, files, imaging, reports, workers
 from ..batch import Failed, Planned, Restored, Skipped
 from ..checkpoints import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
-from ..text import printable
+from ..streams import read_chunks
+from ..text import counted, format_bytes, printable
 from .console import Console
 from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
 
@@ -77,6 +78,9 @@ def defocus(console: Console, options: DefocusOptions) -> None:
     """
     run(console, "defocus", options)
 
+
+MAX_LIST_BYTES = 2**28
+"""Maximum size of a list of inputs: millions of paths."""
 
 CONTRADICTIONS: Contradictions = (
     (
@@ -149,6 +153,7 @@ class _Run:
                 if path not in (None, "-")
             ],
         )
+        self.inputs = batch.leave_out_outputs(self.inputs)
         self.jobs = batch.plan_jobs(
             self.inputs.found,
             output=options.output,
@@ -167,24 +172,26 @@ class _Run:
         if options.dry_run:
             self.observers = reports.RunObservers(None, None)
         self.streams = _open_streams(self.jobs, options)
-        if self.config.sigma == AUTO_SIGMA:  # stdin is read twice
-            self.streams = batch.StandardStreams(
-                io.BytesIO(self.streams.stdin.read()), self.streams.stdout
-            )
         self.tally = batch.Tally(task)
         self.lite_was_used = False
 
     def execute(self) -> Tally:
         """Restore the images, or only report the plan in a dry run."""
-        missing = {job for job in self.jobs if job.source and not files.exists(job.source)}
-        jobs = [job for job in self.jobs if job not in missing]
+        problems = {
+            job: job.problem or "no such file"
+            for job in self.jobs
+            if job.problem or (job.source and not files.exists(job.source))
+        }
+        jobs = [job for job in self.jobs if job not in problems]
         try:
-            self._emit(self._input_problems(missing))
+            self._emit(self._input_problems(problems))
+            self._report_unread()
             if not self.options.dry_run:
                 folders = {job.target.parent: None for job in self.jobs if job.target is not None}
                 for path in files.remove_leftovers(folders):
                     name = printable(str(path))
                     self.console.say(f"note: {name}: temporary file of a killed run, removed")
+            self._note_unused_options()
             for config, group in self._by_noise_level(jobs):
                 self._restore(config, group)
         except KeyboardInterrupt:
@@ -217,14 +224,37 @@ class _Run:
         self.console.show(summary)
         self.observers.finish(summary, self.console.say)
 
-    def _input_problems(self, missing: set[Job]) -> Iterator[Event]:
+    def _report_unread(self) -> None:
+        """Report the files in folders that look like pictures and were left out."""
+        unread = self.inputs.unread
+        if not unread:
+            return
+        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        self.console.say(
+            f"note: {counted(len(unread), 'file')} of other kinds of pictures left out ({kinds}). "
+            "-v lists them; name a file to try it"
+        )
+        for path in unread:
+            self.console.detail(f"left out: {printable(str(path))}")
+
+    def _input_problems(self, problems: dict[Job, str]) -> Iterator[Event]:
         for problem in self.inputs.problems:
             yield Failed(problem.name, None, self.task, problem.error, problem.hint)
         for path in self.inputs.own:
             yield Skipped(str(path), None, self.task, "an output of an earlier run")
-        for job in self.jobs:
-            if job in missing:
-                yield Failed(*job.names, self.task, "no such file", "Check the path.")
+        for job, cause in problems.items():
+            hint = "Restore it in a run of its own, with -o." if job.problem else "Check the path."
+            yield Failed(*job.names, self.task, cause, hint)
+
+    def _note_unused_options(self) -> None:
+        """Report options that choose among the official weights, if these are not used."""
+        c = self.config
+        choices = {"--noise": c.noise, "--sigma": c.sigma, "--gray": c.gray}
+        given = ", ".join(option for option, value in choices.items() if value)
+        if given and c.weights not in ("auto", "official"):
+            self.console.say(
+                f"note: {given}: no effect with {c.weights} weights, only among the official ones"
+            )
 
     def _by_noise_level(self, jobs: list[Job]) -> Iterator[tuple[RestorerConfig, list[Job]]]:
         """Group jobs by the weights that --sigma auto chooses, to load each file once."""
@@ -232,7 +262,6 @@ class _Run:
             yield self.config, jobs
             return
         if self.config.weights not in ("auto", "official"):
-            self.console.say(f"note: --sigma auto has no effect with {self.config.weights} weights")
             yield replace(self.config, sigma="blind"), jobs
             return
         by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
@@ -247,20 +276,20 @@ class _Run:
         """Return the noise of an image's first page; None if it is unknown."""
         if job.source is not None and files.is_special(job.source):  # a pipe can be read only once
             return None
+        name, max_pixels = job.names[0], self.options.max_pixels
         try:
-            if job.source is None:
-                data = self.streams.stdin.read()
-                self.streams.stdin.seek(0)
-            else:
-                data = imaging.read_bytes(job.source)[1]
-            sequence = imaging.decode(data, max_pixels=self.options.max_pixels, name=job.names[0])
-            noise = imaging.estimate_noise(next(sequence.images).pixels)
+            source = self.streams.stdin if job.source is None else job.source
+            _, data = imaging.read_bytes(source, max_pixels=max_pixels, name=name)
+            if job.source is None:  # to be read again
+                self.streams = replace(self.streams, stdin=io.BytesIO(data))
+            sequence = batch.open_images(data, self.options.batch_config(), name)
+            noise = imaging.estimate_noise(next(sequence.images).visible_pixels())
         except ImageError:  # reported when the image is restored
             return None
         level = imaging.sigma_for(noise)
         estimate = "noise cannot be estimated" if noise is None else noise.words
         weights = "blind weights" if level == "blind" else f"weights for sigma {level}"
-        self.console.say(f"note: {printable(job.names[0])}: {estimate}; {weights}")
+        self.console.say(f"note: {printable(name)}: {estimate}; {weights}")
         return noise
 
     def _restore(self, config: RestorerConfig, jobs: list[Job]) -> None:
@@ -321,19 +350,36 @@ class _Run:
 
 
 def _read_list(options: RestoreOptions) -> list[str]:
-    """Return the paths that --files-from lists."""
-    if options.files_from is None:
+    """Return the paths that --files-from lists.
+
+    Raises:
+        UsageError: the list cannot be read, or is no list of paths.
+    """
+    name = options.files_from
+    if name is None:
         return []
-    if options.files_from == "-":
-        return files.read_list(sys.stdin.buffer.read(), null=options.null)
+    if name == "-" and not sys.stdin.readable():
+        raise UsageError("stdin is closed, so there is no list", "Name a file of paths.")
+    data = bytearray()
     try:
-        data = Path(options.files_from).read_bytes()
-    except OSError as error:
+        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            for chunk in read_chunks(file):
+                data += chunk
+                if len(data) > MAX_LIST_BYTES:
+                    raise UsageError(
+                        f"{name}: the list is over {format_bytes(MAX_LIST_BYTES)}",
+                        "Split it into several.",
+                    )
+    except (OSError, MemoryError) as error:
+        cause = getattr(error, "strerror", None) or "not enough memory"
         raise UsageError(
-            f"{options.files_from}: the list cannot be read ({error.strerror})",
+            f"{name}: the list cannot be read ({cause})",
             "Give --files-from a file with one path per line, or - for stdin.",
         ) from error
-    return files.read_list(data, null=options.null)
+    try:
+        return files.read_list(bytes(data), null=options.null)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", error.hint) from error
 
 
 def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStreams:
@@ -345,7 +391,7 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
     stdin: BinaryIO = io.BytesIO()
     stdout: BinaryIO = io.BytesIO()
     if any(job.source is None for job in jobs):
-        if sys.stdin is None or sys.stdin.isatty():  # None: closed
+        if not sys.stdin.readable() or sys.stdin.isatty():
             raise UsageError("there is no image on stdin", "Pipe an image into it, or name a file.")
         stdin = sys.stdin.buffer
     if any(job.target is None for job in jobs) and not options.dry_run:
@@ -353,7 +399,7 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
             raise UsageError(
                 "--json and the image would both be written to stdout", "Name a file with -o."
             )
-        if sys.stdout is None or sys.stdout.isatty():
+        if not sys.stdout.writable() or sys.stdout.isatty():
             raise UsageError(
                 "stdout is a terminal, or closed, and cannot take an image",
                 "Redirect it to a file (> out.png), or name one with -o.",

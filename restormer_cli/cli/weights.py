@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,12 +61,13 @@ def path(
     """Print the path of a checkpoint. Fails if the checkpoint is not on this machine."""
     paths = {row.name: row.path for row in checkpoints.list_checkpoints()}
     checkpoint = name if name in paths else official_checkpoint(name).name
-    if paths[checkpoint] is None:
+    found = paths[checkpoint]
+    if found is None:
         raise CheckpointError(
             f"{checkpoint} is not on this machine",
             f"`restormer weights pull {checkpoint}` downloads it.",
         )
-    console.result(str(paths[checkpoint]))
+    console.result(os.fsencode(found))
 
 
 def verify(console: Console, json: Json = False) -> None:

@@ -17,7 +17,15 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..inference import PRECISIONS, choose_precision, full_precision, restore, synchronize
+from ..inference import (
+    PRECISIONS,
+    choose_precision,
+    full_precision,
+    is_native,
+    restore,
+    synchronize,
+    use_native,
+)
 from ..network import Restormer, reference_forward, summarize
 
 TILE = 256
@@ -32,7 +40,8 @@ class Measurement:
 
     Attributes:
         size: side of the image in pixels.
-        way: execution mode: "plain", "strips" or "tiles of 256".
+        way: execution mode: "plain", "strips" (with PyTorch's functions), "strips, native" (with
+            the fused block, if it can be used) or "tiles of 256".
         ratio: speed relative to the plain forward.
         memory: peak in bytes, without the network and the image.
         of_peak: multiply-adds per second, relative to those of a large matrix product.
@@ -72,7 +81,12 @@ def run_benchmark(
     precisions = list(dict.fromkeys(["fp32", half]))
     peaks = {p: matrix_peak(device, PRECISIONS[p]) for p in precisions}
     modes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
-        *(("strips", p, partial(restore, network, precision=p)) for p in precisions),
+        *(("strips", p, partial(_without_native, network, precision=p)) for p in precisions),
+        *(
+            ("strips, native", p, partial(restore, network, precision=p))
+            for p in precisions
+            if is_native(network.architecture, PRECISIONS[p], device)
+        ),
         (f"tiles of {TILE}", half, partial(restore, network, tile=TILE, precision=half)),
     ]
     if with_plain:
@@ -86,8 +100,8 @@ def run_benchmark(
         for way, p, forward in modes:
             with torch.inference_mode():
                 forward(image if device.type != "cpu" else image[..., :WARM_UP, :WARM_UP])
-            with torch.inference_mode(), _peak_memory(device) as memory:
-                runs = [_timed(partial(forward, image), device) for _ in range(repeat)]
+            with torch.inference_mode(), watch_memory(device) as memory:
+                runs = [timed(partial(forward, image), device) for _ in range(repeat)]
             seconds, result = min(runs, key=lambda run: run[0])
             if way == "plain":
                 reference = seconds, result
@@ -121,10 +135,16 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int | None = Non
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     with full_precision():
         a @ b
-        return side**3 / min(_timed(lambda: a @ b, device)[0] for _ in range(5))
+        return side**3 / min(timed(lambda: a @ b, device)[0] for _ in range(5))
 
 
-def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+def _without_native(network: Restormer, image: Tensor, *, precision: str) -> Tensor:
+    """Restore an image with PyTorch's functions instead of the fused block."""
+    with use_native("off"):
+        return restore(network, image, precision=precision)
+
+
+def timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
     """Return the time of a call in seconds, and its result."""
     synchronize(device)
     started = time.perf_counter()
@@ -134,7 +154,7 @@ def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float,
 
 
 @contextmanager
-def _peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+def watch_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     """Yield a function that returns the peak of the bytes allocated in this context."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
+import stat
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,9 +45,10 @@ def open_atomic(
 ) -> Iterator[IO[bytes]]:
     """Open a temporary file for writing that replaces the local file `target` on success.
 
-    The data are flushed to the disk before the replacement. A symbolic link is kept, and the file
-    it points to is replaced. Devices and pipes are written to directly. `write_atomic` documents
-    `ready`.
+    The data are flushed to the disk before the replacement. The new file takes over the permissions
+    of the old one and, where the system allows, its owner, group, extended attributes and access
+    control list. A symbolic link is kept, and the file it points to is replaced. Devices and pipes
+    are written to directly. `write_atomic` documents `ready`.
 
     Raises:
         OSError: the file cannot be written. The target is unchanged, the temporary file removed.
@@ -64,7 +65,7 @@ def open_atomic(
             file.flush()
             os.fsync(file.fileno())
             if target.is_file():
-                shutil.copymode(target, temporary)
+                _copy_attributes(target, temporary)
             if ready is not None:
                 ready(os.fstat(file.fileno()))
             if os.name == "nt":  # Windows cannot rename an open file
@@ -105,7 +106,7 @@ def sha256_file(path: Path) -> str:
 
 def _temporary_name(target: Path) -> str:
     # File names are limited to 255 bytes; the additions take at most 32 of them.
-    stem = os.fsencode(target.name)[:220].decode(errors="ignore")
+    stem = os.fsdecode(os.fsencode(target.name)[:220].decode(errors="ignore").encode())
     return f".{stem}.{secrets.token_hex(4)}{TEMPORARY}"
 
 
@@ -120,6 +121,33 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
         if os.fstat(descriptor).st_nlink:  # else another process removed it before the lock
             return path, descriptor
         os.close(descriptor)
+
+
+def _copy_attributes(old: Path, new: Path) -> None:
+    """Copy owner, group, extended attributes and permissions, as far as the system allows."""
+    status = old.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if hasattr(os, "chown"):  # not on Windows
+        for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
+            with suppress(OSError):
+                os.chown(new, owner, group)
+        created = new.stat()
+        # Without its owner or group, a program must not run with the rights of another.
+        mode &= ~(stat.S_ISUID if created.st_uid != status.st_uid else 0)
+        mode &= ~(stat.S_ISGID if created.st_gid != status.st_gid else 0)
+    # Attributes follow the owner, because a change of owner clears capabilities. They include
+    # access control lists, whose mask is in the mode.
+    if hasattr(os, "setxattr"):  # Linux
+        with suppress(OSError):
+            wanted = os.listxattr(old)
+            for name in set(os.listxattr(new)).difference(wanted):  # from the folder's default
+                with suppress(OSError):
+                    os.removexattr(new, name)
+            for name in wanted:
+                with suppress(OSError):
+                    os.setxattr(new, name, os.getxattr(old, name))
+    with suppress(OSError):
+        new.chmod(mode)  # last, because a change of owner clears the bits S_ISUID and S_ISGID
 
 
 def _list_temporaries(folder: Path) -> list[Path]:

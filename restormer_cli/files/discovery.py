@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,42 @@ from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
 RESTORED_MARK = ".restored"  # suffix of the stem of an output in the folder of its input
 FOLDER_MARK = "-restored"  # suffix of a folder of outputs next to the folder of inputs
 PAGE_SUFFIXES = (".html", ".htm")
 PAGE_FOLDER_MARK = "_files"  # suffix of the folder of pictures next to a report page
+
+
+SYSTEM_FOLDERS = frozenset(
+    (
+        *("#recycle", "#snapshot", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp"),
+        *("$recycle.bin", "recycler", "system volume information"),
+        *("__macosx", "lost+found", "network trash folder", "temporary items"),
+    )
+)
+"""Folders of systems, in lower case: bins, snapshots and thumbnails. Hidden folders come on top."""
+
+PICTURE_SUFFIXES = frozenset(
+    (
+        # Pictures that Pillow may read if they are named.
+        *(".blp", ".bufr", ".cur", ".dcx", ".dds", ".fit", ".fits", ".fli", ".fts", ".grib"),
+        *(".icns", ".ico", ".im", ".j2c", ".jpc", ".jpf", ".mic", ".pam", ".pcd", ".pcx", ".pfm"),
+        *(".psb", ".psd", ".ras", ".rgb", ".rgba", ".sgi", ".sun", ".vda", ".vst", ".xbm", ".xpm"),
+        # Pictures of other programs.
+        *(".avci", ".avifs", ".bpg", ".cin", ".czi", ".dcm", ".djvu", ".dpx", ".exr", ".flif"),
+        *(".hdr", ".heics", ".heifs", ".jng", ".jps", ".jxl", ".jxr", ".kra", ".lsm", ".mng"),
+        *(".ndpi", ".nii", ".ora", ".pbf", ".pdn", ".pic", ".pict", ".pct", ".pns", ".rgbe"),
+        *(".stk", ".svs", ".wbmp", ".wdp", ".hdp", ".xcf", ".xyze"),
+        # Vector graphics.
+        *(".ai", ".cdr", ".cgm", ".emf", ".eps", ".epsf", ".svg", ".svgz", ".wmf"),
+        # Raw files of further cameras.
+        *(".ari", ".bay", ".braw", ".cap", ".crw", ".dcs", ".drf", ".eip", ".fff", ".gpr"),
+        *(".k25", ".mdc", ".ptx", ".pxn", ".r3d", ".raw", ".rwz"),
+    )
+)
+"""Further suffixes of pictures: a folder's files with these are left out, and counted."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +90,7 @@ class Inputs:
     found: list[Input]
     problems: list[Problem]
     own: list[Path]  # outputs of other inputs, which are left out
+    unread: list[Path] = field(default_factory=list)  # pictures in folders, by their suffixes
 
 
 @dataclass(frozen=True)
@@ -75,7 +109,7 @@ class Pair:
 
 def find_inputs(
     names: Iterable[str],
-    suffixes: Collection[str],
+    suffixes: AbstractSet[str],
     *,
     listed: Iterable[str] = (),
     recursive: bool = False,
@@ -83,8 +117,8 @@ def find_inputs(
 ) -> Inputs:
     """Find the images that `names` stand for, in their order and without duplicates.
 
-    Matches of a folder or pattern are in natural order: 2.png before 10.png. Hidden files and
-    outputs of `restormer` in folders are left out.
+    Matches of a folder or pattern are in natural order: 2.png before 10.png. Hidden files, folders
+    of the system and outputs of `restormer` in folders are left out.
 
     Args:
         names: files, folders, patterns, or "-" for stdin. An existing name is not a pattern.
@@ -95,6 +129,7 @@ def find_inputs(
     """
     inputs: dict[str, Input] = {}
     problems: list[Problem] = []
+    unread: dict[Path, None] = {}
 
     def report(name: str, error: OSError) -> None:
         cause = f"cannot be searched ({error.strerror or error})"
@@ -115,12 +150,17 @@ def find_inputs(
                 files: Iterable[Path] = _list_url(path, recursive, outputs)
             else:
                 files = _walk(path, recursive, outputs, lambda e: report(str(e.filename), e))
-            images = [file for file in files if _is_image(file, suffixes)]
+            pictures = [file for file in files if _is_image(file, suffixes | PICTURE_SUFFIXES)]
         except OSError as error:
             report(str(path), error)
             return
-        for image in sorted(images, key=lambda image: [natural_key(p) for p in image.parts]):
-            include(image, path)
+        images = []
+        for picture in sorted(pictures, key=lambda file: [natural_key(p) for p in file.parts]):
+            if picture.suffix.lower() in suffixes:
+                images.append(picture)
+                include(picture, path)
+            else:
+                unread[picture] = None
         if not images and len(problems) == count:
             hint = "Name another folder." if recursive else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
@@ -145,10 +185,11 @@ def find_inputs(
     for name in listed:
         add(as_path(name))
     own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
-    return Inputs([i for i in inputs.values() if i.path not in own], problems, list(own))
+    found = [i for i in inputs.values() if i.path not in own]
+    return Inputs(found, problems, list(own), list(unread))
 
 
-def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = False) -> list[Path]:
+def list_images(folder: Path, suffixes: AbstractSet[str], *, recursive: bool = False) -> list[Path]:
     """List the images in a folder in natural order, as `find_inputs` does.
 
     Raises:
@@ -166,7 +207,7 @@ def list_images(folder: Path, suffixes: Collection[str], *, recursive: bool = Fa
 def match_pairs(
     clean: Path,
     *others: Path | None,
-    suffixes: Collection[str],
+    suffixes: AbstractSet[str],
     by_order: bool = False,
     recursive: bool = False,
 ) -> tuple[list[Pair], list[Path]]:
@@ -215,10 +256,38 @@ def match_pairs(
 
 
 def read_list(data: bytes, *, null: bool) -> list[str]:
-    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes."""
-    lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    entries = data.split(b"\0") if null else lines
-    return [os.fsdecode(entry) for entry in entries if entry]
+    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes.
+
+    Lines may be in UTF-16, and begin with a byte order mark, as Windows writes them. Other bytes
+    are kept, whatever their encoding.
+
+    Raises:
+        UsageError: lines contain NUL bytes.
+    """
+    if null:
+        return [os.fsdecode(entry) for entry in data.split(b"\0") if entry]
+    encoding = _utf_16(data)
+    if encoding is not None:
+        with suppress(UnicodeDecodeError):
+            data = data.decode(encoding, "surrogatepass").encode(errors="surrogatepass")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        raise UsageError(
+            "the list has NUL bytes",
+            "If find -print0 wrote it, add -0. If not, it is not a list of paths, one per line.",
+        )
+    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def _utf_16(data: bytes) -> str | None:
+    """Return the byte order of text in UTF-16, by its mark or the NUL bytes of ASCII; or None."""
+    orders = (("utf-16-le", codecs.BOM_UTF16_LE, 1), ("utf-16-be", codecs.BOM_UTF16_BE, 0))
+    for encoding, mark, first in orders:
+        high = data[first::2]
+        if data.startswith(mark) or (len(data) > 2 and high.count(0) > len(high) // 2):
+            return encoding
+    return None
 
 
 def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:
@@ -305,11 +374,12 @@ def _list_url(folder: UrlPath, recursive: bool, outputs: Collection[Path]) -> li
 def _is_left_out(
     folder: Path, exists: Callable[[Path], bool], is_folder: Callable[[Path], bool]
 ) -> bool:
-    """Return True for a hidden folder, and for outputs next to their page or input folder."""
+    """Return True for a hidden or system folder, and for outputs next to their page or input."""
     name = folder.name
     page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
     return (
         name.startswith(".")
+        or name.casefold() in SYSTEM_FOLDERS
         or (page != name and any(exists(folder.with_name(page + s)) for s in PAGE_SUFFIXES))
         or (original not in (name, "") and is_folder(folder.with_name(original)))
     )

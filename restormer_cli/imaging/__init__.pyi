@@ -7,14 +7,19 @@ from .difference import false_colour as false_colour
 from .difference import measure_change as measure_change
 from .difference import most_changed as most_changed
 from .formats import FORMATS as FORMATS
+from .formats import check_side as check_side
+from .formats import fit as fit
 from .formats import readable_suffixes as readable_suffixes
+from .formats import replacement as replacement
 from .image import UNDECODED as UNDECODED
 from .image import Array as Array
 from .image import Box as Box
 from .image import Image as Image
 from .image import ImageSequence as ImageSequence
+from .image import Scale as Scale
 from .image import from_float as from_float
 from .image import to_float as to_float
+from .io import Remarks as Remarks
 from .io import decode as decode
 from .io import encode as encode
 from .io import make_folder as make_folder
@@ -30,6 +35,7 @@ from .metrics import SSIM_WINDOW as SSIM_WINDOW
 from .metrics import Protocol as Protocol
 from .metrics import Scores as Scores
 from .metrics import psnr as psnr
+from .network_view import prepare as prepare
 from .noise import Noise as Noise
 from .noise import estimate_noise as estimate_noise
 from .noise import sigma_for as sigma_for

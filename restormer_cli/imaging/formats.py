@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -11,8 +10,9 @@ import numpy as np
 from PIL import features
 
 from ..errors import ImageError
-from .codecs import CODEC_ERRORS, exif, heif, raw
-from .image import Image, from_float, to_float
+from .codecs import heif, raw
+from .image import UNIT, Image, from_float, opacity, to_float
+from .metadata import fit_metadata
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class FormatSpec:
     max_side: int  # in pixels
     depths: tuple[str, ...] = ("uint8",)  # the deepest last
     alpha: bool = True
+    bands: bool = False  # of unknown meaning
     grey: bool = True
-    metadata: bool = True  # ICC profile, EXIF and XMP
+    bits: int = 16  # of an integer sample
     cicp: bool = False
     several: str = ""  # "page" or "frame" if it holds several images
 
@@ -33,20 +34,21 @@ _DEEP = ("uint8", "uint16")
 FORMATS = {
     "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
     "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
-    "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), several="page"),
+    "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
-    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, metadata=False),
+    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
 }
 if features.check("avif"):
     FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
 if find_spec(heif.PACKAGE):
-    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, cicp=True)
+    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, bits=10, cicp=True)
 # Formats that cannot be written or need a package that may be missing. Their files are found all
 # the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
     (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
-    (".pbm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
+    (".pam", ".pbm", ".pfm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
 )
+_FLOAT_FORMATS = ("pfm", "fits", "fit", "fts")  # and suffixes
 _LIKE_SRGB = ({1, 2}, {1, 2, 6, 13})  # CICP primaries and transfers that readers assume anyway
 # Chunks for older readers in PNGs of sRGB (PNG, third edition, 11.3.2.5).
 _SRGB_CHUNKS = {
@@ -60,57 +62,67 @@ def readable_suffixes() -> set[str]:
     return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
+def check_side(image: Image, kind: str) -> None:
+    """Raise ImageError if an image is too large for the format."""
+    limit = FORMATS[kind].max_side
+    if (side := max(image.pixels.shape[:2])) > limit:
+        raise ImageError(
+            f"{side} pixels a side, over {kind}'s limit of {limit}", "Write PNG or TIFF."
+        )
+
+
+def replacement(kind: str) -> str:
+    """Return the format that replaces one that cannot be written, given by its name or suffix."""
+    return "tiff" if kind in _FLOAT_FORMATS else "png"
+
+
 def fit(image: Image, kind: str) -> Image:
-    """Return a copy of the image that fits the format, with notes on what was lost.
+    """Return a copy of the image that fits the format, with its losses and notes only.
 
     Raises:
         ImageError: the image is too large for the format.
     """
-    spec, notes = FORMATS[kind], list[str]()
-    image = replace(image, losses=[], notes=notes)
-    if (side := max(image.pixels.shape[:2])) > spec.max_side:
-        raise ImageError(
-            f"{side} pixels a side, over {kind}'s limit of {spec.max_side}", "Write PNG or TIFF."
-        )
+    check_side(image, kind)
+    spec, losses, notes = FORMATS[kind], list[str](), list[str]()
+    image = replace(image, losses=losses, notes=notes)
     if image.alpha is not None and image.premultiplied and kind != "tiff":
-        opacity = np.maximum(to_float(image.alpha), np.float32(1e-6))[..., None]
-        image.pixels = from_float(to_float(image.pixels) / opacity, image.pixels.dtype)
+        visible = np.maximum(opacity(image.alpha, image.scale), np.float32(1e-6))[..., None]
+        image.pixels = from_float(to_float(image.pixels) / visible, image.pixels.dtype)
         notes.append("premultiplied colour was divided by alpha")
     image.premultiplied = image.premultiplied and kind == "tiff"
     if image.alpha is not None and not spec.alpha:
         image.alpha = None
-        notes.append(f"{kind} has no alpha: it is left out")
+        losses.append(f"{kind} has no alpha: it is left out")
+    if image.bands is not None and not spec.bands:
+        count = image.bands.shape[2]
+        losses.append(f"{kind} has no further bands: {count} of unspecified meaning left out")
+        image.bands = None
     if (dtype := image.pixels.dtype).name not in spec.depths:
-        if dtype == np.float32 and (image.pixels.min() < 0 or image.pixels.max() > 1):
-            notes.append("values outside 0..1 are clipped")
+        low, high = image.scale
+        if dtype == np.float32 and (image.pixels.min() < low or image.pixels.max() > high):
+            losses.append(f"values outside {low:g}..{high:g} are clipped")
         depth = np.dtype(spec.depths[-1])
-        notes.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
-        image.pixels = from_float(to_float(image.pixels), depth)
-        image.alpha = None if image.alpha is None else from_float(to_float(image.alpha), depth)
-    if not spec.metadata:
-        pieces = (("EXIF", image.exif), ("ICC", image.icc), ("XMP", image.xmp))
-        lost = [name for name, piece in pieces if piece is not None]
-        notes += [f"{kind} has no {name}: it is left out" for name in lost]
-        image.exif = image.icc = image.xmp = None
+        losses.append(f"{kind} holds no {dtype} samples: rounded to {depth}")
+        if image.scale != UNIT:
+            losses.append(f"{low:g}..{high:g} becomes 0..{np.iinfo(depth).max}")
+        image.pixels = from_float(to_float(image.pixels, image.scale), depth)
+        if image.alpha is not None:
+            image.alpha = from_float(opacity(image.alpha, image.scale), depth)
+    elif dtype == np.uint16 and (image.bits or 16) > spec.bits:
+        losses.append(f"{kind} holds {spec.bits} bits: rounded")
+    chunks = dict(image.extras)
+    fit_metadata(image, kind)
     if kind != image.format:
-        chunks, image.extras = dict(image.extras), ()
         unusual = any(chunks.get(name, srgb) != srgb for name, srgb in _SRGB_CHUNKS.items())
         if unusual and image.icc is None and image.cicp is None:
-            notes.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
+            losses.append(f"{kind} cannot hold PNG's gamma or primaries: colours will look wrong")
     if (cicp := image.cicp) is not None and not spec.cicp:
         image.cicp = None
         if image.icc is None and not (cicp[0] in _LIKE_SRGB[0] and cicp[1] in _LIKE_SRGB[1]):
-            notes.append(
+            losses.append(
                 f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
                 "colours will look wrong. PNG can hold it"
             )
-    if image.exif is not None:
-        with suppress(*CODEC_ERRORS):  # its thumbnail shows the unrestored picture
-            image.exif = exif.without_thumbnail(image.exif)
     if image.pixels.shape[2] == 1 and not spec.grey:
-        image.pixels = np.repeat(image.pixels, 3, axis=2)
-        notes.append(f"{kind} has no grey: written as RGB")
-        if image.icc is not None and image.icc[16:20] == b"GRAY":
-            image.icc = None
-            notes.append("a grey ICC profile does not fit RGB: it is left out")
+        image.widen_grey(f"{kind} has no grey")
     return image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,10 +11,13 @@ import numpy.typing as npt
 from ..errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from fractions import Fraction
 
 Array: TypeAlias = npt.NDArray[Any]
+Scale: TypeAlias = tuple[float, float]
+UNIT: Scale = (0.0, 1.0)
+SAMPLE_TYPES = ("uint8", "uint16", "float32")
 UNDECODED: Array = np.empty(0)
 """Value of `Image.pixels` before they are decoded and after they are released."""
 
@@ -43,16 +46,67 @@ class Image:
     duration: Fraction | None = None  # of a frame of an animation
     plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
     damage: str | None = None  # cause and extent, if only a part could be decoded
+    bits: int | None = None  # of a sample in the file, if its type has more
+    scale: Scale = UNIT  # black and white of float samples; integers use their whole range
+    extra_samples: tuple[int, ...] = ()  # meaning and order of alpha and bands, codes of a TIFF
     losses: list[str] = field(default_factory=list)  # parts of the input that the output lacks
     notes: list[str] = field(default_factory=list)  # other remarks for the user
 
-    def set_samples(self, samples: Array, colours: int) -> None:
-        """Set pixels and alpha from H W S samples, where the first `colours` of S are colour."""
-        count = samples.shape[2]
+    def set_samples(
+        self, samples: Array, colours: int, extra_samples: Sequence[int] | None = None
+    ) -> None:
+        """Set pixels, alpha and bands from H W S samples, where the first `colours` are colour.
+
+        Types other than SAMPLE_TYPES become float32 of the same values, but alpha of integers
+        becomes 0..1.
+
+        Args:
+            samples: of any numeric type.
+            colours: 1 or 3.
+            extra_samples: meaning of the others (TIFF 6.0, section 18): 1 for alpha with which
+                colour is multiplied, 2 for other alpha, else unspecified, as are those without a
+                code. None: the first is alpha.
+        """
+        dtype, count = samples.dtype, samples.shape[2] - colours
+        if dtype.name not in SAMPLE_TYPES:
+            samples, exact = _to_float32(samples)
+            remarks, verb = (self.notes, "read as") if exact else (self.losses, "rounded to")
+            remarks.append(f"{dtype.name} samples are {verb} float32")
+        codes = [2] if extra_samples is None else [*extra_samples]
+        self.extra_samples = tuple([*codes, *[0] * count][:count])
+        place = alpha_place(self.extra_samples)
+        bands = [colours + n for n in range(count) if n != place]
         self.pixels = samples[..., :colours]
-        self.alpha = samples[..., colours] if count > colours else None
-        if count > colours + 1:
-            self.losses.append(f"{count - colours - 1} extra channels are left out")
+        self.alpha = None if place is None else samples[..., colours + place]
+        self.bands = samples[..., bands] if bands else None
+        self.premultiplied = place is not None and self.extra_samples[place] == 1
+        if self.alpha is not None and self.alpha.dtype != dtype and dtype.kind in "iu":
+            self.alpha = self.alpha / np.float32(np.iinfo(dtype).max)
+
+    def on_unit_scale(self, like: Image | None = None) -> Image:
+        """Return the image with float samples scaled to 0..1, like those of `like` if float."""
+        scale = self.scale
+        if like is not None and like.pixels.dtype == np.float32:
+            scale = like.scale
+        if self.pixels.dtype != np.float32 or scale == UNIT:
+            return self
+        alpha = None if self.alpha is None else opacity(self.alpha, scale)
+        return replace(self, pixels=to_float(self.pixels, scale), alpha=alpha, scale=UNIT)
+
+    def visible_pixels(self) -> Array:
+        """Return the pixels, floats on the scale 0..1, and black where alpha hides them."""
+        pixels = self.on_unit_scale().pixels
+        if self.alpha is None or self.alpha.all():
+            return pixels
+        return np.where(self.alpha[..., None] > 0, pixels, pixels.dtype.type(0))
+
+    def widen_grey(self, reason: str) -> None:
+        """Repeat grey samples as RGB, without a profile of grey, and note the reason."""
+        self.pixels = np.repeat(self.pixels, 3, axis=2)
+        self.notes.append(f"{reason}: written as RGB")
+        if self.icc is not None and self.icc[16:20] == b"GRAY":  # ICC.1:2022, 7.2.8
+            self.icc = None
+            self.losses.append("a grey ICC profile does not fit RGB: it is left out")
 
     def samples(self) -> Array:
         """Return pixels and alpha as one contiguous array, H W S."""
@@ -94,21 +148,48 @@ class Box(NamedTuple):
         return horizontally and 0 <= self.y < self.y + self.height <= height
 
 
-def to_float(pixels: Array) -> npt.NDArray[np.float32]:
-    """Return samples as float32: integers scaled to 0..1, float32 unchanged."""
+def to_float(pixels: Array, scale: Scale = UNIT) -> npt.NDArray[np.float32]:
+    """Return samples as float32: integers scaled to 0..1, float32 from `scale` to 0..1."""
+    low, high = scale
     if pixels.dtype == np.float32:
-        return pixels
-    scaled: npt.NDArray[np.float32] = pixels.astype(np.float32)
+        if scale == UNIT:
+            return pixels
+        scaled: npt.NDArray[np.float32] = pixels - np.float32(low)
+        scaled /= np.float32(high - low)
+        return scaled
+    scaled = pixels.astype(np.float32)
     scaled /= np.float32(np.iinfo(pixels.dtype).max)
     return scaled
 
 
-def from_float(array: Array, dtype: npt.DTypeLike) -> Array:
+def from_float(array: Array, dtype: npt.DTypeLike, scale: Scale = UNIT) -> Array:
     """Invert `to_float`: clamp finite samples to 0..1 and round half to even, unless to float32."""
+    low, high = scale
     if np.dtype(dtype) == np.float32:
+        if scale != UNIT:
+            array = array * np.float32(high - low) + np.float32(low)
         return array.astype(np.float32, copy=False)
     scaled: Array = np.clip(array, 0, 1) * np.float32(np.iinfo(np.dtype(dtype)).max)
     return np.rint(scaled, out=scaled).astype(dtype, copy=False)
+
+
+def opacity(alpha: Array, scale: Scale = UNIT) -> Array:
+    """Return alpha as float32 in 0..1; float alpha above 1 is on the scale of the colour."""
+    alpha = to_float(alpha)
+    top = float(alpha.max())
+    return alpha / np.float32(max(top, scale[1])) if top > 1 else alpha
+
+
+def alpha_place(extra_samples: Sequence[int]) -> int | None:
+    """Return the place of the first alpha among the extra samples of a TIFF."""
+    return next((n for n, code in enumerate(extra_samples) if code in (1, 2)), None)
+
+
+def _to_float32(samples: Array) -> tuple[npt.NDArray[np.float32], bool]:
+    """Return the same values as float32, and False if some are rounded."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = samples.astype(np.float32)
+        return converted, np.array_equal(converted.astype(samples.dtype), samples)
 
 
 def rescale(samples: Array, old: int, new: int) -> Array:

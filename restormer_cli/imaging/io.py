@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 
 from ..errors import DamagedError, ImageError
-from ..files import write_atomic
-from ..memory import MemoryGuard
-from .codecs import CODEC_ERRORS, exif, heif, jpeg, pillow, png, raw, tiff
-from .formats import FORMATS, fit
+from ..files import UrlPath, write_atomic
+from ..memory import MemoryGuard, available_memory
+from ..streams import CHUNK, read_chunks
+from ..text import format_bytes
+from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
+from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
+from .metadata import read_orientation
+from .scale import find_scale
+from .unsupported import check_kind, is_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +40,7 @@ _DECODERS: dict[re.Pattern[bytes], Callable[[bytes, int], ImageSequence]] = {
         (raw.SIGNATURE, raw.decode),
         (b"|".join(map(re.escape, tiff.SIGNATURES)), tiff.decode),
         (heif.SIGNATURE, heif.decode),
+        (netpbm.SIGNATURE, netpbm.decode),
     )
 }
 _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
@@ -45,16 +52,36 @@ _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
     "avif": pillow.encode_avif,
     "heif": heif.encode,
 }
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
+_MAX_PIXEL_BYTES = 32  # four samples of 64 bits
+_MAX_OTHER_BYTES = 2**26  # metadata, thumbnails and the like
+
+
+class Remarks(NamedTuple):
+    """Remarks of the encoder on an image."""
+
+    losses: list[str]  # parts of the image that the file lacks
+    notes: list[str]
+
+
+class Encoded(NamedTuple):
+    """An encoded file and the remarks on each of its images."""
+
+    data: bytes
+    remarks: list[Remarks]
 
 
 def read_image(
-    source: Path | BinaryIO | bytes, *, max_pixels: int = 300_000_000, name: str = "<bytes>"
+    source: Path | BinaryIO | bytes,
+    *,
+    max_pixels: int = 300_000_000,
+    name: str = "<bytes>",
+    allow_damaged: bool = False,
 ) -> Image:
     """Read the first image of a file, a stream or bytes; see `read_bytes` and `decode`."""
     if not isinstance(source, bytes):
-        name, source = read_bytes(source)
-    return next(decode(source, max_pixels=max_pixels, name=name).images)
+        name, source = read_bytes(source, max_pixels=max_pixels)
+    images = decode(source, max_pixels=max_pixels, name=name, allow_damaged=allow_damaged).images
+    return next(images)
 
 
 def decode(
@@ -88,13 +115,12 @@ def decode(
     if decoder is tiff.decode and raw.is_raw(data, Path(name).suffix.lower()):
         decoder = raw.decode
     with _named_errors(name):
+        check_kind(data, name)
         sequence = decoder(data, max_pixels)
     return replace(sequence, images=_checked(sequence, name, allow_damaged))
 
 
-def encode(
-    images: Iterable[Image], kind: str, *, count: int = 1, quality: int = 95
-) -> tuple[bytes, list[list[str]]]:
+def encode(images: Iterable[Image], kind: str, *, count: int = 1, quality: int = 95) -> Encoded:
     """Encode images to a file.
 
     Args:
@@ -105,19 +131,19 @@ def encode(
             for a lossless source.
 
     Returns:
-        The file, and for each image the notes on what was lost.
+        The file, and the remarks on each image.
 
     Raises:
         ImageError: an image is too large for the format, or cannot be encoded.
     """
-    reports: list[tuple[list[str], list[str]]] = []  # losses and notes, which encoders extend
+    remarks: list[Remarks] = []  # which encoders extend
     source_errors: list[BaseException] = []
 
     def fitted() -> Iterator[Image]:
         try:
             for image in images:
                 copy = fit(image, kind)
-                reports.append((copy.losses, copy.notes))
+                remarks.append(Remarks(copy.losses, copy.notes))
                 yield copy
         except BaseException as error:
             source_errors.append(error)
@@ -132,7 +158,7 @@ def encode(
         raise ImageError(
             f"cannot encode as {kind} ({_reason(error)})", "Write PNG or TIFF."
         ) from error
-    return data, [[*losses, *notes] for losses, notes in reports]
+    return Encoded(data, remarks)
 
 
 def write_image(
@@ -145,15 +171,19 @@ def write_image(
     """Encode an image and write it; see `output_format`, `encode` and `write_encoded`.
 
     Returns:
-        Notes on what was lost.
+        Losses and notes.
 
     Raises:
         ImageError: the image cannot be encoded, or the target cannot be written.
     """
     kind, notes = output_format(target, format, image.format)
-    data, (losses,) = encode([image], kind, quality=quality)
+    try:
+        data, (remarks,) = encode([image], kind, quality=quality)
+    except ImageError as error:
+        name = _name_of(target, "output")
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
     write_encoded(data, target)
-    return [*notes, *losses]
+    return [*notes, *remarks.losses, *remarks.notes]
 
 
 def output_format(
@@ -162,7 +192,7 @@ def output_format(
     """Choose the format of an output: the wanted one, or by the target's suffix, or the input's.
 
     Returns:
-        A key of FORMATS, and a note if PNG replaces an input format that cannot be written.
+        A key of FORMATS, and a note if it replaces an input format that cannot be written.
 
     Raises:
         ImageError: the format cannot be written.
@@ -171,7 +201,8 @@ def output_format(
     by_suffix = (kind for kind, spec in FORMATS.items() if suffix in spec.suffixes)
     kind = wanted or next(by_suffix, suffix[1:]) or own
     if wanted is None and kind == own and kind not in FORMATS:
-        return "png", [f"{kind} cannot be written: PNG instead"]
+        other = replacement(kind)
+        return other, [f"{kind} cannot be written: {other.upper()} instead"]
     if kind not in FORMATS:
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write the format {kind}",
@@ -222,23 +253,71 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def read_bytes(source: Path | BinaryIO) -> tuple[str, bytes]:
+def read_bytes(
+    source: Path | BinaryIO, *, max_pixels: int = 300_000_000, name: str | None = None
+) -> tuple[str, bytes]:
     """Return the name and the content of a file or stream.
 
+    Of a local file or stream that does not begin like an image, only the first MiB is read. Hence
+    neither endless streams nor large files of other kinds fill the memory.
+
+    Args:
+        source: the file or stream.
+        max_pixels: limit of each image, from which a limit of the bytes is derived.
+        name: of the source, for errors.
+
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the source cannot be read, is too large, or not an image.
     """
-    name = _name_of(source, "input")
+    name = name or _name_of(source, "input")
+    limit = _MAX_OTHER_BYTES + _MAX_PIXEL_BYTES * max_pixels
+    too_large = ImageError(
+        f"{name}: over {format_bytes(limit)}, too large for images of up to {max_pixels} pixels",
+        "Raise --max-pixels if you trust the file.",
+    )
+    available = available_memory()
+
+    def check(size: int) -> None:
+        if size > limit:
+            raise too_large
+        if size > available:
+            raise MemoryError
+
     try:
         with MemoryGuard(f"to read {name}"):
-            return name, source.read_bytes() if isinstance(source, Path) else source.read()
+            return name, _read_all(source, name, check)
     except OSError as error:
-        cause, hint = f"cannot read ({_reason(error)})", "Check its permissions."
+        cause, hint = f"cannot read ({_reason(error)})", "Check the file and its permissions."
         if isinstance(error, FileNotFoundError):
             cause, hint = "no such file", "Check the path."
         elif isinstance(source, Path) and source.is_dir():
             cause, hint = "a folder, not an image", "Name an image."
         raise ImageError(f"{name}: {cause}", hint) from error
+
+
+def _read_all(source: Path | BinaryIO, name: str, check: Callable[[int], None]) -> bytes:
+    """Return the content; `check` is called with the number of bytes known so far."""
+    size = source.stat().st_size or 0 if isinstance(source, Path) else 0  # None: unknown, of a URL
+    if isinstance(source, UrlPath):
+        check(size)
+        return source.read_bytes()
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        content = io.BytesIO()
+        for chunk in read_chunks(file):
+            if not content.tell() and len(chunk) == CHUNK:
+                _check_start(chunk, name)
+                check(size)
+            content.write(chunk)
+            check(content.tell())
+        return content.getvalue()
+
+
+def _check_start(start: bytes, name: str) -> None:
+    """Raise ImageError if no decoder can read a file with this start of at least 1 MiB."""
+    with _named_errors(name):
+        check_kind(start, name)
+        if not any(s.match(start) for s in _DECODERS) and not pillow.accepts(start):
+            raise PIL.UnidentifiedImageError
 
 
 def _name_of(stream: object, role: str) -> str:
@@ -290,6 +369,11 @@ def _named_errors(name: str) -> Iterator[None]:
             "raw file.",
         ) from error
     except CODEC_ERRORS as error:
+        if is_unsupported(error):
+            raise ImageError(
+                f"{name}: not supported ({_reason(error)})",
+                f"Convert it, for example: magick {name} out.png",
+            ) from error
         raise DamagedError(
             f"{name}: damaged or truncated ({_reason(error)})", "Get a complete copy of the file."
         ) from error
@@ -311,6 +395,8 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
                 raise ImageError(
                     "some samples are NaN or infinite", "Replace them before restoring."
                 )
+            if image.pixels.dtype == np.float32:
+                image.scale = find_scale(image.pixels, image.alpha)
             if image.icc is not None and image.icc[36:40] != b"acsp":  # ICC.1:2022, 7.2.9
                 image.notes.append("the ICC profile is damaged: kept unchanged")
             if number == 1:
@@ -320,21 +406,8 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
 
 
 def _turn_upright(image: Image) -> None:
-    """Apply and reset the orientation (EXIF 2.32, 4.6.4), and make the arrays contiguous."""
-    orientation = 1
-    if image.exif is not None:
-        image.exif = image.exif.removeprefix(b"Exif\0\0")
-        try:
-            orientation, image.exif = exif.reset_orientation(image.exif)
-            if image.dpi is None and image.format in ("heif", "jpeg"):
-                image.dpi = exif.parse(image.exif).dpi()
-        except CODEC_ERRORS:
-            image.notes.append("EXIF is damaged: kept unchanged, orientation not applied")
-    already_upright = image.format in ("heif", "raw")  # turned by their decoders
-    if image.xmp is not None and (orientation != 1 or already_upright):
-        image.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", image.xmp)
-    if already_upright:
-        orientation = 1
+    """Apply and reset the orientation, and make the arrays contiguous."""
+    orientation = read_orientation(image)
 
     def turn(plane: Array) -> Array:
         plane = plane.swapaxes(0, 1) if orientation > 4 else plane

@@ -1,3 +1,4 @@
+from .blocking import BlockShape as BlockShape
 from .config import RestorerConfig as RestorerConfig
 from .devices import PRECISIONS as PRECISIONS
 from .devices import check_training_device as check_training_device
@@ -7,10 +8,12 @@ from .devices import describe_devices as describe_devices
 from .devices import device_model as device_model
 from .devices import full_precision as full_precision
 from .devices import inherit_threads as inherit_threads
-from .devices import is_out_of_memory as is_out_of_memory
 from .devices import native_bf16 as native_bf16
 from .devices import peak_memory as peak_memory
 from .devices import synchronize as synchronize
 from .engine import restore as restore
+from .native.dispatch import is_native as is_native
+from .native.dispatch import native_status as native_status
+from .native.mode import use_native as use_native
 from .restorer import Restoration as Restoration
 from .restorer import Restorer as Restorer

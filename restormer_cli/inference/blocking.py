@@ -180,7 +180,7 @@ class StripRunner:
             columns = slice(region.left, region.right + 2 * halo)
             with no_grad():
                 block = strip[:, rows, columns].contiguous()
-                return compute(block, region, _block_convolution(region, height, width))
+                return compute(block, region, block_convolution(region, height, width))
 
         def on_map(region: Region) -> Result:
             with no_grad():
@@ -293,7 +293,7 @@ def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | N
     return strip
 
 
-def _block_convolution(region: Region, height: int, width: int) -> Convolve:
+def block_convolution(region: Region, height: int, width: int) -> Convolve:
     """Return a 3x3 convolution without padding for a block with a halo.
 
     Earlier layers may have changed the zeros outside the image, so they are set again.

@@ -15,8 +15,7 @@ import psutil
 import torch
 
 from ..errors import DeviceError
-from ..memory import available_memory, peak_process_memory
-from ..memory import is_out_of_memory as is_out_of_memory
+from ..memory import available_memory, is_out_of_memory, peak_process_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

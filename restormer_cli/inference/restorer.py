@@ -20,6 +20,7 @@ from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
+from .native.dispatch import check_requirement
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""
@@ -109,6 +110,8 @@ class Restorer:
                 f"{self.weights.name} restores {a.in_channels} channels to {a.out_channels}",
                 "Use a network for grey images, for RGB images, or for two RGB views.",
             )
+        dtype = devices.PRECISIONS[self.precision]
+        check_requirement(a, dtype, self.device, config.window)
         if config.dual_pixel != (a.in_channels == 6):
             inputs = "two views (6 channels)" if a.in_channels == 6 else f"{a.in_channels} channels"
             raise UsageError(

@@ -52,6 +52,8 @@ from .blocking import (
     spans,
 )
 from .devices import full_precision
+from .native.dispatch import Fusion, fusion_for
+from .native.library import FusedBlock
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16
@@ -86,9 +88,10 @@ def forward(
     a = network.architecture
     device = next(network.parameters()).device
     blocking = blocking or blocking_for(device, dtype)
-    stages, convolutions = pack(network, dtype)
-    image = image.to(device)
     b, _, height, width = image.shape
+    fusion = fusion_for(a, (height, width), dtype, device, window)
+    stages, convolutions = pack(network, dtype, fusion)
+    image = image.to(device)
     total = count_strips(a, (height, width), window, blocking)
 
     def empty(level: int) -> Map:
@@ -151,8 +154,11 @@ def forward(
         return restored if a.dual_pixel else restored.add_(image)
 
 
-def transform(run: StripRunner, x: Map, w: BlockWeights, windows: Windows) -> None:
+def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
     """Apply a transformer block to a map in place, in two passes."""
+    if isinstance(w, FusedBlock):
+        w.transform(run, x)
+        return
     passes = passes_for(w)
     sums = run.collect(x, passes.sums(w), edges=windows.edges)
     run.write(x, passes.finish(w, windows.mixer(sums, w)), x, halo=2)
@@ -232,24 +238,25 @@ def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) 
     return int(maps + images + strip + blocks + parameters * dtype.itemsize)
 
 
-Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]
+Block = BlockWeights | FusedBlock
+
+Packed = tuple[dict[str, list[Block]], dict[str, tuple[Tensor, "Tensor | None"]]]
 """Weights of a network in one precision: those of the stages of blocks, and of convolutions."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
 
 
-def pack(network: Restormer, dtype: torch.dtype) -> Packed:
+def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -> Packed:
     """Return the network's weights, folded, padded and cast; cached until the weights change."""
-    token = (dtype, [(p.data_ptr(), p._version) for p in network.parameters()])
+    token = (dtype, fusion, [(p.data_ptr(), p._version) for p in network.parameters()])
     if network not in _packed or _packed[network][0] != token:
         stages, convolutions = {}, {}
         with torch.no_grad():
             for name, module in network.named_children():
                 if isinstance(module, nn.Sequential):
+                    blocks = [m.weights() for m in module if isinstance(m, TransformerBlock)]
                     stages[name] = [
-                        _pack_block(block.weights(), dtype)
-                        for block in module
-                        if isinstance(block, TransformerBlock)
+                        (fusion and fusion.block(w)) or pack_block(w, dtype) for w in blocks
                     ]
                 else:
                     conv = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
@@ -261,7 +268,7 @@ def pack(network: Restormer, dtype: torch.dtype) -> Packed:
     return _packed[network][1]
 
 
-def _pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
+def pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
     """Cast a block's weights and pad its hidden channels with zeros."""
     missing = -w.ffn_out.weight.shape[1] % ALIGNMENT
 

@@ -115,9 +115,9 @@ def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[P
         ImageError: an image cannot be read, or has another aspect ratio.
     """
     first = read_image(before, max_pixels=max_pixels)
-    panels = [Panel(first, str(before))]
+    panels = [Panel(first.on_unit_scale(), str(before))]
     for path in afters:
-        image, note = read_image(path, max_pixels=max_pixels), ""
+        image, note = read_image(path, max_pixels=max_pixels).on_unit_scale(first), ""
         (width, height), (to_width, to_height) = image_size(image), image_size(first)
         if (width, height) != (to_width, to_height):
             if abs(width * to_height / (height * to_width) - 1) > _ASPECT_TOLERANCE:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..batch import Event
 
 GAP = 0.02  # between before and after, as a fraction of the picture's width
+HALF_BLOCK = "\u2580"  # the block character that draws two pixels
 BLOCK_SCALE = 2  # image pixels per pixel drawn by block characters, in each direction
 
 
@@ -111,27 +113,46 @@ def stderr_is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def _obstacle() -> str | None:
+    """Return why pictures cannot be shown on stderr, or None."""
+    if not stderr_is_terminal():
+        return "stderr is not a terminal"
+    try:
+        HALF_BLOCK.encode(sys.stderr.encoding)
+    except UnicodeEncodeError:
+        return f"{sys.stderr.encoding} has no block characters"
+    with _streams_on_terminal():
+        if sys.__stdin__ is None or not sys.__stdin__.isatty():
+            return "there is no terminal to query"
+        if 0 in os.get_terminal_size(sys.stderr.fileno()):
+            return "the size of the terminal is unknown"
+        with suppress(OSError):  # without a controlling terminal there is no background
+            if sys.platform != "win32" and os.tcgetpgrp(sys.__stdin__.fileno()) != os.getpgrp():
+                return "the program runs in the background"  # a query would stop it
+    return None
+
+
 @contextmanager
 def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
-    """Yield a preview, which is empty unless it is `wanted` and stderr is a terminal.
+    """Yield a preview, which is empty unless it is `wanted` and the terminal can show pictures.
 
     Raises:
         UsageError: textual-image is not installed.
     """
-    if wanted and not stderr_is_terminal():
-        console.say("note: --preview has no effect: stderr is not a terminal")
-        wanted = False
-    if not wanted:
+    if wanted and stderr_is_terminal() and find_spec("textual_image") is None:
+        raise UsageError(
+            "--preview: the package textual-image is not installed",
+            "Install it: pip install 'restormer-cli[preview]'",
+        )
+    obstacle = _obstacle() if wanted else None
+    if obstacle is not None:
+        console.say(f"note: --preview has no effect: {obstacle}")
+    if not wanted or obstacle is not None:
         yield Preview(console)
         return
     with _streams_on_terminal():
-        try:
-            from textual_image import renderable  # the import queries the terminal
-        except ImportError as error:
-            raise UsageError(
-                "--preview: the package textual-image is not installed",
-                "Install it: pip install 'restormer-cli[preview]'",
-            ) from error
+        from textual_image import renderable  # the import queries the terminal
+
         graphics = renderable.Image in (renderable.SixelImage, renderable.TGPImage)
         kind: Any = renderable.Image if graphics else renderable.HalfcellImage
         column = _column_width(kind) if graphics else 1

@@ -49,7 +49,7 @@ def choose_backend(
     launcher: Launcher = ProcessLauncher(devices, worker, reporter.warn)
     if ray is not None:
         launcher = RayLauncher(ray, devices, worker)
-    return WorkerPool(launcher, config.task, reporter)
+    return WorkerPool(launcher, config.task, reporter, batch.max_pixels)
 
 
 @dataclass
@@ -114,8 +114,7 @@ class DryRun(InProcess):
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Decode the images and yield events."""
-        task, max_pixels = self.config.task, self.batch.max_pixels
-        yield from preview_batch(jobs, task, self.restorer, streams, max_pixels)
+        yield from preview_batch(jobs, self.config.task, self.restorer, streams, self.batch)
 
 
 Backend: TypeAlias = InProcess | WorkerPool

@@ -97,11 +97,13 @@ class WorkerPool:
         launcher: starts the workers.
         task: name of the task.
         reporter: receives warnings, descriptions of the workers, and progress.
+        max_pixels: maximum number of pixels of an image.
     """
 
     launcher: Launcher
     task: str
     reporter: Reporter
+    max_pixels: int = 300_000_000
     _members: list[_Member] = field(default_factory=list)
     _inbox: SimpleQueue[tuple[_Member, Message]] = field(default_factory=SimpleQueue)
     _notes: set[str] = field(default_factory=set)
@@ -132,7 +134,8 @@ class WorkerPool:
         """
         self.prepare(len(jobs))
         self._running = True
-        images, self._unassigned = queue_images(jobs, streams.stdin), len(jobs)
+        images = queue_images(jobs, streams.stdin, self.max_pixels)
+        self._unassigned = len(jobs)
         try:
             while self._unassigned or self._retries or any(m.images for m in self._members):
                 if not self._members:

@@ -107,7 +107,7 @@ def test_right_views_are_matched_by_name() -> None:
 
 
 REFUSED = {
-    "one file for two inputs": (["f/a.png", "g/a.jpg"], {"output": "out", "format": "png"}),
+    "one file for two inputs": (["f/a.png", "h/a.png"], {"output": "out/"}),
     "an output is its input": (["a.png"], {"output": "."}),
     "an output is another input": (["a.png", "b.jpeg"], {"output": "b.jpeg"}),
     "a file for several inputs": (["a.png", "b.jpeg"], {"output": "out.png"}),
@@ -130,6 +130,36 @@ def test_contradictory_outputs_are_an_error(case: str) -> None:
     with pytest.raises(UsageError) as caught:
         jobs(*names, **options)
     assert caught.value.hint
+
+
+def test_outputs_that_would_take_one_name_get_their_own() -> None:
+    """An output in another format keeps the whole name of its input, in any order."""
+    Path("a.gif").touch()
+    names = {"a.png": "out/a.png", "a.gif": "out/a.gif.png", "c.gif": "out/c.png"}
+    assert targets(*names, output="out/") == list(names.values())
+    assert targets(*reversed(names), output="out/") == list(reversed(names.values()))
+    assert targets("a.png", "a.gif") == ["a.restored.png", "a.gif.restored.png"]
+    assert targets("f/a.png", "g/a.jpg", output="out", format="png") == [
+        "out/a.png",
+        "out/a.jpg.png",
+    ]
+    assert targets("a.gif", "a.tga", output="out/") == ["out/a.gif.png", "out/a.tga.png"]
+
+
+def test_inputs_with_one_output_cost_no_others() -> None:
+    """Those that share a name all the same have a problem, which names all of them."""
+    planned = jobs("f/a.png", "a.png", "h/a.png", "b.jpeg", output="out/")
+    problem = "f/a.png, a.png and h/a.png would all become out/a.png"
+    assert [job.problem for job in planned] == [problem, problem, problem, None]
+
+
+def test_a_format_that_is_only_read_costs_no_others_in_place() -> None:
+    """The others are replaced; with no others, the command is wrong."""
+    planned = jobs("a.png", "c.gif", in_place=True)
+    assert [job.problem for job in planned] == [
+        None,
+        "it cannot be replaced: its output would be named c.png",
+    ]
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,97 @@ def test_a_changed_input_is_restored_again(repeat: Callable[..., Reasons]) -> No
     os.utime("f/b.png", (1, 1))
     picture("f/a.png", seed=9)
     assert repeat() == {"a.png": None, "b.png": manifest.UNCHANGED}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no time of the last change")
+def test_a_changed_input_of_the_same_size_and_time_is_restored_again(
+    repeat: Callable[..., Reasons],
+) -> None:
+    """Its content decides if it was touched since; a copy with its old time is unchanged."""
+    stat = Path("f/a.png").stat()
+    shutil.copy2("f/b.png", "copy.png")
+    Path("copy.png").replace("f/b.png")
+    data = bytearray(Path("f/a.png").read_bytes())
+    data[-1] ^= 1
+    Path("f/a.png").write_bytes(data)
+    os.utime("f/a.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert manifest.FileFingerprint.from_entry(lines()[1]["input"]).fits(Path("f/b.png"))
+    assert not manifest.FileFingerprint.from_entry(lines()[0]["input"]).fits(Path("f/a.png"))
+
+
+def test_manifests_of_older_versions_stay_valid(repeat: Callable[..., Reasons]) -> None:
+    """Without the time of the last change, the modification time decides alone."""
+    entries = lines()
+    for entry in entries:
+        del entry["in_place"]
+        for name in ("input", "output"):
+            del entry[name]["ctime_ns"]
+    MANIFEST.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    Path("f/a.png").chmod(0o600)
+    assert repeat() == SKIPPED
+
+
+def inputs_of(outcome: Outcome) -> list[str]:
+    return [event["input"] for event in outcome.events if event["event"] == "planned"]
+
+
+def test_outputs_below_their_inputs_are_no_inputs(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run skips them, from any working folder, and restores their originals again."""
+    for name in ("f/a.png", "f/sub/b.png"):
+        picture(name)
+    assert restormer("derain", "-r", "f", "-o", "f/clean/").status == 0
+    outcome = restormer("derain", "-r", "f", "--dry-run", "--json")
+    assert inputs_of(outcome) == ["f/a.png", "f/sub/b.png"]
+    skipped = [event["input"] for event in outcome.events if event["event"] == "skipped"]
+    assert skipped == ["f/clean/a.png", "f/clean/sub/b.png"]
+    monkeypatch.chdir("f")
+    assert inputs_of(restormer("derain", "-r", ".", "--dry-run", "--json")) == [
+        "a.png",
+        "sub/b.png",
+    ]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_outputs_of_the_working_folder_are_no_inputs(
+    old: bool, restormer: Callable[..., Outcome]
+) -> None:
+    """The recorded name of an input may look like that of its output."""
+    picture("a.png")
+    assert restormer("derain", ".", "-o", "clean/").status == 0
+    if old:
+        path = Path("clean", manifest.NAME)
+        entry = json.loads(path.read_bytes())
+        del entry["in_place"]
+        path.write_text(json.dumps(entry) + "\n")
+    assert inputs_of(restormer("derain", "-r", ".", "--dry-run", "--json")) == ["a.png"]
+
+
+def test_outputs_are_inputs_of_other_runs(restormer: Callable[..., Outcome]) -> None:
+    """A folder of outputs can be restored, and so can another picture in its place."""
+    picture("f/a.png")
+    assert restormer("derain", "f", "-o", "f/clean/").status == 0
+    outcome = restormer("denoise", "f/clean", "--dry-run", "--json")
+    assert inputs_of(outcome) == ["f/clean/a.png"]
+    picture("f/clean/a.png", seed=7)
+    outcome = restormer("denoise", "-r", "f", "--dry-run", "--json")
+    assert inputs_of(outcome) == ["f/a.png", "f/clean/a.png"]
+
+
+def test_originals_that_were_restored_in_place_stay_inputs(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same name above the folder is not its original."""
+    for seed, name in enumerate(("f/a.png", "f/sub/a.png")):
+        picture(name, seed=seed)
+    top = Path.cwd()
+    for folder in ("f", "f/sub"):
+        monkeypatch.chdir(top / folder)
+        assert restormer("derain", ".", "--in-place").status == 0
+    monkeypatch.chdir(top)
+    outcome = restormer("denoise", "-r", "f", "--dry-run", "--json")
+    assert inputs_of(outcome) == ["f/a.png", "f/sub/a.png"]
 
 
 def test_a_missing_or_damaged_output_is_restored_again(repeat: Callable[..., Reasons]) -> None:

@@ -23,6 +23,8 @@ from restormer_cli.inference.restorer import Restorer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MILLION = BatchConfig(max_pixels=10**6)
+
 
 def picture(path: Path, shape: tuple[int, ...] = (9, 14, 3)) -> np.ndarray:
     """Write an image of random pixels."""
@@ -273,12 +275,12 @@ def test_a_preview_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) 
     picture(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "bad.png")]
-    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), 10**6)
+    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), MILLION)
     assert isinstance(known, Planned)
     assert (known.width, known.height) == (14, 9)
     assert known.strategy
     assert isinstance(bad, Failed)
-    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), 10**6)
+    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), MILLION)
     assert isinstance(unknown, Planned)
     assert unknown.strategy is None
     assert not (tmp_path / "out").exists()
@@ -304,7 +306,7 @@ def test_a_noise_that_is_known_is_not_estimated_again(
     job = Job(tmp_path / "a.tif", tmp_path / "out.tif", noise=Noise(25.0, 24.0))
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     (_, restored) = stages.run_batch([job], restorer, streams())
-    (planned,) = stages.preview_batch([job], "denoise", None, streams(), 10**6)
+    (planned,) = stages.preview_batch([job], "denoise", None, streams(), MILLION)
     assert isinstance(restored, Restored)
     assert isinstance(planned, Planned)
     assert restored.noise == planned.noise == job.noise

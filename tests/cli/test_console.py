@@ -141,3 +141,9 @@ def run_on_terminal(arguments: list[str], status: int) -> bytes:
             output += chunk
     assert process.wait() == status
     return output
+
+
+def test_bytes_are_printed_unchanged(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """A path for another program keeps its bytes, which may be no text."""
+    console.Console().result(b"\xfc.png")
+    assert capsysbinary.readouterr().out == b"\xfc.png\n"

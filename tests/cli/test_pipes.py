@@ -14,7 +14,7 @@ import pytest
 
 from restormer_cli.batch import manifest
 from restormer_cli.imaging import io as image_io
-from tests.support.program import PROGRAM, picture, pixels, python, tree
+from tests.support.program import PROGRAM, picture, pixels, python, shell, tree
 
 pytestmark = [
     pytest.mark.usefixtures("folder", "weights"),
@@ -22,17 +22,6 @@ pytestmark = [
 ]
 
 NAMES = ("a.png", "-dash.png", "two words.png", "new\nline.png", "ü.png", "'quote\".png")
-
-
-def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a shell command line that can call `restormer`."""
-    program = f'restormer() {{ "{sys.executable}" -m restormer_cli "$@"; }}\n'
-    wrapper = Path("bin/restormer")
-    wrapper.parent.mkdir(exist_ok=True)
-    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m restormer_cli "$@"\n')
-    wrapper.chmod(0o755)  # xargs and parallel cannot call shell functions
-    line = f'PATH="$PWD/bin:$PATH"\n{program}{line}'
-    return subprocess.run(["sh", "-c", line], capture_output=True, check=False)  # noqa: S603, S607
 
 
 def outputs(folder: str) -> list[str]:

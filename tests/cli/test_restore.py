@@ -96,6 +96,31 @@ def test_folders_are_mirrored(restormer: Callable[..., Outcome]) -> None:
 
 
 @pytest.mark.usefixtures("weights")
+def test_other_pictures_in_a_folder_are_noted_once(restormer: Callable[..., Outcome]) -> None:
+    """A note counts them, and -v lists them."""
+    for name in ("a.png", "sub/b.png"):
+        picture(f"f/{name}")
+    for name in ("c.pcx", "sub/d.exr", "sub/e.pcx"):
+        Path("f", name).touch()
+    outcome = restormer("derain", "-r", "f", "-o", "out")
+    note = "note: 3 files of other kinds of pictures left out (.exr, .pcx)"
+    assert outcome.stderr.count(note) == 1
+    assert "d.exr" not in outcome.stderr
+    assert "left out: f/sub/d.exr" in restormer("derain", "-r", "f", "-o", "out", "-v").stderr
+
+
+def test_two_inputs_of_one_name_cost_no_others(restormer: Callable[..., Outcome]) -> None:
+    """They fail, nothing takes their name, and the others are restored."""
+    for name in ("f/a.png", "g/a.png", "g/b.png"):
+        picture(name)
+    outcome = restormer("derain", "f", "g", "-o", "out", "--json")
+    assert outcome.status == 1
+    failed = [event for event in outcome.events if event["event"] == "failed"]
+    assert [event["input"] for event in failed] == ["f/a.png", "g/a.png"]
+    assert failed[0]["error"] == "f/a.png and g/a.png would both become out/a.png"
+    assert sorted(path.name for path in Path("out").glob("*.png")) == ["b.png"]
+
+
 def test_outputs_of_an_earlier_run_are_no_inputs(restormer: Callable[..., Outcome]) -> None:
     """Outputs of an earlier run are skipped in patterns and in folders."""
     picture("f/a.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,58 @@ def test_a_replaced_file_keeps_its_mode() -> None:
     Path("state.pt").touch(mode=0o600)
     atomic.write_atomic(Path("state.pt"), b"new")
     assert Path("state.pt").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="needs extended attributes")
+@pytest.mark.parametrize("name", ["user.rating", "system.posix_acl_access"])
+def test_a_replaced_file_keeps_its_extended_attributes(name: str) -> None:
+    """Extended attributes and access control lists stay with a replaced file."""
+    Path("a.png").touch(mode=0o640)
+    # Version 2, then tag, permissions and user: owner, user 12, group, mask, others.
+    entries = ((1, 6, -1), (2, 4, 12), (4, 4, -1), (0x10, 4, -1), (0x20, 0, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    value = acl if name.startswith("system") else b"5"
+    try:
+        os.setxattr("a.png", name, value)
+    except OSError:
+        pytest.skip("this file system has no such attributes")
+    atomic.write_atomic(Path("a.png"), b"new")
+    assert os.getxattr("a.png", name) == value
+    assert Path("a.png").stat().st_mode & 0o777 == 0o640
+    assert Path("a.png").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give files")
+def test_a_replaced_file_keeps_its_owner_and_group() -> None:
+    """The owner and the group stay, and so do the bits that depend on them."""
+    Path("a.png").touch()
+    os.chown("a.png", 12, 34)
+    Path("a.png").chmod(0o6755)
+    atomic.write_atomic(Path("a.png"), b"new")
+    status = Path("a.png").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12, 34, 0o6755)
+
+
+@pytest.mark.skipif(not hasattr(os, "chown"), reason="needs owners of files")
+def test_what_may_not_be_copied_does_not_fail_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose owner cannot be kept is written, without rights of another owner."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    Path("a.png").touch(mode=0o644)
+    Path("a.png").chmod(0o4755)
+    stranger = os.stat_result((0o104755, 0, 0, 1, os.getuid() + 1, os.getgid(), 0, 0, 0, 0))
+    stat = Path.stat
+    with monkeypatch.context() as patch:
+        for name in ("chown", "setxattr"):
+            patch.setattr(os, name, refuse, raising=False)
+        patch.setattr(
+            Path, "stat", lambda path, **kw: stranger if path.name == "a.png" else stat(path, **kw)
+        )
+        atomic.write_atomic(Path("a.png"), b"new")
+    assert Path("a.png").stat().st_mode & 0o7777 == 0o755
+    assert Path("a.png").read_bytes() == b"new"
 
 
 def test_a_symbolic_link_is_kept() -> None:

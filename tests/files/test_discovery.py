@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from restormer_cli.files.discovery import find_inputs, natural_key, read_list
+from restormer_cli.files.discovery import (
+    PICTURE_SUFFIXES,
+    find_inputs,
+    natural_key,
+    read_list,
+)
 from restormer_cli.imaging.formats import readable_suffixes
 
 
@@ -61,6 +66,26 @@ def test_hidden_files_and_folders_are_left_out_of_a_folder() -> None:
     """A name with a leading dot is an input only if it is named itself."""
     touch("f/.hidden.png", "f/.cache/a.png", "f/a.png")
     assert names("f", "f/.hidden.png", recursive=True) == ["f/a.png", "f/.hidden.png"]
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trashes"],
+)
+def test_folders_of_the_system_are_left_out(folder: str) -> None:
+    """Bins and thumbnails are searched only if they are named."""
+    touch(f"f/{folder}/a.png", "f/sub/a.png")
+    assert names("f", recursive=True) == ["f/sub/a.png"]
+    assert names(f"f/{folder}") == [f"f/{folder}/a.png"]
+
+
+def test_other_pictures_in_a_folder_are_counted() -> None:
+    """They are no inputs unless they are named, and other files are none of them."""
+    touch("f/a.png", "f/b.PCX", "f/c.exr", "f/d.txt", "f/.e.psd", "f/sub/f.svg", "g.pcx")
+    inputs = find_inputs(["f", "g.pcx"], readable_suffixes())
+    assert [str(image) for image in inputs.found] == ["f/a.png", "g.pcx"]
+    assert inputs.unread == [Path("f/b.PCX"), Path("f/c.exr")]
+    assert not readable_suffixes() & PICTURE_SUFFIXES
 
 
 def test_outputs_in_a_folder_are_not_inputs() -> None:

@@ -158,8 +158,7 @@ def test_outputs_of_urls_are_named_like_those_of_paths(shop: dict[str, np.ndarra
     with pytest.raises(UsageError, match="no folder beside it"):
         targets("memory://shop")
     store.pipe_file("/shop/in/a.gif", b"")
-    with pytest.raises(UsageError, match=r"would both become memory://o/a\.png"):
-        targets("memory://shop/in", output="memory://o/")
+    assert "memory://o/a.gif.png" in targets("memory://shop/in", output="memory://o/")
 
 
 def test_an_upload_is_complete_or_removed(

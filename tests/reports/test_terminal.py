@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -119,14 +119,20 @@ def test_a_missing_library_is_an_error(
 
 
 def run_in_terminal(
-    arguments: tuple[str, ...], attributes: bytes, stdin: bytes
+    arguments: tuple[str, ...],
+    attributes: bytes,
+    stdin: bytes,
+    size: tuple[int, int, int, int] = (24, 80, 800, 480),
+    controlling: bool = True,
 ) -> tuple[int, bytes, str]:
-    """Run the program in a terminal of 80 x 24 characters; stdin and stdout are pipes.
+    """Run the program in a terminal; stdin and stdout are pipes.
 
     Args:
         arguments: of the program.
         attributes: the terminal's answer when asked for its capabilities.
         stdin: content of the pipe.
+        size: lines, columns, width and height in pixels.
+        controlling: make it the controlling terminal.
 
     Returns:
         The exit status, stdout, and the text on the terminal.
@@ -137,7 +143,7 @@ def run_in_terminal(
     import termios
 
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 800, 480))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size))
     environment = {**os.environ, "COLORTERM": "truecolor", "TERM": "xterm-256color"}
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, *PROGRAM, *arguments],
@@ -146,7 +152,7 @@ def run_in_terminal(
         stderr=slave,
         env=environment,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+        preexec_fn=(lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)) if controlling else None,
     )
     os.close(slave)
     assert process.stdin is not None
@@ -192,6 +198,26 @@ def test_the_terminal_gets_pictures_and_stdout_the_image(attributes: bytes, mark
     assert "before | after" in shown
     assert marker in shown
     assert not list(Path("/tmp").glob("restormer-preview-*/*.png"))  # noqa: S108
+
+
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal of Linux")
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"size": (0, 0, 0, 0)}, "the size of the terminal is unknown"),
+        ({"controlling": False}, "there is no terminal to query"),
+    ],
+    ids=["no size", "not controlling"],
+)
+def test_a_terminal_that_cannot_show_pictures(options: dict[str, Any], cause: str) -> None:
+    """A note says why there is no preview; the image is restored."""
+    before = picture("a.png")
+    arguments = ("derain", "-", "-o", "-", "--preview")
+    status, sent, shown = run_in_terminal(arguments, b"", Path("a.png").read_bytes(), **options)
+    assert status == 0
+    assert np.array_equal(image_io.read_image(sent).pixels, before)
+    assert f"note: --preview has no effect: {cause}" in shown
 
 
 def test_a_preview_does_not_change_the_manifest(restormer: Callable[..., Outcome]) -> None:

@@ -67,3 +67,14 @@ def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) ->
 def have_ended(processes: list[psutil.Process]) -> bool:
     """Wait up to 20 s and return True if all processes have ended."""
     return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+def shell(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell command line that can call `restormer`."""
+    program = f'restormer() {{ "{sys.executable}" -m restormer_cli "$@"; }}\n'
+    wrapper = Path("bin/restormer")
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m restormer_cli "$@"\n')
+    wrapper.chmod(0o755)  # xargs and parallel cannot call shell functions
+    line = f'PATH="$PWD/bin:$PATH"\n{program}{line}'
+    return subprocess.run(["sh", "-c", line], capture_output=True, check=False)  # noqa: S603, S607

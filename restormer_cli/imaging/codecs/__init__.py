@@ -2,7 +2,7 @@
 
 A decoder takes the bytes of a file and the pixel limit, and returns an `ImageSequence`. An encoder
 takes the images, their count and the quality, and returns the bytes of a file. It encodes each
-image before it requests the next, and adds a note on each loss to `Image.notes`.
+image before it requests the next, and adds what the file lacks to `Image.losses`.
 """
 
 import struct
@@ -30,6 +30,8 @@ CODEC_ERRORS = (
     zlib.error,
 )
 """Exceptions of the libraries and our parsers for damaged data."""
+
+STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
 
 
 def import_extra(module: str, extra: str, subject: str) -> Any:

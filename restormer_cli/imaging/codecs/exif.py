@@ -6,9 +6,15 @@ Values are interpreted only on request, so that unknown tags are kept. The layou
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from contextlib import suppress
+from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from . import CODEC_ERRORS
 
@@ -16,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
-SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
-INTEGERS = {1: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
+SUBDIRECTORY, USER_COMMENT = 34665, 37510
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
+INTEGERS = {BYTE: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF only
 # Magic number -> struct formats of a directory's length, an entry and an offset.
@@ -25,6 +32,16 @@ _LAYOUTS = {42: ("H", "HHI4s", "I"), 43: ("Q", "HHQ8s", "Q")}
 # Tags whose value is another directory: Exif, GPS, Interoperability (EXIF 2.32, 4.6.3).
 _DIRECTORIES = frozenset([34665, 34853, 40965])
 _TO_INCHES = {2: 1, 3: 2.54}  # ResolutionUnit -> units per inch
+_WIDTHS, _HEIGHTS = (256, 40962), (257, 40963)  # ImageWidth, PixelXDimension; the same for height
+# Horizontal and vertical values: resolution, and resolution in the focal plane.
+_AXES = ((X_RESOLUTION, Y_RESOLUTION), (41486, 41487))
+_WORDS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # type -> bytes to swap
+_STRIPS = ((273, 279), (513, 514))  # offset and size of a thumbnail, uncompressed or JPEG
+_JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")  # the start of a picture
+_MAX_PICTURES = 16  # in a block, to bound the search in hostile ones
+_SCAN, _END = 0xDA, b"\xff\xd9"  # JPEG markers (ITU-T T.81, table B.1)
+_ROUNDING = 1e-3  # of resolutions, relative
+_MAX_DENOMINATOR = 1000  # of resolutions, unless they are whole numbers
 
 
 class Tag(NamedTuple):
@@ -158,10 +175,143 @@ def reset_orientation(block: bytes) -> tuple[int, bytes]:
 
 
 def without_thumbnail(block: bytes) -> bytes:
-    """Return the block without the link to its thumbnail; all offsets stay."""
-    _, start, count = _first_directory(block)
+    """Return the block without its thumbnail and the previews of its maker note; offsets stay."""
+    order, start, count = _first_directory(block)
     link = start + 2 + 12 * count
-    return block[:link] + bytes(4) + block[link + 4 :]
+    blank = bytearray(block)
+    thumbnail = _thumbnail(block, order, link)
+    for begin, end in [*thumbnail, *_embedded_jpegs(block)]:
+        blank[begin:end] = bytes(end - begin)
+    del blank[min((begin for begin, end in thumbnail if end == len(block)), default=len(block)) :]
+    if any(block[link : link + 4]):
+        blank[link : link + 4] = bytes(4)
+    return bytes(blank)
+
+
+def _thumbnail(block: bytes, order: str, link: int) -> list[tuple[int, int]]:
+    """Return the ranges of the pixels of the second directory, behind all directories."""
+    with suppress(*CODEC_ERRORS):
+        (start,) = struct.unpack_from(order + "I", block, link)
+        directory = parse(block, start)
+        pairs = [pair for pair in _STRIPS if set(pair) <= directory.tags.keys()]
+        located = [
+            (offset, offset + size)
+            for offsets, sizes in pairs
+            for offset, size in zip(
+                directory.integers(offsets), directory.integers(sizes), strict=True
+            )
+        ]
+        if start and all(link + 4 <= begin <= end <= len(block) for begin, end in located):
+            return located
+    return []
+
+
+def _embedded_jpegs(block: bytes) -> list[tuple[int, int]]:
+    """Return the ranges of whole JPEG files in a block."""
+    found: list[tuple[int, int]] = []
+    for match in islice(_JPEG.finditer(block), _MAX_PICTURES):
+        start, position = match.start(), match.start() + 2
+        if found and start < found[-1][1]:
+            continue
+        while block[position : position + 1] == b"\xff" and len(block) >= position + 4:
+            code = block[position + 1]
+            position += 2 + int.from_bytes(block[position + 2 : position + 4], "big")
+            if code == _SCAN and (end := block.find(_END, position)) > 0:
+                found.append((start, end + 2))
+                break
+    return found
+
+
+def with_size(block: bytes, width: int, height: int) -> bytes:
+    """Return the block with the size of the picture, where it has one; all offsets stay."""
+    edited = bytearray(block)
+    for directory in _directories(block):
+        for tags, size in ((_WIDTHS, width), (_HEIGHTS, height)):
+            for tag in tags & directory.tags.keys():
+                kind, number, _, offset = directory.tags[tag]
+                if number == 1 and kind in (SHORT, LONG) and size >> (8 * _SIZES[kind]) == 0:
+                    struct.pack_into(directory.order + INTEGERS[kind], edited, offset, size)
+    return bytes(edited)
+
+
+def with_axes_exchanged(block: bytes) -> bytes:
+    """Return the block of a picture turned by 90 degrees: resolutions change places."""
+    edited = bytearray(block)
+    for directory in _directories(block):
+        for pair in _AXES:
+            if all(directory.raw(tag) is not None for tag in pair):
+                first, second = (directory.tags[tag] for tag in pair)
+                if first.kind == second.kind == RATIONAL and first.number == second.number == 1:
+                    edited[first.offset : first.offset + 8] = directory.raw(pair[1]) or b""
+                    edited[second.offset : second.offset + 8] = directory.raw(pair[0]) or b""
+    return bytes(edited)
+
+
+def with_tags(block: bytes, tags: Mapping[int, Tag]) -> bytes:
+    """Return the block with more tags in its first directory, or other values of these tags.
+
+    A tag that is a directory is merged with the old one. All offsets stay, because maker notes
+    contain offsets: changed directories are written behind the rest.
+    """
+    order, start, _ = _first_directory(block)
+    body = bytearray(block + b"\0" * (len(block) % 2))
+
+    def merge(start: int, tags: Mapping[int, Tag]) -> int:
+        """Append a directory to `body`, and return its offset."""
+        (count,) = struct.unpack_from(order + "H", body, start) if start else (0,)
+        end = start + 2 + 12 * count
+        old = [bytes(body[at : at + 12]) for at in range(start + 2, end, 12)] if start else []
+        following = body[end : end + 4].ljust(4, b"\0") if start else bytes(4)
+        entries = {struct.unpack_from(order + "H", entry)[0]: entry for entry in old}
+        for tag, (kind, number, value, _) in tags.items():
+            if isinstance(value, Directory):
+                held = struct.unpack_from(order + "8xI", entries[tag])[0] if tag in entries else 0
+                inline = struct.pack(order + "I", merge(held, value.tags))
+            elif len(value) > 4:
+                inline = struct.pack(order + "I", len(body))
+                body.extend(value + b"\0" * (len(value) % 2))
+            else:
+                inline = value
+            entries[tag] = struct.pack(order + "HHI4s", tag, kind, number, inline)
+        position = len(body)
+        body.extend(struct.pack(order + "H", len(entries)))
+        body.extend(b"".join(entries[tag] for tag in sorted(entries)) + following)
+        return position
+
+    struct.pack_into(order + "I", body, 4, merge(start, tags))
+    return bytes(body)
+
+
+def resolution_tags(order: str, dpi: tuple[float, float]) -> dict[int, Tag]:
+    """Return the tags of a resolution, whose values must lie within 0.001 and 2^32 - 1."""
+    tags = {RESOLUTION_UNIT: integer_tag(order, SHORT, 2)}
+    for tag, dots in zip((X_RESOLUTION, Y_RESOLUTION), dpi, strict=True):
+        largest = max(1, min(_MAX_DENOMINATOR, (2**32 - 1) // (int(dots) + 1)))
+        ratio = Fraction(dots).limit_denominator(largest)
+        tags[tag] = Tag(RATIONAL, 1, struct.pack(order + "II", *ratio.as_integer_ratio()))
+    return tags
+
+
+def agrees(directory: Directory, dpi: tuple[float, float]) -> bool:
+    """Return True if a directory has this resolution, apart from rounding."""
+    said = directory.dpi()
+    return said is not None and all(
+        math.isclose(*pair, rel_tol=_ROUNDING) for pair in zip(said, dpi, strict=True)
+    )
+
+
+def in_order(directory: Directory, order: str) -> Directory:
+    """Convert the values of a directory to another byte order; undefined ones stay."""
+    if directory.order == order:
+        return directory
+
+    def convert(tag: Tag) -> Tag:
+        if isinstance(tag.value, Directory):
+            return tag._replace(value=in_order(tag.value, order))
+        words = np.frombuffer(tag.value, f"u{_WORDS.get(tag.kind, 1)}")
+        return tag._replace(value=words.byteswap().tobytes())
+
+    return Directory(order, {tag: convert(value) for tag, value in directory.tags.items()})
 
 
 def without_tag(block: bytes, tag: int) -> bytes:
@@ -174,6 +324,13 @@ def without_tag(block: bytes, tag: int) -> bytes:
             entries = block[start + 2 : position] + block[position + 12 : end]
             return block[:start] + fewer + entries + bytes(12) + block[end:]
     return block
+
+
+def _directories(block: bytes) -> list[Directory]:
+    """Return the first directory and the one with the photograph's data."""
+    first = parse(block)
+    nested = first.tags.get(SUBDIRECTORY)
+    return [first, *([nested.value] if nested and isinstance(nested.value, Directory) else [])]
 
 
 def _first_directory(block: bytes) -> tuple[str, int, int]:

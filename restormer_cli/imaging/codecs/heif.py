@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
+from ..integrity import isobmff
+from ..integrity.fault import CUT, describe
 from . import import_extra
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode the primary image to 8 or 16 bits; libheif turns it upright."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
+    if (cause := isobmff.find_fault(data)) == CUT:
+        raise ValueError(cause)
     file = library.open_heif(data, convert_hdr_to_8bit=False)
     picture = file[file.primary_index]
     width, height = picture.size
@@ -37,20 +42,23 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         icc=info.get("icc_profile") or None,
         exif=info["exif"] or None,
         xmp=info.get("xmp") or None,
+        damage=cause and describe(cause, None),
     )
     if "nclx_profile" in info and image.icc is None:
         primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX)
         image.cicp = (primaries, transfer, matrix, full)
     omitted = []
     if len(file) > 1:
-        omitted.append(f"{len(file) - 1} more pictures")
+        omitted.append(counted(len(file) - 1, "more picture"))
     if info["aux"] or info["depth_images"]:
         omitted.append("gain or depth maps, which fit the original picture only")
     samples = np.asarray(picture)
     if (bits := info["bit_depth"]) > 8:  # stored in the upper bits of 16
+        image.bits = bits
         samples = rescale(samples >> (16 - bits), (1 << bits) - 1, 65535)
-    image.premultiplied = picture.premultiplied_alpha
-    image.set_samples(samples.reshape(*samples.shape[:2], -1), 1 if picture.mode[0] in "LI" else 3)
+    colours = 1 if picture.mode[0] in "LI" else 3
+    extra_samples = (1 if picture.premultiplied_alpha else 2,)  # as in a TIFF
+    image.set_samples(samples.reshape(*samples.shape[:2], -1), colours, extra_samples)
     return ImageSequence.single(image, *omitted)
 
 
@@ -58,16 +66,13 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image with 8 bits, or 10 for 16, in 4:4:4; lossless at quality 100."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
     (image,) = images
+    if image.alpha is not None and image.pixels.shape[2] == 1:
+        image.widen_grey("heif has no grey with alpha")
     samples = image.samples()
-    if samples.shape[2] == 2:
-        samples = np.ascontiguousarray(samples[..., [0, 0, 0, 1]])
-        image.notes.append("heif has no grey with alpha: written as RGB")
     mode = _MODES[samples.shape[2]]
     if samples.dtype == np.uint16:
         mode += ";16"
         samples = rescale(samples, 65535, (1 << _DEEP_BITS) - 1) << (16 - _DEEP_BITS)
-        if image.format != "heif":
-            image.notes.append(f"heif holds {_DEEP_BITS} bits: rounded")
     height, width = samples.shape[:2]
     file = library.from_bytes(mode, (width, height), samples.tobytes())
     options = dict(zip(_NCLX, image.cicp, strict=True)) if image.cicp else {}

@@ -1,7 +1,4 @@
-"""WebP, AVIF, BMP, and the other formats that Pillow decodes.
-
-Section numbers for GIF are those of GIF89a (CompuServe, 1990).
-"""
+"""WebP, AVIF, BMP, and the other formats that Pillow decodes."""
 
 from __future__ import annotations
 
@@ -18,9 +15,11 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms
 
-from ...errors import ImageError
+from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
-from . import CODEC_ERRORS, exif
+from ..integrity import gif, isobmff, webp
+from ..integrity.fault import CORRUPT, CUT, Fault, describe, fill_up, sound_length
+from . import CODEC_ERRORS, bmp, exif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 # warnings: these cannot be caught in a single thread.
 _FORMATS = (
     *("AVIF", "BMP", "DIB", "FITS", "GIF", "JPEG2000", "PCX"),
-    *("PPM", "PSD", "QOI", "SGI", "SUN", "TGA", "WEBP"),
+    *("PSD", "QOI", "SGI", "SUN", "TGA", "WEBP"),
 )
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # Pillow's mode -> mode to convert it to; all others become RGB.
@@ -42,7 +41,6 @@ _DEEP = {
     "jpeg2000": re.compile(rb"\xff\x4f\xff\x51.{38}[\x08-\x7e]", re.DOTALL),
     "sgi": re.compile(rb"\A\x01\xda.\x02", re.DOTALL),
 }
-_PPM_HEADER = re.compile(rb"P[56](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}\s")
 # Colour space of an AVIF (ISO/IEC 14496-12, 12.1.5), which Pillow does not report.
 _NCLX = re.compile(rb"colrnclx(.{7})", re.DOTALL)
 # Animated format -> number of plays, 0: for ever. A GIF stores repetitions. Pillow does not
@@ -52,33 +50,115 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
     "webp": lambda p: int(p.info.get("loop", 0)),
     "avif": lambda p: 0,
 }
-_GIF_IMAGE, _GIF_EXTENSION, _GIF_TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
+# Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
+_MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
+_TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
+# Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
+_PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_JP2_FIELDS = {
+    b"JpgTiffExif->JP2": "exif",
+    bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"): "iptc",
+    bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp",
+}
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode with Pillow, which composes the frames of an animation, to one mode for all frames."""
-    picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
-    check_size(picture.width, picture.height, max_pixels)
+
+    def open_picture(data: bytes) -> PIL.Image.Image:
+        picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        check_size(picture.width, picture.height, max_pixels)
+        return picture
+
+    if (fields := bmp.decode_fields(data, max_pixels)) is not None:
+        return ImageSequence.single(fields)
+    data, damage = _repaired(data, open_picture)
+    picture = open_picture(data)
     kind = (picture.format or "").lower()
+    texts = [decode_text(picture.info[key]) for key in _TEXT_KEYS if key in picture.info]
+    frame_damage = {0: damage}
     if kind == "gif":
-        _check_gif(data, picture.width, picture.height)
+        data, frame_damage, comments = gif.check(data, picture.width, picture.height)
+        texts = [decode_text(comment) for comment in comments]
+        picture = open_picture(data)
     available = getattr(picture, "n_frames", 1)
     count = available if kind in _PLAYS else 1
     mode = _animation_mode(picture, count) if count > 1 else None
     plays = _PLAYS[kind](picture) if count > 1 else 0
-    notes = []
-    if available > count:
-        notes.append(f"{available - 1} more layers or pictures in the file are left out")
+    others = counted(available - count, "more layer or picture", "more layers or pictures")
+    omitted = (others,) if available > count else ()
+    if kind == "avif" and _MAPS.search(data, 0, data.find(b"mdat")):
+        omitted = (*omitted, "gain or depth maps, which fit the original picture only")
 
     def frames() -> Iterator[Image]:
         for number in range(count):
             if count > 1:
                 picture.seek(number)
-            image = _decode_frame(picture, data, mode)
-            image.plays, image.notes = plays, [*notes, *image.notes]
+            try:
+                image = _decode_frame(picture, data, mode)
+                image.damage = frame_damage.get(number)
+            except CODEC_ERRORS:
+                if count > 1:
+                    raise
+                image = _decode_damaged(data, kind, open_picture)
+            image.texts = tuple(("Comment", text) for text in texts if text)
+            image.plays = plays
             yield image
 
-    return ImageSequence(frames(), kind, count, "frame")
+    return ImageSequence(frames(), kind, count, "frame", omitted)
+
+
+def accepts(start: bytes) -> bool:
+    """Return False if no format that `decode` reads has files with this start."""
+    PIL.Image.init()
+    checks = {name: PIL.Image.OPEN[name][1] for name in _FORMATS if name in PIL.Image.OPEN}
+    if any(check(start[:16]) for check in checks.values() if check):
+        return True
+    try:  # the others, which have no signature
+        PIL.Image.open(io.BytesIO(start), formats=[n for n, check in checks.items() if not check])
+    except PIL.UnidentifiedImageError:
+        return False
+    return True
+
+
+def _repaired(
+    data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]
+) -> tuple[bytes, str | None]:
+    """Check a WebP or AVIF: return a file that can be decoded, and its damage."""
+    if webp.SIGNATURE.match(data):
+        if webp.is_cut(data):
+            fault = Fault(CUT, sound_length(data))
+            return webp.repair(data, fault, lambda data: np.asarray(open_picture(data)))
+        open_picture(data).close()  # checks the size
+        if (fault_within := webp.find_fault(data)) is not None:
+            return webp.repair(data, fault_within, lambda data: np.asarray(open_picture(data)))
+    elif isobmff.SIGNATURE.match(data) and (cause := isobmff.find_fault(data)):
+        if cause == CUT:
+            raise ValueError(cause)
+        return data, describe(cause, None)
+    return data, None
+
+
+def _decode_damaged(
+    data: bytes, kind: str, open_picture: Callable[[bytes], PIL.Image.Image]
+) -> Image:
+    """Decode what there is of a single image that Pillow refuses."""
+
+    def load(data: bytes) -> Array:
+        return np.asarray(open_picture(data))
+
+    if kind == "webp":
+        data, damage = webp.repair(data, Fault(CORRUPT, len(data)), load)
+    else:
+        filled = fill_up(data, load)
+        if filled is None:
+            load(data)  # raises the first error again
+            raise ValueError(CORRUPT)
+        data, damage = data + bytes(filled.size), describe(CUT, filled.part)
+    image = _decode_frame(open_picture(data), data, None)
+    image.damage = damage
+    return image
 
 
 def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -92,9 +172,16 @@ def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode grey, RGB or RGBA frames in 4:4:4."""
-    frames = _Frames(images, count)
+
+    def without_grey_alpha() -> Iterator[Image]:
+        for image in images:
+            if image.alpha is not None and image.pixels.shape[2] == 1:
+                image.widen_grey("avif has no grey with alpha")
+            yield image
+
+    frames = _Frames(without_grey_alpha(), count)
     if frames.first.plays:
-        frames.first.notes.append("avif cannot hold the number of plays: it is left out")
+        frames.first.losses.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
         # An AVIF has another field for the orientation; for this tag, Pillow would rebuild EXIF.
         with suppress(*CODEC_ERRORS):
@@ -106,10 +193,9 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
 def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image, grey, RGB or RGBA, with OpenCV: Pillow would not declare the alpha."""
     (image,) = images
+    if image.alpha is not None and image.pixels.shape[2] == 1:
+        image.widen_grey("bmp has no grey with alpha")
     samples = image.samples()
-    if samples.shape[2] == 2:
-        samples = samples[..., [0, 0, 0, 1]]
-        image.notes.append("bmp has no grey with alpha: written as RGB")
     encoded = cv2.imencode(".bmp", swap_red_blue(samples))[1].tobytes()
     if image.dpi is None:
         return encoded
@@ -125,6 +211,15 @@ def dpi(picture: PIL.Image.Image) -> tuple[float, float] | None:
     return (dots[0], dots[1]) if valid else None
 
 
+def decode_text(body: bytes) -> str:
+    """Decode a comment, whose encoding is not specified."""
+    body = body.rstrip(b"\0")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.decode("latin-1")
+
+
 def from_samples(samples: Array) -> PIL.Image.Image:
     """Return H W S samples as a picture."""
     return PIL.Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
@@ -135,21 +230,19 @@ def read_samples(image: Image, picture: PIL.Image.Image) -> None:
     picture.load()
     if picture.mode == "F" or picture.mode in _INTEGER_MODES:
         samples = np.asarray(picture)[..., None]
-        if picture.mode != "F":
-            if samples.min() < 0 or samples.max() > 65535:
-                raise ImageError("32-bit integers are not supported", "Convert it to 16 bits.")
+        if picture.mode != "F" and samples.min() >= 0 and samples.max() <= 65535:
             samples = samples.astype(np.uint16)
         image.set_samples(samples, 1)
         return
     mode = _MODES.get(picture.mode, "RGB")
     if picture.mode in ("CMYK", "LAB"):
-        image.notes.append(f"{picture.mode} is converted to RGB")
+        image.losses.append(f"{picture.mode} is converted to RGB")
         if image.icc is not None:
             intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
             try:
                 picture = to_srgb(picture, image.icc, intent, ImageCms.Flags.BLACKPOINTCOMPENSATION)
             except (ImageCms.PyCMSError, OSError) as error:
-                image.notes.append(f"without its ICC profile ({error})")
+                image.losses.append(f"without its ICC profile ({error})")
             image.icc = None
     elif picture.has_transparency_data:
         mode = "LA" if mode.startswith("L") else "RGBA"
@@ -193,6 +286,10 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         value if isinstance(value := picture.info.get(key), bytes) and value else None
         for key in ("icc_profile", "exif", "xmp")
     )
+    for field, value in _further_fields(picture, data):
+        setattr(image, field, value)
+    if image.format == "bmp":
+        image.icc = _bmp_profile(data)
     if image.format == "avif" and image.icc is None and (colour := _NCLX.search(data)):
         primaries, transfer, matrix, full = struct.unpack(">3HB", colour[1])
         image.cicp = (primaries, transfer, matrix, full >> 7)
@@ -206,24 +303,28 @@ def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Im
         read_samples(image, picture)
     deep_header = _DEEP.get(image.format)
     if image.pixels.dtype == np.uint8 and deep_header and deep_header.search(data):
-        image.notes.append(f"{image.format} of more than 8 bits is read as 8 bits")
+        image.losses.append(f"{image.format} of more than 8 bits is read as 8 bits")
     return image
 
 
 def _deep_samples(picture: PIL.Image.Image, data: bytes) -> Array | None:
-    """Decode a PNM or AVIF of more than 8 bits to H W S of 16 bits; None for other files."""
+    """Decode an AVIF of more than 8 bits to H W S of 16 bits; None for other files."""
     shape = (picture.height, picture.width)
-    header = _PPM_HEADER.match(data)
-    if header and int(header[1]) > 255:  # the last of three numbers, which is the maximum
-        count = math.prod(shape) * len(picture.getbands())
-        samples = np.frombuffer(data, ">u2", count, header.end())
-        return rescale(samples, int(header[1]), 65535).reshape(*shape, -1)
     depth = _DEEP["avif"].search(data) if picture.format == "AVIF" else None
     if depth is not None:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if decoded is not None and decoded.dtype == np.uint16 and decoded.shape[:2] == shape:
             top = 4095 if depth[1][0] & 32 else 1023
             return rescale(swap_red_blue(decoded.reshape(*shape, -1)), top, 65535)
+    return None
+
+
+def _bmp_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile in a BITMAPV5HEADER, which begins at offset 14."""
+    with suppress(struct.error):
+        size, space, start, length = struct.unpack_from("<I52x4s52xII", data, 14)
+        if size >= 124 and space == b"DEBM":
+            return data[14 + start : 14 + start + length] or None
     return None
 
 
@@ -239,30 +340,19 @@ def _is_lossless_webp(data: bytes) -> bool:
     return False
 
 
-def _check_gif(data: bytes, width: int, height: int) -> None:
-    """Raise ValueError or struct.error if a GIF is incomplete or draws outside its size."""
-
-    def colour_table(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 0x80 else 0  # bytes (18, 20)
-
-    try:
-        position = 13 + colour_table(data[10])
-        while (kind := data[position]) != _GIF_TRAILER:
-            position += 1
-            if kind == _GIF_IMAGE:
-                left, top, across, down, flags = struct.unpack_from("<4HB", data, position)
-                if left + across > width or top + down > height:
-                    raise ValueError("a frame lies outside the picture")
-                position += 10 + colour_table(flags)  # includes the first code size
-            elif kind == _GIF_EXTENSION:
-                position += 1
-            else:  # like Pillow, skip bytes outside blocks
-                continue
-            while size := data[position]:  # sub-blocks up to an empty one (15)
-                position += 1 + size
-            position += 1
-    except IndexError:
-        raise ValueError("the end of the file is missing") from None
+def _further_fields(picture: PIL.Image.Image, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and values of fields that Pillow does not report."""
+    for number, _, body in getattr(picture, "resources", ()):  # of Photoshop
+        if number in _PSD_FIELDS:
+            yield _PSD_FIELDS[number], body
+    position = len(_JP2_SIGNATURE) if data.startswith(_JP2_SIGNATURE) else len(data)
+    while position + 24 <= len(data):  # boxes of a JPEG 2000 file (ISO/IEC 15444-1, I.4)
+        length, kind, identifier = struct.unpack_from(">I4s16s", data, position)
+        if length < 8:  # a wide box, or the last one
+            break
+        if kind == b"uuid" and identifier in _JP2_FIELDS:
+            yield _JP2_FIELDS[identifier], data[position + 24 : position + length]
+        position += length
 
 
 class _Frames(PIL.Image.Image):

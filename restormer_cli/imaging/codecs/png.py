@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import suppress
 from fractions import Fraction
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +25,10 @@ from ..image import (
     swap_red_blue,
     to_float,
 )
-from . import CODEC_ERRORS
+from ..integrity import png as integrity
+from ..integrity.messages import library_messages
+from . import CODEC_ERRORS, STALE_CREDENTIALS
+from .blocks import photoshop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +45,16 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # samples of a pixel -> colour type
 # Chunks to keep although their names do not mark them as safe to copy (5.4).
 _KEPT = frozenset([b"cHRM", b"gAMA", b"sRGB", b"mDCV", b"cLLI", b"sPLT", b"tIME"])
 _PER_LAYOUT = frozenset([b"bKGD", b"sBIT"])  # depend on depth and colour type
-_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+_XMP_KEYWORD = "XML:com.adobe.xmp"
+_TEXTS = frozenset([b"tEXt", b"zTXt", b"iTXt"])
+_MAX_KEYWORD = 79  # bytes (11.3.3.2)
+_MAX_TEXT = 2**26  # bytes of all texts, inflated
+# ImageMagick and ExifTool keep metadata in texts of hexadecimal digits: a name, the size, the data.
+_RAW_PROFILE = "Raw profile type "
+_PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
+_RESOURCES = frozenset(["iptc", "8bim"])
+_EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_DIGITS = 72  # in a line
 _INCH = 0.0254  # in metres, the unit of pHYs
 # Bytes of a pixel -> type and samples to code them as. Compression and filters depend only on the
 # number of bytes (9.2), so each layout is coded as one that OpenCV supports.
@@ -55,8 +68,8 @@ _MAX_TERM = 65535  # of a duration's numerator and denominator
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode one image, or the composed frames of an animation, at their own depth."""
-    notes: list[str] = []
-    chunks = _split(data, notes) if _ACTL in data else []
+    losses: list[str] = []
+    chunks = _split(data, losses) if _ACTL in data else []
     frames, still = _parse_frames(chunks)
     if not frames:
         return ImageSequence.single(decode_still(data, max_pixels))
@@ -65,9 +78,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     for (_, across, down, left, top, *_), _ in frames:
         if left + across > width or top + down > height:
             raise ValueError("a frame lies outside the picture")
-    if still:
-        notes.append("the still picture for viewers without animation is left out")
-    return ImageSequence(_compose(chunks, frames, notes, max_pixels), "png", len(frames), "frame")
+    images = _compose(chunks, frames, losses, max_pixels)
+    omitted = ("a still picture for viewers without animation",) if still else ()
+    return ImageSequence(images, "png", len(frames), "frame", omitted)
 
 
 def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
@@ -105,7 +118,9 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     colours = 3 if colour_type & _COLOUR else 1
     has_palette = bool(colour_type & _PALETTE)
     image = Image(UNDECODED, format="png")
-    chunks = _split(data, image.notes)
+    if depth in depths:
+        data, image.damage = integrity.repair(data)
+    chunks = _split(data, image.losses)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
     # Checked here, because libpng reports errors on stderr.
@@ -119,7 +134,8 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     key = None if has_palette else bodies.get(b"tRNS")
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"} | ({b"tRNS"} if has_palette else set())
     bare = _join([chunk for chunk in chunks if chunk[0] in coding])
-    decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
+    with library_messages():  # the exception says enough
+        decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise ValueError("the pixels cannot be decoded")
     samples = swap_red_blue(decoded.reshape(height, width, -1))
@@ -136,8 +152,33 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     return image
 
 
+def with_axes_exchanged(extras: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the kept chunks of a picture turned by 90 degrees: resolutions change places."""
+    return tuple(
+        (kind, body[4:8] + body[:4] + body[8:] if kind == b"pHYs" else body)
+        for kind, body in extras
+    )
+
+
+def resources(extras: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the resources of Photoshop's in kept raw profiles."""
+    for kind, body in extras:
+        keyword = body.partition(b"\0")[0].decode("latin-1").lower()
+        if kind in _TEXTS and keyword in {_RAW_PROFILE.lower() + name for name in _RESOURCES}:
+            return _parse_profile(_read_text(kind, body, _MAX_TEXT)) or b""
+    return b""
+
+
+def of_resources(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the raw profile of Photoshop's resources, by the name that most readers know."""
+    return (_profile_chunk("iptc", data),)
+
+
 def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
-    extras = []
+    extras: _Chunks = []
+    texts: list[tuple[str, str]] = []
+    profiles: dict[str, bytes] = {}
+    room = _MAX_TEXT
     for kind, body in chunks:
         if kind == b"eXIf":
             image.exif = body
@@ -147,14 +188,35 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
                 packed = body[body.index(b"\0") + 2 :]
                 image.icc = zlib.decompressobj().decompress(packed, 2**26)
             except CODEC_ERRORS:
-                image.notes.append("the ICC profile is damaged: it is left out")
+                image.losses.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
             image.cicp = (body[0], body[1], body[2], body[3])
-        elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
-            # Keyword, compression flag, method, language, translated keyword, text (11.3.3).
-            head, text = body[len(_XMP_KEYWORD) :][:2], body[len(_XMP_KEYWORD) + 2 :]
-            text = text.split(b"\0", 2)[2]
-            image.xmp = zlib.decompressobj().decompress(text, 2**28) if head[0] else text
+        elif kind == b"caBX":
+            image.notes.append(STALE_CREDENTIALS)
+        elif kind in _TEXTS:
+            keyword = body.partition(b"\0")[0].decode("latin-1")
+            try:
+                text = _read_text(kind, body, room)
+            except CODEC_ERRORS:
+                name = keyword[:_MAX_KEYWORD]
+                image.losses.append(f"the text {name!r} is damaged or too long: it is left out")
+                continue
+            room -= len(text)
+            name = keyword.removeprefix(_RAW_PROFILE).lower()
+            profile = _parse_profile(text) if keyword.startswith(_RAW_PROFILE) else None
+            if keyword == _XMP_KEYWORD:
+                image.xmp = text
+            elif profile is not None and name in _PROFILES:
+                profiles[name] = profile
+            else:
+                if profile is not None and name in _RESOURCES:
+                    image.iptc = image.iptc or photoshop.iptc(profile)
+                    bare = photoshop.without_thumbnails(profile)
+                    kind, body = (kind, body) if bare == profile else _profile_chunk(name, bare)
+                elif not keyword.startswith(_RAW_PROFILE):
+                    encoding = "utf-8" if kind == b"iTXt" else "latin-1"
+                    texts.append((keyword, text.decode(encoding, "replace")))
+                extras.append((kind, body))
         elif (
             (kind[3:].islower() and kind != b"IDAT")
             or kind in _KEPT
@@ -163,8 +225,73 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
             extras.append((kind, body))
             if kind == b"pHYs" and body[8:] == b"\1":
                 x, y = struct.unpack_from(">II", body)
-                image.dpi = (x * _INCH, y * _INCH)
-    image.extras = tuple(extras)
+                image.dpi = (_per_inch(x), _per_inch(y))
+    image.texts, image.extras = tuple(texts), tuple(extras)
+    _use_profiles(image, profiles)
+
+
+def _per_inch(per_metre: int) -> float:
+    """Convert dots per metre to whole dots per inch if they may have been rounded from these."""
+    dots = per_metre * _INCH
+    return float(round(dots)) if round(round(dots) / _INCH) == per_metre else dots
+
+
+def _read_text(kind: bytes, body: bytes, limit: int) -> bytes:
+    """Return the text of a text chunk (11.3.3), or raise an error if it is over the limit."""
+    text = body.partition(b"\0")[2]
+    packed = kind == b"zTXt"
+    if packed:
+        text = text[1:]  # after the method
+    elif kind == b"iTXt":  # compression flag, method, language, translated keyword, text
+        packed = text[0] == 1
+        _, _, text = text[2:].split(b"\0", 2)
+    if packed:
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(text, limit + 1)
+        if not inflater.eof:
+            raise ValueError("the text is cut off, or too long")
+    if len(text) > limit:
+        raise ValueError("the text is too long")
+    return text
+
+
+def _text_chunk(keyword: str, text: str) -> tuple[bytes, bytes]:
+    """Return a chunk that readers of all ages decode, or iTXt if Latin-1 is not enough."""
+    name = keyword.encode("latin-1", "replace")[:_MAX_KEYWORD].strip() or b"Comment"
+    text = text.replace("\0", "")
+    try:
+        return b"tEXt", name + b"\0" + text.encode("latin-1")
+    except UnicodeEncodeError:
+        return b"iTXt", name + b"\0\0\0\0\0" + text.encode()
+
+
+def _parse_profile(text: bytes) -> bytes | None:
+    """Return the data of a raw profile, or None if it is damaged."""
+    with suppress(ValueError):
+        size, digits = text.lstrip().partition(b"\n")[2].split(None, 1)
+        profile = bytes.fromhex(digits.decode("ascii"))
+        return profile if len(profile) == int(size) else None
+    return None
+
+
+def _profile_chunk(name: str, data: bytes) -> tuple[bytes, bytes]:
+    """Return a raw profile as a compressed text."""
+    digits = data.hex()
+    lines = (digits[start : start + _DIGITS] for start in range(0, len(digits), _DIGITS))
+    text = f"\n{name}\n{len(data):8d}\n" + "\n".join(lines) + "\n"
+    keyword = (_RAW_PROFILE + name).encode()
+    return b"zTXt", keyword + b"\0\0" + zlib.compress(text.encode())
+
+
+def _use_profiles(image: Image, profiles: dict[str, bytes]) -> None:
+    """Move raw profiles to the image's fields, unless chunks of their own are there."""
+    for name, data in profiles.items():
+        if name in ("icc", "icm"):
+            image.icc = image.icc or data
+        elif name == "xmp" or data.startswith(_XMP_PREFIX):
+            image.xmp = image.xmp or data.removeprefix(_XMP_PREFIX)
+        else:
+            image.exif = image.exif or data.removeprefix(_EXIF_PREFIX)
 
 
 def _encode_still(image: Image) -> _Chunks:
@@ -177,7 +304,7 @@ def _encode_still(image: Image) -> _Chunks:
     # A compression level would disable OpenCV's run-length strategy, which is faster and, with all
     # filters, smaller for photographs.
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
-    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), image.notes)
+    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), [])
     header = (width, height, samples.itemsize * 8, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [(b"IHDR", struct.pack(_IHDR, *header))]
     if image.icc is not None:
@@ -193,11 +320,16 @@ def _encode_still(image: Image) -> _Chunks:
     if image.exif is not None:
         chunks.append((b"eXIf", image.exif))
     if image.xmp is not None:
-        chunks.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0" + image.xmp))
+        chunks.append((b"iTXt", _XMP_KEYWORD.encode() + b"\0\0\0\0\0" + image.xmp))
+    texts = [_text_chunk(*text) for text in image.texts]
+    if image.iptc is not None and not resources(image.extras):
+        texts.append(_profile_chunk("iptc", photoshop.of_iptc(image.iptc)))
+    kept = {body.partition(b"\0")[0] for kind, body in image.extras if kind in _TEXTS}
+    chunks += [chunk for chunk in texts if chunk[1].partition(b"\0")[0] not in kept]
     return chunks + [chunk for chunk in coded if chunk[0] in (b"IDAT", b"IEND")]
 
 
-def _split(data: bytes, notes: list[str]) -> _Chunks:
+def _split(data: bytes, losses: list[str]) -> _Chunks:
     """Return the chunks of a PNG (5.3) with valid checksums."""
     chunks: _Chunks = []
     position = len(SIGNATURE)
@@ -211,7 +343,7 @@ def _split(data: bytes, notes: list[str]) -> _Chunks:
         elif kind[:1].isupper():  # critical (5.4)
             raise ValueError(f"wrong checksum of {kind!r}")
         else:
-            notes.append(f"a damaged chunk, {kind!r}, is left out")
+            losses.append(f"a damaged chunk, {kind!r}, is left out")
     return chunks
 
 
@@ -244,7 +376,7 @@ def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
 
 
 def _compose(
-    chunks: _Chunks, frames: _Frames, notes: list[str], max_pixels: int
+    chunks: _Chunks, frames: _Frames, losses: list[str], max_pixels: int
 ) -> Iterator[Image]:
     header = dict(chunks)[b"IHDR"]
     (plays,) = struct.unpack_from(">4xI", dict(chunks)[_ACTL])
@@ -265,9 +397,9 @@ def _compose(
         region[:] = _blend_over(before, samples) if over else samples
         image.set_samples(canvas.copy(), colours)
         image.plays, image.duration = plays, Fraction(delay, unit or 100)
-        image.notes = [*notes, *image.notes]
+        image.losses = [*losses, *image.losses]
         yield image
-        notes = []
+        losses = []
         if dispose == _BACKGROUND or (dispose == _PREVIOUS and not number):
             region[:] = 0
         elif dispose == _PREVIOUS:

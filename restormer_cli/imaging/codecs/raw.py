@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from typing import Any
 
-from ..image import Image, ImageSequence, check_size
+from ..image import Array, Image, ImageSequence, check_size
+from ..integrity.fault import describe
+from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, exif, import_extra
 
 # Suffixes of common cameras.
@@ -19,7 +22,7 @@ SIGNATURE = rb"FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|II\*\0....CR\x02|....ftypcrx |
 _DNG_VERSION = 50706
 # Tags that describe the photograph, and not the raw samples or a preview.
 _KEPT = frozenset([270, 271, 272, 305, 306, 315, 33432, 34665, 34853])
-_XMP = 700
+_XMP, _IPTC = 700, 33723
 _SRGB_CURVE = (2.4, 12.92)  # power, and slope at black (IEC 61966-2-1)
 
 
@@ -36,11 +39,28 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     Brightness is not adapted to the image, so that the images of a series stay comparable.
     """
     library = import_extra("rawpy", "raw", "camera raw files")
+    with library_messages() as messages:
+        pixels = _develop(library, data, max_pixels)
+    cause = "LibRaw reports corrupt data" if messages() else None
+    image = Image(pixels, format="raw", notes=["camera raw file: developed to 16-bit sRGB"])
+    image.damage = cause and describe(cause, None)
+    if data.startswith((b"II*\0", b"MM\0*")):
+        with suppress(*CODEC_ERRORS):
+            directory = exif.parse(data)
+            kept = {tag: value for tag, value in directory.tags.items() if tag in _KEPT}
+            image.exif = exif.build(directory.order, kept) if kept else None
+            image.xmp, image.iptc = directory.raw(_XMP), directory.raw(_IPTC)
+    else:
+        image.losses.append("its EXIF is left out")
+    return ImageSequence.single(image)
+
+
+def _develop(library: Any, data: bytes, max_pixels: int) -> Array:
     try:
         with library.RawPy() as raw:
             raw.open_buffer(io.BytesIO(data))
             check_size(raw.sizes.width, raw.sizes.height, max_pixels)
-            pixels = raw.postprocess(
+            pixels: Array = raw.postprocess(
                 use_camera_wb=True,
                 no_auto_bright=True,
                 output_color=library.ColorSpace.sRGB,
@@ -50,13 +70,4 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     except library.LibRawError as error:
         cause = error.args[0] if error.args else error
         raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
-    image = Image(pixels, format="raw", notes=["camera raw file: developed to 16-bit sRGB"])
-    if data.startswith((b"II*\0", b"MM\0*")):
-        with suppress(*CODEC_ERRORS):
-            directory = exif.parse(data)
-            kept = {tag: value for tag, value in directory.tags.items() if tag in _KEPT}
-            image.exif = exif.build(directory.order, kept) if kept else None
-            image.xmp = directory.raw(_XMP)
-    else:
-        image.notes.append("its EXIF is left out")
-    return ImageSequence.single(image)
+    return pixels

@@ -5,18 +5,24 @@ Section numbers are those of TIFF 6.0 (Adobe, 1992).
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
+import PIL
 
 from ...errors import ImageError
-from ..image import UNDECODED, Array, Image, ImageSequence, check_size
-from . import CODEC_ERRORS, exif, pillow
+from ...text import counted
+from ..image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
+from ..integrity import tiff as integrity
+from ..integrity.fault import CUT, describe
+from ..integrity.tiff import Damage
+from ..scale import find_scale
+from ..unsupported import check_tiff
+from . import CODEC_ERRORS, exif, pillow, stacks, ycbcr
+from .blocks import photoshop
 from .exif import LONG, SHORT, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
@@ -26,15 +32,22 @@ if TYPE_CHECKING:
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 266, 273, 277, 278, 279, 284
-_PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 323, 324, 325
+_PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT = 317, 320, 322, 323
+_TILE_OFFSETS, _TILE_SIZES = 324, 325
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
+IPTC, PHOTOSHOP = 33723, 34377
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
+# Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
+_KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
+_TYPES = {*("u1", "u2", "u4", "u8"), *("i1", "i2", "i4", "i8"), *("f2", "f4", "f8")}
+_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric interpretation, else 1
 # Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
-_HORIZONTAL, _FLOATING = 2, 3  # predictors: section 14; Adobe's Technical Note 3 of 2005
+# Predictors: section 14; Adobe's Technical Note 3 of 2005.
+_NO_PREDICTOR, _HORIZONTAL, _FLOATING = 1, 2, 3
 # Tags that a decoder needs: strips or tiles, CCITT's options, palette, inks, JPEG and YCbCr.
 _CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
 _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
@@ -42,24 +55,29 @@ _SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322,
 _OLD_JPEG = frozenset(range(512, 522))  # tables may be anywhere in the file (section 22)
 # Tags that the encoder sets, and tags of other pictures, which are not restored.
 _STORAGE = _CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
-_STORAGE |= {*range(340, 347), _XMP, _ICC, 37724}
+_STORAGE |= {*range(340, 347), _XMP, _ICC, IPTC, 37724}
 _OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode all pages to uint8, uint16 or float32 each, without thumbnails and masks."""
     starts: list[int | None] = []
-    skipped, omitted, seen = 0, set(), set()
+    thumbnails, masks, declared = 0, 0, 1
+    omitted, seen = set(), set()
     start: int | None = None  # the first directory
     while start != 0:
         if start in seen:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
         page = exif.parse(data, start)
-        if page.integer(_SUBFILE, 0) & (_REDUCED | _MASK):
-            skipped += 1
+        kind = page.integer(_SUBFILE, 0)
+        if kind & _MASK:
+            masks += 1
+        elif kind & _REDUCED:
+            thumbnails += 1
         else:
             starts.append(start)
+            declared = max(declared, stacks.count_slices(page))
             omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
             prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
             check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
@@ -67,14 +85,25 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if not starts:
         raise ImageError("contains only thumbnails or masks", "Name a file with the full picture.")
 
-    def pages() -> Iterator[Image]:
-        for number, start in enumerate(starts):
-            page = _decode_page(data, exif.parse(data, start))
-            if skipped and not number:
-                page.notes.append(f"{skipped} thumbnails or masks are left out")
-            yield page
+    if masks:
+        omitted.add(counted(masks, "mask"))
+    notes = [f"{counted(thumbnails, 'thumbnail')}: left out"] if thumbnails else []
+    alone = len(starts) == 1
+    slices = stacks.split(data, exif.parse(data, starts[0])) if alone and declared > 1 else []
+    count = len(slices) or len(starts)
+    if declared > 1 and count > 1:
+        omitted.add(stacks.ORDER)
+    if count < declared:
+        notes.append(f"it should have {declared} slices, but the file holds {count}")
 
-    return ImageSequence(pages(), "tiff", len(starts), omitted=tuple(sorted(omitted)))
+    def pages() -> Iterator[Image]:
+        for number in range(count):
+            page = slices[number] if slices else exif.parse(data, starts[number])
+            image = _decode_page(data, page)
+            image.notes += [] if number else notes
+            yield image
+
+    return ImageSequence(pages(), "tiff", count, omitted=tuple(sorted(omitted)))
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
@@ -99,7 +128,12 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 
 def _decode_page(data: bytes, page: Directory) -> Image:
-    kept = {tag: v for tag, v in page.tags.items() if tag not in _STORAGE and v.kind <= 13}
+    described = stacks.as_pages(page.tags)
+    kept = {tag: v for tag, v in described.items() if tag not in _STORAGE and v.kind <= 13}
+    resources = page.raw(PHOTOSHOP) or b""
+    kept.pop(PHOTOSHOP, None)
+    if bare := photoshop.settings(resources):
+        kept[PHOTOSHOP] = Tag(exif.BYTE, len(bare), bare)
     image = Image(
         UNDECODED,
         format="tiff",
@@ -107,63 +141,106 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         icc=page.raw(_ICC),
         xmp=page.raw(_XMP),
         dpi=page.dpi(),
+        iptc=_iptc(page) or photoshop.iptc(resources),
     )
+    if wide := sum(tag not in _STORAGE and v.kind > 13 for tag, v in described.items()):
+        image.losses.append(f"{counted(wide, 'tag')} of BigTIFF's 64-bit types: left out")
     bits = frozenset(page.integers(_BITS, 1))
     photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
     compression = page.integer(_COMPRESSION, _RAW)
-    if compression != _RAW:
-        # Checked here, because libtiff reports errors on stderr.
-        for offsets, sizes in _SEGMENTS:
-            if offsets in page.tags and sizes in page.tags:
-                pairs = zip(page.integers(offsets), page.integers(sizes), strict=False)
-                if any(offset + size > len(data) for offset, size in pairs):
-                    raise ValueError("pixels run past the end")
+    palette = page.integers(_PALETTE) if _PALETTE in page.tags else ()
+    check_tiff(compression)
+    page = integrity.with_sizes(page, len(data))
+    damage: list[Damage | None] = []
     if (
         photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
         and compression in _BYTEWISE
         and bits <= {8, 16, 32, 64}
     ):
-        _decode_samples(image, data, page)
+        _decode_samples(image, data, page, damage)
+    elif photometric == _YCBCR and compression == _RAW and bits == {8}:
+        picture = ycbcr.decode(data, page)
+        pillow.read_samples(image, picture)
     elif bits <= {1, 2, 4, 8}:
         # Other tags would make Pillow apply the orientation or emit warnings.
         file = _extract_page(data, page.order, _select(page, _CODING))
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            pillow.read_samples(image, picture)
+        try:
+            picture, found = integrity.load(file)
+        except PIL.UnidentifiedImageError as error:  # by its tags alone
+            raise _unsupported(bits, photometric, compression) from error
+        damage.append(found)
+        pillow.read_samples(image, picture)
+        if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
+            image.losses.append("its palette of 16 bits is read as 8 bits")
+        extra = page.integer(_SAMPLES, 1) - _COLOURS.get(photometric, 1)
+        if extra > 0 and image.alpha is None:
+            image.losses.append(f"{_bands(extra)} left out")
     else:
-        raise ImageError(
-            f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression "
-            f"{compression} are not supported",
-            "Convert it to RGB of 8 or 16 bits.",
-        )
+        raise _unsupported(bits, photometric, compression)
+    image.damage = _describe(damage, integrity.missing_bytes(page, len(data)))
     return image
 
 
-def _decode_samples(image: Image, data: bytes, page: Directory) -> None:
-    (bits,), (form,) = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
-    dtype = np.dtype(f"{page.order}{'_uif'[form]}{bits // 8}")  # section 19
-    top = 1 if dtype.kind == "f" else np.iinfo(dtype).max
-    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
-    colours = 3 if photometric == _RGB else 1
-    samples = _read_segments(data, page, dtype)
-    count = samples.shape[2]
-    if dtype.kind == "i" or count < colours:
+def _iptc(page: Directory) -> bytes | None:
+    """Return the IPTC records, which some writers store as integers in the other byte order."""
+    records = page.raw(IPTC)
+    if records is not None and records[3:4] == b"\x1c" != records[:1] and len(records) % 4 == 0:
+        return bytes(np.frombuffer(records, "u4").byteswap().data)
+    return records
+
+
+def _unsupported(bits: Iterable[int], photometric: int, compression: int) -> ImageError:
+    return ImageError(
+        f"TIFF samples of {max(bits)} bits, photometric {photometric}, compression {compression} "
+        "are not supported",
+        "Convert it to RGB of 8 or 16 bits.",
+    )
+
+
+def _describe(damage: list[Damage | None], cut: float) -> str | None:
+    """Describe the damage of a page's planes, and the share of its bytes beyond the file's end."""
+    found = [each for each in damage if each is not None]
+    parts = [each.part for each in found if each.part is not None]
+    part = sum(parts) / len(damage) if parts else None
+    if cut:
+        return describe(CUT, cut if part is None else part)
+    return describe(found[0].cause, part) if found else None
+
+
+def _decode_samples(
+    image: Image, data: bytes, page: Directory, damage: list[Damage | None]
+) -> None:
+    bits, forms = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
+    types = {f"{_KINDS.get(form, 'c')}{size // 8}" for form in forms for size in bits}
+    if len(types) > 1 or not types <= _TYPES:
         raise ImageError(
-            f"{count} samples of type {samples.dtype} are not a picture",
+            f"TIFF samples of {_listed(bits)} bits and format {_listed(forms)} are not supported",
             "Convert it to 8 or 16 unsigned bits, or to 32-bit floating point.",
         )
+    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
+    colours = 3 if photometric == _RGB else 1
+    samples = _read_segments(data, page, np.dtype(page.order + types.pop()), damage)
+    if samples.shape[2] < colours:
+        raise ImageError(
+            f"{samples.shape[2]} samples a pixel are not an RGB picture", "Convert it to RGB."
+        )
+    image.set_samples(samples, colours, page.integers(_EXTRA_SAMPLES, 0))
     if photometric == _WHITE_IS_ZERO:
-        samples[..., 0] = top - samples[..., 0]
-    if dtype.name not in ("uint8", "uint16", "float32"):
-        image.notes.append(f"{dtype.name} samples are read as float32")
-        samples = (samples / top).astype(np.float32)
-    image.premultiplied = count > colours and page.integer(_EXTRA_SAMPLES, 0) == 1  # section 18
-    image.set_samples(samples, colours)
+        if samples.dtype.kind == "f":
+            low, high = find_scale(image.pixels)
+        else:
+            low, high = np.iinfo(samples.dtype).min, np.iinfo(samples.dtype).max
+        white = image.pixels.dtype.type(low + high)
+        image.pixels = white - image.pixels
 
 
-def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
+def _read_segments(
+    data: bytes, page: Directory, dtype: np.dtype[Any], damage: list[Damage | None]
+) -> Array:
     """Decode strips or tiles (15), interleaved or planar, of any sample type to H W S.
 
-    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte.
+    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The damage
+    of each plane is added to `damage`.
     """
     order, tiled = page.order, _TILE_WIDTH in page.tags
     width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
@@ -187,8 +264,9 @@ def _read_segments(data: bytes, page: Directory, dtype: np.dtype[Any]) -> Array:
         for tag, value in ((_BITS, 8), (_PHOTOMETRIC, _BLACK_IS_ZERO), (_SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
         file = _extract_page(data, order, tags)
-        with PIL.Image.open(io.BytesIO(file), formats=("TIFF",)) as picture:
-            raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
+        picture, found = integrity.load(file)
+        damage.append(found)
+        raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
         decoded.append(_undo_predictor(raw, predictor, dtype)[:, :width])
     return np.concatenate(decoded, axis=2)
 
@@ -212,13 +290,15 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
     for offsets, sizes in _SEGMENTS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
-            if len(starts) != len(lengths) or sum(lengths) > len(data):
+            area = page.integer(_WIDTH) * page.integer(_HEIGHT)
+            most = len(data) + 64 * area * page.integer(_SAMPLES, 1)
+            if len(starts) != len(lengths) or sum(lengths) > most:
                 continue
             located = zip(starts, lengths, strict=True)
-            pieces = [data[start : start + length] for start, length in located]
-            if [len(piece) for piece in pieces] == list(lengths):
-                moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
-                return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
+            # Zeros replace what is missing at the end of the file.
+            pieces = [data[at : at + length].ljust(length, b"\0") for at, length in located]
+            moved = integer_tag(order, LONG, *accumulate(map(len, pieces[:-1]), initial=8))
+            return exif.build(order, {**tags, offsets: moved}, b"".join(pieces))
     return exif.build(order, tags, data[8:])
 
 
@@ -243,13 +323,34 @@ def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
 
 def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
     """Invert `_undo_predictor` for one strip, H W S."""
-    height, width, count = samples.shape
     if predictor == _HORIZONTAL:
-        differences = np.diff(samples, axis=1, prepend=samples.dtype.type(0))
-        return differences.astype(f"{order}u{samples.itemsize}").tobytes()
-    raw = samples.astype(samples.dtype.newbyteorder(">")).view(np.uint8)
-    planes = raw.reshape(height, width * count, -1).swapaxes(1, 2).reshape(height, -1, count)
-    return bytes(np.diff(planes, axis=1, prepend=np.uint8(0)).data)
+        samples = np.diff(samples, axis=1, prepend=samples.dtype.type(0))
+    return samples.astype(f"{order}{samples.dtype.kind}{samples.itemsize}").tobytes()
+
+
+def _stored_samples(image: Image) -> tuple[Array, list[int]]:
+    """Return H W S samples with alpha and bands in their order, and the ExtraSamples tag."""
+    bands = 0 if image.bands is None else image.bands.shape[2]
+    codes = list(image.extra_samples)
+    if (alpha_place(codes) is None, len(codes)) != (
+        image.alpha is None,
+        bands + (image.alpha is not None),
+    ):
+        codes = [*([] if image.alpha is None else [2]), *[0] * bands]
+    planes = [] if image.bands is None else list(np.moveaxis(image.bands, 2, 0))
+    if (place := alpha_place(codes)) is not None:
+        planes.insert(place, image.alpha)
+        codes[place] = 1 if image.premultiplied else 2
+    return np.ascontiguousarray(np.dstack([image.pixels, *planes])), codes
+
+
+def _bands(count: int) -> str:
+    bands, are = ("band", "is") if count == 1 else ("bands", "are")
+    return f"{count} {bands} of unspecified meaning {are}"
+
+
+def _listed(numbers: set[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _old_tags(page: Image, order: str) -> Directory:
@@ -258,21 +359,19 @@ def _old_tags(page: Image, order: str) -> Directory:
     try:
         tags = empty if page.exif is None else exif.parse(page.exif)
     except CODEC_ERRORS:
-        page.notes.append("damaged EXIF cannot be written to a TIFF: it is left out")
+        page.losses.append("damaged EXIF cannot be written to a TIFF: it is left out")
         return empty
-    if not order or tags.order == order:
-        return tags
-    page.notes.append("EXIF in another byte order than the first page's is left out")
-    return empty
+    return exif.in_order(tags, order or tags.order)
 
 
 def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
     """Return the tags of a page and its strips, for the offset `start` of the first strip."""
     order = old.order
-    samples = image.samples()
+    samples, extra_samples = _stored_samples(image)
     height, width, count = samples.shape
     rows = max(1, 2**18 // (width * count * samples.itemsize))
-    predictor, form = (_FLOATING, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
+    # Many readers lack the predictor for floats.
+    predictor, form = (_NO_PREDICTOR, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
     strips = [
         zlib.compress(_apply_predictor(samples[top : top + rows], predictor, order))
         for top in range(0, height, rows)
@@ -293,17 +392,20 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
         _PREDICTOR: (SHORT, [predictor]),
         _SAMPLE_FORMAT: (SHORT, [form] * count),
     }
-    if image.alpha is not None:
-        integers[_EXTRA_SAMPLES] = (SHORT, [1 if image.premultiplied else 2])
+    if extra_samples:
+        integers[_EXTRA_SAMPLES] = (SHORT, extra_samples)
+    if image.bands is not None:
+        image.notes.append(f"{_bands(image.bands.shape[2])} carried unchanged")
     tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
-    if image.dpi is not None and exif.X_RESOLUTION not in tags:
-        for tag, dots in zip((exif.X_RESOLUTION, exif.Y_RESOLUTION), image.dpi, strict=True):
-            ratio = struct.pack(order + "II", round(dots * 1000), 1000)
-            tags[tag] = Tag(exif.RATIONAL, 1, ratio)
-        integers[exif.RESOLUTION_UNIT] = (SHORT, [2])
+    if image.dpi is not None and not exif.agrees(old, image.dpi):
+        tags |= exif.resolution_tags(order, image.dpi)
     for tag, (kind, numbers) in integers.items():
         tags[tag] = integer_tag(order, kind, *numbers)
-    for tag, kind, value in ((_ICC, exif.UNDEFINED, image.icc), (_XMP, 1, image.xmp)):
+    for tag, kind, value in (
+        (_ICC, exif.UNDEFINED, image.icc),
+        (_XMP, exif.BYTE, image.xmp),
+        (IPTC, exif.BYTE, image.iptc),
+    ):
         if value is not None:
             tags[tag] = Tag(kind, len(value), value)
     return tags, strips

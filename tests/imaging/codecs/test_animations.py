@@ -206,8 +206,8 @@ def test_a_still_picture_beside_the_frames_is_left_out_with_a_note() -> None:
     still = chunk(b"IDAT", b"")
     sequence = image_io.decode(data[:control] + still + data[control:])
     assert sequence.count == 2
-    assert next(sequence.images).notes == [
-        "the still picture for viewers without animation is left out"
+    assert next(sequence.images).losses == [
+        "a still picture for viewers without animation: left out"
     ]
 
 
@@ -244,7 +244,7 @@ def test_the_size_is_known_before_any_frame_is_decoded(
     ("place", "value", "message"),
     [
         (1, 60000, "a frame lies outside the picture"),
-        (None, None, "the end of the file is missing"),
+        (None, None, "its end is missing"),
     ],
 )
 def test_a_gif_that_contradicts_its_header_is_damage(
@@ -260,4 +260,5 @@ def test_a_gif_that_contradicts_its_header_is_damage(
     Path("a.gif").write_bytes(data)
     outcome = restormer("denoise", "a.gif")
     assert outcome.status == 1
-    assert f"error: a.gif: damaged or truncated ({message})" in outcome.stderr
+    assert message in outcome.stderr
+    assert "damaged" in outcome.stderr

@@ -47,4 +47,4 @@ def test_cmyk_jpegs_become_rgb(profile):
     image = image_io.read_image(data)
     assert image.pixels.shape == (16, 16, 3)
     assert image.icc is None
-    assert image.notes[0] == "CMYK is converted to RGB"
+    assert image.losses[0] == "CMYK is converted to RGB"

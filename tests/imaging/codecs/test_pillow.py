@@ -85,7 +85,7 @@ def test_deep_pnm_is_not_cut_to_8_bits(colours, top):
 def test_bits_that_pillow_cuts_are_noted(bpc, notes):
     """A file deeper than its decoder supports gets a note."""
     data = encoded(PIL.Image.fromarray(noise(6, 7, 3)), "SGI", bpc=bpc)
-    assert image_io.read_image(data).notes == notes
+    assert image_io.read_image(data).losses == notes
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4])

@@ -116,7 +116,7 @@ def test_unusual_tiffs_are_read_exactly(layout):
     image = image_io.read_image(data)
     if layout == "float64":
         np.testing.assert_array_equal(image.pixels, stored.astype("float32"))
-        assert image.notes == ["float64 samples are read as float32"]
+        assert image.losses == ["float64 samples are rounded to float32"]
         return
     np.testing.assert_array_equal(image.pixels, samples[..., : 3 if layout == "planes" else 1])
     if layout == "associated":

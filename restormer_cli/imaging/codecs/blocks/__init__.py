@@ -1,0 +1,1 @@
+"""Blocks of metadata that files of several formats contain, besides EXIF."""

@@ -1,0 +1,74 @@
+"""Faults of a file, and the share of an image that they cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..codecs import CODEC_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..image import Array
+
+CORRUPT, CUT = "its coded data is corrupt", "its end is missing"
+# Bytes to repeat in place of missing data: pixels that depend on the choice are missing.
+_FILLERS = b"\0", b"\xa5\x3c\x96\x0f\x5a\xc3\x69"
+
+
+class Fault(NamedTuple):
+    """A fault of coded pixels."""
+
+    cause: str
+    end: int | None = None  # offset up to which the data is sound, if known
+
+
+def describe(cause: str, part: float | None) -> str:
+    """Return the text for `Image.damage`; `part` is the share of the image that is missing."""
+    if part is None:
+        extent = "an unknown part"
+    elif 0 < part < 0.01:
+        extent = "less than 1 %"
+    else:
+        extent = f"{100 * part:.0f} %"
+    return f"{cause}, {extent} of the image could not be decoded"
+
+
+def missing_part(first: Array, second: Array) -> float:
+    """Compare decodings with different fillers: return the share of rows that are missing."""
+    rows = np.flatnonzero((first != second).reshape(len(first), -1).any(axis=1))
+    return float(rows[-1] + 1 - rows[0]) / len(first) if len(rows) else 0.0
+
+
+class Filled(NamedTuple):
+    """Pixels decoded from data whose end is missing."""
+
+    pixels: Array  # where data is missing, of no meaning
+    part: float  # share of the image that is missing
+    size: int  # zeros that were appended to the data
+
+
+def fill_up(head: bytes, decode: Callable[[bytes], Array]) -> Filled | None:
+    """Decode data whose end is missing, followed by two different fillers.
+
+    `decode` raises an exception while the data is too short. None: it always does.
+    """
+    for size in (2**12, 2**16, 2**20, 2**24, 2**28):
+        try:
+            first, second = (decode(head + filler * (size // len(filler))) for filler in _FILLERS)
+        except CODEC_ERRORS:
+            continue
+        return Filled(first, missing_part(first, second), size)
+    return None
+
+
+def sound_length(data: bytes, start: int = 0, shortest: int = 64) -> int:
+    """Return the length of `data` without zeros at its end, if they are `shortest` or more.
+
+    Coded data hardly contains long runs of zeros, but files whose download or copy was interrupted
+    do: their size was reserved in advance.
+    """
+    length = max(start, len(data.rstrip(b"\0")))
+    return length if len(data) - length >= shortest else len(data)

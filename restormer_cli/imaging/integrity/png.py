@@ -1,0 +1,124 @@
+"""Faults of a PNG: missing chunks, wrong checksums, and pixels that do not inflate.
+
+Section numbers are those of the PNG specification, third edition (W3C, 2025).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import suppress
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+from .fault import CORRUPT, CUT, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_START = 8  # bytes of the signature
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (11.2, IHDR)
+# Column and row of the first pixel, and steps, of the passes of interlacing (8.1).
+_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+_LAST_FILTER = 4  # types of filters (9.2)
+_BUFFER = 2**20
+
+
+def repair(data: bytes) -> tuple[bytes, str | None]:
+    """Return a PNG with all its pixels, of which zeros replace the missing, and the damage.
+
+    Raises:
+        ValueError: the header or all pixels are missing.
+    """
+    chunks, cause = _split(data)
+    kinds = [kind for kind, _ in chunks]
+    if kinds[:1] != [b"IHDR"] or b"IDAT" not in kinds:
+        raise ValueError(cause or "its header or its pixels are missing")
+    header, first = chunks[0][1], kinds.index(b"IDAT")
+    packed = [body for kind, body in chunks if kind == b"IDAT"]
+    fields = struct.unpack(">IIBBBBB", header)
+    size = sum(_rows(fields))
+    if cause is None and _is_whole(packed, size):
+        return data, None
+    raw = bytearray()
+    decoder = zlib.decompressobj()
+    with suppress(zlib.error):
+        for byte in b"".join(packed):  # one by one: an error discards the output of its call
+            raw += decoder.decompress(bytes([byte]), size + 1 - len(raw))
+            if len(raw) > size:
+                break
+    del raw[_valid_size(raw, fields) :]
+    part = 1 - len(raw) / size
+    pixels = zlib.compress(raw.ljust(size, b"\0"), 1)
+    others = [(kind, body) for kind, body in chunks if kind not in (b"IDAT", b"IEND")]
+    others[first:first] = [(b"IDAT", pixels)]
+    return _join([*others, (b"IEND", b"")]), describe(cause or CORRUPT, part or None)
+
+
+def _split(data: bytes) -> tuple[list[tuple[bytes, bytes]], str | None]:
+    """Return the chunks (5.3) without those that are damaged and not needed, and a fault."""
+    chunks: list[tuple[bytes, bytes]] = []
+    cause, position = None, _START
+    while not chunks or chunks[-1][0] != b"IEND":
+        if position + 12 > len(data):
+            return chunks, CUT
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        stored = data[position + 8 + length : position + 12 + length]
+        position += 12 + length
+        if position > len(data):
+            cause = cause or CUT
+        elif zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(stored, "big"):
+            if not kind[:1].isupper():  # not critical (5.4): the decoder leaves it out
+                continue
+            cause = cause or CORRUPT
+        if kind[:1].isupper() or position <= len(data):
+            chunks.append((kind, body))
+    return chunks, cause
+
+
+def _rows(header: tuple[int, ...]) -> Iterator[int]:
+    """Yield the bytes of each filtered row, with its filter's byte (7, 9)."""
+    width, height, depth, colour_type, _, _, interlace = header
+    bits = depth * _SAMPLES.get(colour_type, 1)
+    for column, row, across, down in _PASSES if interlace else ((0, 0, 1, 1),):
+        wide, high = -(-(width - column) // across), -(-(height - row) // down)
+        if wide > 0 and high > 0:
+            yield from repeat(1 + -(-wide * bits // 8), high)
+
+
+def _valid_size(raw: bytearray, header: tuple[int, ...]) -> int:
+    """Return the bytes of the rows before the first one with an unknown filter."""
+    position = 0
+    for size in _rows(header):
+        if position >= len(raw) or raw[position] > _LAST_FILTER:
+            break
+        position += size
+    return min(position, len(raw))
+
+
+def _is_whole(packed: list[bytes], size: int) -> bool:
+    """Inflate the pixels without keeping them: return True if they are complete and correct."""
+    decoder, count = zlib.decompressobj(), 0
+    try:
+        for piece in packed:
+            rest = piece
+            while rest and not decoder.eof:
+                count += len(decoder.decompress(rest, _BUFFER))
+                rest = decoder.unconsumed_tail
+        while not decoder.eof and (more := decoder.decompress(decoder.unconsumed_tail, _BUFFER)):
+            count += len(more)
+    except zlib.error:
+        return False
+    return decoder.eof and count >= size
+
+
+def _join(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        checksum = zlib.crc32(body, zlib.crc32(kind))
+        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
+    return b"".join(parts)

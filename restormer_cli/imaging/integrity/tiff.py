@@ -1,0 +1,204 @@
+"""Faults of a TIFF's strips and tiles, and decoding of those that are whole.
+
+Section numbers are those of TIFF 6.0 (Adobe, 1992).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from contextlib import suppress
+from itertools import pairwise
+from typing import NamedTuple
+
+import PIL.Image
+
+from ..codecs import CODEC_ERRORS, exif
+from . import jpeg
+from .fault import CORRUPT
+from .messages import library_messages
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _PREDICTOR = 256, 257, 258, 259, 277, 317
+_STRIP_OFFSETS, _ROWS, _STRIP_SIZES, _PLANAR = 273, 278, 279, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES = 322, 323, 324, 325, 347
+_RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)  # compressions
+_WITHOUT_ZEROS = frozenset([2, 3, 4, 5])  # CCITT and LZW: no code consists of zeros
+_LONGEST_ZEROS = 64  # bytes
+# libtiff's errors; the number is the row in the strip or tile.
+_WARNED = re.compile(r"^\w+: .*?(?: at (?:line|scanline) (\d+).*)?$", re.MULTILINE)
+_BUFFER = 2**20
+
+
+class Segment(NamedTuple):
+    """A strip or tile."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    start: int  # offset of its data
+    size: int  # of its data, in bytes
+
+
+class Damage(NamedTuple):
+    """What is missing of a picture."""
+
+    cause: str
+    part: float | None  # share of the picture, if known
+
+
+def with_sizes(page: exif.Directory, file_size: int) -> exif.Directory:
+    """Return a page whose strips or tiles have sizes: zeros and a missing tag are replaced."""
+    tiled = _TILE_OFFSETS in page.tags
+    offsets, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    if offsets not in page.tags or (sizes in page.tags and all(page.integers(sizes))):
+        return page
+    starts = page.integers(offsets)
+    declared = page.integers(sizes) if sizes in page.tags else ()
+    ends = dict(pairwise([*sorted(set(starts)), file_size]))
+    raw = page.integer(_COMPRESSION, _RAW) == _RAW
+    values = []
+    for number, start in enumerate(starts):
+        size = declared[number] if number < len(declared) else 0
+        rest = max(ends[start] - start, 0)
+        values.append(size or (min(_shape(page, number)[4], rest) if raw else rest))
+    tag = exif.integer_tag(page.order, exif.LONG, *values)
+    return page._replace(tags={**page.tags, sizes: tag})
+
+
+def missing_bytes(page: exif.Directory, file_size: int) -> float:
+    """Return the share of the strips' or tiles' bytes that are beyond the end of the file."""
+    declared = available = 0
+    for segment in _segments(page):
+        declared += segment.size
+        available += min(segment.size, max(0, file_size - segment.start))
+    return 1 - available / declared if declared else 0.0
+
+
+def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
+    """Decode what there is of a file of one page.
+
+    Raises:
+        OSError, ValueError, ...: nothing can be decoded.
+    """
+    picture = PIL.Image.open(io.BytesIO(file), formats=("TIFF",))
+    mode, size, error = picture.mode, picture.size, None
+    page = exif.parse(file)
+    compression = page.integer(_COMPRESSION, _RAW)
+    found = _segments(page) if compression != _RAW else []
+    suspects = any(not _is_sound(file, page, segment) for segment in found)
+    with library_messages() as lines:
+        try:
+            picture.load()
+        except CODEC_ERRORS as caught:
+            error = caught
+    reported = _WARNED.search("\n".join(lines()))
+    if error is None and not suspects and not reported:
+        return picture, None
+    if not found or page.integer(_PLANAR, 1) == 2:
+        raise error or ValueError(CORRUPT)
+    canvas = PIL.Image.new(mode, size)
+    if mode == "P":
+        canvas.putpalette(picture.getpalette() or [])
+    missing = area = 0.0
+    for segment in found:
+        part, lost = _load_segment(file, page, segment)
+        if part is not None:
+            canvas.paste(part, (segment.left, segment.top))
+        missing += lost * segment.width * segment.height
+        area += segment.width * segment.height
+    if missing >= area and error is not None:
+        raise error
+    return canvas, Damage(CORRUPT, missing / area or None)
+
+
+def _shape(page: exif.Directory, number: int) -> tuple[int, int, int, int, int]:
+    """Return left, top, width and height of a strip or tile, and the bytes of its pixels."""
+    width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
+    tiled = _TILE_WIDTH in page.tags
+    across = page.integer(_TILE_WIDTH) if tiled else width
+    down = page.integer(_TILE_HEIGHT) if tiled else min(page.integer(_ROWS, height), height)
+    columns, rows = -(-width // across), -(-height // down)
+    row, column = divmod(number % (columns * rows), columns)
+    high = down if tiled else min(down, height - row * down)
+    samples = 1 if page.integer(_PLANAR, 1) == 2 else page.integer(_SAMPLES, 1)
+    raw_row = -(-across * max(page.integers(_BITS, 1)) * samples // 8)
+    return column * across, row * down, across, high, raw_row * high
+
+
+def _segments(page: exif.Directory) -> list[Segment]:
+    tiled = _TILE_OFFSETS in page.tags
+    offsets, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    if offsets not in page.tags or sizes not in page.tags:
+        return []
+    located = zip(page.integers(offsets), page.integers(sizes), strict=False)
+    return [
+        Segment(*_shape(page, number)[:4], start, size)
+        for number, (start, size) in enumerate(located)
+    ]
+
+
+def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
+    """Check a strip or tile for damage that libtiff does not report."""
+    compression = page.integer(_COMPRESSION, _RAW)
+    piece = file[segment.start : segment.start + segment.size]
+    if compression in _WITHOUT_ZEROS:
+        return bytes(_LONGEST_ZEROS) not in piece
+    if compression in _DEFLATE:
+        decoder = zlib.decompressobj()
+        try:
+            while piece and not decoder.eof:
+                decoder.decompress(piece, _BUFFER)
+                piece = decoder.unconsumed_tail
+        except zlib.error:
+            return False
+        return decoder.eof
+    if compression == _JPEG:
+        tables = page.raw(_JPEG_TABLES) or b""
+        return jpeg.find_fault(tables[:-2] + piece[2 if tables else 0 :]) is None
+    return True
+
+
+def _load_segment(
+    file: bytes, page: exif.Directory, segment: Segment
+) -> tuple[PIL.Image.Image | None, float]:
+    """Decode a strip or tile alone; return it, and the share of it that is missing."""
+    piece = file[segment.start : segment.start + segment.size]
+    sound = _is_sound(file, page, segment)
+    dropped = {_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES}
+    tags = {tag: value for tag, value in page.tags.items() if tag not in dropped}
+    lost = 0.0
+    if page.integer(_COMPRESSION) in _DEFLATE and not sound and _PREDICTOR not in tags:
+        piece, lost = _inflate(piece, _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height)
+        tags[_COMPRESSION] = exif.integer_tag(page.order, exif.SHORT, _RAW)
+        sound = True
+    numbers = {
+        _WIDTH: segment.width,
+        _HEIGHT: segment.height,
+        _ROWS: segment.height,
+        _STRIP_OFFSETS: 8,
+        _STRIP_SIZES: len(piece),
+    }
+    tags |= {tag: exif.integer_tag(page.order, exif.LONG, n) for tag, n in numbers.items()}
+    with library_messages() as lines:
+        try:
+            picture = PIL.Image.open(
+                io.BytesIO(exif.build(page.order, tags, piece)), formats=("TIFF",)
+            )
+            picture.load()
+        except CODEC_ERRORS:
+            return None, 1.0
+    if reported := _WARNED.search("\n".join(lines())):
+        row = int(reported[1] or 0)
+        return picture, max(0.0, 1 - row / segment.height)
+    return picture, lost if sound else 1.0
+
+
+def _inflate(piece: bytes, size: int) -> tuple[bytes, float]:
+    """Decompress as far as possible; return `size` bytes, and the share that is missing."""
+    decoder, whole = zlib.decompressobj(), bytearray()
+    with suppress(zlib.error):
+        for start in range(len(piece)):  # byte by byte: an error discards the output of its call
+            whole += decoder.decompress(piece[start : start + 1])
+    return bytes(whole[:size].ljust(size, b"\0")), max(0.0, 1 - len(whole) / size)

@@ -1,0 +1,241 @@
+"""What a network sees of an image, and how its answer goes back into the image's samples.
+
+Networks take colours in 0..1. `prepare` makes them in three steps, and `NetworkView` undoes these
+for what the network has changed:
+
+- Scale: float samples are scaled to 0..1. Noise beyond is clipped and denoised, but highlights
+  stay as they are.
+- Alpha: colour is divided by alpha if it is multiplied, and colour that is hidden or nearly so is
+  replaced by that of visible neighbours. Hidden samples stay as they are.
+- Neutrality: RGB images without colour are restored as grey ones, to stay without colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from .image import from_float, opacity, to_float
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .image import Array, Image
+
+_OPAQUE = 0.1  # opacity from which the network sees a pixel's own colour alone
+_LEAST_OPACITY = 1e-3  # for divisions
+_ROUNDING = 1e-6  # difference that tiles, scaling and colour conversions may cause
+_ROWS = 256
+# Excess over 0..1, of a sample and of the mean around it, below and above which it is noise or a
+# highlight. Noise of sigma 50 of 255 rarely reaches the first two.
+_SINGLE, _SMOOTHED, _COHERENT = (0.7, 1.0), (0.03, 0.1), (0.0, 0.1)
+_WINDOW = (7, 7)
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """An image as a network sees it."""
+
+    image: Image
+    colours: Array  # H W C float32 on the scale 0..1, C 1 if the image is neutral
+    seen: Array  # the same clipped to 0..1, with margins: the input of the network
+    right: Array | None  # the right view of a dual-pixel image, like `seen`
+    margin: int  # pixels at each side of `seen`
+    weight: Array | None = None  # H W 1 or H W C, 0..1: part of the change to apply; None: 1
+    opacity: Array | None = None  # H W 1 for colour that is multiplied by alpha
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def merge(self, answer: Array) -> Array:
+        """Return the restored colours, comparable with `colours`, from the network's answer."""
+        inside = _inside(self.margin)
+        answer, seen = answer[inside], self.seen[inside]
+        if _equal(answer, seen):
+            return self.colours
+        if self.weight is None:
+            return answer
+        merged: Array = answer - self.colours
+        merged *= self.weight
+        merged += self.colours
+        return merged
+
+    def encode(self, restored: Array, strength: float = 1.0) -> Array:
+        """Return H W C pixels of the image's type from `merge`'s colours, blended by `strength`.
+
+        Pixels without any change are those of the image, exactly.
+        """
+        pixels = self.image.pixels
+        if strength == 0 or restored is self.colours:
+            return pixels
+        encoded = np.empty_like(pixels)
+        for rows in _bands(pixels):
+            encoded[rows] = self._encode_rows(rows, restored[rows], np.float32(strength))
+        return encoded
+
+    def _encode_rows(self, rows: slice, restored: Array, strength: np.float32) -> Array:
+        pixels, colours, scale = self.image.pixels[rows], self.colours[rows], self.image.scale
+        if self.weight is None and self.opacity is None:
+            if strength < 1:
+                restored = colours + strength * (restored - colours)
+            return from_float(restored, pixels.dtype, scale)
+        change = strength * (restored - colours)
+        if self.opacity is not None:
+            change *= self.opacity[rows]
+        if colours.shape[2] < pixels.shape[2]:  # neutral, but perhaps not where it is hidden
+            visible = True if self.weight is None else self.weight[rows] > 0
+            pixels = np.where(visible, pixels[..., 1:2], pixels)
+        if pixels.dtype == np.float32:
+            changed: Array = pixels + np.float32(scale[1] - scale[0]) * change
+            return changed
+        return from_float(to_float(pixels) + change, pixels.dtype)
+
+
+def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> NetworkView:
+    """Return what the network sees of an image, and of its right view's pixels.
+
+    The image's `scale` is that of both. Margins, reflected, keep the borders of the image away
+    from those of the network's zero padding.
+    """
+    shown = None if image.alpha is None else opacity(image.alpha, image.scale)[..., None]
+    weight = None if shown is None else np.minimum(shown / np.float32(_OPAQUE), 1)
+    if weight is not None and weight.min() == 1:
+        weight = None
+    visible = None if weight is None else weight[..., 0] > 0
+    views = [image.pixels] if right is None else [image.pixels, right]
+    low, high = image.scale
+    rounding = _ROUNDING * (high - low) if image.pixels.dtype == np.float32 else 1
+    neutral = all(_is_neutral(view, visible, rounding) for view in views)
+    channels = slice(1, 2) if neutral else slice(None)
+
+    colours = image.pixels[..., channels]
+    multiplied = shown if image.premultiplied else None
+    if multiplied is not None:
+        maximum = 1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max
+        colours = to_float(colours) / np.maximum(multiplied, np.float32(_LEAST_OPACITY))
+        colours = colours if maximum == 1 else colours.clip(0, 1)
+    colours = to_float(colours, image.scale)
+    if weight is not None:
+        filled = np.empty_like(colours)
+        for channel in range(colours.shape[2]):  # one by one, to save memory
+            filled[..., channel] = fill_hidden(colours[..., channel], weight[..., 0])
+        colours = filled
+
+    seen, kept = colours, 0.0
+    if image.pixels.dtype == np.float32 and (colours.min() < 0 or colours.max() > 1):
+        seen, applied = colours.clip(0, 1), 1 - _highlights(colours)
+        kept = float((applied < 1).mean())
+        weight = applied if weight is None else applied * weight
+    if right is not None:
+        right = _with_margin(to_float(right[..., channels], image.scale), margin)
+    with_margin = _with_margin(seen, margin)
+    if seen is colours:  # keep one copy
+        colours = with_margin[_inside(margin)]
+    notes, warnings = _scale_notes(image, kept), _band_warnings(image)
+    return NetworkView(
+        image, colours, with_margin, right, margin, weight, multiplied, notes, warnings
+    )
+
+
+def fill_hidden(plane: Array, weight: Array) -> Array:
+    """Blend H W samples with those of neighbours where `weight` (H W, 0..1) is below 1.
+
+    Neighbours are weighted means of growing blocks, each of the weight of its most visible sample
+    (pull-push: "The Lumigraph", Gortler et al., SIGGRAPH 1996, section 3.3). If nothing is visible,
+    the result is 0.
+    """
+    height, width = weight.shape
+    if height == width == 1 or weight.min() == 1:
+        return plane
+    total, colour = (_halve(each) for each in (weight, plane * weight))
+    means = np.divide(colour, total, out=colour, where=total > 0)
+    around = fill_hidden(means, _halve(weight, np.maximum))
+    size = 2 * around.shape[1], 2 * around.shape[0]
+    filled: Array = cv2.resize(around, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
+    filled += weight * (plane - filled)
+    return filled
+
+
+def _halve(plane: Array, combine: np.ufunc = np.add) -> Array:
+    """Combine blocks of 2 x 2 samples of H W; a last row or column counts twice."""
+    height, width = plane.shape
+    edge = cv2.BORDER_REPLICATE
+    even = cv2.copyMakeBorder(plane, 0, height % 2, 0, width % 2, edge)
+    rows = combine(even[::2], even[1::2])
+    halved: Array = combine(rows[:, ::2], rows[:, 1::2])
+    return halved
+
+
+def _with_margin(planes: Array, margin: int) -> Array:
+    if not margin:
+        return planes
+    reflect = cv2.BORDER_REFLECT_101
+    padded: Array = cv2.copyMakeBorder(planes, margin, margin, margin, margin, reflect)
+    return np.atleast_3d(padded)
+
+
+def _inside(margin: int) -> tuple[slice, slice]:
+    inside = slice(margin, -margin or None)
+    return inside, inside
+
+
+def _bands(pixels: Array) -> Iterator[slice]:
+    """Yield slices of rows, to work on a part at once and save memory."""
+    for top in range(0, len(pixels), _ROWS):
+        yield slice(top, top + _ROWS)
+
+
+def _is_neutral(pixels: Array, visible: Array | None = None, tolerance: float = 0) -> bool:
+    """Return True for RGB whose channels are equal, within the tolerance, where it is visible."""
+    if pixels.shape[2] != 3:
+        return False
+    for rows in _bands(pixels):
+        differences = pixels[rows].max(axis=2) - pixels[rows].min(axis=2)
+        if visible is not None:
+            differences = differences * visible[rows]
+        if differences.max() > tolerance:
+            return False
+    return True
+
+
+def _equal(answer: Array, seen: Array) -> bool:
+    """Return True if nothing was changed but for rounding errors."""
+    return all(np.abs(answer[rows] - seen[rows]).max() <= _ROUNDING for rows in _bands(seen))
+
+
+def _highlights(colours: Array) -> Array:
+    """Return how far samples beyond 0..1 are highlights, 0..1, and not noise.
+
+    Noise goes far beyond in single samples only and not in the mean around them.
+    """
+    means = cv2.blur(colours, _WINDOW).reshape(colours.shape)
+    own, around = (np.maximum(planes - 1, -planes) for planes in (colours, means))
+    coherent = _ramp(around, _SMOOTHED) * _ramp(own, _COHERENT)
+    kept: Array = np.maximum(coherent, _ramp(own, _SINGLE))
+    return kept
+
+
+def _ramp(values: Array, limits: tuple[float, float]) -> Array:
+    low, high = limits
+    ramp: Array = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+    return ramp
+
+
+def _scale_notes(image: Image, kept: float) -> list[str]:
+    """Return a note on the scale of float samples beyond 0..1, a part of which is kept."""
+    pixels = image.pixels
+    if pixels.dtype != np.float32 or (pixels.min() >= 0 and pixels.max() <= 1):
+        return []
+    low, high = image.scale
+    scale = f"restored on the scale {low:g}..{high:g}"
+    beyond = f"; {100 * kept:.2g} % of them lie far beyond and stay as they are" if kept else ""
+    return [f"samples range from {pixels.min():g} to {pixels.max():g}: {scale}{beyond}"]
+
+
+def _band_warnings(image: Image) -> list[str]:
+    if image.bands is None or image.pixels.shape[2] > 1:
+        return []
+    count = 1 + image.bands.shape[2]
+    return [f"only the first of {count} bands is restored: the file does not say what they are"]
