@@ -14,7 +14,7 @@ from torch import Tensor
 from ..callbacks import Notify, Progress
 from ..checkpoints import TASKS, load_network, resolve_checkpoint
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
-from ..imaging import from_float, to_float
+from ..imaging import Image, find_scale, from_float, prepare, to_float
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble
@@ -136,12 +136,13 @@ class Restorer:
 
         RGB networks restore grey images as three equal channels and return their mean. Grey
         networks restore RGB images channel by channel. The alpha channel is returned unchanged.
-        Float values outside 0..1 are clipped for the network; the clipped part is added to the
-        result.
+        Float arrays with values outside 0..1 are restored on their own scale, such as 0..255, as
+        files are (see `imaging.scale`), and the result is on the same scale. A note names it.
 
         Args:
             image: H W, or H W C with C 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha);
-                uint8, uint16, or float32 in 0..1.
+                uint8, uint16, or float32, whose black and white are 0 and 1 if no value lies
+                outside; alpha on the same scale or in 0..1.
             right: the right view for dual-pixel networks, in the shape and type of `image`.
             progress: called with the number of finished strips or tiles and their total.
 
@@ -169,12 +170,20 @@ class Restorer:
                 raise ImageError(
                     "the image contains NaN or infinity", "Replace these values first."
                 )
-            # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-            clipped = x.clip(0, 1) if low < 0 or high > 1 else x
-            restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
-            if clipped is not x:
-                restored = np.where(x == clipped, restored, x + (restored - clipped))
-            samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
+            # A view only if needed: a copy of a large photo takes as much memory as a feature map.
+            view = None
+            if low < 0 or high > 1:
+                picture = Image(colours, scale=find_scale(colours))
+                views = None if right is None else np.atleast_3d(right)[..., : x.shape[2]]
+                view = prepare(picture, views)
+                x, right = view.seen, view.right
+                notes += view.notes
+            restored, plan = self.forward(x, right, progress=progress, notify=notes.append)
+            if view is None:
+                restored = from_float(restored, image.dtype)
+            else:
+                restored = view.encode(view.merge(restored))
+            samples = np.concatenate([restored, alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
         return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
 

@@ -15,7 +15,7 @@ from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
 from ..integrity.fault import Fault, describe, fill_up
 from ..unsupported import check_jpeg
-from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
+from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, exif, pillow
 from .blocks import photoshop, xmp
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         exif=_first_block(bodies(_APP1, _EXIF)) or None,
         xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
         iptc=photoshop.iptc(resources(segments)),
-        texts=tuple(("Comment", pillow.decode_text(body)) for body in bodies(_COM, b"")),
+        texts=tuple(("Comment", decode_text(body)) for body in bodies(_COM, b"")),
     )
     if {packet for packet in bodies(_APP1, _XMP) if packet} - {image.xmp}:
         image.losses.append("more XMP packets are left out: the last one counts")
@@ -146,7 +146,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     others = [segment for segment in image.extras if segment[0] != _APP0]
     if image.iptc is not None and not any(marker == _APP13 for marker, _ in others):
         others += of_resources(photoshop.of_iptc(image.iptc))
-    said = [pillow.decode_text(body) for marker, body in others if marker == _COM]
+    said = [decode_text(body) for marker, body in others if marker == _COM]
     for text in (text for _, text in image.texts if text not in said):
         others += [(_COM, piece) for piece in _text_pieces(text)]
     segments += others

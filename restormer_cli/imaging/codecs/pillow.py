@@ -19,7 +19,7 @@ from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from ..integrity import gif, isobmff, webp
 from ..integrity.fault import CORRUPT, CUT, Fault, describe, fill_up, sound_length
-from . import CODEC_ERRORS, bmp, exif
+from . import CODEC_ERRORS, bmp, decode_text, exif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -78,8 +78,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     kind = (picture.format or "").lower()
     texts = [decode_text(picture.info[key]) for key in _TEXT_KEYS if key in picture.info]
     frame_damage = {0: damage}
+    profiles: dict[str, bytes] = {}
     if kind == "gif":
-        data, frame_damage, comments = gif.check(data, picture.width, picture.height)
+        data, frame_damage, comments, profiles = gif.check(data, picture.width, picture.height)
         texts = [decode_text(comment) for comment in comments]
         picture = open_picture(data)
     available = getattr(picture, "n_frames", 1)
@@ -103,6 +104,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                     raise
                 image = _decode_damaged(data, kind, open_picture)
             image.texts = tuple(("Comment", text) for text in texts if text)
+            for name, value in profiles.items():
+                setattr(image, name, value)
             image.plays = plays
             yield image
 
@@ -209,15 +212,6 @@ def dpi(picture: PIL.Image.Image) -> tuple[float, float] | None:
     dots = tuple(map(float, picture.info.get("dpi", ())))
     valid = len(dots) == 2 and all(math.isfinite(each) and each > 0 for each in dots)
     return (dots[0], dots[1]) if valid else None
-
-
-def decode_text(body: bytes) -> str:
-    """Decode a comment, whose encoding is not specified."""
-    body = body.rstrip(b"\0")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.decode("latin-1")
 
 
 def from_samples(samples: Array) -> PIL.Image.Image:
