@@ -13,7 +13,7 @@ import PIL.Image
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
-from ..integrity.fault import Fault, describe, fill_up
+from ..integrity.fault import Fault, describe, describe_rest, fill_up
 from ..unsupported import check_jpeg
 from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
 from .blocks import photoshop, xmp
@@ -91,6 +91,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     # Without APP1 and APP2: Pillow would parse them and warn about damage.
     coding = [segment for segment in segments if segment[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]
+    if not omitted:
+        image.losses += describe_rest(plain, integrity.find_end(plain))
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)

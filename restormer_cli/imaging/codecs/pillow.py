@@ -17,8 +17,8 @@ from PIL import ImageCms
 
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
-from ..integrity import gif, isobmff, webp
-from ..integrity.fault import CORRUPT, CUT, Fault, describe, fill_up, sound_length
+from ..integrity import gif, isobmff, jpeg2000, webp
+from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
 from . import CODEC_ERRORS, bmp, exif
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
     if (fields := bmp.decode_fields(data, max_pixels)) is not None:
         return ImageSequence.single(fields)
+    rest = describe_rest(data, webp.end(data)) if webp.SIGNATURE.match(data) else []
     data, damage = _repaired(data, open_picture)
     picture = open_picture(data)
     kind = (picture.format or "").lower()
@@ -104,6 +105,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                 image = _decode_damaged(data, kind, open_picture)
             image.texts = tuple(("Comment", text) for text in texts if text)
             image.plays = plays
+            image.losses += [] if number else rest
             yield image
 
     return ImageSequence(frames(), kind, count, "frame", omitted)
@@ -125,7 +127,7 @@ def accepts(start: bytes) -> bool:
 def _repaired(
     data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]
 ) -> tuple[bytes, str | None]:
-    """Check a WebP or AVIF: return a file that can be decoded, and its damage."""
+    """Check a WebP, AVIF or JPEG 2000: return a file that can be decoded, and its damage."""
     if webp.SIGNATURE.match(data):
         if webp.is_cut(data):
             fault = Fault(CUT, sound_length(data))
@@ -136,6 +138,10 @@ def _repaired(
     elif isobmff.SIGNATURE.match(data) and (cause := isobmff.find_fault(data)):
         if cause == CUT:
             raise ValueError(cause)
+        return data, describe(cause, None)
+    elif jpeg2000.SIGNATURE.match(data) and (cause := jpeg2000.find_fault(data)):
+        if cause == CUT:
+            return data, None  # decoding fails, or tells how much is missing
         return data, describe(cause, None)
     return data, None
 

@@ -26,6 +26,7 @@ from ..image import (
     to_float,
 )
 from ..integrity import png as integrity
+from ..integrity.fault import describe_rest
 from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, STALE_CREDENTIALS
 from .blocks import photoshop
@@ -344,6 +345,7 @@ def _split(data: bytes, losses: list[str]) -> _Chunks:
             raise ValueError(f"wrong checksum of {kind!r}")
         else:
             losses.append(f"a damaged chunk, {kind!r}, is left out")
+    losses += describe_rest(data, position)
     return chunks
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CORRUPT, CUT = "its coded data is corrupt", "its end is missing"
 # Bytes to repeat in place of missing data: pixels that depend on the choice are missing.
 _FILLERS = b"\0", b"\xa5\x3c\x96\x0f\x5a\xc3\x69"
+_MAX_PADDING = 16  # bytes after the end of a file
 
 
 class Fault(NamedTuple):
@@ -34,6 +35,14 @@ def describe(cause: str, part: float | None) -> str:
     else:
         extent = f"{100 * part:.0f} %"
     return f"{cause}, {extent} of the image could not be decoded"
+
+
+def describe_rest(data: bytes, end: int) -> list[str]:
+    """Return the loss of bytes after the end of a picture, unless they are padding."""
+    rest = data[end:]
+    if len(rest) <= _MAX_PADDING or rest.count(rest[:1]) == len(rest):
+        return []
+    return [f"{len(rest)} bytes after its end: left out"]
 
 
 def missing_part(first: Array, second: Array) -> float:

@@ -56,6 +56,11 @@ def find_fault(data: bytes) -> Fault | None:
     return None
 
 
+def find_end(data: bytes) -> int:
+    """Return the offset of the end of a JPEG."""
+    return _check_markers(data)[1]
+
+
 def _check_markers(data: bytes) -> tuple[Fault | None, int]:
     """Return the first fault of the markers, and the offset of the image's end."""
     position, interval, scans, frame, components = 2, 0, 0, 0, b""
