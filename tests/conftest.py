@@ -55,6 +55,8 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Provide an empty cache, without the developer's settings and token or the real Hub."""
     for name in [n for n in os.environ if n.startswith(("HF_", "RESTORMER_"))]:
         monkeypatch.delenv(name)
+    # Its tests turn it on; the results of all others are to be the same on every CPU.
+    monkeypatch.setenv("RESTORMER_NATIVE", "off")
     home = tmp_path / "hf-home"
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .. import evaluation, files, imaging, inference
+from .. import degradations, evaluation, files, imaging, inference
 from ..batch import ImageProgress
 from ..checkpoints import TASKS, weights_label
 from ..errors import UsageError
@@ -21,6 +21,8 @@ from .console import Console
 from .options import Contradictions, NetworkOptions, Precision, check_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ..evaluation import Condition, Outcome, Results
     from ..files import Pair
     from ..imaging import Scores
@@ -91,6 +93,15 @@ class EvaluateOptions(NetworkOptions):
             "--per-sigma",
             metavar="",
             help="Use the official weights of each noise level instead of the blind ones.",
+        ),
+    ] = False
+    bands: Annotated[
+        bool,
+        typer.Option(
+            "--bands",
+            metavar="",
+            help="Also measure what is left of noise and rain and what is lost of detail, by "
+            "frequency band.",
         ),
     ] = False
     csv: Annotated[
@@ -234,6 +245,7 @@ def _measure(
                 pairs,
                 imaging.PROTOCOLS[options.task],
                 gray=options.gray,
+                tally=outcome.tally if options.bands else None,
                 progress=show_progress,
             ):
                 number += 1
@@ -253,7 +265,13 @@ def _measure(
 def results_table(results: Results) -> RenderableType:
     """Return the protocol, the scores of all images, their means, and the published means."""
     remark = [Text(), Text(results.remark, style="dim")] if results.remark else []
-    return Group(_facts_table(results), Text(), _scores_table(results), *remark)
+    bands = [
+        part
+        for outcome in results.outcomes
+        if outcome.tally.images
+        for part in _bands(outcome, results.task)
+    ]
+    return Group(_facts_table(results), Text(), _scores_table(results), *bands, *remark)
 
 
 def _facts_table(results: Results) -> Table:
@@ -308,6 +326,30 @@ def _scores_table(results: Results) -> Table:
             name = Text(", ".join(filter(None, ["the paper's", results.published.variant])))
             table.add_row(name, "", "", f"{paper.psnr:.2f}", ssim, "", style="cyan")
     return table
+
+
+def _bands(outcome: Outcome, task: str) -> Iterator[RenderableType]:
+    """Yield a table of what is left or lost in each frequency band, and the other measures."""
+    remains = outcome.tally.remains()
+    table = Table(box=None, pad_edge=False)
+    table.add_column(outcome.condition.name)
+    for limit in degradations.OCTAVES:
+        table.add_column(limit, justify="right")
+    table.add_row("%, up to this part of the Nyquist frequency", style="dim")
+    table.add_row("noise left in luma", *percentages(remains.luma).split())
+    table.add_row("noise left in chroma", *percentages(remains.chroma).split())
+    table.add_row("detail lost in luma", *percentages(remains.detail).split())
+    yield Text()
+    yield table
+    if task == "derain":
+        strong, weak = percentages([remains.strong, remains.weak]).split()
+        yield Text(f"rain left: {strong} % in strong streaks, {weak} % in weak ones")
+    yield Text(f"drift of the mean: {remains.drift:.2f} of 255")
+
+
+def percentages(shares: Iterable[float | None]) -> str:
+    """Return shares in percent, separated by spaces; "-" for those that are missing."""
+    return " ".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
 def _cells(degraded: Scores, restored: Scores) -> list[str]:

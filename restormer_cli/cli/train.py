@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,13 @@ import typer
 from .. import inference, training
 from ..errors import UsageError
 from .console import Console
+from .evaluate import percentages
 from .options import Device, Json, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ..training import Validation
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -81,6 +85,28 @@ def train(
     learning_rate: Annotated[
         float, typer.Option(help="Peak learning rate, reached after the warm-up.")
     ] = 1e-3,
+    batch_scale: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR", help="Multiply the patches per batch; 16 suits a large GPU."
+        ),
+    ] = 1.0,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="START:SIDE:PATCHES of each stage: fraction of the run, pixels, patches per "
+            "batch. Default: 0:64:16, 0.45:96:7, 0.75:128:4, 0.92:192:2.",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            metavar="",
+            help="Compile the network, on CUDA and if a step is measured to be faster.",
+        ),
+    ] = False,
     validate_every: Annotated[
         int,
         typer.Option(min=1, metavar="STEPS", help="Steps between validations, which also save."),
@@ -123,6 +149,9 @@ def train(
         validate_every=validate_every,
         seed=seed,
     )
+    if stages is not None:
+        settings = replace(settings, stages=training.parse_stages(stages))
+    settings = settings.scaled(batch_scale)
     degraded, clean = pairs or (None, photos)
     assert clean is not None  # noqa: S101 - checked above
     with training.join_ranks(inference.choose_device(device)) as (ranks, rank_device):
@@ -136,17 +165,20 @@ def train(
             degraded=degraded,
             right=right,
             ranks=ranks,
+            compiled=compiled,
             notify=console.warn if ranks.leads else lambda _: None,
         )
         with console.progress(100) if ranks.leads else nullcontext():
             for report in reports:
                 if json:
-                    values = {k: v for k, v in report._asdict().items() if k != "history"}
+                    values = {**report._asdict(), "validation": report.validation.as_dict()}
+                    del values["history"]
                     console.object({"event": "validated", **values})
                 console.say(
                     f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
                     f"(best {report.best:.2f}), {report.megapixels_per_second:.3f} MP/s"
                 )
+                console.say(describe(report.validation, task))
                 console.advance(100 * report.progress, f"{report.best:.2f} dB")
                 if plot is not None:
                     try:
@@ -155,6 +187,22 @@ def train(
                         console.warn(f"{plot}: cannot be written ({error.strerror})")
     if ranks.leads:
         console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
+
+
+def describe(validation: Validation, task: str) -> str:
+    """Return what is left of the noise or the rain, and how clean images are kept."""
+    remains = validation.remains
+    rain = {"strong streaks": [remains.strong], "weak streaks": [remains.weak]}
+    noise = {"luma": remains.luma, "chroma": remains.chroma}
+    parts = [
+        f"{name} {percentages(shares)} %"
+        for name, shares in (rain if task == "derain" else noise).items()
+    ]
+    drift = "-" if remains.drift is None else f"{remains.drift:.2f}"
+    return (
+        f"  left: {', '.join(parts)}; detail lost: {percentages(remains.detail)} %; "
+        f"worst clean image {validation.clean:.1f} dB; drift {drift} of 255"
+    )
 
 
 def check_plot(path: Path) -> None:

@@ -50,14 +50,23 @@ def jpeg(x: Tensor, quality: Tensor, subsample: Tensor) -> Tensor:
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     steps = ((_TABLES.to(x) * percent + 50) / 100).floor().clamp(1, 255)  # B 3 8 8
 
-    ycc = torch.einsum("oc,bchw->bohw", _YCBCR.to(x), x * 255).round() - centre
+    ycc = to_ycc(x * 255).round() - centre
     half = _quantised(F.avg_pool2d(ycc[:, 1:], 2).round(), steps[:, 1:])
     # Decoders enlarge chroma with a triangle filter ("fancy upsampling" in libjpeg).
     half = F.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
     ycc = _quantised(ycc, steps)
     ycc = torch.cat([ycc[:, :1], torch.where(subsample, half, ycc[:, 1:])], dim=1).round()
-    rgb = torch.einsum("oc,bchw->bohw", _RGB.to(x), ycc + centre)[:, :, :height, :width]
-    return to_8_bit(rgb / 255)
+    return to_8_bit(to_rgb(ycc + centre)[:, :, :height, :width] / 255)
+
+
+def to_ycc(rgb: Tensor) -> Tensor:
+    """Convert ... 3 H W to Y, Cb and Cr (JFIF, section 7), with Cb and Cr centred on 0."""
+    return torch.einsum("oc,...chw->...ohw", _YCBCR.to(rgb), rgb)
+
+
+def to_rgb(ycc: Tensor) -> Tensor:
+    """Convert ... 3 H W from Y, Cb and Cr, centred on 0."""
+    return torch.einsum("oc,...chw->...ohw", _RGB.to(ycc), ycc)
 
 
 def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:

@@ -14,8 +14,14 @@ from torch import Generator, Tensor
 from ..errors import UsageError
 from . import blur
 from .jpeg import filed
-from .noise import blind_gaussian_noise, camera_noise, equal_noise, gaussian_noise
-from .rain import rain, streaks, veiled
+from .noise import (
+    blind_gaussian_noise,
+    camera_noise,
+    equal_noise,
+    gaussian_noise,
+    processed_noise,
+)
+from .rain import hard_rain, rain, streaks, veiled
 from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform, untouched
 
 
@@ -25,9 +31,19 @@ def _with_jpeg(degradation: Degradation) -> Degradation:
 
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture(
-        (0.03, untouched), (0.4, blind_gaussian_noise), (0.37, camera_noise), (0.2, equal_noise)
+        (0.04, untouched),
+        (0.3, blind_gaussian_noise),
+        (0.12, equal_noise),
+        (0.22, camera_noise),
+        (0.32, processed_noise),
     ),
-    "derain": mixture((0.1, untouched), (0.9, _with_jpeg(rain))),
+    "derain": mixture(
+        # Clean images teach to keep thin, bright structures that look like hard streaks.
+        (0.15, untouched),
+        (0.45, _with_jpeg(rain)),
+        (0.3, _with_jpeg(hard_rain)),
+        (0.1, _with_jpeg(lambda x, generator: hard_rain(rain(x, generator), generator))),
+    ),
     "deblur": mixture((0.3, untouched), (0.7, _with_jpeg(blur.motion_blur))),
     "defocus": mixture((0.3, untouched), (0.7, _with_jpeg(blur.defocus))),
 }

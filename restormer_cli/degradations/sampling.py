@@ -46,10 +46,11 @@ def mixture(*parts: tuple[float, Degradation]) -> Degradation:
     def degrade(x: Tensor, generator: Generator) -> Tensor:
         drawn = torch.multinomial(
             weights.to(x.device), len(x), replacement=True, generator=generator
-        )
+        ).cpu()  # once: each look at a value on a GPU waits until its queue is empty
         result = x.clone()
         for index, (_, part) in enumerate(parts):
-            if (images := drawn == index).any():
+            if len(images := (drawn == index).nonzero()[:, 0]):
+                images = images.to(x.device)
                 result[images] = part(x[images], generator)
         return result
 

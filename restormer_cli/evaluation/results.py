@@ -80,6 +80,7 @@ class Results:
                 "degraded": _finite(outcome.mean(lambda score: score.degraded)),
                 "restored": _finite(outcome.mean(lambda score: score.restored)),
             },
+            "bands": outcome.tally.remains().as_dict() if outcome.tally.images else None,
             "published": paper and {"variant": self.published.variant, **paper._asdict()},
             "images": [
                 {

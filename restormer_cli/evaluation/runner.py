@@ -13,9 +13,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoints import ResolvedCheckpoint
-from ..degradations import parse_degradation
+from ..degradations import Tally, parse_degradation
 from ..errors import ImageError, UsageError
 from ..files import Pair
 from ..imaging import SSIM_WINDOW, Array, Protocol, Scores, read_image, to_float
@@ -111,13 +112,18 @@ class Failure(NamedTuple):
 
 @dataclass
 class Outcome:
-    """Results under one condition."""
+    """Results under one condition.
+
+    Attributes:
+        tally: what is left of the degradation, over all images; empty if it was not measured.
+    """
 
     condition: Condition
     weights: ResolvedCheckpoint
     device: str
     scores: list[Score] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def mean(self, of: Callable[[Score], Scores]) -> Scores:
         """Return the mean of the selected scores over all images; NaN if there are none."""
@@ -134,6 +140,7 @@ def evaluate(
     protocol: Protocol,
     *,
     gray: bool = False,
+    tally: Tally | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Score | Failure]:
     """Restore and score images.
@@ -144,6 +151,7 @@ def evaluate(
         pairs: clean images, with degraded counterparts if the condition does not degrade.
         protocol: definition of the scores.
         gray: convert colour images to grey first.
+        tally: sums to which what is left of each image's degradation is added, if given.
         progress: called with the name of the image, the number of finished strips or tiles, and
             the total.
 
@@ -165,6 +173,8 @@ def evaluate(
             yield Failure(pair.name, error.message, error.hint)
             continue
         height, width, channels = clean.shape
+        if tally is not None:
+            tally.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
         unprocessed = protocol if condition.sigma is None else _UNCHANGED
         yield Score(
             image=pair.name,
@@ -208,8 +218,12 @@ def _notify(restorer: Restorer, path: Path, message: str) -> None:
 
 
 def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:
-    a, b = (torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1) for x in (image, clean))
-    return protocol.scores(a, b)
+    return protocol.scores(_tensor(image), _tensor(clean))
+
+
+def _tensor(image: Array) -> Tensor:
+    """Convert H W C to C H W."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def _read(path: Path, gray: bool) -> Array:

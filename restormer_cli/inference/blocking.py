@@ -14,17 +14,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..memory import is_out_of_memory
 from ..network import Convolve, same
-from .devices import free_memory
+from .devices import free_memory, largest_tensor
 
-MAPS_PER_BLOCK = 10
-"""Memory for processing a block, in multiples of its feature map (measured)."""
+MAPS_PER_BLOCK = {"cpu": 10, "gpu": 13}
+"""Memory for processing a block, in multiples of its feature map (measured; counted on the meta
+device, whose largest blocks are a larger part of the whole)."""
+
+GPU_BLOCK_PIXELS = 1 << 19
+"""Largest block on a GPU, which fills it; larger ones only take more memory."""
+
+WIDEST = 4
+"""Channels of the widest tensor for a block, relative to those of its feature map."""
 
 BLOCK_BYTES = 3 << 19
 """Size of a block's feature map on a CPU (measured to be fastest with 1 MiB of cache per core)."""
@@ -53,6 +62,7 @@ class BlockShape(NamedTuple):
     strip: int
     rows: int
     columns: int
+    halo: bool = True  # without, a block that covers its map is not copied: convolutions pad it
 
 
 Blocking = Callable[[int, int, int], BlockShape]
@@ -71,19 +81,34 @@ def blocking_for(device: torch.device, dtype: torch.dtype) -> Blocking:
     """Return the default blocking of a device.
 
     On a CPU, blocks have equal sizes that fit the cache of a core, and a strip has enough blocks
-    for all threads. On a GPU, a block is as large as the free memory allows.
+    for all threads. On a GPU, a block is as large as the free memory allows, and fills the GPU.
     """
     if device.type == "cpu":
         return partial(block_shape_on_cpu, torch.get_num_threads(), dtype.itemsize)
-    budget = free_memory(device) // 4
+    free, limit = free_memory(device), largest_tensor(device)
+    return partial(block_shape_on_gpu, free // 4, limit, dtype.itemsize)
 
-    def on_gpu(channels: int, _: int, width: int) -> BlockShape:
-        pixels = min(max(budget // (channels * dtype.itemsize * MAPS_PER_BLOCK), 1 << 14), 1 << 22)
-        columns = min(width, 4096)
-        rows = max(2, pixels // columns // 2 * 2)
-        return BlockShape(rows, rows, columns)
 
-    return on_gpu
+def block_shape_on_gpu(
+    budget: int, limit: int | None, itemsize: int, channels: int, height: int, width: int
+) -> BlockShape:
+    """Return the block shape for a GPU.
+
+    Args:
+        budget: memory for a block in bytes.
+        limit: maximum size of a tensor in bytes.
+        itemsize: number of bytes of a value.
+        channels: channels of the map.
+        height: height of the map.
+        width: width of the map.
+    """
+    pixels = max(budget // (channels * itemsize * MAPS_PER_BLOCK["gpu"]), 1 << 14)
+    if limit is not None:  # some sums are in fp32
+        pixels = min(pixels, limit // (channels * 4 * WIDEST))
+    pixels = min(pixels, GPU_BLOCK_PIXELS)
+    columns = min(width, 4096)
+    rows = min(height + height % 2, max(2, pixels // columns // 2 * 2))
+    return BlockShape(rows, rows, columns, halo=False)
 
 
 def block_shape_on_cpu(
@@ -105,7 +130,13 @@ def block_shape_on_cpu(
 
 def smaller_blocks(blocking: Blocking) -> Blocking:
     """Return a blocking whose strips and blocks have a quarter of the height and width."""
-    return lambda *size: BlockShape(*(max(2, n // 8 * 2) for n in blocking(*size)))
+
+    def smaller(channels: int, height: int, width: int) -> BlockShape:
+        shape = blocking(channels, height, width)
+        strip, rows, columns = (max(2, n // 8 * 2) for n in shape[:3])
+        return BlockShape(strip, rows, columns, shape.halo)
+
+    return smaller
 
 
 def spans(length: int, step: int, edges: Sequence[int] = ()) -> list[tuple[int, int]]:
@@ -136,7 +167,8 @@ class StripRunner:
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the region and the result of `compute` for each block of a map, in order.
 
-        Blocks have `halo` extra pixels on every side and do not cross `edges` (rows, columns).
+        Blocks have `halo` extra pixels on every side and do not cross `edges` (rows, columns). A
+        block that covers the map has none if its shape says so.
         """
         height, width = source[0].shape[1:3]
         shape = self.blocking(sum(group.shape[-1] for group in source), height, width)
@@ -148,8 +180,19 @@ class StripRunner:
             columns = slice(region.left, region.right + 2 * halo)
             with no_grad():
                 block = strip[:, rows, columns].contiguous()
-                return compute(block, region, _block_convolution(region, height, width))
+                return compute(block, region, block_convolution(region, height, width))
 
+        def on_map(region: Region) -> Result:
+            with no_grad():
+                return compute(joined(source, -1).contiguous(), region, same)
+
+        covers = shape.rows >= height and shape.columns >= width and not any(edges)
+        if covers and not shape.halo:
+            region = Region(0, height, 0, width)
+            (result,) = self.map_blocks(on_map, [region])
+            yield region, result
+            self._count_strip()
+            return
         above = None
         for top, bottom in spans(height, shape.strip, edges[0]):
             strip = _copy_strip(source, top, bottom, halo, above)
@@ -162,9 +205,12 @@ class StripRunner:
             results = self.map_blocks(partial(on_block, strip, top), regions)
             del strip  # before the next one is allocated
             yield from zip(regions, results, strict=True)
-            self.done += 1
-            if self.progress:
-                self.progress(self.done, self.total)
+            self._count_strip()
+
+    def _count_strip(self) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, self.total)
 
     def write(
         self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1, halo: int = 1
@@ -187,17 +233,45 @@ class StripRunner:
 @contextmanager
 def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
     """Yield a `map` that uses all CPU threads, with one torch thread for each call."""
+
+    def in_this_thread(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        return [function(item) for item in items]
+
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        yield lambda function, items: [function(item) for item in items]
+        yield in_this_thread
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        # PyTorch's own threads would busy-wait on the cores of the pool.
-        torch.set_num_threads(1)
-        try:
-            yield lambda function, items: list(pool.map(function, items))
-        finally:
-            torch.set_num_threads(threads)
+    pool = _start_threads(threads)
+    # PyTorch's own threads would busy-wait on the cores of the pool.
+    torch.set_num_threads(1)
+    try:
+        yield in_this_thread if pool is None else lambda f, items: list(pool.map(f, items))
+    finally:
+        torch.set_num_threads(threads)
+        if pool is not None:
+            pool.shutdown()
+
+
+def _start_threads(count: int) -> ThreadPoolExecutor | None:
+    """Return a pool whose threads all run, or None if the limits of the process forbid it."""
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    started = Event()
+    try:
+        for _ in range(count):
+            pool.submit(started.wait)  # a busy thread, so that the next call starts another one
+    except RuntimeError as error:
+        started.set()
+        pool.shutdown(cancel_futures=True)
+        if not is_out_of_memory(error):
+            raise
+        return None
+    started.set()
+    return pool
+
+
+def joined(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Concatenate tensors; a single one is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), axis)
 
 
 def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | None) -> Tensor:
@@ -219,7 +293,7 @@ def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | N
     return strip
 
 
-def _block_convolution(region: Region, height: int, width: int) -> Convolve:
+def block_convolution(region: Region, height: int, width: int) -> Convolve:
     """Return a 3x3 convolution without padding for a block with a halo.
 
     Earlier layers may have changed the zeros outside the image, so they are set again.

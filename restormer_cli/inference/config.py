@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
+from .native.mode import native_mode
 
 if TYPE_CHECKING:
     from ..checkpoints import ResolvedCheckpoint
@@ -57,7 +58,7 @@ class RestorerConfig(CheckpointQuery):
             raise UsageError(
                 f"unknown precision {self.precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
             )
-        _ = self.checkpoint, self.tiles  # for their UsageErrors
+        _ = self.checkpoint, self.tiles, native_mode()  # for their UsageErrors
 
     @property
     def tiles(self) -> tuple[int, ...]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import psutil
@@ -13,7 +16,6 @@ import torch
 
 from ..errors import DeviceError
 from ..memory import available_memory, peak_process_memory
-from ..memory import is_out_of_memory as is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,6 +38,19 @@ def choose_device(name: str = "auto") -> torch.device:
             "`restormer doctor` lists the devices; --device auto chooses the fastest.",
         )
     return device
+
+
+def check_training_device(device: torch.device) -> None:
+    """Raise DeviceError if this release of PyTorch computes wrong gradients on the device.
+
+    On MPS before 2.14, matrix products over 32767 or more elements are wrong (pytorch#193487). The
+    gradient of a 1x1 convolution sums over all pixels of a batch.
+    """
+    if device.type == "mps" and torch.__version__ < "2.14":
+        raise DeviceError(
+            f"PyTorch {torch.__version__} computes wrong gradients on mps",
+            "Install PyTorch 2.14 or later, or train with --device cpu.",
+        )
 
 
 def available() -> list[str]:
@@ -65,13 +80,88 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if native_bf16(device) else "fp32"
 
 
+# Settings that let PyTorch compute with fewer digits than the type of its tensors has, and the
+# values that forbid it. The first ones are older: they exist in all releases, and change some of
+# the others, which release 2.9 added and which win.
+_FULL_PRECISION: dict[str, bool | str] = {
+    "float32_matmul_precision": "highest",
+    "backends.cudnn.allow_tf32": False,  # True by default: 10 bits of a convolution's factors
+    "backends.cuda.matmul.allow_bf16_reduced_precision_reduction": False,  # True by default
+    "backends.cuda.matmul.allow_fp16_reduced_precision_reduction": False,  # True by default
+    "backends.cudnn.conv.fp32_precision": "ieee",
+    "backends.cudnn.rnn.fp32_precision": "ieee",
+    "backends.cuda.matmul.fp32_precision": "ieee",
+    "backends.mkldnn.conv.fp32_precision": "ieee",
+    "backends.mkldnn.matmul.fp32_precision": "ieee",
+}
+_original_settings: dict[str, Any] = {}
+_users: list[None] = []
+_settings_lock = threading.Lock()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute in the precision of the tensors: fp32 without TF32, sums of bf16 and fp16 in fp32.
+
+    The settings are global. The first thread to enter saves the original values, and the last to
+    leave restores them.
+    """
+    with _settings_lock:
+        if not _users:
+            for setting in _FULL_PRECISION:
+                # Missing in this release, or not readable since the user has changed a newer one.
+                with suppress(AttributeError, RuntimeError):
+                    _original_settings[setting] = _setting(setting)
+            for setting, value in _FULL_PRECISION.items():
+                with suppress(AttributeError):
+                    _set(setting, value)
+        _users.append(None)
+    try:
+        yield
+    finally:
+        with _settings_lock:
+            _users.pop()
+            if not _users:
+                for setting, value in _original_settings.items():
+                    _set(setting, value)
+                _original_settings.clear()
+
+
+def _setting(path: str) -> Any:
+    """Return the value of a setting of PyTorch."""
+    if path == "float32_matmul_precision":
+        return torch.get_float32_matmul_precision()
+    return attrgetter(path)(torch)
+
+
+def _set(path: str, value: Any) -> None:
+    """Change a setting of PyTorch."""
+    if path == "float32_matmul_precision":
+        torch.set_float32_matmul_precision(value)
+        return
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(torch), name, value)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the free bytes of the device; for a CPU within the limits of this process."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        # PyTorch keeps the memory of freed tensors for new ones.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "mps":  # its memory is that of the machine
+        used = torch.mps.current_allocated_memory()
+        kept = torch.mps.driver_allocated_memory() - used
+        return min(torch.mps.recommended_max_memory() - used, available_memory() + kept)
     return available_memory()
+
+
+def largest_tensor(device: torch.device) -> int | None:
+    """Return the maximum size of a tensor in bytes, or None if only memory limits it.
+
+    MPS aborts the process at 4 GiB; a copy of a tensor in fp32, or with halos, is larger.
+    """
+    return 1 << 30 if device.type == "mps" else None
 
 
 def held_memory(device: torch.device) -> int:
@@ -83,7 +173,9 @@ def held_memory(device: torch.device) -> int:
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished its work."""
-    if device.type != "cpu":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # without an argument, it waits for another GPU
+    elif device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,9 @@ from ..errors import ImageError
 from ..imaging import psnr
 from ..network import MULTIPLE, Restormer
 from . import strips
-from .blocking import Blocking
+from .blocking import WIDEST, Blocking, smaller_blocks
 from .config import tile_size
-from .devices import PRECISIONS, free_memory
+from .devices import PRECISIONS, free_memory, largest_tensor
 from .ensemble import ensembled, orientations
 from .tiling import starts, tiled
 
@@ -64,12 +65,16 @@ def restore(
     window = window and -(-window // MULTIPLE) * MULTIPLE
     image = padded(x)
 
+    requested = precision
+
     def run(precision: str) -> Tensor:
         dtype = PRECISIONS[precision]
+        # The shapes suit the type that was asked for: a wider one needs more memory.
+        shapes = smaller_blocks(blocking) if blocking and precision != requested else blocking
 
         def once(part: Tensor, progress: Progress | None) -> Tensor:
             return strips.forward(
-                network, part, dtype, window=window, blocking=blocking, progress=progress
+                network, part, dtype, window=window, blocking=shapes, progress=progress
             )
 
         forward = ensembled(once, orientations(network.architecture)) if ensemble else once
@@ -120,13 +125,32 @@ def psnr_to_fp32(network: Restormer, x: Tensor, precision: str) -> float:
     return psnr(restore(network, middle, precision=precision), exact)
 
 
+def psnr_to_cpu(network: Restormer) -> float:
+    """Return the PSNR in dB between the network's device and a CPU, on a half flat image."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, network.architecture.in_channels, PROBE, PROBE, generator=generator)
+    x[..., : PROBE // 2] = 0.5
+    return psnr(restore(network, x), restore(deepcopy(network).cpu(), x))
+
+
 def tiles_at_once(network: Restormer, side: int, dtype: torch.dtype) -> int:
     """Return the number of tiles to run as one batch: one on a CPU, up to 16 on a GPU."""
     device = next(network.parameters()).device
     if device.type == "cpu":
         return 1
     tile_bytes = strips.peak_bytes(network, side, side, dtype)
-    return max(1, min(16, free_memory(device) // 2 // tile_bytes))
+    fitting = [16, free_memory(device) // 2 // tile_bytes]
+    if (limit := largest_tensor(device)) is not None:
+        widest = WIDEST * 2 * network.architecture.dim * 4  # bytes of a pixel in a block in fp32
+        fitting.append(limit // (side * side * widest))
+    return max(1, min(fitting))
+
+
+def is_representable(network: Restormer, size: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Return True if the feature maps of an image of this size may be tensors of the device."""
+    limit = largest_tensor(next(network.parameters()).device)
+    value = max(network.architecture.dim * dtype.itemsize, network.architecture.in_channels * 4)
+    return limit is None or math.prod(size) * value <= limit
 
 
 def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torch.dtype) -> int:

@@ -18,8 +18,9 @@ from ..imaging import from_float, to_float
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS
 from . import devices, engine, ensemble
-from .blocking import blocking_for, smaller_blocks
+from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
+from .native.dispatch import check_requirement
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""
@@ -28,7 +29,7 @@ USABLE_MEMORY = 0.9
 """Fraction of the free memory that a plan may use."""
 
 MIN_PSNR = 50.0
-"""PSNR in dB to fp32 that "auto" requires of a lower precision."""
+"""PSNR in dB to fp32 that "auto" requires of a lower precision, and to a CPU that MPS needs."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,15 @@ class Restorer:
                 f"{self.weights.name} restores {a.in_channels} channels to {a.out_channels}",
                 "Use a network for grey images, for RGB images, or for two RGB views.",
             )
+        dtype = devices.PRECISIONS[self.precision]
+        check_requirement(a, dtype, self.device, config.window)
         if config.dual_pixel != (a.in_channels == 6):
             inputs = "two views (6 channels)" if a.in_channels == 6 else f"{a.in_channels} channels"
             raise UsageError(
                 f"{self.weights.name} takes {inputs}",
                 "Use --right with dual-pixel weights, and only with them.",
             )
+        self._verify_device()
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""
@@ -158,12 +162,13 @@ class Restorer:
 
         with self._memory_guard(image):
             x = to_float(colours)
-            if not np.isfinite(x).all():
+            low, high = x.min(), x.max()  # NaN if there is any
+            if not (np.isfinite(low) and np.isfinite(high)):
                 raise ImageError(
                     "the image contains NaN or infinity", "Replace these values first."
                 )
             # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-            clipped = x.clip(0, 1) if x.min() < 0 or x.max() > 1 else x
+            clipped = x.clip(0, 1) if low < 0 or high > 1 else x
             restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
             if clipped is not x:
                 restored = np.where(x == clipped, restored, x + (restored - clipped))
@@ -255,6 +260,19 @@ class Restorer:
         without_alpha = np.atleast_3d(right)[..., : colours.shape[2]]
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
+    def _verify_device(self) -> None:
+        """Raise DeviceError if MPS, several of whose releases had wrong kernels, has another."""
+        if self.device.type != "mps":
+            return
+        with MemoryGuard(f"on {self.device} to verify it", kind=DeviceError):
+            difference = engine.psnr_to_cpu(self.network)
+        if not difference >= MIN_PSNR:  # also if it is NaN
+            raise DeviceError(
+                f"PyTorch {torch.__version__} computes wrong results on {self.device} "
+                f"({difference:.1f} dB PSNR to the processor)",
+                "Update PyTorch and macOS, or use --device cpu.",
+            )
+
     def _verify_precision(self, x: Tensor) -> None:
         if (psnr := engine.psnr_to_fp32(self.network, x, self.precision)) < MIN_PSNR:
             self.notify(
@@ -269,13 +287,20 @@ class Restorer:
         plans = []
         a, dtype = self.architecture, devices.PRECISIONS[self.precision]
         for tile in self.config.tiles:
+            rows, columns = (min(tile or side, side) for side in (height, width))
+            if not engine.is_representable(self.network, (rows, columns), dtype):
+                continue
             peak = engine.peak_bytes(self.network, (height, width), tile, dtype)
             if self.config.ensemble:  # a turned image and two results
-                rows, columns = (min(tile or side, side) for side in (height, width))
                 peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
             pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
             plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
+        if not plans:
+            raise ImageError(
+                f"{width} x {height} pixels need a larger tensor than {self.device} supports",
+                "Use tiles (--tile 1024), or the processor (--device cpu).",
+            )
         usable = USABLE_MEMORY / self.config.sharing * devices.free_memory(self.device)
         return [plan for plan in plans if plan.peak_bytes <= usable] or plans[-1:]
 
@@ -299,7 +324,7 @@ class Restorer:
             )
             for number, image in enumerate(x.split(1))
         ]
-        y = torch.cat(restored, dim=1)
+        y = joined(restored, 1)
         if is_grey and x.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]

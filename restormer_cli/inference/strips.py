@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import starmap
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -51,7 +51,10 @@ from .blocking import (
     parallel_map,
     spans,
 )
-from .tlc import Windows
+from .devices import full_precision
+from .native.dispatch import Fusion, fusion_for
+from .native.library import FusedBlock
+from .tlc import Mixer, Windows
 
 ALIGNMENT = 16
 """Hidden channels are padded with zeros to a multiple of this, so that rows start at a cache line:
@@ -85,9 +88,10 @@ def forward(
     a = network.architecture
     device = next(network.parameters()).device
     blocking = blocking or blocking_for(device, dtype)
-    stages, convolutions = pack(network, dtype)
-    image = image.to(device)
     b, _, height, width = image.shape
+    fusion = fusion_for(a, (height, width), dtype, device, window)
+    stages, convolutions = pack(network, dtype, fusion)
+    image = image.to(device)
     total = count_strips(a, (height, width), window, blocking)
 
     def empty(level: int) -> Map:
@@ -95,7 +99,7 @@ def forward(
         shape = (b, height // side, width // side, a.dim * side)
         return [torch.empty(shape, dtype=dtype, device=device)]
 
-    with torch.no_grad(), parallel_map(device) as map_blocks:
+    with torch.no_grad(), full_precision(), parallel_map(device) as map_blocks:
         run = StripRunner(blocking, map_blocks, progress, total)
         x = [image.permute(0, 2, 3, 1).to(dtype)]  # B H W in_channels
         maps = {level: empty(level) for level in range(1, LEVELS + 1)}
@@ -150,19 +154,45 @@ def forward(
         return restored if a.dual_pixel else restored.add_(image)
 
 
-def transform(run: StripRunner, x: Map, w: BlockWeights, windows: Windows) -> None:
+def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
     """Apply a transformer block to a map in place, in two passes."""
+    if isinstance(w, FusedBlock):
+        w.transform(run, x)
+        return
+    passes = passes_for(w)
+    sums = run.collect(x, passes.sums(w), edges=windows.edges)
+    run.write(x, passes.finish(w, windows.mixer(sums, w)), x, halo=2)
 
-    def sums(block: Tensor, _: Region, convolve: Convolve) -> Statistics:
+
+class Passes(NamedTuple):
+    """The two passes of a transformer block, each as a function of its weights.
+
+    On a CPU, the blocks of a map always have a halo, of one pixel in the first pass and of two in
+    the second.
+    """
+
+    sums: Callable[[BlockWeights], Compute[Statistics]]
+    finish: Callable[[BlockWeights, Mixer], Compute[Tensor]]
+
+
+def passes_for(w: BlockWeights) -> Passes:
+    """Return the implementation for a block, by the type and device of its weights."""
+    return Passes(_sums, _finish)
+
+
+def _sums(w: BlockWeights) -> Compute[Statistics]:
+    def compute(block: Tensor, _: Region, convolve: Convolve) -> Statistics:
         return statistics(project(normalised(block, w.centred), w.qk, convolve), w.heads)
 
-    mixed = windows.mixer(run.collect(x, sums, edges=windows.edges), w)
+    return compute
 
-    def finish(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
+
+def _finish(w: BlockWeights, mixed: Mixer) -> Compute[Tensor]:
+    def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
         v = project(normalised(block, w.centred), w.v, convolve)
         return feed_forward(attend(block, mixed(v, region), w), w, convolve)
 
-    run.write(x, finish, x, halo=2)
+    return compute
 
 
 def count_strips(
@@ -198,41 +228,47 @@ def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) 
     maps = feature_maps_bytes(a, height, width, dtype.itemsize)
     images = (a.in_channels * (4 + dtype.itemsize) + a.out_channels * 4) * pixels
     shape = blocking_for(device, dtype)(2 * a.dim, height, width)
-    strip = (shape.strip + 4) * width * 2 * a.dim * dtype.itemsize
-    block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize * MAPS_PER_BLOCK
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    strip = (min(shape.strip, height) + 4) * width * 2 * a.dim * dtype.itemsize
+    block = min(shape.rows * shape.columns, pixels) * 2 * a.dim * dtype.itemsize
+    if device.type == "cpu":
+        blocks = block * MAPS_PER_BLOCK["cpu"] * torch.get_num_threads()
+    else:
+        blocks = block * MAPS_PER_BLOCK["gpu"]
     parameters = sum(p.numel() for p in network.parameters())
-    return int(maps + images + strip + block * workers + parameters * dtype.itemsize)
+    return int(maps + images + strip + blocks + parameters * dtype.itemsize)
 
 
-Packed = tuple[dict[str, list[BlockWeights]], dict[str, tuple[Tensor, "Tensor | None"]]]
+Block = BlockWeights | FusedBlock
+
+Packed = tuple[dict[str, list[Block]], dict[str, tuple[Tensor, "Tensor | None"]]]
 """Weights of a network in one precision: those of the stages of blocks, and of convolutions."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
 
 
-def pack(network: Restormer, dtype: torch.dtype) -> Packed:
+def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -> Packed:
     """Return the network's weights, folded, padded and cast; cached until the weights change."""
-    token = (dtype, [(p.data_ptr(), p._version) for p in network.parameters()])
+    token = (dtype, fusion, [(p.data_ptr(), p._version) for p in network.parameters()])
     if network not in _packed or _packed[network][0] != token:
         stages, convolutions = {}, {}
         with torch.no_grad():
             for name, module in network.named_children():
                 if isinstance(module, nn.Sequential):
+                    blocks = [m.weights() for m in module if isinstance(m, TransformerBlock)]
                     stages[name] = [
-                        _pack_block(block.weights(), dtype)
-                        for block in module
-                        if isinstance(block, TransformerBlock)
+                        (fusion and fusion.block(w)) or pack_block(w, dtype) for w in blocks
                     ]
                 else:
                     conv = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
                     bias = None if conv.bias is None else conv.bias.to(dtype)
-                    convolutions[name] = (conv.weight.to(dtype), bias)
+                    # cuDNN would convert the kernels of channels-last maps in each call.
+                    order = torch.preserve_format if conv.weight.is_cpu else torch.channels_last
+                    convolutions[name] = (conv.weight.to(dtype, memory_format=order), bias)
         _packed[network] = (token, (stages, convolutions))
     return _packed[network][1]
 
 
-def _pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
+def pack_block(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
     """Cast a block's weights and pad its hidden channels with zeros."""
     missing = -w.ffn_out.weight.shape[1] % ALIGNMENT
 

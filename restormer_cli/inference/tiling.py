@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Progress
+from .blocking import joined
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -86,7 +87,7 @@ def tiled(
     total = x.new_zeros(height, width, dtype=torch.float32)
     for first in range(0, len(tiles), batch):
         group = tiles[first : first + batch]
-        results = run(torch.cat([x[tile] for tile in group])).to(x.device, torch.float32)
+        results = run(joined([x[tile] for tile in group], 0)).to(x.device, torch.float32)
         for number, result in enumerate(results.split(len(x)), first):
             if canvas is None:
                 canvas = result.new_zeros(len(x), result.shape[1], height, width)

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..network import BlockWeights, Statistics, attention, mix, mixing_matrix
 from .blocking import Region, spans
 
+Mixer = Callable[[Tensor, Region], Tensor]
+"""Function that applies attention to the values of a region and its halo."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -50,9 +53,7 @@ class Windows:
         )
         return rows, columns
 
-    def mixer(
-        self, sums: Iterable[tuple[Region, Statistics]], w: BlockWeights
-    ) -> Callable[[Tensor, Region], Tensor]:
+    def mixer(self, sums: Iterable[tuple[Region, Statistics]], w: BlockWeights) -> Mixer:
         """Return a function that applies attention to the values of a region and its halo.
 
         `sums` are the statistics of regions that together cover the map and cross no edge.

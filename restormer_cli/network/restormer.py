@@ -29,6 +29,16 @@ MULTIPLE = 8
 CHANNELS = ((1, 1), (3, 3), (6, 3))
 """Supported numbers of input and output channels: grey, RGB, and two RGB views to one."""
 
+PIECE = 4096
+"""Number of pixels in one product of queries and keys.
+
+The result of a product is rounded to the type of its factors, which exceeds the range of fp16 for
+an image of any size. On MPS, products over 32767 pixels or more are wrong (pytorch#195163).
+"""
+
+FP16_SCALE = 64
+"""Divisor of queries in fp16, whose products over `PIECE` pixels would still exceed its range."""
+
 _EPSILON = 1e-5
 
 
@@ -122,16 +132,12 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, centred: bool) -> Tensor:
-        channels = x.shape[-1]
-        if x.is_cpu and x.dtype == torch.float32:
-            # For a few hundred channels this is 2 to 3 times as fast as the native kernel.
-            mean = x.mean(-1, keepdim=True)
-            deviation = x - mean
-            norm = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
-            rstd = norm.square_().div_(channels).add_(_EPSILON).rsqrt_()
-            y = deviation.mul_(rstd) if centred else torch.mul(x, rstd, out=deviation)
+        # For a few hundred channels on a CPU, `_normalise` is 2 to 3 times as fast as the native
+        # kernel, and that of MPS takes small variances for zero (pytorch#190491).
+        if (x.is_cpu and x.dtype == torch.float32) or x.is_mps:
+            y, mean, rstd = (t.to(x.dtype) for t in _normalise(x.float(), centred))
         else:
-            y, mean, rstd = torch.native_layer_norm(x, (channels,), None, None, _EPSILON)
+            y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), None, None, _EPSILON)
             mean, rstd = mean.to(x.dtype), rstd.to(x.dtype)
             y = y if centred else x * rstd
         ctx.save_for_backward(x, mean, rstd)
@@ -148,6 +154,16 @@ class _Normalise(torch.autograd.Function):
         if ctx.centred:
             gradient = gradient - gradient.mean(-1, keepdim=True)
         return gradient * rstd - deviation * (slope * rstd**3), None
+
+
+def _normalise(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, centred or not, divided by its deviation, and its mean and 1 / deviation."""
+    mean = x.mean(-1, keepdim=True)
+    deviation = x - mean
+    norm = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
+    rstd = norm.square_().div_(x.shape[-1]).add_(_EPSILON).rsqrt_()
+    y = deviation.mul_(rstd) if centred else torch.mul(x, rstd, out=deviation)
+    return y, mean, rstd
 
 
 def normalised(x: Tensor, centred: bool) -> Tensor:
@@ -230,12 +246,37 @@ def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
 def statistics(qk: Tensor, heads: int) -> Statistics:
     """Sum over the pixels of queries and keys, B H W 2C."""
     q, k = rearrange(qk, "b h w (two head c) -> two b head (h w) c", two=2, head=heads)
+    squares = rearrange(_squares(qk), "b (two head c) -> b two head c", two=2, head=heads)
+    return Statistics(_gram(q, k), squares)
+
+
+def _gram(q: Tensor, k: Tensor) -> Tensor:
+    """Sum q k^T over pixels, in pieces that are added in fp32: B heads N c to B heads c c."""
+    scale = FP16_SCALE if q.dtype == torch.float16 else 1
+    q = q / scale if scale > 1 else q
+    whole = (q.shape[2] - 1) // PIECE * PIECE
+    gram = (q[:, :, whole:].mT @ k[:, :, whole:]).float()
+    if whole:
+        # One head after the other: a batch over heads and pieces would be copied.
+        parts = (t[:, :, :whole].unflatten(2, (-1, PIECE)).unbind(1) for t in (q, k))
+        sums = [(a.mT @ b).float().sum(1) for a, b in zip(*parts, strict=True)]
+        gram = gram + torch.stack(sums, 1)
+    return gram * scale if scale > 1 else gram
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Sum the squares over pixels in fp32: B H W D to B D."""
+    if not x.is_cpu:
+        return _squares_by_norm(x)
     # The square of 256 already exceeds the range of fp16.
-    wide = qk.float() if qk.dtype == torch.float16 else qk
-    squares = wide.square().sum((1, 2), dtype=torch.float32)  # B 2C
-    return Statistics(
-        (q.mT @ k).float(), rearrange(squares, "b (two head c) -> b two head c", two=2, head=heads)
-    )
+    wide = x.float() if x.dtype == torch.float16 else x
+    return wide.square().sum((1, 2), dtype=torch.float32)
+
+
+def _squares_by_norm(x: Tensor) -> Tensor:
+    """Return the result of `_squares` without writing a map of squares; slow on a CPU."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=torch.float32)
+    return norm.square()
 
 
 def attention(sums: Statistics, w: BlockWeights) -> Tensor:

@@ -1,7 +1,8 @@
 """Train and fine-tune networks, on one or several devices, with resumable runs.
 
-Read `loop` first. `dataset` loads photographs and makes training pairs, `state` holds the settings
-and the state of a run, and `distributed` shares a run among the processes of torchrun.
+Read `loop` first. `dataset` loads photographs, `patches` cuts them on the device, and `pairs` makes
+training pairs. `validation` measures a network, `state` holds the settings and the state of a run,
+and `distributed` shares a run among the processes of torchrun.
 """
 
 import lazy_loader

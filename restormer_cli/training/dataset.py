@@ -1,4 +1,4 @@
-"""Training photographs: decode them, cut patches and make training pairs.
+"""Training photographs: decode them, split them and make training pairs.
 
 All random choices made once per photograph (the position of its crop, its degradation for
 validation) depend on the bytes of its file alone, not on names or other files.
@@ -11,15 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import Generator, Tensor
 
 from ..callbacks import Notify
-from ..degradations import BLUR_REACH, DEGRADATIONS, Degradation
 from ..errors import ImageError, UsageError
 from ..files import list_images, match_pairs
 from ..imaging import Array, from_float, read_bytes, read_image, readable_suffixes, to_float
@@ -27,17 +23,8 @@ from ..imaging import Array, from_float, read_bytes, read_image, readable_suffix
 MULTIPLE = 16
 """Divisor of all patch sides. The network needs 8, JPEG with subsampled chroma 16."""
 
-CANDIDATES = 2
-"""Number of random patches of which training uses the sharpest.
-
-Flat patches teach little. But some blurred ones are needed, so that networks keep intended blur:
-with the sharpest of four, they sharpened soft pictures.
-"""
-
-VALIDATION_PHOTOS, VALIDATION_SIDE, VALIDATION_SEED = 24, 192, 20211118
-
-Pair = tuple[Tensor, Tensor]
-"""Degraded and clean images, B C H W each; the views of a dual-pixel sensor are joined along C."""
+VALIDATION_PHOTOS = 24
+"""Largest number of photographs that are held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,86 +44,6 @@ class Sample:
     def side(self) -> int:
         """Shorter side in pixels."""
         return int(min(self.pixels.shape[:2]))
-
-
-class SampleSpec(NamedTuple):
-    """Rules for cutting training pairs from samples.
-
-    Attributes:
-        degrade: degradation of clean patches; None if the samples have degraded views.
-        views: number of degraded views in each sample, 2 from a dual-pixel sensor.
-        reach: number of pixels that the degradation needs beyond each border of a patch.
-        candidates: number of positions drawn per patch, of which the sharpest is used.
-    """
-
-    degrade: Degradation | None = None
-    views: int = 0
-    reach: int = 0
-    candidates: int = 1
-
-    def draw(
-        self,
-        photos: Sequence[Sample],
-        side: int,
-        count: int,
-        rng: np.random.Generator,
-        device: torch.device | str = "cpu",
-    ) -> Pair:
-        """Return `count` pairs of `side` x `side` pixels from random positions.
-
-        A photograph is drawn with a probability proportional to its area.
-
-        Raises:
-            UsageError: all photographs are smaller than a patch.
-        """
-        side += 2 * self.reach
-        usable = [photo.pixels for photo in photos if photo.side >= side]
-        if not usable:
-            raise UsageError(
-                f"no photo is {side} pixels high and wide", "Give larger photos or smaller patches."
-            )
-        area = np.array([p.shape[0] * p.shape[1] for p in usable], dtype=np.float64)
-        augment = augment_dual_pixel if self.views == 2 else augment_dihedral
-
-        def cut(index: int) -> Array:
-            photo = usable[index]
-            top = rng.integers(photo.shape[0] - side + 1)
-            left = rng.integers(photo.shape[1] - side + 1)
-            return photo[top : top + side, left : left + side]
-
-        drawn = rng.choice(len(usable), size=(count, self.candidates), p=area / area.sum())
-        patches = [augment(max(map(cut, row), key=_sharpness), rng) for row in drawn]
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-        return self.pair(to_tensor(patches, device), generator)
-
-    def pair(self, patches: Tensor, generator: Generator) -> Pair:
-        """Make pairs of patches, B C H W: split them into views, or degrade them and crop."""
-        if self.degrade is None:
-            channels = patches.shape[1] // (1 + self.views)
-            return patches[:, channels:], patches[:, :channels]
-        height, width = patches.shape[2:]
-        # Degradations take RGB: repeat a grey channel, and keep the first of the result.
-        inner = (..., slice(self.reach, height - self.reach), slice(self.reach, width - self.reach))
-        degraded = self.degrade(patches.expand(-1, 3, -1, -1), generator)[:, : patches.shape[1]]
-        return degraded[inner], patches[inner]
-
-
-def sample_spec(task: str, views: int = 0, degrade: Degradation | None = None) -> SampleSpec:
-    """Return the rules for recorded views, for `degrade`, or else for the degradation of a task.
-
-    Raises:
-        UsageError: the task has no degradation.
-    """
-    if views:
-        return SampleSpec(views=views)
-    if degrade is not None:
-        return SampleSpec(degrade)
-    if task not in DEGRADATIONS:
-        raise UsageError(
-            f"{task}: cannot be trained without pairs",
-            f"Give --pairs, or one of these tasks: {', '.join(DEGRADATIONS)}.",
-        )
-    return SampleSpec(DEGRADATIONS[task], 0, BLUR_REACH.get(task, 0), CANDIDATES)
 
 
 def load_photos(
@@ -219,24 +126,8 @@ def largest_side(photos: Sequence[Sample]) -> int:
     return sides[len(sides) // 2] // MULTIPLE * MULTIPLE
 
 
-def augment_dihedral(patch: Array, rng: np.random.Generator) -> Array:
-    """Return one of the eight rotations and reflections of a patch."""
-    turned = np.rot90(patch, int(rng.integers(4)))
-    return turned[:, ::-1] if rng.integers(2) else turned
-
-
-def augment_dual_pixel(patch: Array, rng: np.random.Generator) -> Array:
-    """Return one of the four reflections of a patch with a clean, a left and a right RGB view.
-
-    The views differ by a horizontal shift, which a rotation would make vertical. A horizontal
-    reflection exchanges the views.
-    """
-    patch = patch[::-1] if rng.integers(2) else patch
-    return patch[:, ::-1][..., [0, 1, 2, 6, 7, 8, 3, 4, 5]] if rng.integers(2) else patch
-
-
-def sharpest_crop(photo: Sample, side: int) -> Tensor:
-    """Return the sharpest square of a photograph, 1 C S S in 0..1.
+def sharpest_crop(photo: Sample, side: int) -> Array:
+    """Return the sharpest square of a photograph, S S C uint8.
 
     S is `side`, or the largest multiple of 16 that fits.
     """
@@ -247,25 +138,7 @@ def sharpest_crop(photo: Sample, side: int) -> Tensor:
         for top in range(0, height - side + 1, MULTIPLE)
         for left in range(0, width - side + 1, MULTIPLE)
     ]
-    return to_tensor([max(crops, key=_sharpness)])
-
-
-def validation_set(held_out: Sequence[Sample], spec: SampleSpec) -> list[Pair]:
-    """Return the sharpest crop of each photograph, degraded in the same way in every run."""
-    return [
-        spec.pair(
-            sharpest_crop(photo, VALIDATION_SIDE + 2 * spec.reach),
-            torch.Generator().manual_seed(int(photo.digest, 16) ^ VALIDATION_SEED),
-        )
-        for photo in held_out
-    ]
-
-
-def to_tensor(patches: Sequence[Array], device: torch.device | str = "cpu") -> Tensor:
-    """Stack patches, H W C uint8, to B C H W float32 in 0..1, in the channels-last layout."""
-    # Convert on the device: bytes have a quarter of the size of floats.
-    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(patches))).to(device)
-    return stacked.permute(0, 3, 1, 2).float().div_(255)
+    return max(crops, key=_sharpness)
 
 
 def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list[list[Path]]:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,13 +33,22 @@ from ..callbacks import Notify
 from ..checkpoints import load_network, save_network, warn_in_python
 from ..degradations import Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
-from ..imaging import psnr
-from ..inference import device_model, native_bf16
+from ..inference import (
+    check_training_device,
+    device_model,
+    inherit_threads,
+    native_bf16,
+    synchronize,
+)
+from ..memory import is_out_of_memory
 from ..network import CHANNELS, Architecture, Restormer
 from . import dataset
-from .dataset import Pair, Sample, SampleSpec
+from .dataset import Sample
 from .distributed import SINGLE, Ranks
+from .pairs import VALIDATION_SIDE, Pair, SampleSpec, sample_spec, validation_set
+from .patches import PhotoBuffer
 from .state import Run, Settings, check_writable, random_network
+from .validation import Validation, mean_psnr, validate
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
 """Architecture of the bundled lite networks, 1.1 M parameters."""
@@ -50,9 +59,10 @@ PATIENCE = 20
 """Number of consecutive updates without a finite loss after which a run ends."""
 PREFETCH = {"cuda": 2, "mps": 2}
 """Number of batches that a thread draws ahead, by device. On a CPU this would cost time."""
-
-VALIDATION_CEILING = 50.0
-"""Limit of the PSNR of an image in dB: a nearly perfect one must not dominate the mean."""
+COMPILED = ("cuda",)
+"""Devices where a compiled network may be faster. On a CPU, compiling takes minutes."""
+TIMED_STEPS = 5
+"""Number of passes that are timed to compare the compiled network with the other."""
 
 
 class Report(NamedTuple):
@@ -63,6 +73,7 @@ class Report(NamedTuple):
         loss, megapixels_per_second: means since the previous report.
         psnr, best: validation PSNR in dB, now and the highest of the run.
         history: loss and PSNR of every validation, by step.
+        validation: all scores on the held-out photographs.
     """
 
     step: int
@@ -72,6 +83,7 @@ class Report(NamedTuple):
     best: float
     megapixels_per_second: float
     history: dict[int, tuple[float, float]]
+    validation: Validation
 
 
 def train(
@@ -87,6 +99,7 @@ def train(
     right: Path | None = None,
     degrade: Degradation | None = None,
     ranks: Ranks = SINGLE,
+    compiled: bool = False,
     notify: Notify = warn_in_python,
 ) -> Iterator[Report]:
     """Train a Restormer to undo the degradation `DEGRADATIONS[task]`.
@@ -107,6 +120,7 @@ def train(
         right: folder with the right dual-pixel views; `degraded` has the left ones.
         degrade: replaces the degradation of the task.
         ranks: the processes that train together.
+        compiled: compile the network, on CUDA and where it is faster.
         notify: called with warnings, for example about photographs left out.
 
     Yields:
@@ -120,8 +134,9 @@ def train(
         RestormerError: the loss was not finite in `PATIENCE` consecutive updates.
     """
     device = torch.device(device)
+    check_training_device(device)
     partners = [folder for folder in (degraded, right) if folder is not None]
-    spec = dataset.sample_spec(task, len(partners), degrade)
+    spec = sample_spec(task, len(partners), degrade)
     if start is not None and start.exists() and output.exists() and output.samefile(start):
         raise UsageError(f"{output}: is also the --start checkpoint", "Choose another output.")
     check_writable(output)
@@ -159,8 +174,10 @@ def train(
     run.photos = fingerprint
     run.held_out = run.held_out or [photo.digest for photo in held_out]
     settings = settings.limit_patches(dataset.largest_side(training) - 2 * spec.reach, notify)
+    del samples  # the buffer frees each photograph that it copies
+    buffer = PhotoBuffer(training, device)
     trainer = Trainer(
-        run, output, resume, settings, spec, training, held_out, device, ranks, notify
+        run, output, resume, settings, spec, buffer, held_out, device, ranks, compiled, notify
     )
     yield from trainer.reports()
 
@@ -174,20 +191,29 @@ class Trainer:
     resume: Path
     settings: Settings
     spec: SampleSpec
-    training: list[Sample]
+    training: PhotoBuffer
     held_out: list[Sample]
     device: torch.device
     ranks: Ranks
+    compiled: bool
     notify: Notify
 
     def __post_init__(self) -> None:
-        self.validation = dataset.validation_set(self.held_out, self.spec)
-        channels = self.run.network.architecture.out_channels
-        self.degraded_psnr = mean_psnr(lambda degraded: degraded[:, :channels], self.validation)
-        self.forward = self.ranks.wrap(self.run.network)
-        self.bf16 = native_bf16(self.device)
+        run = self.run
+        self.validation = validation_set(self.held_out, self.spec)
+        channels = run.network.architecture.out_channels
+        degraded = mean_psnr(lambda degraded: degraded[:, :channels], self.validation)
+        if run.step and not math.isclose(degraded, run.degraded_psnr, abs_tol=0.01):
+            if math.isfinite(run.best):
+                self.notify("the degradations have changed: the best PSNR so far does not count")
+            run.best = -math.inf
+        run.degraded_psnr = degraded
         self.consecutive_skips = 0
-        self.began = time.monotonic() - self.run.seconds
+        self.began = time.monotonic() - run.seconds
+        self.bf16 = native_bf16(self.device)
+        self.forward = self.ranks.wrap(run.network)
+        if self.compiled:
+            self.forward = self._compile()
 
     def reports(self) -> Iterator[Report]:
         """Train to the end of the run, and yield a report after each validation."""
@@ -196,16 +222,51 @@ class Trainer:
         with closing(batches(self.draw, run.step, prefetch)) as drawn:
             while progress < 1.0:
                 speed = self._train_until_validation(drawn)
-                psnr = self._validate() if self.ranks.leads else math.nan
+                validation = self._validate() if self.ranks.leads else None
                 progress = self._shared_progress()
-                if self.ranks.leads:
-                    yield Report(run.step, progress, run.loss, psnr, run.best, speed, run.history)
+                if validation is not None:
+                    state = (run.step, progress, run.loss, validation.psnr, run.best)
+                    yield Report(*state, speed, run.history, validation)
 
     def draw(self, step: int) -> Pair:
         """Return the batch of a step."""
         rng = np.random.default_rng((self.settings.seed, step, self.ranks.rank))
         side, size = self.settings.stage(self._progress(step))
-        return self.spec.draw(self.training, side, size, rng, self.device)
+        return self.spec.draw(self.training, side, size, rng)
+
+    def _compile(self) -> nn.Module:
+        """Return the compiled network if it is faster, otherwise the network as it is."""
+        plain = self.forward
+        if self.device.type not in COMPILED:
+            self.notify(f"--compile is not used: it is for {', '.join(COMPILED)}")
+            return plain
+        # A graph for each stage: one for all sizes is slower.
+        compiled = cast("nn.Module", torch.compile(plain, dynamic=False))
+        batch = self.draw(self.run.step)
+        try:
+            before, after = (self._seconds(forward, batch) for forward in (plain, compiled))
+        except (RuntimeError, OSError) as error:
+            if is_out_of_memory(error):
+                raise
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.notify(f"--compile is not used: {cause}")
+            return plain
+        if after >= before:
+            self.notify(f"--compile is not used: {after / before:.2f} times the time of a step")
+            return plain
+        return compiled
+
+    def _seconds(self, forward: nn.Module, batch: Pair) -> float:
+        """Return the time of some passes over a batch, after one that is not timed."""
+        started = 0.0
+        for number in range(1 + TIMED_STEPS):
+            if number == 1:
+                synchronize(self.device)
+                started = time.perf_counter()
+            batch_loss(forward, *batch, bf16=self.bf16).backward()
+        synchronize(self.device)
+        self.run.network.zero_grad(set_to_none=True)
+        return time.perf_counter() - started
 
     def _progress(self, step: int) -> float:
         return self.settings.progress(step, time.monotonic() - self.began)
@@ -240,25 +301,24 @@ class Trainer:
         run.loss = sum(finite) / len(finite) if finite else run.loss
         return speed
 
-    def _validate(self) -> float:
-        """Validate the average, save it if it is the best, and save the run; return the PSNR."""
+    def _validate(self) -> Validation:
+        """Validate the average, save it if it is the best, and save the run."""
         run = self.run
-        psnr = mean_psnr(run.average, self.validation, self.device)
+        validation = validate(run.average, self.validation, self.device)
         run.seconds = time.monotonic() - self.began
-        run.history[run.step] = (run.loss, psnr)
-        if psnr > run.best:
-            run.best = psnr
+        run.history[run.step] = (run.loss, validation.psnr)
+        if validation.psnr > run.best:
+            run.best = validation.psnr
             weights, architecture = run.average.state_dict(), run.average.architecture
-            half = torch.float16
-            save_network(weights, architecture, self.output, record=self._record(), dtype=half)
+            record = self._record(validation)
+            save_network(weights, architecture, self.output, record=record, dtype=torch.float16)
         # Last: `best` of a saved run must be the PSNR of weights that were saved.
         run.save(self.resume)
-        return psnr
+        return validation
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, validation: Validation) -> dict[str, Any]:
         """Return the provenance of the average, for the checkpoint's metadata."""
-        run, side = self.run, dataset.VALIDATION_SIDE
-        pixels = sum(photo.pixels[..., 0].size for photo in self.training)
+        run, side = self.run, VALIDATION_SIDE
         return {
             "task": run.task,
             "restormer": __version__,
@@ -266,10 +326,10 @@ class Trainer:
             "photos": len(self.training),
             "pairs": self.spec.views > 0,
             "processes": self.ranks.size,
-            "photo_megapixels": round(pixels / 1e6, 1),
+            "photo_megapixels": round(len(self.training.pixels) / 1e6, 1),
             "held_out": len(self.held_out),
             "validation": f"PSNR, not rounded; the sharpest {side} pixels of each",
-            "validation_psnr_degraded": round(self.degraded_psnr, 3),
+            "validation_psnr_degraded": round(run.degraded_psnr, 3),
             "device": f"{device_model(self.device)}, PyTorch {self.device.type}",
             "torch": torch.__version__,
             "settings": asdict(self.settings),
@@ -278,6 +338,7 @@ class Trainer:
             "megapixels": round(run.pixels / 1e6, 1),
             "hours": round(run.seconds / 3600, 2),
             "validation_psnr": round(run.best, 3),
+            "validation_all": validation.as_dict(),
             "date": datetime.now(timezone.utc).date().isoformat(),
         }
 
@@ -300,8 +361,8 @@ def update(
     """
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast(degraded.device.type, torch.bfloat16, enabled=bf16):
-        loss = F.l1_loss((forward or run.network)(degraded).float(), clean)
+    network = run.network if forward is None else forward  # a compiled network has no truth value
+    loss = batch_loss(network, degraded, clean, bf16=bf16)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP)
@@ -310,6 +371,12 @@ def update(
     run.optimizer.step()
     update_average(run.average, run.network, min(EMA_DECAY, (1 + run.step) / (10 + run.step)))
     return loss.item()
+
+
+def batch_loss(network: nn.Module, degraded: Tensor, clean: Tensor, *, bf16: bool) -> Tensor:
+    """Return the L1 loss of a batch."""
+    with torch.autocast(degraded.device.type, torch.bfloat16, enabled=bf16):
+        return F.l1_loss(network(degraded).float(), clean)
 
 
 @torch.no_grad()
@@ -323,7 +390,7 @@ def batches(draw: Callable[[int], Pair], first: int, prefetch: int) -> Generator
     if not prefetch:
         yield from map(draw, count(first))
         return
-    pool = ThreadPoolExecutor(1)
+    pool = ThreadPoolExecutor(1, initializer=inherit_threads())
     try:
         pending = deque(pool.submit(draw, first + n) for n in range(prefetch))
         for step in count(first + prefetch):
@@ -331,17 +398,6 @@ def batches(draw: Callable[[int], Pair], first: int, prefetch: int) -> Generator
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def mean_psnr(
-    restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device | str = "cpu"
-) -> float:
-    """Return the mean PSNR in dB of the restored images, clamped to 0..1 but not rounded."""
-    with torch.inference_mode():
-        values = [
-            psnr(restore(degraded.to(device)).clamp(0, 1).cpu(), clean) for degraded, clean in pairs
-        ]
-    return sum(min(value, VALIDATION_CEILING) for value in values) / len(values)
 
 
 def _check_same_run(run: Run, resume: Path, task: str, architecture: Architecture | None) -> None:

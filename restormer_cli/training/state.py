@@ -14,12 +14,18 @@ import torch
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
 from ..files import open_atomic, remove_leftovers, write_atomic
-from ..inference import is_out_of_memory
+from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
 from .dataset import MULTIPLE
 
 WARM_UP = 0.02
 """Fraction of a run in which the learning rate rises."""
+
+Stages = tuple[tuple[float, int, int], ...]
+"""Start as a fraction of the run, side of a patch in pixels, patches per batch, of each stage."""
+
+STAGES: Stages = ((0.0, 64, 16), (0.45, 96, 7), (0.75, 128, 4), (0.92, 192, 2))
+"""Stages of the lite networks; each step has about 65,000 pixels."""
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
 
@@ -36,7 +42,7 @@ class Settings:
     Attributes:
         steps, hours: length of the run, which ends at the first limit reached.
         learning_rate, final_learning_rate: after the warm-up, and at the end.
-        stages: start as a fraction of the run, side of a patch in pixels, patches per batch.
+        stages: start, side and number of the patches of each stage.
         validate_every: number of steps between validations.
         seed: seed of the initial weights and of all batches.
         memory: bytes for decoded photographs. If they need more, each is cropped.
@@ -46,7 +52,7 @@ class Settings:
     hours: float | None = None
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
-    stages: tuple[tuple[float, int, int], ...] = ((0.0, 64, 16), (0.5, 96, 7), (0.8, 128, 4))
+    stages: Stages = STAGES
     validate_every: int = 250
     seed: int = 0
     memory: int = 2 << 30
@@ -58,8 +64,8 @@ class Settings:
         if min(*given, self.learning_rate, self.validate_every) <= 0:
             raise UsageError("steps, hours and the learning rate must be above 0")
         starts = [start for start, _, _ in self.stages]
-        if starts[:1] != [0] or starts != sorted(starts):
-            raise UsageError("the stages must begin at 0 and be in order")
+        if starts[:1] != [0] or starts != sorted(starts) or not all(0 <= s < 1 for s in starts):
+            raise UsageError("the stages must begin at 0, be in order and start before 1")
         if any(side < 1 or side % MULTIPLE or n < 1 for _, side, n in self.stages):
             raise UsageError(f"the sides of patches must be multiples of {MULTIPLE}")
 
@@ -81,6 +87,17 @@ class Settings:
         """Return the side of a patch in pixels and the number of patches per batch."""
         return [(side, batch) for start, side, batch in self.stages if progress >= start][-1]
 
+    def scaled(self, factor: float) -> Settings:
+        """Multiply the number of patches per batch, at least to 1.
+
+        Raises:
+            UsageError: `factor` is not above 0.
+        """
+        if not 0 < factor < math.inf:
+            raise UsageError(f"the scale of batches must be above 0, not {factor:g}")
+        stages = tuple((start, side, max(1, round(n * factor))) for start, side, n in self.stages)
+        return replace(self, stages=stages)
+
     def limit_patches(self, largest: int, notify: Notify) -> Settings:
         """Limit the side of patches to `largest`, and enlarge batches to about as many pixels."""
         stages = []
@@ -92,6 +109,22 @@ class Settings:
         return replace(self, stages=tuple(stages))
 
 
+def parse_stages(text: str) -> Stages:
+    """Parse stages such as "0:64:16,0.5:128:4".
+
+    Raises:
+        UsageError: `text` is not a list of START:SIDE:PATCHES.
+    """
+    try:
+        parts = [part.split(":") for part in text.split(",")]
+        return tuple((float(start), int(side), int(n)) for start, side, n in parts)
+    except ValueError:
+        raise UsageError(
+            f"--stages {text!r}: not a list of START:SIDE:PATCHES",
+            "Give for example 0:64:16,0.5:128:4, with starts as fractions of the run.",
+        ) from None
+
+
 @dataclass
 class Run:
     """State of a run, saved after each validation.
@@ -99,6 +132,7 @@ class Run:
     Attributes:
         average: exponential moving average of the network's weights.
         started_from: file name of the initial checkpoint, if any.
+        degraded_psnr: PSNR in dB of the degraded images of the validation set.
         photos: fingerprint of the photographs of the last session.
         held_out: digests of the photographs in the validation set.
         step, pixels: number of batches drawn, and of the pixels in them.
@@ -114,6 +148,7 @@ class Run:
     average: Restormer
     optimizer: torch.optim.Optimizer
     started_from: str | None = None
+    degraded_psnr: float = math.nan
     photos: str = ""
     held_out: list[str] = field(default_factory=list)
     step: int = 0
@@ -144,6 +179,7 @@ class Run:
         """
         try:
             state = torch.load(path, weights_only=True, map_location=device)
+            state.setdefault("degraded_psnr", math.nan)  # missing in older files
             network = random_network(Architecture.from_dict(state.pop("architecture")), seed=0)
             run = cls.begin(state.pop("task"), network, device)
             for name in _PARTS:

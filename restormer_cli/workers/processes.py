@@ -55,10 +55,16 @@ class ProcessLauncher:
     def start_worker(self, index: int, send: Send) -> _Process:
         """Start a process, which takes seconds to load torch and the network."""
         device = self.devices[index]
-        return _Process(self._resolved_config.for_device(device, self.devices.count(device)), send)
+        sharing = sum(_same_device(device, other) for other in self.devices)
+        return _Process(self._resolved_config.for_device(device, sharing), send)
 
     def close(self) -> None:
         """Do nothing: the processes hold all resources."""
+
+
+def _same_device(a: str, b: str) -> bool:
+    """Compare the names of devices: "cuda" is "cuda:0"."""
+    return a.removesuffix(":0") == b.removesuffix(":0")
 
 
 class _Process:

@@ -85,8 +85,12 @@ def run_worker(requests: Iterable[QueuedImage], config: WorkerConfig, send: Send
 
 
 def describe(restorer: Restorer) -> str:
-    """Return the weights, device and precision in words."""
-    return f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
+    """Return the weights, device, precision and, on a CPU, the fused block in words."""
+    from ..inference import native_status
+
+    text = f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
+    on_cpu = restorer.device.type == "cpu"
+    return f"{text}, fused block: {native_status()}" if on_cpu else text
 
 
 def serve(

@@ -110,3 +110,58 @@ def test_mist_blends_in_its_light() -> None:
     image = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
     misty = rain.veiled(image, column(0.25), torch.full((1, 3, 1, 1), 0.8))
     torch.testing.assert_close(misty.flatten(), torch.tensor([0.2, 0.575, 0.95]))
+
+
+def test_hard_streaks_saturate() -> None:
+    """As in published rain, 3 to 7 % of the pixels are nearly opaque, and most have no streak."""
+    opacity = rain.hard_streaks(grey(100, 96, 96), seeded())
+    assert opacity.max() == 1
+    assert 0.03 < (opacity > 0.9).float().mean() < 0.07
+    covers = (opacity > 0.1).float().mean((1, 2, 3))
+    lowest, highest = torch.quantile(covers, torch.tensor([0.05, 0.95]))
+    assert 0.03 < lowest < 0.08
+    assert 0.2 < highest < 0.35
+
+
+def test_hard_streaks_are_as_bright_as_published_ones() -> None:
+    """The 95th percentile of the added light is 79 to 115 of 255 over all images."""
+    clean = grey(100, 96, 96, 0.3)
+    light = (rain.hard_rain(clean, seeded()) - clean).mean(1).flatten() * 255
+    assert 79 < torch.quantile(light[::3], 0.95) < 115
+    peaks = (rain.hard_rain(clean, seeded()) - clean).amax((1, 2, 3)) * 255
+    assert peaks.min() > 30
+    assert peaks.max() > 170
+
+
+def test_hard_streaks_have_hard_edges() -> None:
+    """Across a streak, opacity rises from less than a tenth to nine tenths within two pixels."""
+    streak = rain.hard_kernels(
+        *(torch.tensor(v).view(1, 1, 1) for v in (0.0, 60.0, 4.0, 6.0, 1.0))
+    )[0]
+    middle = len(streak) // 2
+    assert streak[middle].tolist() == [0.0] * (middle - 2) + [0.5, 1, 1, 1, 0.5] + [0.0] * (
+        middle - 2
+    )
+    assert float(streak[:, middle].sum()) == pytest.approx(60, abs=1)
+    assert streak[[0, -1]].max() == 0
+
+
+@pytest.mark.parametrize("angle", [-0.9, 0.0, 0.9])
+def test_the_longest_hard_streak_fits(angle: float) -> None:
+    """A streak of 80 pixels with the longest ends is not cut off."""
+    streak = rain.hard_kernels(
+        *(torch.tensor(v).view(1, 1, 1) for v in (angle, 80.0, 6.0, 32.0, 4.0))
+    )
+    assert streak[0, [0, -1]].max() < 0.4
+
+
+def test_most_hard_rain_has_one_direction() -> None:
+    """In three quarters of the images all streaks are parallel, to 7 degrees."""
+    opacity = rain.hard_streaks(grey(60, 96, 96), seeded())
+    across = opacity[..., :-1, 1:] - opacity[..., :-1, :-1]
+    along = opacity[..., 1:, :-1] - opacity[..., :-1, :-1]
+    # Coherence of the structure tensor: 1 if all edges are parallel.
+    xx, yy, xy = ((a * b).sum((1, 2, 3)) for a, b in ((across,) * 2, (along,) * 2, (across, along)))
+    coherence = ((xx - yy) ** 2 + 4 * xy**2).sqrt() / (xx + yy)
+    assert (coherence > 0.7).float().mean() > 0.5
+    assert coherence.min() < 0.7

@@ -45,6 +45,19 @@ def test_every_mode_is_measured_at_every_size():
         assert fp32.psnr > 100
 
 
+def test_the_first_run_is_not_measured(monkeypatch):
+    """It also packs weights and selects kernels."""
+    sides = []
+
+    def restore(_, x, **__):
+        sides.append(x.shape[-1])
+        return x
+
+    monkeypatch.setattr(benchmark, "restore", restore)
+    modes = list(benchmark.run_benchmark(VARIANTS["grey"], [72], repeat=2, with_plain=False))
+    assert sides == [benchmark.WARM_UP, 72, 72] * len(modes)
+
+
 def test_without_the_plain_forward_there_are_no_ratios():
     """Times are measured, but no ratio and no PSNR."""
     measurements = list(benchmark.run_benchmark(VARIANTS["grey"], [16], with_plain=False))

@@ -283,3 +283,37 @@ def test_a_higher_severity_degrades_more(kind: str, channels: int) -> None:
         assert np.array_equal(degraded, (np.rint(degraded * 255) / 255).astype(np.float32))
         errors.append(float(np.square(degraded - clean).mean()))
     assert 1e-5 < errors[0] < errors[1] < errors[2]
+
+
+def test_bands_tell_what_is_left(restormer: Callable[..., Outcome]) -> None:
+    """A network that changes nothing leaves all the noise and rain, and loses no detail."""
+    smooth("a/1.png", 0, (80, 96, 3))
+    smooth("a/2.png", 1, (90, 80, 3))
+    command = ("eval", "derain", "--clean", "a", "--degrade", "rain:medium")
+    (condition,) = report(restormer(*command, "--bands", "--json"))["conditions"]
+    bands = condition["bands"]
+    for shares in (bands["luma"], bands["chroma"]):
+        assert list(shares) == ["1/1", "1/2", "1/4", "1/8", "1/16"]
+        assert list(shares.values()) == pytest.approx([1] * 5, abs=1e-3)
+    assert (bands["strong"], bands["weak"]) == pytest.approx((1, 1))
+    assert bands["drift"] > 5
+    (without,) = report(restormer(*command, "--json"))["conditions"]
+    assert without["bands"] is None
+    assert {**condition, "images": 0, "bands": 0} == {**without, "images": 0, "bands": 0}
+
+
+def test_bands_are_printed(restormer: Callable[..., Outcome]) -> None:
+    """There is a table for each condition; images smaller than 64 pixels have no bands."""
+    smooth("a/1.png", 0, (80, 96, 3))
+    smooth("b/1.png", 0, (40, 40, 3))
+    text = restormer(
+        "eval", "denoise", "--clean", "a", "--sigma", "15,25", "--bands"
+    ).stdout.decode()
+    assert text.count("noise left in chroma") == 2
+    assert "100" in text.split("noise left in luma")[1].splitlines()[0]
+    assert "streaks" not in text
+    text = restormer(
+        "eval", "derain", "--clean", "b", "--degrade", "rain:heavy", "--bands"
+    ).stdout.decode()
+    assert text.split("detail lost in luma")[1].split()[:5] == ["-"] * 5
+    assert "100 % in weak ones" in text

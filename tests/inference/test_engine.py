@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from restormer_cli.errors import ImageError, UsageError
 from restormer_cli.inference import engine
+from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.engine import padded, restore
 from tests.support.networks import VARIANTS, tiny_network
 
@@ -96,6 +97,22 @@ def test_an_overflow_is_restored_again_in_fp32():
     result = restore(network, x, precision="fp16", notify=notes.append)
     assert torch.equal(result, restore(network, x))
     assert notes == ["fp16 overflowed; restored again in fp32"]
+
+
+def test_the_second_run_in_fp32_takes_smaller_blocks(monkeypatch):
+    """Blocks that were as large as memory allows in fp16 would not fit in fp32."""
+    shapes = []
+    real = engine.strips.forward
+
+    def forward(*args, blocking, **options):
+        shapes.append(blocking(8, 64, 64))
+        return real(*args, blocking=blocking, **options)
+
+    monkeypatch.setattr(engine.strips, "forward", forward)
+    x = torch.rand(1, 3, 64, 64)
+    large = BlockShape(64, 64, 64)
+    restore(overflowing_network(1e6), x, precision="fp16", blocking=lambda *_: large)
+    assert shapes == [large, BlockShape(16, 16, 16)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

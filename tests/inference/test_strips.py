@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import Counter
 from copy import deepcopy
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from restormer_cli.checkpoints import load_network
+from restormer_cli.imaging import psnr
 from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.strips import pack
@@ -21,6 +29,8 @@ from tests.support.networks import (
     read_golden,
     tiny_network,
 )
+
+ROOT = Path(__file__).parents[2]
 
 even = st.integers(2, 40).map(lambda n: 2 * n)
 eights = st.integers(1, 8).map(lambda n: 8 * n)
@@ -95,6 +105,79 @@ def test_images_of_a_batch_do_not_mix():
     assert_close(together, alone)
 
 
+WHOLE = BlockShape(4096, 4096, 4096, halo=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(8, 8), (40, 56)])
+def test_a_block_that_covers_the_map_needs_no_halo(variant, size):
+    """The result is that of blocks with halos, also in windows, whose edges divide the map."""
+    network = VARIANTS[variant]
+    image = torch.rand(2, network.architecture.in_channels, *size)
+    result = strips.forward(network, image, blocking=lambda *_: WHOLE)
+    assert_close(result, plain(network, image))
+    windows = [
+        strips.forward(network, image, window=24, blocking=lambda *_, s=shape: s)
+        for shape in (WHOLE, BlockShape(16, 16, 16))
+    ]
+    assert_close(*windows)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_block_without_halo_saves_launches():
+    """On a GPU, fills and copies for halos would take a third of all launches."""
+    network = deepcopy(VARIANTS["rgb_bias_free"]).to("meta")
+    counts = []
+    for halo in (True, False):
+        with Launches() as launches:
+            shape = WHOLE._replace(halo=halo)
+            strips.forward(network, torch.rand(1, 3, 64, 64), blocking=lambda *_, s=shape: s)
+        counts.append(launches.count)
+    with_halo, without = counts
+    assert without["zero_"] == without["fill_"] == 0
+    assert without["native_layer_norm"] == with_halo["native_layer_norm"]
+    assert without["copy_"] < with_halo["copy_"] / 2
+    assert without.total() < 0.75 * with_halo.total()
+
+
+@pytest.mark.parametrize("task", ["denoise", "derain", "deblur", "defocus"])
+def test_bundled_networks_in_fp16(task):
+    """On blocks as large as those of a GPU, nothing overflows, and 50 dB to fp32 are exceeded."""
+    network = load_network(ROOT / f"weights/restormer-lite-{task}.safetensors")
+    photo = cv2.cvtColor(cv2.imread(str(ROOT / "docs/sample.jpg")), cv2.COLOR_BGR2RGB)
+    photo = cv2.resize(photo, (192, 128), interpolation=cv2.INTER_AREA)
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    image += 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    exact = strips.forward(network, image)
+    rounded = strips.forward(network, image, torch.float16, blocking=lambda *_: WHOLE)
+    assert torch.isfinite(rounded).all()
+    assert psnr(rounded.clamp(0, 1), exact.clamp(0, 1)) > 50
+
+
+def test_fp32_is_fp32_whatever_the_settings():
+    """Settings that permit PyTorch fewer digits do not apply, and are unchanged afterwards."""
+    network = VARIANTS["rgb_bias_free"]
+    image = torch.rand(1, 3, 40, 48)
+    exact = strips.forward(network, image)
+    torch.set_float32_matmul_precision("medium")  # bf16, also on CPUs that have it
+    try:
+        assert torch.equal(strips.forward(network, image), exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_threads_change_nothing():
     """The result does not depend on the number of threads, because sums keep their order."""
     network = VARIANTS["rgb_with_bias"]
@@ -107,6 +190,29 @@ def test_threads_change_nothing():
     finally:
         torch.set_num_threads(1)
     assert torch.equal(single, double)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_without_threads_the_result_is_the_same(started, monkeypatch):
+    """If a limit of the process permits no or too few threads, blocks run one after the other."""
+    network = VARIANTS["rgb_with_bias"]
+    image = torch.rand(1, 3, 160, 136)
+    expected = strips.forward(network, image)
+    real, count = threading.Thread.start, itertools.count()
+
+    def start(thread):
+        if next(count) >= started:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(strips.forward(network, image), expected)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert next(count) > started
 
 
 def test_bf16_stays_close():
@@ -180,6 +286,20 @@ def test_strips_run_on_devices_other_than_the_cpu(variant):
         assert restored.device.type == "meta"
         assert restored.shape == (2, a.out_channels, 48, 72)
         assert restored.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(512, 512), (1536, 2048)])
+def test_the_predicted_peak_of_a_gpu_suffices(dtype, size):
+    """Plans rely on it: it exceeds what is alive by a margin for libraries, and not by much."""
+    network = tiny_network(dim=16).to("meta")
+    image = torch.rand(1, 3, *size, device="meta")
+    with torch.no_grad():
+        pack(network, dtype)
+        with ActivationMeter([*network.parameters(), image]) as meter:
+            strips.forward(network, image, dtype)
+    predicted = strips.peak_bytes(network, *size, dtype)
+    assert meter.peak <= predicted <= 1.35 * meter.peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

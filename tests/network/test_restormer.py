@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from restormer_cli.network import restormer
 from restormer_cli.network.restormer import (
     Architecture,
     Restormer,
     normalised,
     pixel_shuffle,
     pixel_unshuffle,
+    statistics,
 )
 from tests.support.networks import (
     DATA,
@@ -107,6 +109,71 @@ def test_gradient_of_the_normalisation(centred):
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(1, 2, 3, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: normalised(x, centred), (x,))
+
+
+def gram(qk, heads):
+    """Sum the products of queries and keys over pixels in double precision."""
+    q, k = qk.double().flatten(1, 2).unflatten(-1, (2, heads, -1)).unbind(2)
+    return torch.einsum("bnhc,bnhd->bhcd", q, k)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
+def test_sums_of_a_large_image_in_half_precision(dtype, tolerance):
+    """Sums as large as those of the bundled networks exceed the range of fp16, but stay exact."""
+    qk = (torch.rand(1, 110, 97, 32) * 32).to(dtype)
+    exact = gram(qk, 2)
+    assert exact.max() > 40 * torch.finfo(torch.float16).max
+    sums = statistics(qk, 2)
+    assert sums.gram.dtype == sums.squares.dtype == torch.float32
+    assert (sums.gram - exact).abs().max() <= tolerance * exact.max()
+    squares = qk.double().square().sum((1, 2)).view(1, 2, 2, 8)
+    assert (sums.squares - squares).abs().max() <= tolerance * squares.max()
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 8, 9, 16, 29])
+def test_sums_in_pieces(pixels, monkeypatch):
+    """The sums do not depend on the number of pieces, and the last one may be of any length."""
+    monkeypatch.setattr(restormer, "PIECE", 8)
+    qk = torch.randn(2, 1, pixels, 24)
+    exact = gram(qk, 3)
+    assert (statistics(qk, 3).gram - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_gradient_of_sums_in_pieces(monkeypatch):
+    """Training differentiates the sums; those of squares also in the form for GPUs."""
+    monkeypatch.setattr(restormer, "PIECE", 4)
+
+    qk = torch.randn(1, 3, 5, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(statistics(qk, 2).gram.square().sum(), qk)
+    (exact,) = torch.autograd.grad(gram(qk, 2).square().sum(), qk)
+    assert torch.allclose(slope, exact, rtol=1e-4, atol=1e-5)
+    (slope,) = torch.autograd.grad(restormer._squares_by_norm(qk).sum(), qk)
+    assert torch.allclose(slope, 2 * qk, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_squares_for_gpus(dtype):
+    """The form for GPUs gives the sums of squares without overflow."""
+    x = (torch.randn(2, 30, 40, 6) * 300).to(dtype)
+    exact = x.double().square().sum((1, 2))
+    for sums in (restormer._squares(x), restormer._squares_by_norm(x)):
+        assert sums.dtype == torch.float32
+        # On a CPU, squares are rounded to bf16 before they are summed.
+        assert (sums - exact).abs().max() <= (
+            1e-3 if dtype == torch.bfloat16 else 1e-5
+        ) * exact.max()
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_small_variances_are_not_cut(centred):
+    """The form of the normalisation for MPS keeps variances far below the mean."""
+    x = 3 + 1e-3 * torch.randn(4, 5, 48, generator=torch.Generator().manual_seed(0))
+    wide = x.double()
+    deviation = wide - wide.mean(-1, keepdim=True)
+    rstd = (deviation.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    expected = (deviation if centred else wide) * rstd
+    y, _, _ = restormer._normalise(x, centred)
+    assert (y - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
 def test_pixel_shuffles_agree_with_torch():

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from restormer_cli.checkpoints import serialization
 from restormer_cli.degradations.noise import gaussian_noise
+from restormer_cli.training.dataset import Sample
 from restormer_cli.training.loop import Report, train
 from restormer_cli.training.state import Settings
 from tests.support.networks import TINY
@@ -24,6 +26,19 @@ SIX = Settings(steps=6, validate_every=3, stages=SMALL)
 
 def noise_25(x: Tensor, generator: Generator) -> Tensor:
     return gaussian_noise(x, generator, 25.0)
+
+
+def grains(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return random pixels, H W 3 uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def coordinates(height: int, width: int) -> Sample:
+    """A photo with the row in red and the column in green."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.arange(height)[:, None]
+    pixels[..., 1] = np.arange(width)
+    return Sample(pixels, f"{height * 1000 + width:016x}")
 
 
 def run(photos: Path, output: Path, settings: Settings = SIX, **options: Any) -> list[Report]:

@@ -1,32 +1,26 @@
-"""Loading photographs, the validation set, patches and pairs."""
+"""Loading photographs, and the validation set."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Generator, Tensor
 
-from restormer_cli.degradations.noise import blind_gaussian_noise
-from restormer_cli.degradations.sampling import reflected
 from restormer_cli.errors import UsageError
 from restormer_cli.training.dataset import (
     Sample,
-    SampleSpec,
     fingerprint,
     hold_out,
     largest_side,
     load_photos,
     sharpest_crop,
-    validation_set,
 )
+from tests.support.training import coordinates, grains
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -36,48 +30,31 @@ def write(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(data.tobytes())
 
 
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def coordinates(height: int, width: int) -> Sample:
-    """A photo with the row in red and the column in green."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[..., 0] = np.arange(height)[:, None]
-    pixels[..., 1] = np.arange(width)
-    return Sample(pixels, f"{height * 1000 + width:016x}")
-
-
-def cut(photos: list[Sample], side: int, count: int, seed: int = 0, **spec: Any) -> Tensor:
-    """Cut patches without degrading them."""
-    return SampleSpec(**spec).draw(photos, side, count, np.random.default_rng(seed))[1]
-
-
 def fail(message: str) -> None:
     raise AssertionError(message)
 
 
 def test_photos_of_every_kind_become_rgb_bytes(tmp_path: Path) -> None:
     """Grey, 16-bit and colour photos, in subfolders too, become H W 3 uint8."""
-    write(tmp_path / "a.png", noise(20, 30)[..., 0])
-    write(tmp_path / "b" / "c.png", noise(20, 30).astype(np.uint16) * 257)
-    write(tmp_path / "b" / "d.JPG", noise(20, 30))
+    write(tmp_path / "a.png", grains(20, 30)[..., 0])
+    write(tmp_path / "b" / "c.png", grains(20, 30).astype(np.uint16) * 257)
+    write(tmp_path / "b" / "d.JPG", grains(20, 30))
     (tmp_path / "notes.txt").write_text("no photo")
     (tmp_path / "folder.png").mkdir()
     samples = load_photos(tmp_path, 1 << 20, fail)
     assert [p.pixels.shape for p in samples] == [(20, 30, 3)] * 3
     assert {p.pixels.dtype for p in samples} == {np.dtype(np.uint8)}
-    assert np.array_equal(samples[0].pixels[..., 0], noise(20, 30)[..., 0])
-    assert np.array_equal(samples[1].pixels, noise(20, 30)[..., ::-1])
+    assert np.array_equal(samples[0].pixels[..., 0], grains(20, 30)[..., 0])
+    assert np.array_equal(samples[1].pixels, grains(20, 30)[..., ::-1])
 
 
 def test_photos_left_out_are_reported(tmp_path: Path) -> None:
     """Damaged files, copies and tiny images are named with the reason; the others are used."""
     for n in range(2):
-        write(tmp_path / f"good{n}.png", noise(32, 32, n))
+        write(tmp_path / f"good{n}.png", grains(32, 32, n))
     shutil.copy(tmp_path / "good0.png", tmp_path / "twin.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good1.png").read_bytes()[:900])
-    write(tmp_path / "tiny.png", noise(15, 99))
+    write(tmp_path / "tiny.png", grains(15, 99))
     messages: list[str] = []
     assert len(load_photos(tmp_path, 1 << 20, messages.append)) == 2
     assert len(messages) == 3
@@ -87,7 +64,7 @@ def test_photos_left_out_are_reported(tmp_path: Path) -> None:
 
 def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
     """Fewer than two usable photos, or a missing folder, is a usage error with a remedy."""
-    write(tmp_path / "only.png", noise(32, 32))
+    write(tmp_path / "only.png", grains(32, 32))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     for folder, cause in ((tmp_path, "photos can be used"), (tmp_path / "none", "no such folder")):
         with pytest.raises(UsageError, match=cause) as raised:
@@ -98,7 +75,7 @@ def test_a_folder_without_photos_is_an_error(tmp_path: Path) -> None:
 def test_memory_limits_the_crops(tmp_path: Path) -> None:
     """Photos of a large set are cropped, in the same way in every run and under any name."""
     for n in range(4):
-        write(tmp_path / f"{n}.png", noise(120, 80, n))
+        write(tmp_path / f"{n}.png", grains(120, 80, n))
     first = load_photos(tmp_path, 4 * 60 * 40 * 3, fail)
     assert [p.pixels.shape for p in first] == [(60, 40, 3)] * 4
     (tmp_path / "0.png").rename(tmp_path / "9.png")
@@ -139,71 +116,6 @@ def test_a_set_of_photos_has_a_fingerprint() -> None:
     assert fingerprint(photos) == fingerprint(photos[::-1]) != fingerprint(photos[1:])
 
 
-@settings(deadline=None, max_examples=50)
-@given(
-    height=st.integers(16, 80),
-    width=st.integers(16, 80),
-    side=st.sampled_from([16, 32, 48]),
-    seed=st.integers(0, 2**32),
-)
-def test_patches_are_rotated_or_reflected_squares_of_the_photo(
-    height: int, width: int, side: int, seed: int
-) -> None:
-    """A patch is a contiguous part of a photo, in one of eight orientations."""
-    photos = [coordinates(height, width), coordinates(64, 48)]
-    patches = cut(photos, side, 5, seed)
-    assert patches.shape == (5, 3, side, side)
-    assert patches.permute(0, 2, 3, 1).is_contiguous()
-    for patch in (patches * 255).round().int().numpy():
-        rows, columns = patch[:2]
-        if rows[0, 0] == rows[0, -1]:  # rotated by 0 or 180 degrees
-            assert (np.abs(np.diff(rows, axis=0)) == 1).all()
-            assert (np.abs(np.diff(columns, axis=1)) == 1).all()
-        else:
-            assert (np.abs(np.diff(rows, axis=1)) == 1).all()
-            assert (np.abs(np.diff(columns, axis=0)) == 1).all()
-        assert rows.max() - rows.min() == columns.max() - columns.min() == side - 1
-
-
-def test_all_positions_and_all_eight_orientations_are_drawn() -> None:
-    """Every corner of a photo is reached, in every rotation and reflection."""
-    patches = cut([coordinates(20, 20)], 16, 400)
-    corners = (patches[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
-    tops = corners[:, 0].amin(1)
-    assert set(tops.tolist()) == set(range(5))
-    orientations = {tuple((c - c.amin(1, keepdim=True)).flatten().tolist()) for c in corners}
-    assert len(orientations) == 8
-
-
-def test_two_views_stay_side_by_side_in_all_four_orientations() -> None:
-    """In every orientation the views stay shifted to the left and to the right."""
-    wide = coordinates(20, 22).pixels
-    photo = Sample(np.concatenate([wide[:, 1:-1], wide[:, 2:], wide[:, :-2]], axis=2), "0")
-    views, clean = SampleSpec(views=2).draw([photo], 16, 100, np.random.default_rng(0))
-    left, right = views.chunk(2, dim=1)
-    assert torch.equal(left[..., :-1], clean[..., 1:])
-    assert torch.equal(right[..., 1:], clean[..., :-1])
-    corners = (clean[:, :2, [0, 0, -1], [0, -1, 0]] * 255).round().int()  # B 2 3
-    orientations = {tuple((c - c.amin(1, keepdim=True)).flatten().tolist()) for c in corners}
-    assert len(orientations) == 4
-
-
-def test_photos_are_drawn_by_area() -> None:
-    """A photo four times as large is drawn four times as often, one too small never."""
-    photos = [coordinates(16, 16), coordinates(32, 32), coordinates(64, 64)]
-    for n, photo in enumerate(photos):
-        photo.pixels[..., 2] = n
-    drawn = (cut(photos, 32, 1000)[:, 2, 0, 0] * 255).round()
-    assert set(drawn.tolist()) == {1, 2}
-    assert 0.76 < float((drawn == 2).float().mean()) < 0.84
-
-
-def test_patches_larger_than_all_photos_are_refused() -> None:
-    """If no photo is large enough, the usage error names the size."""
-    with pytest.raises(UsageError, match="no photo is 32 pixels"):
-        cut([coordinates(16, 99)], 32, 1)
-
-
 def test_the_largest_patch_fits_into_half_of_the_photos() -> None:
     """The largest side is the median side of the photos, rounded down to a multiple of 16."""
     assert largest_side([coordinates(40, 50)]) == 32
@@ -214,27 +126,9 @@ def test_the_largest_patch_fits_into_half_of_the_photos() -> None:
 def test_the_sharpest_crop_is_found() -> None:
     """The crop has the given side, or the largest multiple of 16 that fits."""
     photo = coordinates(49, 100)
-    photo.pixels[16:48, 64:96] = noise(32, 32)
-    crop = sharpest_crop(photo, 32)[0] * 255
-    assert np.array_equal(crop.permute(1, 2, 0).round().numpy(), photo.pixels[16:48, 64:96])
-    assert sharpest_crop(photo, 192).shape == (1, 3, 48, 48)
-
-
-def test_the_sharpest_of_several_positions_becomes_a_patch() -> None:
-    """With 2 candidates, a detailed photo gives three patches for one of a flat photo."""
-    photos = [Sample(np.full((64, 64, 3), 9, np.uint8), "0"), Sample(noise(64, 64), "1")]
-    for candidates, share in ((1, 1 / 2), (2, 3 / 4)):
-        patches = cut(photos, 16, 400, candidates=candidates)
-        assert float((patches.std((1, 2, 3)) > 0).float().mean()) == pytest.approx(share, abs=0.05)
-
-
-def test_both_images_of_a_pair_are_cut_and_rotated_alike(photos: Path, tmp_path: Path) -> None:
-    """If the degraded photos are the clean ones, the images of every pair are equal."""
-    pairs = load_photos(photos, 5 * 50 * 50 * 6, lambda _: None, 16, [photos])
-    assert {photo.pixels.shape for photo in pairs} == {(50, 50, 6)}
-    degraded, clean = SampleSpec(views=1).draw(pairs, 32, 8, np.random.default_rng(0))
-    assert torch.equal(degraded, clean)
-    assert degraded.shape == (8, 3, 32, 32)
+    photo.pixels[16:48, 64:96] = grains(32, 32)
+    assert np.array_equal(sharpest_crop(photo, 32), photo.pixels[16:48, 64:96])
+    assert sharpest_crop(photo, 192).shape == (48, 48, 3)
 
 
 def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_path: Path) -> None:
@@ -265,28 +159,3 @@ def test_a_missing_folder_of_partners_is_refused(photos: Path, tmp_path: Path) -
     """A mistyped folder is one error, not one for each photo."""
     with pytest.raises(UsageError, match="no such folder"):
         load_photos(photos, 1 << 20, lambda _: None, 16, [tmp_path / "nosiy"])
-
-
-def test_validation_pairs_depend_on_the_photo_alone() -> None:
-    """The degradation is the same in every run, and different for each photo."""
-    pixels = np.full((64, 64, 3), 128, np.uint8)
-    first, second = (Sample(pixels, digest) for digest in ("1" * 16, "f" * 16))
-    spec = SampleSpec(blind_gaussian_noise)
-    pairs = validation_set([first, second], spec)
-    ((again, _),) = validation_set([second], spec)
-    assert torch.equal(pairs[1][0], again)
-    assert not torch.equal(pairs[0][0], pairs[1][0])
-
-
-def test_a_patch_is_blurred_with_the_pixels_beyond_it() -> None:
-    """The border of a patch shows no reflection: a blurred ramp equals the ramp."""
-
-    def box(x: Tensor, _: Generator) -> Tensor:
-        return torch.nn.functional.avg_pool2d(reflected(x, 3), 7, stride=1)
-
-    ramp = torch.linspace(0, 1, 48).expand(1, 3, 48, 48)
-    blurred, clean = SampleSpec(box, reach=4).pair(ramp, Generator())
-    assert blurred.shape == clean.shape == (1, 3, 40, 40)
-    torch.testing.assert_close(blurred, clean)
-    mirrored, whole = SampleSpec(box).pair(ramp, Generator())
-    assert (mirrored - whole).abs().max() > 0.02

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Generator, Tensor
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, RestormerError, UsageError
 from restormer_cli.training import dataset, loop
-from restormer_cli.training.dataset import Pair, Sample, SampleSpec
+from restormer_cli.training.pairs import Pair, SampleSpec
+from restormer_cli.training.patches import PhotoBuffer
 from restormer_cli.training.state import Run, Settings
 from tests.support.networks import TINY, tiny_network
 from tests.support.training import (
@@ -28,7 +30,33 @@ from tests.support.training import (
     provenance,
     run,
     state,
+    weights,
 )
+
+
+class Compiled(torch.nn.Module):
+    """A network as `torch.compile` wraps it: it has a length that cannot be computed."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls = 0
+
+    def __len__(self) -> int:
+        raise TypeError("Restormer does not support len()")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.network(x)
+
+
+def test_a_compiled_network_can_be_trained() -> None:
+    """The wrapper is used for the step, and asked for nothing else."""
+    trained = Run.begin("denoise", tiny_network(), torch.device("cpu"))
+    compiled = Compiled(trained.network)
+    clean = torch.rand(1, 3, 16, 16)
+    assert math.isfinite(loop.update(trained, clean * 0.5, clean, 1e-3, forward=compiled))
+    assert compiled.calls == 1
 
 
 @pytest.mark.slow
@@ -70,6 +98,8 @@ def test_the_checkpoint_contains_its_provenance(photos: Path, tmp_path: Path) ->
     assert origin["validation_psnr"] == round(max(r.psnr for r in reports), 3)
     assert origin["megapixels"] == round(origin["steps"] * 2 * 32 * 32 / 1e6, 1)
     assert origin["device"].endswith("cpu")
+    best = max(reports, key=lambda r: r.psnr).validation
+    assert origin["validation_all"] == best.as_dict()
     expected = {"restormer", "torch", "date", "hours", "photo_megapixels", "validation"}
     assert not expected - set(origin)
 
@@ -79,9 +109,9 @@ def test_the_best_weights_are_kept(
 ) -> None:
     """A lower validation PSNR does not replace the weights."""
     output = tmp_path / "a.safetensors"
-    # The first score is that of the degraded photos.
-    scores = iter([20.0, 30.0, 32.0, 31.0])
-    monkeypatch.setattr(loop, "mean_psnr", lambda *_: next(scores))
+    scores = iter([30.0, 32.0, 31.0])
+    validate = loop.validate
+    monkeypatch.setattr(loop, "validate", lambda *a: validate(*a)._replace(psnr=next(scores)))
     reports = run(photos, output, replace(SIX, validate_every=2))
     assert [(r.psnr, r.best) for r in reports] == [(30, 30), (32, 32), (31, 32)]
     assert provenance(output)["steps"] == 4
@@ -94,8 +124,8 @@ def test_photos_held_out_are_never_trained_on(
     seen: list[set[str]] = []
     draw = SampleSpec.draw
 
-    def watch(spec: SampleSpec, photos: list[Sample], *rest: Any) -> Pair:
-        seen.append({photo.digest for photo in photos})
+    def watch(spec: SampleSpec, photos: PhotoBuffer, *rest: Any) -> Pair:
+        seen.append(set(photos.digests))
         return draw(spec, photos, *rest)
 
     monkeypatch.setattr(SampleSpec, "draw", watch)
@@ -136,6 +166,18 @@ def test_batches_come_in_order_and_errors_are_raised() -> None:
         assert list(itertools.islice(drawn, 5)) == [4, 5, 6, 7, 8]
         with pytest.raises(UsageError, match="nine"):
             next(drawn)
+
+
+def test_prefetched_batches_are_drawn_with_the_threads_of_the_training() -> None:
+    """The thread that draws has as many torch threads as the one that trains."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        drawn = loop.batches(lambda _: torch.get_num_threads(), 0, 2)
+        assert list(itertools.islice(drawn, 3)) == [3, 3, 3]
+        drawn.close()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(
@@ -264,3 +306,65 @@ def test_the_psnr_of_an_image_is_limited() -> None:
     clean = torch.full((1, 3, 16, 16), 0.5)
     pairs = [(clean, clean), (clean + 0.1, clean)]
     assert loop.mean_psnr(lambda x: x, pairs) == pytest.approx(35)
+
+
+class Delayed(torch.nn.Module):
+    """A network that takes this much longer, in seconds."""
+
+    def __init__(self, network: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.network, self.seconds = network, seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return self.network(x)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_network_is_compiled_only_if_it_is_faster(
+    faster: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is timed both ways; the weights are the same in any case."""
+    monkeypatch.setattr(loop, "COMPILED", ("cpu",))
+    calls: list[bool] = []
+    monkeypatch.setattr(loop, "TIMED_STEPS", 2)
+    delays = {True: (0.3, 0.0), False: (0.0, 0.3)}[faster]
+    monkeypatch.setattr(loop.Ranks, "wrap", lambda _, network: Delayed(network, delays[0]))
+
+    def compiled(module: Delayed, **_: Any) -> torch.nn.Module:
+        module = Delayed(module.network, delays[1])
+        module.register_forward_hook(lambda *_: calls.append(True))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    messages: list[str] = []
+    run(photos, tmp_path / "a.safetensors", compiled=True, notify=messages.append)
+    assert len(calls) == 3 + (6 if faster else 0)
+    assert [line.split(":")[0] for line in messages] == (
+        [] if faster else ["--compile is not used"]
+    )
+    monkeypatch.undo()
+    run(photos, tmp_path / "b.safetensors")
+    assert_same(weights(tmp_path / "a.safetensors"), weights(tmp_path / "b.safetensors"))
+
+
+def test_a_compiler_that_fails_is_reported(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training goes on with the network as it is; on other devices nothing is compiled."""
+    messages: list[str] = []
+    run(photos, tmp_path / "a.safetensors", compiled=True, notify=messages.append)
+    monkeypatch.setattr(loop, "COMPILED", ("cpu",))
+
+    def broken(module: torch.nn.Module, **_: Any) -> Any:
+        def fail(_: Tensor) -> Tensor:
+            raise RuntimeError("no compiler\nfound")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run(photos, tmp_path / "b.safetensors", compiled=True, notify=messages.append)
+    assert messages == [
+        "--compile is not used: it is for cuda",
+        "--compile is not used: no compiler",
+    ]

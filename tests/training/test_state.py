@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from restormer_cli.degradations.noise import blind_gaussian_noise
 from restormer_cli.errors import CheckpointError, UsageError
 from restormer_cli.training import loop
-from restormer_cli.training.dataset import Pair, Sample, SampleSpec
-from restormer_cli.training.state import Run, Settings
+from restormer_cli.training.pairs import Pair, SampleSpec
+from restormer_cli.training.patches import PhotoBuffer
+from restormer_cli.training.state import Run, Settings, parse_stages
 from tests.support.networks import TINY
-from tests.support.training import SIX, SMALL, assert_same, run, state, weights
+from tests.support.training import SIX, SMALL, assert_same, noise_25, run, state, weights
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
@@ -123,8 +125,8 @@ def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
     trained_on: set[str] = set()
     draw = SampleSpec.draw
 
-    def watch(spec: SampleSpec, photos: list[Sample], *rest: Any) -> Pair:
-        trained_on.update(photo.digest for photo in photos)
+    def watch(spec: SampleSpec, photos: PhotoBuffer, *rest: Any) -> Pair:
+        trained_on.update(photos.digests)
         return draw(spec, photos, *rest)
 
     monkeypatch.setattr(SampleSpec, "draw", watch)
@@ -135,6 +137,33 @@ def test_a_changed_folder_is_reported_and_keeps_the_validation_set(
     assert len(trained_on) == 6
     assert trained_on.isdisjoint(held_out)
     assert last.best == last.psnr  # the best PSNR on the old photos does not count
+
+
+def test_the_resume_file_of_an_older_release_is_used(photos: Path, tmp_path: Path) -> None:
+    """It lacks the PSNR of the degraded photos: the best PSNR is reported not to count."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output)
+    old = state(output)
+    del old["degraded_psnr"]
+    torch.save(old, output.with_name(output.name + ".resume"))
+    messages: list[str] = []
+    (last,) = run(photos, output, replace(SIX, steps=8, validate_every=8), notify=messages.append)
+    assert last.step == 8
+    assert last.best == last.psnr
+    assert messages == ["the degradations have changed: the best PSNR so far does not count"]
+
+
+def test_other_degradations_make_the_best_psnr_void(photos: Path, tmp_path: Path) -> None:
+    """The best PSNR on weaker noise must not keep all later weights from being saved."""
+    output = tmp_path / "a.safetensors"
+    run(photos, output, degrade=lambda x, _: x * 0.99)
+    messages: list[str] = []
+    longer = replace(SIX, steps=8, validate_every=8)
+    (last,) = run(photos, output, longer, degrade=noise_25, notify=messages.append)
+    assert last.best == last.psnr
+    assert messages == ["the degradations have changed: the best PSNR so far does not count"]
+    (again,) = run(photos, output, longer, degrade=noise_25)
+    assert again.best == last.best
 
 
 def test_the_resume_file_of_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -195,8 +224,8 @@ def test_smaller_patches_come_in_larger_batches() -> None:
     """A stage too large for the photos keeps about its number of pixels, and is reported."""
     messages: list[str] = []
     settings = Settings(steps=1).limit_patches(64, messages.append)
-    assert settings.stages == ((0.0, 64, 16), (0.5, 64, 15), (0.8, 64, 16))
-    assert len(messages) == 2
+    assert settings.stages == ((0.0, 64, 16), (0.45, 64, 15), (0.75, 64, 16), (0.92, 64, 18))
+    assert len(messages) == 3
 
 
 @pytest.mark.parametrize(
@@ -211,6 +240,8 @@ def test_smaller_patches_come_in_larger_batches() -> None:
         {"steps": 1, "stages": ()},
         {"steps": 1, "stages": ((0.1, 64, 1),)},
         {"steps": 1, "stages": ((0.0, 64, 1), (0.5, 64, 1), (0.2, 64, 1))},
+        {"steps": 1, "stages": ((0.0, 64, 1), (1.0, 64, 1))},
+        {"steps": 1, "stages": ((0.0, 64, 1), (math.nan, 64, 1))},
         {"steps": 1, "stages": ((0.0, 60, 1),)},
         {"steps": 1, "stages": ((0.0, 64, 0),)},
     ],
@@ -219,3 +250,26 @@ def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     """A missing length, values of 0, and unusable stages are usage errors."""
     with pytest.raises(UsageError):
         Settings(**wrong)
+
+
+def test_batches_are_scaled() -> None:
+    """The number of patches of each stage is multiplied, at least to 1."""
+    settings = Settings(steps=1, stages=((0.0, 64, 16), (0.5, 128, 4)))
+    assert settings.scaled(2.5).stages == ((0.0, 64, 40), (0.5, 128, 10))
+    assert settings.scaled(0.1).stages == ((0.0, 64, 2), (0.5, 128, 1))
+    for factor in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="above 0"):
+            settings.scaled(factor)
+
+
+def test_stages_are_parsed() -> None:
+    """Start, side and number are separated by colons, stages by commas."""
+    assert parse_stages("0:64:16,0.5:128:4") == ((0.0, 64, 16), (0.5, 128, 4))
+
+
+@pytest.mark.parametrize("text", ["", "64", "0:64", "0:64:16:1", "0:64:x", "0:64:16,"])
+def test_stages_that_cannot_be_parsed_are_refused(text: str) -> None:
+    """The error shows an example."""
+    with pytest.raises(UsageError, match="START:SIDE:PATCHES") as raised:
+        parse_stages(text)
+    assert "0:64:16,0.5:128:4" in raised.value.hint

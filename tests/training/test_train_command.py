@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,8 @@ from restormer_cli import training
 from restormer_cli.checkpoints import serialization
 from restormer_cli.cli import train
 from restormer_cli.imaging import io as image_io
-from restormer_cli.training.dataset import to_tensor
+from restormer_cli.training.patches import to_batch
+from restormer_cli.training.state import STAGES
 from tests.support.networks import tiny_network
 from tests.support.program import Outcome
 from tests.support.training import SMALL, TWO_VIEWS, provenance
@@ -66,7 +68,7 @@ def test_a_dual_pixel_network_learns_from_two_views(
     network = serialization.load_network(output)
     assert network.architecture == TWO_VIEWS
     left, clean = (
-        to_tensor([image_io.read_image(path).pixels])
+        to_batch(torch.tensor(image_io.read_image(path).pixels[None]))
         for path in (noisy / "0.jpg", photos / "0.png")
     )
     before, after = (
@@ -121,3 +123,45 @@ def test_a_plot_that_cannot_be_drawn_is_refused_first(
     outcome = restormer(*line, "a.png")
     assert outcome.status == 2
     assert "restormer-cli[plot]" in outcome.stderr
+
+
+def test_stages_and_the_scale_of_batches_are_options(
+    photos: Path, tmp_path: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """`--stages` and `--batch-scale` determine the batches, as the weights' record shows."""
+    output = tmp_path / "a.safetensors"
+    line = ("train", "denoise", "--photos", photos, "-o", output, "--steps", 1)
+    outcome = restormer(*line, "--stages", "0:16:2,0.5:32:1", "--batch-scale", 1.5, "--json")
+    assert outcome.status == 0, outcome.stderr
+    assert provenance(output)["settings"]["stages"] == [[0.0, 16, 3], [0.5, 32, 2]]
+    outcome = restormer(*line, "--stages", "0:16")
+    assert outcome.status == 2
+    assert "--stages '0:16'" in outcome.stderr
+    assert restormer(*line, "--batch-scale", 0).status == 2
+
+
+@pytest.mark.parametrize(("task", "words"), [("denoise", "chroma"), ("derain", "strong streaks")])
+def test_a_validation_reports_what_is_left(
+    task: str, words: str, photos: Path, tmp_path: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """Beside the PSNR, a validation has the noise or rain left, a clean image and the drift."""
+    line = ("train", task, "--photos", photos, "-o", tmp_path / "a.safetensors", "--device", "cpu")
+    outcome = restormer(*line, "--steps", 1)
+    assert outcome.status == 0, outcome.stderr
+    (text,) = [row for row in outcome.stderr.splitlines() if "left:" in row]
+    for expected in (words, "detail lost", "worst clean image", "drift"):
+        assert expected in text
+    outcome = restormer(*line, "--steps", 2, "--json")
+    validation = outcome.events[-1]["validation"]
+    assert set(validation) == {"psnr", "clean", "remains"}
+    assert set(validation["remains"]["chroma"]) == {"1/1", "1/2", "1/4", "1/8", "1/16"}
+
+
+def test_the_documented_stages_are_the_default(restormer: Callable[..., Outcome]) -> None:
+    """The help and the documentation show the stages of a run without `--stages`."""
+    default = re.compile(r"0:64:16[0-9.:,]*[0-9]")
+    shown = re.sub(r"[│\s]", "", restormer("train", "--help").stdout.decode())
+    documented = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    for text in (shown, documented):
+        (stages,) = set(default.findall(text))
+        assert training.parse_stages(stages) == STAGES

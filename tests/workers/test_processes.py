@@ -18,6 +18,7 @@ import pytest
 from restormer_cli.batch import BatchConfig, manifest
 from restormer_cli.files import atomic
 from restormer_cli.inference.config import RestorerConfig
+from restormer_cli.workers import processes
 from restormer_cli.workers.processes import ProcessLauncher
 from restormer_cli.workers.worker import WorkerConfig, WorkerExited
 from tests.support.program import Outcome, have_ended, picture, pixels
@@ -43,6 +44,17 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def outputs() -> list[Path]:
     assert not list(Path("out").glob(f"*{atomic.TEMPORARY}"))
     return sorted(Path("out").glob("*.png"))
+
+
+def test_names_of_one_gpu_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of "cuda" and "cuda:0" divide its memory."""
+    configs: list[RestorerConfig] = []
+    monkeypatch.setattr(processes, "_Process", lambda config, _: configs.append(config.restorer))
+    config = WorkerConfig(RestorerConfig("derain"), BatchConfig(), None)
+    launcher = ProcessLauncher(["cuda", "cuda:0", "cuda:1", "cuda:10"], config, print)
+    for index in range(4):
+        launcher.start_worker(index, print)
+    assert [config.sharing for config in configs] == [2, 2, 1, 1]
 
 
 def test_images_of_a_killed_worker_are_restored_by_others(

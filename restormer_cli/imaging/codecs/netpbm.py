@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale
+from ..integrity.fault import CUT, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +162,7 @@ def _read(data: bytes, header: _Header, image: Image) -> Array:
         rows = len(raw) * header.height // size
         if not rows:
             raise ValueError("its samples are missing")
-        image.damage = f"{header.height - rows} of {header.height} rows are missing"
+        image.damage = describe(CUT, 1 - rows / header.height)
         raw += bytes(size - len(raw))
     if header.form == b"P4":
         packed = np.frombuffer(raw, np.uint8).reshape(header.height, -1)

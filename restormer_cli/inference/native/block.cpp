@@ -1,0 +1,499 @@
+// A transformer block of Restormer in two passes over a rectangle of its feature map. `sums` adds
+// up q k^T and the squares of q and k. `finish` applies attention and the feed-forward network.
+// They compute the same as the functions of `network.restormer`, but keep all values between
+// reading x and writing the result in the cache of a core: they take bands of rows of about
+// BAND_PIXELS pixels, and a depthwise convolution keeps the last two rows of a band for the next.
+//
+// Features and weights are of type E, bf16 or float; sums are always float. Channels are innermost,
+// and a vector has LANES of them. `library.py` packs the weights and provides the memory.
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, size) (void)0
+#define ASAN_UNPOISON_MEMORY_REGION(p, size) (void)0
+#endif
+
+namespace {
+// --- Vectors ------------------------------------------------------------------------------------
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;  // SSE, NEON, or whatever the compiler makes of it
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+struct bf16 { uint16_t bits; };  // the upper half of a float
+
+inline Vector load(const float* p) { Vector v; memcpy(&v, p, sizeof v); return v; }
+inline void store(float* p, Vector v) { memcpy(p, &v, sizeof v); }
+#ifdef __AVX512BF16__
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+inline Vector load(const bf16* p) {
+    const __m256i halves = _mm256_loadu_si256((const __m256i*)p);
+    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+}
+inline void store(bf16* p, Vector v) {
+    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
+inline Vector splat(float f) { return f - Vector{}; }
+inline Vector clamp(Vector v, float limit) {
+    v = v > -limit ? v : splat(-limit);
+    return v < limit ? v : splat(limit);
+}
+inline float total(Vector v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+#endif
+}
+
+// x Phi(x) = x (1/2 + x P(u)) with u = 2 (x / limit)^2 - 1 for |x| < limit; beyond it, x P is set
+// to 1/2. tools/gelu.py derives the coefficients. For |x| <= 12, the error is at most 3e-5 with
+// those for bf16, whose own rounding is 4e-3, and at most 1e-6 with those for float.
+template <class E> struct Gelu {
+    static constexpr float limit = 5.4f;
+    static constexpr float p[] = {0.000335887016f, -0.000985521008f, 0.00104720891f,
+        -0.00130975631f, 0.00345718511f, -0.00658013439f, 0.00976631138f, -0.0140336193f,
+        0.0196121484f, -0.0257289391f, 0.0321209766f, -0.0392086506f, 0.048499383f, -0.065328002f,
+        0.130928114f};
+};
+template <> struct Gelu<bf16> {
+    static constexpr float limit = 4.4f;
+    static constexpr float p[] = {0.00291403849f, -0.00806533638f, 0.0108083002f, -0.0157523509f,
+        0.0268473402f, -0.0401638076f, 0.0552509241f, -0.07860668f, 0.160404235f};
+};
+template <class E> inline Vector gelu(Vector x) {
+    constexpr float limit = Gelu<E>::limit;
+    const Vector c = clamp(x, limit), u = c * c * (2 / (limit * limit)) - 1.0f;
+    Vector p = splat(Gelu<E>::p[0]);
+#pragma GCC unroll 16
+    for (size_t i = 1; i < sizeof Gelu<E>::p / sizeof(float); i++) p = p * u + Gelu<E>::p[i];
+    return x * (clamp(p * c, 0.5f) + 0.5f);
+}
+
+// --- Memory -------------------------------------------------------------------------------------
+// Divides the memory of the caller. Without memory, it only counts the bytes that are needed.
+struct Scratch {
+    char* memory;
+    size_t used = 0;
+    template <class T> T* take(ptrdiff_t count) {
+        constexpr size_t LINE = 64;  // a cache line, also left free between parts
+        T* part = memory ? (T*)(memory + used) : nullptr;
+        used += (count * sizeof(T) + LINE - 1) / LINE * LINE + LINE;
+        if (memory) ASAN_POISON_MEMORY_REGION(memory + used - LINE, LINE);
+        return part;
+    }
+    ~Scratch() { if (memory) ASAN_UNPOISON_MEMORY_REGION(memory, used); }
+};
+
+// --- Matrix products ----------------------------------------------------------------------------
+constexpr int ROWS = LANES == 16 ? 8 : 4;  // of a product, in registers; a divisor of 16
+constexpr int TILE = 16;                   // rows of an AMX tile; it has 32 columns of bf16
+constexpr int BAND_PIXELS = 512;           // fastest with 2 MiB of cache per core
+
+// The left factor of a product has rows of `padded(K)` elements, and `TILE` rows in reserve. What
+// is in the reserve does not matter, but the columns after K must be zero.
+template <class E> constexpr ptrdiff_t padded(ptrdiff_t k) {
+    return sizeof(E) == 2 ? (k + 31) / 32 * 32 : k;
+}
+// In the right factor, element (k, n) is at w[k * row + n] for float. For bf16, neighbouring rows
+// are interleaved: it is at w[(k / 2 * row + n) * 2 + k % 2].
+template <class E> constexpr ptrdiff_t PAIR = sizeof(E) == 2 ? 2 : 1;
+
+// Row r of vector v of a matrix of floats is at `at + r * row + v * vector`.
+struct Floats {
+    float* at;
+    ptrdiff_t row, vector;
+};
+
+// One step of a product: of one row of k, or of two interleaved ones.
+inline Vector right_factor(const float* w) { return load(w); }
+inline Vector left_factor(const float* a) { return splat(*a); }
+inline Vector add(Vector sum, Vector left, Vector right) { return sum + left * right; }
+#ifdef __AVX512BF16__
+inline __m512bh right_factor(const bf16* w) { return (__m512bh)_mm512_loadu_si512(w); }
+inline __m512bh left_factor(const bf16* a) {
+    int pair;
+    memcpy(&pair, a, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+inline Vector add(Vector sum, __m512bh left, __m512bh right) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, left, right);
+}
+#endif
+
+#ifdef __AMX_BF16__
+// Linux grants the registers of AMX to a process on request (ARCH_REQ_XCOMP_PERM for XTILEDATA).
+const bool has_amx = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+
+struct Tiles {  // AMX is configured while this lives: eight tiles of 16 rows of 64 bytes
+    Tiles() {
+        if (!has_amx) return;
+        struct { uint8_t palette, unused[15]; uint16_t bytes[16]; uint8_t rows[16]; } c = {};
+        c.palette = 1;
+        for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = TILE;
+        _tile_loadconfig(&c);
+    }
+    ~Tiles() { if (has_amx) _tile_release(); }
+};
+
+// Tiles 0 to 3 hold two by two tiles of the result, 4 and 5 the left factor, 6 and 7 the right one.
+template <int NV>
+inline void multiply_tiles(const bf16* a, ptrdiff_t a_row, int rows, int K, const bf16* w,
+                           ptrdiff_t w_row, Floats start, Floats out) {
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles are read from memory
+    const ptrdiff_t from = 4 * start.row, to = 4 * out.row;  // in bytes, as the next line
+    const ptrdiff_t a_bytes = 2 * a_row, w_bytes = 4 * w_row;
+    for (int r = 0; r < rows; r += 2 * TILE, a += 2 * TILE * a_row) {
+        const bool both = r + TILE < rows;
+        const float *s0 = start.at + r * start.row, *s1 = s0 + TILE * start.row;
+        float *o0 = out.at + r * out.row, *o1 = o0 + TILE * out.row;
+        _tile_loadd(0, s0, from);
+        if (NV == 2) _tile_loadd(1, s0 + start.vector, from);
+        if (both) _tile_loadd(2, s1, from);
+        if (both && NV == 2) _tile_loadd(3, s1 + start.vector, from);
+        for (int k = 0; k < K; k += 32) {
+            _tile_loadd(4, a + k, a_bytes);
+            _tile_loadd(6, w + k * w_row, w_bytes);
+            _tile_dpbf16ps(0, 4, 6);
+            if (NV == 2) {
+                _tile_loadd(7, w + k * w_row + 2 * LANES, w_bytes);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (!both) continue;
+            _tile_loadd(5, a + TILE * a_row + k, a_bytes);
+            _tile_dpbf16ps(2, 5, 6);
+            if (NV == 2) _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, o0, to);
+        if (NV == 2) _tile_stored(1, o0 + out.vector, to);
+        if (both) _tile_stored(2, o1, to);
+        if (both && NV == 2) _tile_stored(3, o1 + out.vector, to);
+    }
+    asm volatile("" ::: "memory");
+}
+#else
+constexpr bool has_amx = false;
+struct Tiles { ~Tiles() {} };
+#endif
+
+template <int NV, class E>
+inline void multiply_block(const E* a, ptrdiff_t a_row, int rows, int K, const E* w,
+                           ptrdiff_t w_row, Floats start, Floats out) {
+#ifdef __AMX_BF16__
+    if constexpr (sizeof(E) == 2)
+        if (has_amx) return multiply_tiles<NV>(a, a_row, rows, K, w, w_row, start, out);
+#endif
+    for (int r = 0; r < rows; r += ROWS) {
+        Vector sum[ROWS][NV] = {};
+        const E *left = a + r * a_row, *right = w;
+        for (int k = 0; k < K; k += PAIR<E>, left += PAIR<E>, right += PAIR<E> * w_row) {
+            decltype(right_factor(w)) vectors[NV];
+            for (int v = 0; v < NV; v++) vectors[v] = right_factor(right + v * PAIR<E> * LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+                for (int v = 0; v < NV; v++)
+                    sum[i][v] = add(sum[i][v], left_factor(left + i * a_row), vectors[v]);
+        }
+        for (int i = 0; i < ROWS; i++)
+            for (int v = 0; v < NV; v++)
+                store(out.at + (r + i) * out.row + v * out.vector,
+                      load(start.at + (r + i) * start.row + v * start.vector) + sum[i][v]);
+    }
+}
+
+// out = start + a w, for `rows` rows and one or two vectors; `start` may be `out`.
+template <class E>
+void multiply(int vectors, const E* a, ptrdiff_t a_row, int rows, int K, const E* w,
+              ptrdiff_t w_row, Floats start, Floats out) {
+    if (vectors == 1) multiply_block<1>(a, a_row, rows, K, w, w_row, start, out);
+    else multiply_block<2>(a, a_row, rows, K, w, w_row, start, out);
+}
+
+// out += a w for all columns of a weight matrix, which is packed in blocks of two vectors.
+template <class E> void add_product(const E* a, int rows, int K, const E* w, int N, float* out) {
+    for (int n = 0; n < N; n += 2 * LANES) {
+        const int vectors = std::min(2, (N - n) / LANES);
+        const Floats sums{out + n, N, LANES};
+        const E* block = w + n * padded<E>(K);
+        multiply(vectors, a, padded<E>(K), rows, K, block, vectors * LANES, sums, sums);
+    }
+}
+
+// --- LayerNorm and depthwise convolution --------------------------------------------------------
+// Divide the C channels of each pixel by their standard deviation, after centring if `centred`.
+template <class T, class E> void normalise(const T* x, int pixels, int C, bool centred, E* out) {
+    for (int i = 0; i < pixels; i++, x += C, out += padded<E>(C)) {
+        Vector sum = {}, squares = {};
+        for (int c = 0; c < C; c += LANES) sum += load(x + c);
+        const float mean = total(sum) / C;
+        for (int c = 0; c < C; c += LANES) {
+            const Vector deviation = load(x + c) - mean;
+            squares += deviation * deviation;
+        }
+        const float scale = 1 / std::sqrt(total(squares) / C + 1e-5f), shift = centred ? mean : 0;
+        for (int c = 0; c < C; c += LANES) store(out + c, (load(x + c) - shift) * scale);
+    }
+}
+
+// Convolve one vector of rows first + 2 to rows + 2 of a plane; emit(pixel, sum) for the result,
+// which has two columns less. The weights are nine vectors and a bias.
+template <class Emit>
+inline void convolve(const float* plane, const float* weights, int columns, int first, int rows,
+                     Emit emit) {
+    Vector w[9];
+#pragma GCC unroll 9
+    for (int i = 0; i < 9; i++) w[i] = load(weights + i * LANES);
+    const Vector bias = load(weights + 9 * LANES);
+    ptrdiff_t pixel = 0;
+    for (int y = first; y < rows; y++) {
+        const float* upper = plane + (ptrdiff_t)y * columns * LANES;
+        const float *middle = upper + columns * LANES, *lower = middle + columns * LANES;
+        Vector next = bias, third = bias;  // sums of one column of the kernel, and of two
+        for (ptrdiff_t x = 0; x < columns * LANES; x += LANES) {
+            const Vector a = load(upper + x), b = load(middle + x), c = load(lower + x);
+            if (x >= 2 * LANES) emit(pixel++, third + a * w[2] + b * w[5] + c * w[8]);
+            third = next + a * w[1] + b * w[4] + c * w[7];
+            next = bias + a * w[0] + b * w[3] + c * w[6];
+        }
+    }
+}
+
+// Rows and columns of a rectangle, and how many of them lie outside the image on each side.
+struct Frame {
+    int rows, columns, top, bottom, left, right;
+    Frame inner() const {  // without one pixel on every side
+        auto less = [](int n) { return std::max(0, n - 1); };
+        return {rows - 2, columns - 2, less(top), less(bottom), less(left), less(right)};
+    }
+    int band() const { return std::min(rows, std::max(4, BAND_PIXELS / columns)); }  // in rows
+};
+
+struct Layer {
+    const void* matrix;
+    const float *bias, *depthwise;  // `convolve` takes the weights of the depthwise convolution
+};
+
+struct Weights {
+    int channels, hidden, heads, centred;
+    Layer qk, v, gates, out;  // vectors of q and k alternate, as those of gate and value; out: 1x1
+};
+
+// A 1x1 and a depthwise 3x3 convolution of a frame whose rows arrive in bands.
+template <class E> struct Projection {
+    const Layer layer;
+    const Frame frame;
+    const int K, vectors;
+    int seen = 0;
+    const ptrdiff_t row, plane;  // in floats
+    float *kept, *planes;  // last two rows of all vectors; a band and two rows of two vectors
+
+    Projection(const Layer& layer, int K, int N, const Frame& f, int band, Scratch& scratch)
+        : layer(layer), frame(f), K(K), vectors(N / LANES), row(f.columns * LANES),
+          plane((band + 2) * row + TILE * LANES), kept(scratch.take<float>(2 * row * vectors)),
+          planes(scratch.take<float>(2 * plane)) {}
+
+    // Number of rows that the next band of `rows` rows gives.
+    int ready(int rows) const { return std::max(0, rows - std::max(0, 2 - seen)); }
+
+    // Add a band of normalised pixels. Call use(vector, convolved) for each vector of the result;
+    // convolved(emit) computes it.
+    template <class Use> void add(const E* normal, int rows, Use use) {
+        for (int first = 0; first < vectors; first += 2) {
+            const int count = std::min(2, vectors - first);
+            const E* w = (const E*)layer.matrix + first * LANES * padded<E>(K);
+            const Floats start{(float*)layer.bias + first * LANES, 0, LANES};
+            const Floats out{planes + 2 * row, LANES, plane};
+            const int pixels = rows * frame.columns;
+            multiply(count, normal, padded<E>(K), pixels, K, w, count * LANES, start, out);
+            for (int v = 0; v < count; v++) {
+                float *p = planes + v * plane, *last = kept + (first + v) * 2 * row;
+                for (int r = 0; r < rows; r++) clear_outside(p + (r + 2) * row, seen + r);
+                memcpy(p, last, 2 * row * sizeof(float));
+                memcpy(last, p + rows * row, 2 * row * sizeof(float));
+                use(first + v, [&](auto emit) {
+                    convolve(p, layer.depthwise + (first + v) * 10 * LANES, frame.columns,
+                             rows - ready(rows), rows, emit);
+                });
+            }
+        }
+        seen += rows;
+    }
+    void clear_outside(float* p, int r) const {  // the convolution pads the image with zeros
+        const bool outside = r < frame.top || r >= frame.rows - frame.bottom;
+        const int left = outside ? frame.columns : frame.left;
+        memset(p, 0, left * LANES * sizeof(float));
+        memset(p + row - frame.right * LANES, 0, frame.right * LANES * sizeof(float));
+    }
+};
+
+// --- The two passes -----------------------------------------------------------------------------
+struct Job {
+    const void* x;  // the frame
+    void* out;      // of `finish`: the frame without two pixels on every side
+    Layer mix;      // of `finish`: output projection times attention
+    float *gram, *squares;  // of `sums`: heads c c, and 2 C; added to
+    char* scratch;          // or null, to return its size in bytes
+    Frame frame;
+};
+
+template <class E> E* take_rows(ptrdiff_t rows, int K, Scratch& scratch) {
+    const ptrdiff_t size = (rows + TILE) * padded<E>(K);
+    E* a = scratch.take<E>(size);
+    if (a && padded<E>(K) != K) memset(a, 0, size * sizeof(E));
+    return a;
+}
+
+// A band of one vector of q, transposed: channel c of pixel p to q[c * row + p].
+template <class E> void keep_queries(const float* pixels, int count, E* q, ptrdiff_t row) {
+    for (int p = 0; p < count; p++) {
+        E lanes[LANES];
+        store(lanes, load(pixels + p * LANES));
+        for (int c = 0; c < LANES; c++) q[c * row + p] = lanes[c];
+    }
+}
+// A band of one vector of k as the right factor of a product.
+void keep_keys(const float* pixels, int count, float* k, int C) {
+    for (int p = 0; p < count; p++) store(k + p * C, load(pixels + p * LANES));
+}
+#ifdef __AVX512BF16__
+inline Bits rounded(Vector v) { Bits u = (Bits)v; return u + 0x7fff + ((u >> 16) & 1); }
+void keep_keys(const float* pixels, int count, bf16* k, int C) {
+    for (int p = 0; p < count; p += 2) {
+        const Bits even = rounded(load(pixels + p * LANES));
+        const Bits odd = rounded(load(pixels + (p + 1) * LANES));
+        const Bits pairs = (even >> 16) | (odd & 0xffff0000u);
+        memcpy(k + p * C, &pairs, sizeof pairs);
+    }
+}
+#endif
+
+template <class E> size_t sums(const Weights& w, const Job& job) {
+    const Frame f = job.frame;
+    const int C = w.channels, c = C / w.heads, band = f.band(), width = f.columns - 2;
+    const ptrdiff_t most = padded<E>((ptrdiff_t)band * width);
+    Scratch scratch{job.scratch};
+    Projection<E> qk(w.qk, C, 2 * C, f, band, scratch);
+    E* normal = take_rows<E>(band * f.columns, C, scratch);
+    E *q = scratch.take<E>(C * most), *k = scratch.take<E>(C * most);
+    float* pixels = scratch.take<float>(LANES * most);
+    if (!job.scratch) return scratch.used;
+    const Tiles tiles;
+    for (int y = 0; y < f.rows; y += band) {
+        const int rows = std::min(band, f.rows - y);
+        const int count = qk.ready(rows) * width, all = padded<E>(count);
+        const E* x = (const E*)job.x + (ptrdiff_t)y * f.columns * C;
+        normalise(x, rows * f.columns, C, w.centred, normal);
+        memset(pixels + count * LANES, 0, (all - count) * LANES * sizeof(float));
+        qk.add(normal, rows, [&](int vector, auto convolved) {
+            const int at = vector / 2 * LANES;
+            float* squares = job.squares + vector % 2 * C + at;
+            Vector sum = {};
+            convolved([&](ptrdiff_t p, Vector x) { sum += x * x, store(pixels + p * LANES, x); });
+            store(squares, load(squares) + sum);
+            if (vector % 2 == 0) keep_queries(pixels, all, q + at * most, most);
+            else keep_keys(pixels, all, k + at * PAIR<E>, C);
+        });
+        for (int h = 0; h < w.heads; h++)
+            for (int n = 0; n < c; n += 2 * LANES) {
+                const Floats gram{job.gram + (ptrdiff_t)h * c * c + n, c, LANES};
+                const E *left = q + h * c * most, *right = k + (h * c + n) * PAIR<E>;
+                multiply(std::min(2, (c - n) / LANES), left, most, c, count, right, C, gram, gram);
+            }
+    }
+    return scratch.used;
+}
+
+// to = from + bias, for C channels of a row of pixels
+template <class T> void add_bias(const T* from, const float* bias, int pixels, int C, float* to) {
+    for (int p = 0; p < pixels; p++, from += C, to += C)
+        for (int c = 0; c < C; c += LANES) store(to + c, load(from + c) + load(bias + c));
+}
+
+template <class E> size_t finish(const Weights& w, const Job& job) {
+    const Frame f = job.frame, g = f.inner();  // of x, and of y = x + attention
+    const int C = w.channels, D = w.hidden, band = f.band(), width = g.columns - 2;
+    Scratch scratch{job.scratch};
+    Projection<E> v(w.v, C, C, f, band, scratch);
+    Projection<E> gates(w.gates, C, 2 * D, g, band, scratch);
+    E* normal = take_rows<E>(band * f.columns, C, scratch);
+    E* values = take_rows<E>(band * g.columns, C, scratch);
+    E* gated = take_rows<E>(band * width, D, scratch);
+    float* gate = scratch.take<float>(band * width * LANES);
+    float* y = scratch.take<float>(((band + 2) * g.columns + TILE) * C);  // with the last two rows
+    float* result = scratch.take<float>((band * width + TILE) * C);
+    if (!job.scratch) return scratch.used;
+    const Tiles tiles;
+    const ptrdiff_t x_row = f.columns * C, y_row = g.columns * C;
+    const E* x = (const E*)job.x;
+    E* out = (E*)job.out;
+    int before = 0;  // rows of y in the previous band
+    for (int rows; v.seen < f.rows; x += rows * x_row) {
+        rows = std::min(band, f.rows - v.seen);
+        const int ready = v.ready(rows), complete = gates.ready(ready);
+        // The first row of y that gets a result is the second of the frame, or the last but one of
+        // the previous band. The first new row of x to be added to y precedes x by a row.
+        const int centre = gates.seen < 2 ? 3 - gates.seen : 1;
+        const E* residual = x + (rows - ready - 1) * x_row + C;
+        normalise(x, rows * f.columns, C, w.centred, normal);
+        v.add(normal, rows, [&](int vector, auto convolved) {
+            E* to = values + vector * LANES;
+            convolved([&](ptrdiff_t p, Vector sum) { store(to + p * padded<E>(C), sum); });
+        });
+        memmove(y, y + before * y_row, 2 * y_row * sizeof(float));
+        before = ready;
+        for (int r = 0; r < ready; r++)
+            add_bias(residual + r * x_row, job.mix.bias, g.columns, C, y + (r + 2) * y_row);
+        add_product(values, ready * g.columns, C, (const E*)job.mix.matrix, C, y + 2 * y_row);
+        normalise(y + 2 * y_row, ready * g.columns, C, w.centred, normal);
+        gates.add(normal, ready, [&](int vector, auto convolved) {
+            if (vector % 2 == 0) {
+                convolved([&](ptrdiff_t p, Vector sum) { store(gate + p * LANES, gelu<E>(sum)); });
+            } else {
+                E* to = gated + vector / 2 * LANES;
+                convolved([&](ptrdiff_t p, Vector sum) {
+                    store(to + p * padded<E>(D), load(gate + p * LANES) * sum);
+                });
+            }
+        });
+        for (int r = 0; r < complete; r++)
+            add_bias(y + (r + centre) * y_row + C, w.out.bias, width, C, result + r * width * C);
+        add_product(gated, complete * width, D, (const E*)w.out.matrix, C, result);
+        for (ptrdiff_t i = 0; i < (ptrdiff_t)complete * width * C; i += LANES)
+            store(out + i, load(result + i));
+        out += (ptrdiff_t)complete * width * C;
+    }
+    return scratch.used;
+}
+
+}  // namespace
+extern "C" {
+int lanes() { return LANES; }
+size_t sums_float(const Weights* w, const Job* job) { return sums<float>(*w, *job); }
+size_t finish_float(const Weights* w, const Job* job) { return finish<float>(*w, *job); }
+#ifdef __AVX512BF16__
+size_t sums_bf16(const Weights* w, const Job* job) { return sums<bf16>(*w, *job); }
+size_t finish_bf16(const Weights* w, const Job* job) { return finish<bf16>(*w, *job); }
+#endif
+int amx() { return has_amx; }
+}

@@ -1,0 +1,251 @@
+"""The compiled library: packing of weights, and the two passes over a feature map."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...network import (
+    BlockWeights,
+    Convolve,
+    Projection,
+    Statistics,
+    attention,
+    mixing_matrix,
+)
+from ..blocking import Map, Region, StripRunner
+
+MULTIPLE = 16
+"""Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""
+
+K_MULTIPLE = 32
+"""In bf16, the columns of matrices are padded to a multiple of this (`padded` in block.cpp)."""
+
+TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
+"""Types of features, and their names in block.cpp."""
+
+
+class Layer(Structure):
+    """`Layer` in block.cpp."""
+
+    _fields_ = [(name, c_void_p) for name in ("matrix", "bias", "depthwise")]
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> Layer:
+        """Return pointers to the memory of tensors, which must be kept."""
+        return cls(*(tensor.data_ptr() for tensor in tensors))
+
+
+class Weights(Structure):
+    """`Weights` in block.cpp."""
+
+    _fields_ = [
+        *((name, c_int) for name in ("channels", "hidden", "heads", "centred")),
+        *((name, Layer) for name in ("qk", "v", "gates", "out")),
+    ]
+
+
+class Frame(Structure):
+    """Rows and columns of a block with its halo, and how many of them are outside the image."""
+
+    _fields_ = [(name, c_int) for name in ("rows", "columns", "top", "bottom", "left", "right")]
+
+    @classmethod
+    def of(cls, region: Region, halo: int, size: tuple[int, int]) -> Frame:
+        """Return the frame of a region in a map of this height and width."""
+        (top, bottom, left, right), (height, width) = region, size
+        return cls(
+            *(bottom - top + 2 * halo, right - left + 2 * halo),
+            *(max(0, halo - top), max(0, bottom + halo - height)),
+            *(max(0, halo - left), max(0, right + halo - width)),
+        )
+
+
+class Job(Structure):
+    """`Job` in block.cpp."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "out")),
+        ("mix", Layer),
+        *((name, c_void_p) for name in ("gram", "squares", "scratch")),
+        ("frame", Frame),
+    ]
+
+
+class Library:
+    """A compiled block.cpp.
+
+    Raises:
+        OSError: the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.functions = ctypes.CDLL(str(path))
+        self.lanes: int = self.functions.lanes()
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        """Return True if the library has functions for features of this type."""
+        return dtype in TYPES and hasattr(self.functions, f"sums_{TYPES[dtype]}")
+
+    @property
+    def instructions(self) -> str:
+        """Instruction sets that the library uses, in words."""
+        width = {16: "AVX-512", 8: "AVX2"}.get(self.lanes, f"{32 * self.lanes}-bit vectors")
+        half = ["AMX" if self.functions.amx() else "bf16"] if self.supports(torch.bfloat16) else []
+        return " and ".join([width, *half])
+
+    def function(self, name: str, dtype: torch.dtype) -> Callable[..., int]:
+        """Return a pass of the library; without scratch memory, it returns the bytes it needs."""
+        function = self.functions[f"{name}_{TYPES[dtype]}"]
+        function.argtypes, function.restype = [POINTER(Weights), POINTER(Job)], c_size_t
+        return function
+
+
+def fits(channels: int, heads: int) -> bool:
+    """Return True if block.cpp supports a block with these channels and heads."""
+    return channels % MULTIPLE == 0 and channels // heads % MULTIPLE == 0
+
+
+class FusedBlock:
+    """A transformer block whose two passes over a map run in the library.
+
+    Args:
+        library: supports `dtype`.
+        w: weights of a width that `fits`.
+        dtype: type of the map.
+    """
+
+    def __init__(self, library: Library, w: BlockWeights, dtype: torch.dtype) -> None:
+        self._sums = library.function("sums", dtype)
+        self._finish = library.function("finish", dtype)
+        self._lanes, self._dtype = library.lanes, dtype
+        self._channels, hidden = w.ffn_out.weight.shape
+        missing = -hidden % MULTIPLE
+        qk = [t if t is None else t.chunk(2) for t in w.qk]
+        q, k = (Projection(*(t and t[i] for t in qk)) for i in (0, 1))  # type: ignore[arg-type]
+        self._tensors = [  # `_weights` points to them
+            self._projection(q, k),
+            self._projection(w.v),
+            self._projection(w.gate, w.value, missing=missing),
+            (
+                self.packed(F.pad(w.ffn_out.weight, (0, missing))),
+                _vector(w.ffn_out.bias, self._channels),
+            ),
+        ]
+        layers = [Layer.of(*tensors) for tensors in self._tensors]
+        self._weights = Weights(self._channels, hidden + missing, w.heads, w.centred, *layers)
+        self._mix_bias = _vector(w.attention_out.bias, self._channels)
+        # `attention` and `mixing_matrix` do not use the other weights.
+        unused: dict[str, Any] = dict.fromkeys(("qk", "v", "gate", "value", "ffn_out"))
+        self._attention = w._replace(**unused)
+
+    def transform(self, run: StripRunner, x: Map) -> None:
+        """Apply the block to a map in place; the attention is that of the whole image."""
+        height, width = x[0].shape[1:3]
+
+        def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
+            return self.sums(block, region, (height, width))
+
+        def add(a: Statistics, b: Statistics) -> Statistics:
+            return Statistics(a.gram + b.gram, a.squares + b.squares)
+
+        total = reduce(add, (part for _, part in run.collect(x, sums)))
+        matrices = mixing_matrix(attention(total, self._attention), self._attention)
+        mixes = [self.packed(matrix) for matrix in matrices]
+
+        def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
+            return self.finish(block, mixes, region, (height, width))
+
+        run.write(x, finish, x, halo=2)
+
+    def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
+        """Return the statistics of a region of a map of this height and width.
+
+        `x` is the region with a halo of one pixel, B H W C.
+        """
+        frame = self._frame(x, region, 1, size)
+        heads, channels = self._weights.heads, self._channels // self._weights.heads
+        gram = torch.zeros(len(x), heads, channels, channels)
+        squares = torch.zeros(len(x), 2, heads, channels)
+        for image, g, s in zip(x, gram, squares, strict=True):
+            job = Job(x=image.data_ptr(), gram=g.data_ptr(), squares=s.data_ptr(), frame=frame)
+            self._run(self._sums, job)
+        return Statistics(gram, squares)
+
+    def finish(
+        self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
+    ) -> Tensor:
+        """Return the block's result for a region of a map of this height and width.
+
+        `x` is the region with a halo of two pixels, B H W C; `mixes` are the packed mixing matrices
+        of its images.
+        """
+        frame = self._frame(x, region, 2, size)
+        out = x.new_empty(len(x), frame.rows - 4, frame.columns - 4, self._channels)
+        for image, mix, result in zip(x, mixes, out, strict=True):
+            job = Job(
+                x=image.data_ptr(),
+                out=result.data_ptr(),
+                mix=Layer.of(mix, self._mix_bias),
+                frame=frame,
+            )
+            self._run(self._finish, job)
+        return out
+
+    def _frame(self, x: Tensor, region: Region, halo: int, size: tuple[int, int]) -> Frame:
+        """Return the frame of a region; the library would read any memory beyond `x`."""
+        frame = Frame.of(region, halo, size)
+        expected = (len(x), frame.rows, frame.columns, self._channels)
+        if x.shape != expected or x.dtype != self._dtype or not x.is_contiguous():
+            raise ValueError(f"a block is {tuple(x.shape)} of {x.dtype}, not {expected}")
+        return frame
+
+    def _run(self, function: Callable[..., int], job: Job) -> None:
+        # PyTorch's allocator reports a lack of memory as everywhere else.
+        scratch = torch.empty(function(byref(self._weights), byref(job)), dtype=torch.uint8)
+        job.scratch = scratch.data_ptr()
+        function(byref(self._weights), byref(job))
+
+    def scratch_bytes(self, region: Region, size: tuple[int, int]) -> int:
+        """Return the memory that a region needs besides its features and result."""
+        passes = ((self._sums, 1), (self._finish, 2))
+        return max(
+            native(byref(self._weights), byref(Job(frame=Frame.of(region, halo, size))))
+            for native, halo in passes
+        )
+
+    def _projection(self, *parts: Projection, missing: int = 0) -> tuple[Tensor, ...]:
+        """Pack projections whose vectors alternate: the matrix, its bias, the convolution."""
+
+        def alternate(rows: list[Tensor]) -> Tensor:
+            vectors = [F.pad(t, (0, 0, 0, missing)).unflatten(0, (-1, self._lanes)) for t in rows]
+            return torch.stack(vectors, 1).flatten(0, 2)
+
+        matrix = alternate([p.pointwise for p in parts])
+        bias = alternate([_vector(p.pointwise_bias, len(p.pointwise))[:, None] for p in parts])
+        kernels = [p.depthwise.flatten(1) for p in parts]
+        biases = [_vector(p.depthwise_bias, len(p.depthwise))[:, None] for p in parts]
+        depthwise = alternate([torch.cat(pair, 1) for pair in zip(kernels, biases, strict=True)])
+        by_vector = depthwise.float().unflatten(0, (-1, self._lanes)).mT.contiguous()
+        return self.packed(matrix), bias.float().contiguous(), by_vector
+
+    def packed(self, matrix: Tensor) -> Tensor:
+        """Pack N K for `add_product`: blocks of two vectors of N; rows of K, in bf16 in pairs."""
+        half = self._dtype == torch.bfloat16
+        padded = F.pad(matrix, (0, -matrix.shape[1] % K_MULTIPLE if half else 0)).to(self._dtype)
+        pairs = padded.unflatten(1, (-1, 2 if half else 1))  # N K/2 2
+        blocks = pairs.split(2 * self._lanes)
+        return torch.cat([block.transpose(0, 1).flatten() for block in blocks])
+
+
+def _vector(bias: Tensor | None, size: int) -> Tensor:
+    """Return a bias in fp32, zeros if there is none."""
+    return torch.zeros(size) if bias is None else bias.float().contiguous()
