@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -409,3 +410,17 @@ def test_data_after_the_end_is_a_loss_unless_it_is_padding(name: str) -> None:
     ]
     for padding in (bytes(600), b"\xff" * 600, b"\r\n"):
         assert read(WHOLE[name] + padding).losses == []
+
+
+def test_a_cut_run_length_bmp_fails_at_once() -> None:
+    """Missing data is not replaced by more bytes than a picture can need: that took minutes."""
+    rows = (b"\x08\x01\x08\x02" + b"\0\0") * 16 + b"\0\1"
+    sizes = np.array([40, 16, 16], "<u4").tobytes() + np.array([1, 8], "<u2").tobytes()
+    rest = np.array([1, len(rows), 0, 0, 256, 0], "<u4").tobytes() + bytes(range(256)) * 4
+    start = np.array([54 + 1024 + len(rows), 0, 54 + 1024], "<u4").tobytes()
+    whole = b"BM" + start + sizes + rest + rows
+    assert read(whole).damage is None
+    before = time.process_time()
+    with pytest.raises(DamagedError):
+        list(decode(whole[:-50]).images)
+    assert time.process_time() - before < 5

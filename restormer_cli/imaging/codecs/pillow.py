@@ -157,7 +157,10 @@ def _decode_damaged(
     if kind == "webp":
         data, damage = webp.repair(data, Fault(CORRUPT, len(data)), load)
     else:
-        filled = fill_up(data, load)
+        # No coded row is twice as long as its samples; decoders written in Python are slow.
+        with open_picture(data) as picture:
+            most = 2 * picture.width * picture.height * len(picture.getbands())
+        filled = fill_up(data, load, most)
         if filled is None:
             load(data)  # raises the first error again
             raise ValueError(CORRUPT)
