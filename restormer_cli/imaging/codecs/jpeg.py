@@ -1,4 +1,4 @@
-"""JPEG: Pillow codes the pixels, and all segments are copied."""
+"""JPEG: Pillow and OpenCV code the pixels, and all segments are copied."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import PIL.Image
 
 from ...text import counted
@@ -91,16 +92,18 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     # Without APP1 and APP2: Pillow would parse them and warn about damage.
     coding = [segment for segment in segments if segment[0] not in (_APP1, _APP2)]
     plain = SIGNATURE[:2] + _join(coding) + data[scan:]
-    if not omitted:
-        image.losses += describe_rest(plain, integrity.find_end(plain))
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)
-        fault = integrity.find_fault(plain)
-        if fault is None:
-            pillow.read_samples(image, picture)
-        else:
+        pixels, fault, end = integrity.load(plain, picture.mode)
+        if fault is not None:
             _read_damaged(image, plain, fault)
+        elif pixels is not None and pixels.shape[:2] == (picture.height, picture.width):
+            image.set_samples(np.atleast_3d(pixels), 1 if picture.mode == "L" else 3)
+        else:
+            pillow.read_samples(image, picture)
+    if not omitted and fault is None:
+        image.losses += describe_rest(plain, end)
     return ImageSequence.single(image, *omitted)
 
 

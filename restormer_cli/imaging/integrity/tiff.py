@@ -159,7 +159,7 @@ def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
         return decoder.eof
     if compression == _JPEG:
         tables = page.raw(_JPEG_TABLES) or b""
-        return jpeg.find_fault(tables[:-2] + piece[2 if tables else 0 :]) is None
+        return jpeg.load(tables[:-2] + piece[2 if tables else 0 :]).fault is None
     return True
 
 
