@@ -424,3 +424,12 @@ def test_a_cut_run_length_bmp_fails_at_once() -> None:
     with pytest.raises(DamagedError):
         list(decode(whole[:-50]).images)
     assert time.process_time() - before < 5
+
+
+def test_an_unknown_filter_of_a_png_is_damage() -> None:
+    """Rows after one with an unknown filter are missing, though all checksums are right."""
+    rows = zlib.compress(bytes(25) * 4 + b"\x09" + bytes(24) + bytes(25) * 3)
+    header = (8).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    image = read(b"\x89PNG\r\n\x1a\n" + parts)
+    assert image.damage == "its coded data is corrupt, 50 % of the image could not be decoded"
