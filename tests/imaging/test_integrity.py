@@ -83,6 +83,7 @@ WHOLE = {
     "palette.png": encoded("PNG", scene().quantize(20)),
     "gif": encoded("GIF", scene().quantize(64), interlace=0),
     "avif": encoded("AVIF"),
+    "qoi": encoded("QOI"),
     "bmp": encoded("BMP"),
     "ppm": encoded("PPM"),
     "tga": encoded("TGA"),
@@ -107,6 +108,7 @@ DAMAGES = {
         f"{name} with changed bytes": hit(WHOLE[name])
         for name in ("webp", "png", "deflate.tif", "lzw.tif")
     },
+    "qoi with zeros at its end": zero_tail(encoded("QOI")),
     "jpg without its end marker": WHOLE["jpg"][:-2],
     "progressive.jpg without its last scans": (
         WHOLE["progressive.jpg"][: WHOLE["progressive.jpg"].rindex(b"\xff\xda")] + b"\xff\xd9"
@@ -347,6 +349,7 @@ def zeroed(data: bytes) -> bytes:
         pytest.param(damage(data), id=f"{kind} {damage.__name__}")
         for kind, data in (
             ("packbits", PACKED),
+            ("qoi", encoded("QOI")),
             ("jp2", JP2),
             ("j2k", encoded("JPEG2000", no_jp2=True)),
             ("tiles.jp2", encoded("JPEG2000", tile_size=(64, 64))),

@@ -52,6 +52,8 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
 }
 # Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
 _MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
+# Start and end of a QOI, and bytes of its longest code ("The Quite OK Image Format", 2022).
+_QOI, _QOI_END, _QOI_LONGEST = b"qoif", bytes(7) + b"\1", 5
 _TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
 # Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
 _PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
@@ -143,7 +145,24 @@ def _repaired(
         if cause == CUT:
             return data, None  # decoding fails, or tells how much is missing
         return data, describe(cause, None)
+    elif data.startswith(_QOI) and not _is_whole_qoi(data, open_picture):
+        return data, describe(CORRUPT, None)
     return data, None
+
+
+def _is_whole_qoi(data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]) -> bool:
+    """Return True if all data up to the end marker, which must be there, is needed.
+
+    A file that is cut is True as well: decoding fails.
+    """
+    end = data.rfind(_QOI_END)
+    with suppress(*CODEC_ERRORS):
+        open_picture(data).load()
+        if end < 0:
+            return False
+        open_picture(data[: end - _QOI_LONGEST]).load()
+        return False
+    return True
 
 
 def _decode_damaged(
