@@ -16,7 +16,7 @@ from ..checkpoints import TASKS, load_network, resolve_checkpoint
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
 from ..imaging import from_float, to_float
 from ..memory import MemoryGuard, is_out_of_memory, release
-from ..network import CHANNELS
+from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
@@ -101,7 +101,8 @@ class Restorer:
         if isinstance(weights, str):
             weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
-        with MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError):
+        guard = MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError)
+        with guard, devices.device_errors(self.device):
             self.network = load_network(self.weights).to(self.device)
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
@@ -117,7 +118,8 @@ class Restorer:
                 f"{self.weights.name} takes {inputs}",
                 "Use --right with dual-pixel weights, and only with them.",
             )
-        self._verify_device()
+        with guard, devices.device_errors(self.device):
+            self._verify_device()
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""
@@ -193,7 +195,7 @@ class Restorer:
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
-        with self._memory_guard(colours):
+        with self._memory_guard(colours), devices.device_errors(self.device):
             x = self._input(colours, right)
             if not self._precision_is_verified:  # plans depend on the precision
                 self._verify_precision(x)
@@ -261,11 +263,19 @@ class Restorer:
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
     def _verify_device(self) -> None:
-        """Raise DeviceError if MPS, several of whose releases had wrong kernels, has another."""
+        """Run the network on a GPU once, for an early error if this fails.
+
+        MPS is compared with the CPU, because several releases had wrong kernels.
+
+        Raises:
+            DeviceError: MPS computes wrong results.
+        """
+        if self.device.type == "cuda":
+            image = torch.zeros(1, self.architecture.in_channels, MULTIPLE, MULTIPLE)
+            engine.restore(self.network, image, precision=self.precision)
         if self.device.type != "mps":
             return
-        with MemoryGuard(f"on {self.device} to verify it", kind=DeviceError):
-            difference = engine.psnr_to_cpu(self.network)
+        difference = engine.psnr_to_cpu(self.network)
         if not difference >= MIN_PSNR:  # also if it is NaN
             raise DeviceError(
                 f"PyTorch {torch.__version__} computes wrong results on {self.device} "
