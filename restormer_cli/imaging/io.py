@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -24,6 +25,7 @@ from ..text import format_bytes
 from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
 from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
+from .integrity.fault import CUT
 from .metadata import read_orientation
 from .scale import find_scale
 from .unsupported import check_kind, is_unsupported
@@ -331,6 +333,11 @@ def _reason(error: BaseException) -> str:
     return text.splitlines()[0]
 
 
+def _damage(error: BaseException) -> str:
+    """Return the cause of damage; messages of `struct` say where our parser failed."""
+    return CUT if isinstance(error, struct.error) else _reason(error)
+
+
 _saved_settings: list[tuple[int | None, int]] = []
 _settings_lock = threading.Lock()
 
@@ -375,7 +382,7 @@ def _named_errors(name: str) -> Iterator[None]:
                 f"Convert it, for example: magick {name} out.png",
             ) from error
         raise DamagedError(
-            f"{name}: damaged or truncated ({_reason(error)})", "Get a complete copy of the file."
+            f"{name}: damaged or truncated ({_damage(error)})", "Get a complete copy of the file."
         ) from error
 
 

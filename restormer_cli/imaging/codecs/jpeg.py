@@ -1,4 +1,4 @@
-"""JPEG: Pillow codes the pixels, and all segments are copied."""
+"""JPEG: Pillow and OpenCV code the pixels, and all segments are copied."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import PIL.Image
 
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
-from ..integrity.fault import Fault, describe, fill_up
+from ..integrity.fault import Fault, describe, describe_rest, fill_up
 from ..unsupported import check_jpeg
 from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, exif, pillow
 from .blocks import photoshop, xmp
@@ -94,11 +95,15 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)
-        fault = integrity.find_fault(plain)
-        if fault is None:
-            pillow.read_samples(image, picture)
-        else:
+        pixels, fault, end = integrity.load(plain, picture.mode)
+        if fault is not None:
             _read_damaged(image, plain, fault)
+        elif pixels is not None and pixels.shape[:2] == (picture.height, picture.width):
+            image.set_samples(np.atleast_3d(pixels), 1 if picture.mode == "L" else 3)
+        else:
+            pillow.read_samples(image, picture)
+    if not omitted and fault is None:
+        image.losses += describe_rest(plain, end)
     return ImageSequence.single(image, *omitted)
 
 
