@@ -23,12 +23,12 @@ from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes
 from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
+from .codecs.unsupported import check_kind, is_unsupported
 from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
 from .integrity.fault import CUT
 from .metadata import read_orientation
 from .scale import find_scale
-from .unsupported import check_kind, is_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -11,9 +11,18 @@ from contextlib import suppress
 from email.utils import parsedate
 from typing import TYPE_CHECKING, TypeAlias
 
-from .codecs import CODEC_ERRORS, exif, jpeg, png, tiff
-from .codecs.blocks import photoshop, xmp
-from .codecs.exif import ASCII, BYTE, LONG, SUBDIRECTORY, UNDEFINED, USER_COMMENT, Directory, Tag
+from .codecs import CODEC_ERRORS, jpeg, png, tiff
+from .codecs.blocks import exif, photoshop, xmp
+from .codecs.blocks.exif import (
+    ASCII,
+    BYTE,
+    LONG,
+    SUBDIRECTORY,
+    UNDEFINED,
+    USER_COMMENT,
+    Directory,
+    Tag,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

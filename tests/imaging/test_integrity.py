@@ -169,7 +169,7 @@ def test_the_missing_part_is_measured(name: str) -> None:
 
 def strips(compression: int, bodies: list[bytes]) -> bytes:
     """Return a TIFF of 10 grey rows of 20 pixels in each strip."""
-    from restormer_cli.imaging.codecs.exif import build, integer_tag
+    from restormer_cli.imaging.codecs.blocks.exif import build, integer_tag
 
     starts = np.cumsum([8, *map(len, bodies[:-1])]).tolist()
     numbers: dict[int, list[int]] = {
@@ -314,7 +314,7 @@ def test_ten_bits_of_a_bmp_are_read() -> None:
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 1), (2, 2)])
 def test_uncompressed_ycbcr_of_a_tiff_is_read(subsampling: tuple[int, int]) -> None:
     """Uniform YCbCr with chroma of full or half resolution becomes the same RGB."""
-    from restormer_cli.imaging.codecs.exif import build, integer_tag
+    from restormer_cli.imaging.codecs.blocks.exif import build, integer_tag
 
     across, down = subsampling
     unit = bytes([100] * (across * down) + [120, 140])
@@ -394,7 +394,7 @@ def test_a_cut_directory_of_a_tiff_is_damage(compression: str, missing: int) -> 
 
 def test_other_damaged_tags_of_a_tiff_are_losses() -> None:
     """A description whose text lies beyond the end costs nothing else, but is a loss."""
-    from restormer_cli.imaging.codecs.exif import build, integer_tag
+    from restormer_cli.imaging.codecs.blocks.exif import build, integer_tag
 
     numbers = {256: 5, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 20}
     tags = {tag: integer_tag("<", 4, n) for tag, n in numbers.items()}

@@ -15,7 +15,7 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.codecs import exif as exif_blocks
+from restormer_cli.imaging.codecs.blocks import exif as exif_blocks
 from restormer_cli.imaging.image import Image
 from tests.support.image_files import chunk, directory, encoded, exif, noise, png, tags, wide_gamut
 

@@ -15,9 +15,9 @@ from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
 from ..integrity.fault import Fault, describe, describe_rest, fill_up
-from ..unsupported import check_jpeg
-from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, exif, pillow
-from .blocks import photoshop, xmp
+from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, pillow
+from .blocks import exif, photoshop, xmp
+from .unsupported import check_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,7 +19,8 @@ from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from ..integrity import gif, isobmff, jpeg2000, webp
 from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
-from . import CODEC_ERRORS, bmp, decode_text, exif
+from . import CODEC_ERRORS, bmp, decode_text
+from .blocks import exif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,8 @@ from typing import Any
 from ..image import Array, Image, ImageSequence, check_size
 from ..integrity.fault import describe
 from ..integrity.messages import library_messages
-from . import CODEC_ERRORS, exif, import_extra
+from . import CODEC_ERRORS, import_extra
+from .blocks import exif
 
 # Suffixes of common cameras.
 SUFFIXES = frozenset[str]().union(

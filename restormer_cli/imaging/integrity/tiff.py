@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import PIL.Image
 
-from ..codecs import CODEC_ERRORS, exif
+from ..codecs import CODEC_ERRORS
+from ..codecs.blocks import exif
 from . import jpeg
 from .fault import CORRUPT
 from .messages import library_messages

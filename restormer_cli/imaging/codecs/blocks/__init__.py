@@ -1,1 +1,1 @@
-"""Blocks of metadata that files of several formats contain, besides EXIF."""
+"""Blocks of metadata that files of several formats contain: EXIF, Photoshop's resources, XMP."""

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL
 
-from ...errors import ImageError
-from ...text import counted
-from ..image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
-from ..integrity import tiff as integrity
-from ..integrity.fault import CUT, describe
-from ..integrity.tiff import Damage
-from ..scale import find_scale
+from ....errors import ImageError
+from ....text import counted
+from ...image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
+from ...integrity import tiff as integrity
+from ...integrity.fault import CUT, describe
+from ...integrity.tiff import Damage
+from ...scale import find_scale
+from .. import CODEC_ERRORS, pillow
+from ..blocks import exif, photoshop
+from ..blocks.exif import LONG, SHORT, Directory, Tag, integer_tag
 from ..unsupported import check_tiff
-from . import CODEC_ERRORS, exif, pillow, stacks, ycbcr
-from .blocks import photoshop
-from .exif import LONG, SHORT, Directory, Tag, integer_tag
+from . import stacks, ycbcr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

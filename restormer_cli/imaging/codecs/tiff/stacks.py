@@ -12,8 +12,8 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import CODEC_ERRORS
-from .exif import LONG, Directory, Tag, integer_tag
+from .. import CODEC_ERRORS
+from ..blocks.exif import LONG, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from ..errors import ImageError
+from ...errors import ImageError
 
 _MAGICK = "Convert it: magick {name} out.png"
 _FRAME = "Name an image. To take a frame of a video: ffmpeg -i {name} -frames:v 1 out.png"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from ...errors import ImageError
+from ....errors import ImageError
 
 if TYPE_CHECKING:
-    from .exif import Directory
+    from ..blocks.exif import Directory
 
 _WIDTH, _HEIGHT, _STRIP_OFFSETS, _ROWS, _STRIP_SIZES = 256, 257, 273, 278, 279
 _PLANAR, _SUBSAMPLING = 284, 530

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from . import CODEC_ERRORS
+from .. import CODEC_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
