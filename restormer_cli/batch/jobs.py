@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..imaging import Noise
 
-OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
+OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff", "dng": "dng"}
 """Values of `--format`, and the keys of FORMATS that they stand for."""
 
 _MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
@@ -123,10 +123,14 @@ def plan_jobs(
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement."""
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement.
+
+    The replacement of a DNG is that of all camera raw files.
+    """
     suffix = path.suffix.lower()
     old = _WRITABLE.get(suffix)
-    kind = kind or old or replacement(suffix[1:])
+    own = None if old is None or FORMATS[old].linear else old
+    kind = kind or own or replacement(suffix[1:])
     if old == kind:
         return path
     # A suffix that is not an image's (`scan.2024`) is part of the name.

@@ -26,6 +26,7 @@ from .io import make_folder as make_folder
 from .io import output_format as output_format
 from .io import read_bytes as read_bytes
 from .io import read_image as read_image
+from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image
 from .metrics import PROTOCOLS as PROTOCOLS

@@ -27,6 +27,7 @@ class FormatSpec:
     grey: bool = True
     bits: int = 16  # of an integer sample
     cicp: bool = False
+    linear: bool = False  # True if it holds linear camera colours only
     several: str = ""  # "page" or "frame" if it holds several images
 
 
@@ -36,6 +37,7 @@ FORMATS = {
     "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
     "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
+    "dng": FormatSpec((".dng",), 2**31, ("uint16",), alpha=False, grey=False, linear=True),
     "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
 }
 if features.check("avif"):
@@ -63,7 +65,9 @@ def readable_suffixes() -> set[str]:
 
 
 def check_side(image: Image, kind: str) -> None:
-    """Raise ImageError if an image is too large for the format."""
+    """Raise ImageError if an image is too large for the format, or the format is for raw files."""
+    if FORMATS[kind].linear and image.raw is None:
+        raise ImageError(f"only camera raw files can become {kind.upper()}", "Write TIFF or PNG.")
     limit = FORMATS[kind].max_side
     if (side := max(image.pixels.shape[:2])) > limit:
         raise ImageError(
@@ -80,11 +84,13 @@ def fit(image: Image, kind: str) -> Image:
     """Return a copy of the image that fits the format, with its losses and notes only.
 
     Raises:
-        ImageError: the image is too large for the format.
+        ImageError: the image is too large for the format, or the format is for raw files.
     """
     check_side(image, kind)
     spec, losses, notes = FORMATS[kind], list[str](), list[str]()
     image = replace(image, losses=losses, notes=notes)
+    if image.raw is not None and not spec.linear:
+        image.pixels, image.raw = from_float(image.raw.developed(image.pixels), np.uint16), None
     if image.alpha is not None and image.premultiplied and kind != "tiff":
         visible = np.maximum(opacity(image.alpha, image.scale), np.float32(1e-6))[..., None]
         image.pixels = from_float(to_float(image.pixels) / visible, image.pixels.dtype)
