@@ -7,7 +7,9 @@ from .difference import false_colour as false_colour
 from .difference import measure_change as measure_change
 from .difference import most_changed as most_changed
 from .formats import FORMATS as FORMATS
+from .formats import LINEAR_ONLY as LINEAR_ONLY
 from .formats import check_side as check_side
+from .formats import excludes_linear as excludes_linear
 from .formats import fit as fit
 from .formats import readable_suffixes as readable_suffixes
 from .formats import replacement as replacement

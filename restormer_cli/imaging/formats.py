@@ -31,6 +31,7 @@ class FormatSpec:
     several: str = ""  # "page" or "frame" if it holds several images
 
 
+LINEAR_ONLY = "only camera raw files can become DNG"
 _DEEP = ("uint8", "uint16")
 FORMATS = {
     "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
@@ -64,10 +65,15 @@ def readable_suffixes() -> set[str]:
     return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
+def excludes_linear(suffix: str) -> bool:
+    """Return True if files with this suffix cannot become linear: they are no camera raw files."""
+    return suffix in readable_suffixes().difference(raw.SUFFIXES, FORMATS["tiff"].suffixes)
+
+
 def check_side(image: Image, kind: str) -> None:
     """Raise ImageError if an image is too large for the format, or the format is for raw files."""
     if FORMATS[kind].linear and image.raw is None:
-        raise ImageError(f"only camera raw files can become {kind.upper()}", "Write TIFF or PNG.")
+        raise ImageError(LINEAR_ONLY, "Write TIFF or PNG.")
     limit = FORMATS[kind].max_side
     if (side := max(image.pixels.shape[:2])) > limit:
         raise ImageError(

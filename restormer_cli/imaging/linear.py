@@ -42,9 +42,8 @@ class RawDescription:
         """Invert `balanced`, exactly for what it returned; other colours are clipped, rounded."""
         pixels = np.empty(colours.shape, np.uint16)
         for row, out in zip(colours, pixels, strict=True):
-            light = _decode_gamma(row.astype(np.float64)) / self.balance
-            np.rint(light * WHITE, out=light)
-            out[...] = light.clip(0, WHITE)
+            light = _decode_gamma(row) * (WHITE / np.array(self.balance, np.float32))
+            out[...] = np.rint(light).clip(0, WHITE)
         return pixels
 
     def clipped(self, pixels: Array) -> npt.NDArray[np.bool_]:
@@ -55,10 +54,11 @@ class RawDescription:
     def developed(self, pixels: Array) -> npt.NDArray[np.float32]:
         """Return samples in sRGB, 0..1, like those of a raw file that is developed."""
         to_srgb = np.linalg.inv(_per_white(np.array(self.from_xyz) @ SRGB_TO_XYZ))
+        table = _encode_gamma(np.arange(WHITE + 1) / WHITE).astype(np.float32)
         colours = np.empty(pixels.shape, np.float32)
         for row, out in zip(pixels, colours, strict=True):
-            light = np.minimum(row * (np.array(self.balance) / WHITE), 1)
-            out[...] = _encode_gamma((light @ to_srgb.T).clip(0, 1))
+            light = np.minimum(row * np.array(self.balance), WHITE) @ to_srgb.T
+            out[...] = table[np.rint(light).clip(0, WHITE).astype(np.uint16)]
         return colours
 
 

@@ -62,7 +62,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     Brightness is not adapted to the image, so that the images of a series stay comparable.
     """
     image = _read(data, max_pixels, _develop)
-    directory = _photo_tags(data)
+    directory = photo_tags(data)
     if directory is None:
         image.losses.append("its EXIF is left out")
     else:
@@ -77,7 +77,7 @@ def decode_linear(data: bytes, max_pixels: int) -> ImageSequence:
     private data of a DNG.
     """
     image = _read(data, max_pixels, _demosaic)
-    directory = _photo_tags(data)
+    directory = photo_tags(data)
     if directory is None:
         image.losses.append("its EXIF is left out")
     else:
@@ -188,7 +188,7 @@ def _describe(image: Image, directory: Directory, tags: dict[int, exif.Tag]) -> 
     image.xmp, image.iptc = directory.raw(_XMP), directory.raw(_IPTC)
 
 
-def _photo_tags(data: bytes) -> Directory | None:
+def photo_tags(data: bytes) -> Directory | None:
     """Return the first directory of a file, or None if it is elsewhere or damaged."""
     with suppress(*CODEC_ERRORS):
         if data.startswith(_TIFFS):  # some with a number of their own instead of TIFF's 42
