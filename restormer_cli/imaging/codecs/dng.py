@@ -53,7 +53,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     order, photo = _photo_tags(image)
     samples = image.pixels.astype(f"{order}u2", copy=False)
     height, width, _ = samples.shape
-    rows = max(1, _STRIP // (6 * width))
+    rows = min(height, max(1, _STRIP // (6 * width)))  # at most `height`, or darktable refuses it
     strips = [samples[top : top + rows].tobytes() for top in range(0, height, rows)]
     if samples.nbytes > _LARGEST:
         raise ValueError("larger than the 4 GB limit of a DNG")
@@ -82,7 +82,8 @@ def with_private_maker_note(order: str, tags: Mapping[int, Tag]) -> dict[int, Ta
     """
     kept = dict(tags)
     photo = kept[SUBDIRECTORY].value if SUBDIRECTORY in kept else None
-    if not isinstance(photo, Directory) or not (note := photo.raw(_MAKER_NOTE)):
+    note = photo.raw(_MAKER_NOTE) if isinstance(photo, Directory) else None
+    if not isinstance(photo, Directory) or not note or _PRIVATE_DATA in kept:
         return kept
     offset = photo.tags[_MAKER_NOTE].offset
     without = {tag: value for tag, value in photo.tags.items() if tag != _MAKER_NOTE}
@@ -90,7 +91,7 @@ def with_private_maker_note(order: str, tags: Mapping[int, Tag]) -> dict[int, Ta
     mark = b"II" if order == "<" else b"MM"
     block = mark + struct.pack(">I", offset) + note
     private = b"Adobe\0MakN" + struct.pack(">I", len(block)) + block
-    kept.setdefault(_PRIVATE_DATA, Tag(BYTE, len(private), private))
+    kept[_PRIVATE_DATA] = Tag(BYTE, len(private), private)
     return kept
 
 
