@@ -162,9 +162,9 @@ def _demosaic(library: Any, raw: Any) -> Image:
 def _describe_colours(raw: Any) -> tuple[RawDescription, Array]:
     """Return the description of a file's colours, and LibRaw's four factors of white balance."""
     if raw.num_colors != 3 or not raw.color_desc.startswith(b"RGB"):
+        colours = {1: "no colours", 3: "other colours"}.get(raw.num_colors, "more than 3 colours")
         raise ImageError(
-            f"its sensor has the colours {raw.color_desc.decode()}: only those with RGB can become "
-            "DNG",
+            f"its sensor has {colours}: only raw files of red, green and blue can become DNG",
             "Write TIFF or PNG.",
         )
     daylight = np.array(raw.daylight_whitebalance[:3])
@@ -173,7 +173,9 @@ def _describe_colours(raw: Any) -> tuple[RawDescription, Array]:
     elif raw.color_matrix[:, :3].any() and daylight.all():
         from_xyz = from_srgb_matrix(raw.color_matrix[:, :3], daylight)
     else:
-        raise ImageError("LibRaw does not know the camera's colours", "Write TIFF or PNG.")
+        raise ImageError(
+            "LibRaw does not know the camera's colours, which a DNG needs", "Write TIFF or PNG."
+        )
     shot = np.array(raw.camera_whitebalance)
     factors = shot if shot[:3].min() > 0 else np.array(raw.daylight_whitebalance)
     if factors[3] <= 0:

@@ -160,6 +160,49 @@ def test_every_sample_survives_the_way_to_the_network_and_back() -> None:
     assert np.array_equal(description.linear(description.balanced(pixels)), pixels)
 
 
+@pytest.mark.parametrize("level", [0, 1, 100, 20000, WHITE])
+def test_flat_frames_stay_flat(level: int, restormer: Callable[..., Outcome]) -> None:
+    """Black, grey and clipped frames pass without a change or a warning."""
+    Path("a.dng").write_bytes(dng(np.full((32, 48), level, np.uint16)))
+    outcome = restormer("denoise", "a.dng", "-o", "b.dng", *EXACT)
+    assert outcome.status == 0
+    assert np.array_equal(linear("b.dng").pixels, linear("a.dng").pixels)
+
+
+def test_without_a_white_balance_that_for_daylight_is_written(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """A raw file whose white balance is unknown has that of D65."""
+    data = dng(sensor(scene()))
+    without = exif.without_tag(data, NEUTRAL)
+    Path("a.dng").write_bytes(without)
+    assert restormer("denoise", "a.dng", "-o", "b.dng", *UNCHANGED).status == 0
+    assert np.allclose(numbers(directories("b.dng")[0].tags[NEUTRAL]), 1, atol=1e-4)
+
+
+def test_sensors_without_colours_cannot_become_dng(restormer: Callable[..., Outcome]) -> None:
+    """The error names the cause, and other formats work."""
+    samples = sensor(scene())
+    linear_raw = integer_tag("<", exif.SHORT, 34892)
+    Path("a.dng").write_bytes(photo(samples, t262=linear_raw))
+    outcome = restormer("denoise", "a.dng", "-o", "b.dng", *EXACT)
+    assert outcome.status == 1
+    assert "its sensor has no colours: only raw files of red, green and blue" in outcome.stderr
+    assert restormer("denoise", "a.dng", "-o", "b.tif", *EXACT).status == 0
+
+
+def test_a_dual_pixel_pair_becomes_a_dng(
+    restormer: Callable[..., Outcome], identity: Callable[..., Path]
+) -> None:
+    """Both views are shown to the network in the same way."""
+    network = identity("pair.pth", in_channels=6, dual_pixel=True)
+    for name in ("l.dng", "r.dng"):
+        Path(name).write_bytes(dng(sensor(scene())))
+    views = ("l.dng", "--right", "r.dng", "-o", "b.dng", "--weights", network)
+    assert restormer("defocus", *views, *EXACT).status == 0
+    assert linear("b.dng").pixels.shape == (32, 48, 3)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_the_dng_has_the_tags_of_camera_and_photograph(
     order: str, restormer: Callable[..., Outcome]
