@@ -15,7 +15,7 @@ import numpy as np
 
 from ..image import from_float, swap_red_blue
 from ..linear import WHITE
-from . import CODEC_ERRORS, exif
+from . import CODEC_ERRORS, exif, lossless_jpeg
 from .exif import ASCII, BYTE, LONG, SHORT, SUBDIRECTORY, Directory, Tag, integer_tag
 
 if TYPE_CHECKING:
@@ -38,28 +38,32 @@ _XMP, _IPTC = 700, 33723
 _SUBDIRECTORIES, _PREVIEW_COLOURS = 330, 50970
 _SIGNED_RATIONAL = 10
 _D65 = 21  # EXIF's number of the illuminant
-_JPEG, _YCBCR, _LINEAR_RAW, _UNCOMPRESSED = 7, 6, 34892, 1
+_JPEG, _YCBCR, _LINEAR_RAW = 7, 6, 34892
 _SRGB_PREVIEW = 2
 _PREVIEW_SIDE, _PREVIEW_QUALITY = 1024, 90
-_STRIP = 2**20  # bytes
+_TILE, _TILE_UNIT = 256, 16  # largest side, and a factor of all (TIFF 6.0, section 15)
 _DENOMINATOR = 10**6
 _LARGEST = 2**32 - 2**24  # bytes of a file, without its directories
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
-    """Encode linear camera colours, uncompressed, with a JPEG preview."""
+    """Encode linear camera colours in tiles of lossless JPEG, with a JPEG preview."""
     (image,) = images
     assert image.raw is not None  # noqa: S101 - checked by `formats.fit`
     order, photo = _photo_tags(image)
-    samples = image.pixels.astype(f"{order}u2", copy=False)
-    height, width, _ = samples.shape
-    rows = min(height, max(1, _STRIP // (6 * width)))  # at most `height`, or darktable refuses it
-    strips = [samples[top : top + rows].tobytes() for top in range(0, height, rows)]
-    if samples.nbytes > _LARGEST:
+    height, width, _ = image.pixels.shape
+    high, wide = _tile_side(height), _tile_side(width)
+    padded = np.pad(image.pixels, [(0, -height % high), (0, -width % wide), (0, 0)], "edge")
+    tiles = [
+        lossless_jpeg.encode(padded[top : top + high, left : left + wide])
+        for top in range(0, height, high)
+        for left in range(0, width, wide)
+    ]
+    *starts, end = accumulate(map(len, tiles), initial=8)
+    if end > _LARGEST:
         raise ValueError("larger than the 4 GB limit of a DNG")
-    *starts, end = accumulate(map(len, strips), initial=8)
     preview, preview_tags = _preview(image.pixels, image.raw, order, end)
-    below = Directory(order, _raw_tags(order, (width, height), rows, starts, strips))
+    below = Directory(order, _raw_tags(order, (width, height), (wide, high), starts, tiles))
     tags = {
         **_camera_tags(order, image.raw, photo),
         **photo,
@@ -70,7 +74,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     for tag, value in ((_XMP, image.xmp), (_IPTC, image.iptc)):
         if value is not None:
             tags[tag] = Tag(BYTE, len(value), value)
-    return exif.build(order, tags, b"".join([*strips, preview]))
+    return exif.build(order, tags, b"".join([*tiles, preview]))
 
 
 def with_private_maker_note(order: str, tags: Mapping[int, Tag]) -> dict[int, Tag]:
@@ -129,23 +133,38 @@ def _common_tags(order: str) -> dict[int, Tag]:
     }
 
 
+def _tile_side(length: int) -> int:
+    """Return the side of tiles that need little padding.
+
+    It is no longer than the image, because LibRaw misreads wider tiles.
+    """
+    count = -(-length // _TILE)
+    units = -(-length // (count * _TILE_UNIT))
+    return _TILE_UNIT * max(1, min(units, length // _TILE_UNIT))
+
+
 def _raw_tags(
-    order: str, size: tuple[int, int], rows: int, starts: list[int], strips: list[bytes]
+    order: str,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    starts: list[int],
+    tiles: list[bytes],
 ) -> dict[int, Tag]:
-    """Return the tags of the samples (chapter 4; of TIFF 6.0, section 8, up to 284)."""
+    """Return the tags of the samples (chapter 4; of TIFF 6.0, sections 8 and 15, up to 325)."""
     width, height = size
     integers: dict[int, tuple[int, list[int]]] = {
         254: (LONG, [0]),  # the full picture
         256: (LONG, [width]),
         257: (LONG, [height]),
         258: (SHORT, [16] * 3),
-        259: (SHORT, [_UNCOMPRESSED]),
+        259: (SHORT, [_JPEG]),
         262: (SHORT, [_LINEAR_RAW]),
-        273: (LONG, starts),
         277: (SHORT, [3]),
-        278: (LONG, [rows]),
-        279: (LONG, [len(strip) for strip in strips]),
         284: (SHORT, [1]),  # interleaved
+        322: (LONG, [tile[0]]),
+        323: (LONG, [tile[1]]),
+        324: (LONG, starts),
+        325: (LONG, [len(tile) for tile in tiles]),
         50713: (SHORT, [1, 1]),  # size of the pattern of black levels
         50714: (LONG, [0] * 3),  # black level
         50717: (LONG, [WHITE] * 3),  # white level

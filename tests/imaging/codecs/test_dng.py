@@ -160,6 +160,27 @@ def test_every_sample_survives_the_way_to_the_network_and_back() -> None:
     assert np.array_equal(description.linear(description.balanced(pixels)), pixels)
 
 
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda rng, shape: rng.integers(0, WHITE + 1, shape),
+        lambda rng, shape: rng.integers(0, 2, shape) * WHITE,
+        lambda rng, shape: rng.integers(0, 2, shape) * 2**15,  # a difference without bits
+        lambda rng, shape: np.where(rng.random(shape) < 1e-4, 60000, 7),  # rare categories
+        lambda rng, shape: (rng.exponential(1, shape) ** 6).clip(0, WHITE),
+    ],
+)
+@pytest.mark.parametrize("size", [(48, 47), (270, 530), (33, 700)])
+def test_all_samples_survive_compression(
+    size: tuple[int, int], spread: Callable[..., np.ndarray]
+) -> None:
+    """LibRaw reads every sample of every tile, whatever their differences are."""
+    pixels = spread(np.random.default_rng(0), (*size, 3)).astype(np.uint16)
+    description = RawDescription(BALANCE, ((3.24, -1.54, -0.5), (-0.97, 1.88, 0.04), (0, -0.2, 1)))
+    image_io.write_image(Image(pixels, format="raw", raw=description), Path("a.dng"))
+    assert np.array_equal(linear("a.dng").pixels, pixels)
+
+
 @pytest.mark.parametrize("level", [0, 1, 100, 20000, WHITE])
 def test_flat_frames_stay_flat(level: int, restormer: Callable[..., Outcome]) -> None:
     """Black, grey and clipped frames pass without a change or a warning."""
@@ -223,7 +244,6 @@ def test_the_dng_has_the_tags_of_camera_and_photograph(
     assert np.allclose(numbers(first.tags[NEUTRAL], order), 1 / np.array(BALANCE), atol=1e-5)
     assert below.integers(258) == (16, 16, 16)
     assert below.integer(262) == 34892
-    assert below.integer(278) <= 32  # darktable refuses longer strips
     assert below.integers(50714) == (0, 0, 0)
     assert below.integers(50717) == (WHITE,) * 3
     assert below.integers(50720) == (48, 32)
