@@ -111,9 +111,9 @@ def _photo_tags(image: Image) -> tuple[str, dict[int, Tag]]:
 
 def _camera_tags(order: str, raw: RawDescription, photo: Mapping[int, Tag]) -> dict[int, Tag]:
     """Return tags of the camera's name and colours; those of a DNG as input take their place."""
-    names = [_text(photo, tag) for tag in (_MAKE, _MODEL)]
-    make, model = names
-    name = model if model.lower().startswith(make.lower()) else " ".join(names)
+    make, model = (_text(photo, tag) for tag in (_MAKE, _MODEL))
+    first, again = (text.lower().split()[:1] for text in (make, model))
+    name = model if first == again else f"{make} {model}"  # models often begin with their make
     matrix = [value for row in raw.from_xyz for value in row]
     tags = {_CAMERA: _ascii(name.strip() or "Unknown camera")}
     if _COLOUR_MATRIX not in photo:

@@ -17,13 +17,14 @@ import pytest
 
 from restormer_cli.errors import ImageError
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.codecs import exif, raw
+from restormer_cli.imaging.codecs import exif
 from restormer_cli.imaging.codecs.exif import Directory, Tag, integer_tag
 from restormer_cli.imaging.image import Image, to_float
-from restormer_cli.imaging.linear import WHITE, RawDescription
+from restormer_cli.imaging.linear import WHITE
 from restormer_cli.imaging.network_view import prepare
 from tests.support import image_files
-from tests.support.camera import BALANCE, dng, mosaic
+from tests.support.camera import BALANCE, BLACK, dng, mosaic, nef
+from tests.support.camera import MATRIX as CAMERA_MATRIX
 from tests.support.program import Outcome, picture, tree
 
 if TYPE_CHECKING:
@@ -152,35 +153,6 @@ def test_the_network_sees_the_colours_of_a_developed_photograph() -> None:
     assert np.array_equal(unchanged, image.pixels)
 
 
-def test_every_sample_survives_the_way_to_the_network_and_back() -> None:
-    """All levels of all channels come back exactly, also far above white."""
-    description = RawDescription((2.3, 1.0, 1.61803), tuple(map(tuple, np.eye(3))))
-    levels = np.arange(WHITE + 1, dtype=np.uint16)
-    pixels = np.dstack([levels.reshape(256, 256)] * 3)
-    assert np.array_equal(description.linear(description.balanced(pixels)), pixels)
-
-
-@pytest.mark.parametrize(
-    "spread",
-    [
-        lambda rng, shape: rng.integers(0, WHITE + 1, shape),
-        lambda rng, shape: rng.integers(0, 2, shape) * WHITE,
-        lambda rng, shape: rng.integers(0, 2, shape) * 2**15,  # a difference without bits
-        lambda rng, shape: np.where(rng.random(shape) < 1e-4, 60000, 7),  # rare categories
-        lambda rng, shape: (rng.exponential(1, shape) ** 6).clip(0, WHITE),
-    ],
-)
-@pytest.mark.parametrize("size", [(48, 47), (270, 530), (33, 700)])
-def test_all_samples_survive_compression(
-    size: tuple[int, int], spread: Callable[..., np.ndarray]
-) -> None:
-    """LibRaw reads every sample of every tile, whatever their differences are."""
-    pixels = spread(np.random.default_rng(0), (*size, 3)).astype(np.uint16)
-    description = RawDescription(BALANCE, ((3.24, -1.54, -0.5), (-0.97, 1.88, 0.04), (0, -0.2, 1)))
-    image_io.write_image(Image(pixels, format="raw", raw=description), Path("a.dng"))
-    assert np.array_equal(linear("a.dng").pixels, pixels)
-
-
 @pytest.mark.parametrize("level", [0, 1, 100, 20000, WHITE])
 def test_flat_frames_stay_flat(level: int, restormer: Callable[..., Outcome]) -> None:
     """Black, grey and clipped frames pass without a change or a warning."""
@@ -222,6 +194,21 @@ def test_a_dual_pixel_pair_becomes_a_dng(
     views = ("l.dng", "--right", "r.dng", "-o", "b.dng", "--weights", network)
     assert restormer("defocus", *views, *EXACT).status == 0
     assert linear("b.dng").pixels.shape == (32, 48, 3)
+
+
+def test_the_matrix_of_a_known_camera_is_written(restormer: Callable[..., Outcome]) -> None:
+    """A raw file that is no DNG gets LibRaw's matrix; its black and white become 0 and 65535."""
+    data = nef(BLACK + sensor(scene(noise=0.01) * 0.8) // 2)
+    Path("a.nef").write_bytes(data)
+    assert restormer("denoise", "a.nef", "-o", "b.dng", *UNCHANGED).status == 0
+    first, _ = directories("b.dng")
+    assert np.allclose(numbers(first.tags[MATRIX]), np.ravel(CAMERA_MATRIX), atol=1e-6)
+    assert first.integer(ILLUMINANT) == 21
+    assert first.raw(CAMERA) == b"NIKON D750\0"
+    options = {"gamma": (1, 1), "use_camera_wb": False}  # without: daylight, as in the DNG
+    expected = develop(data, **options)
+    developed = develop(Path("b.dng").read_bytes(), gamma=(1, 1))
+    assert np.abs(developed - expected).max() <= 3  # the matrix sums up three roundings
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -403,47 +390,6 @@ def test_without_the_package_a_dng_names_the_remedy(
     outcome = restormer("denoise", "a.nef", "-o", "b.dng")
     assert outcome.status == 1
     assert "pip install 'restormer-cli[raw]'" in outcome.stderr
-
-
-def fujifilm(block: bytes) -> bytes:
-    """Return the start of a Fujifilm file, whose EXIF is in a JPEG."""
-    jpeg = b"\xff\xd8\xff\xe1" + struct.pack(">H", 8 + len(block)) + b"Exif\0\0" + block
-    return (
-        b"FUJIFILMCCD-RAW ".ljust(84, b"\0") + struct.pack(">II", 100, len(jpeg)) + bytes(8) + jpeg
-    )
-
-
-def canon(block: bytes) -> bytes:
-    """Return the start of a CR3, whose directories are in blocks of their own."""
-    first = exif.parse(block)
-    parts = {b"CMT1": {t: v for t, v in first.tags.items() if t not in (34665, 34853)}}
-    for name, tag in ((b"CMT2", 34665), (b"CMT4", 34853)):
-        nested = first.tags[tag].value
-        assert isinstance(nested, Directory)
-        parts[name] = nested.tags
-    blocks = [(name, exif.build(first.order, tags)) for name, tags in parts.items()]
-    boxes = b"".join(struct.pack(">I", 8 + len(body)) + name + body for name, body in blocks)
-    return b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom" + boxes
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda block: block,
-        lambda block: b"IIRO" + block[4:],
-        lambda block: b"IIU\0" + block[4:],
-        fujifilm,
-        canon,
-    ],
-)
-def test_the_exif_of_every_kind_of_raw_file_is_found(wrap: Callable[[bytes], bytes]) -> None:
-    """Olympus, Panasonic, Fujifilm and Canon keep EXIF in their own places."""
-    directory = raw.photo_tags(wrap(image_files.exif()))
-    assert directory is not None
-    main, details, position = image_files.tags(exif.build(directory.order, directory.tags))
-    assert main[271] == "Kamera"
-    assert details[36867] == "2024:02:29 12:34:56"
-    assert position[1] == "N"
 
 
 @pytest.mark.skipif(not shutil.which("exiv2"), reason="exiv2 is not installed")
