@@ -305,7 +305,7 @@ def _with_whole_name(job: Job) -> Job:
 def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
     inputs = {_real(job.source): job.source for job in jobs if job.source is not None}
     for job in jobs:
-        target = None if job.problem else job.target
+        target = None if job.problem == LINEAR_ONLY else job.target
         replaced = None if target is None else inputs.get(_real(target))
         if replaced is None:
             continue
