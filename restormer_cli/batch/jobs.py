@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
-from ..imaging import FORMATS, readable_suffixes, replacement
+from ..imaging import (
+    FORMATS,
+    LINEAR_ONLY,
+    excludes_linear,
+    readable_suffixes,
+    replacement,
+    requested_format,
+)
 from ..text import format_bytes
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..imaging import Noise
 
-OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff"}
+OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff", "dng": "dng"}
 """Values of `--format`, and the keys of FORMATS that they stand for."""
 
 _MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
@@ -86,7 +93,7 @@ def plan_jobs(
     folder go to `<folder>-restored` beside it, with the same tree. If outputs in another format
     would take a name that is taken, they keep the whole name of their input: `x.gif.png`. Jobs that
     share an output all the same have a `problem`, and so have inputs that cannot be replaced in
-    place in their own format.
+    place in their own format, and those for a DNG that are no camera raw files.
 
     Args:
         inputs: the inputs.
@@ -106,7 +113,7 @@ def plan_jobs(
     jobs = [Job(input_.path, target, view, kind) for input_, target, view in views]
     if in_place and output is None:
         jobs = [_with_own_format(job) for job in jobs]
-    jobs = _resolve_collisions(jobs)
+    jobs = _resolve_collisions([_with_linear_input(job) for job in jobs])
     problems = [*_replacements(jobs, in_place), *_unwritable(jobs)]
     if problems or (jobs and all(job.problem for job in jobs)):
         problems = [*dict.fromkeys(job.problem for job in jobs if job.problem), *problems]
@@ -123,10 +130,14 @@ def plan_jobs(
 
 
 def with_format(path: Path, kind: str | None) -> Path:
-    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement."""
+    """Return `path` with a suffix of `kind`, a key of FORMATS; None: its own or its replacement.
+
+    The replacement of a DNG is that of all camera raw files.
+    """
     suffix = path.suffix.lower()
     old = _WRITABLE.get(suffix)
-    kind = kind or old or replacement(suffix[1:])
+    own = None if old is None or FORMATS[old].linear else old
+    kind = kind or own or replacement(suffix[1:])
     if old == kind:
         return path
     # A suffix that is not an image's (`scan.2024`) is part of the name.
@@ -245,6 +256,15 @@ def _with_own_format(job: Job) -> Job:
     return replace(job, problem=f"it cannot be replaced: its output would be named {output.name}")
 
 
+def _with_linear_input(job: Job) -> Job:
+    """Return the job, with a problem if a file that is certainly no raw file is to become a DNG."""
+    kind = FORMATS.get(requested_format(job.target, job.format) or "")
+    if kind is None or not kind.linear or job.problem or job.source is None:
+        return job
+    excluded = excludes_linear(job.source.suffix.lower())
+    return replace(job, problem=LINEAR_ONLY) if excluded else job
+
+
 def _resolve_collisions(jobs: list[Job]) -> list[Job]:
     """Give outputs in another format a name of their own, and the others a problem."""
     if not (shared := _collisions(jobs)):
@@ -258,7 +278,7 @@ def _collisions(jobs: list[Job]) -> dict[Job, str]:
     """Return the jobs that share an output, with a message."""
     by_target = defaultdict(list)
     for job in jobs:
-        if job.target is not None:
+        if job.target is not None and job.problem is None:
             by_target[_real(job.target)].append(job)
     groups = [group for group in by_target.values() if len(group) > 1]
     return {job: _collision(group) for group in groups for job in group}
@@ -285,7 +305,8 @@ def _with_whole_name(job: Job) -> Job:
 def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
     inputs = {_real(job.source): job.source for job in jobs if job.source is not None}
     for job in jobs:
-        replaced = None if job.target is None else inputs.get(_real(job.target))
+        target = None if job.problem == LINEAR_ONLY else job.target
+        replaced = None if target is None else inputs.get(_real(target))
         if replaced is None:
             continue
         if replaced != job.source:

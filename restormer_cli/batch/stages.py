@@ -28,6 +28,7 @@ from ..imaging import (
     output_format,
     prepare,
     read_bytes,
+    requested_format,
     write_encoded,
 )
 from ..memory import MemoryGuard
@@ -156,7 +157,7 @@ def preview_batch(
         try:
             source = streams.stdin if job.source is None else job.source
             _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
-            images = open_images(data, config, job.names[0])
+            images = open_images(data, config, job.names[0], _requested(job))
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
             sizes, plans, noises, scales = [], [], [], []
@@ -186,9 +187,17 @@ def preview_batch(
         )
 
 
-def open_images(data: bytes, config: BatchConfig, name: str) -> ImageSequence:
+def open_images(
+    data: bytes, config: BatchConfig, name: str, kind: str | None = None
+) -> ImageSequence:
     """Decode a file within the limits of a run; see `imaging.decode`."""
-    return decode(data, max_pixels=config.max_pixels, name=name, allow_damaged=config.allow_damaged)
+    return decode(
+        data,
+        max_pixels=config.max_pixels,
+        name=name,
+        allow_damaged=config.allow_damaged,
+        kind=kind,
+    )
 
 
 def queue_images(
@@ -266,17 +275,17 @@ class ImageStages:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
         job, task = queued.job, self.restorer.task.name
-        images, source_file = self._open(job.source, queued.data)
+        images, source_file = self._open(job, job.source, queued.data)
         kind, notes = output_format(job.target, job.format, images.format)
         count, warnings = count_pages(images, kind, in_place=job.in_place)
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
         if job.right is not None:
-            right, right_file = self._open(job.right, queued.right)
+            right, right_file = self._open(job, job.right, queued.right)
             if right.count != images.count:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
-            rights = (image.pixels for image in right.images)
+            rights = (image.display_pixels() for image in right.images)
         in_place = job.in_place
 
         def decode_pages() -> Iterator[_DecodedPage]:
@@ -302,7 +311,7 @@ class ImageStages:
         )
 
     def _open(
-        self, path: Path | None, data: bytes | ImageError | None
+        self, job: Job, path: Path | None, data: bytes | ImageError | None
     ) -> tuple[ImageSequence, FileFingerprint]:
         mtime = ctime = None
         if isinstance(data, ImageError):
@@ -313,7 +322,7 @@ class ImageStages:
                 mtime, ctime = stat.st_mtime_ns, change_time(stat)
             _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        images = open_images(data, self.config, str(path or "-"))
+        images = open_images(data, self.config, str(path or "-"), _requested(job))
         return images, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
@@ -447,6 +456,10 @@ class ImageStages:
             raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+def _requested(job: Job) -> str | None:
+    return requested_format(job.target, job.format)
 
 
 def _damage(image: Image) -> list[str]:

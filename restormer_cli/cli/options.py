@@ -178,8 +178,12 @@ class RestoreOptions(NetworkOptions):
         ),
     ] = None
     format: Annotated[
-        Literal["keep", "png", "jpg", "webp", "tiff"],
-        Option(FILES, "Output format. keep: that of the -o name, else of the input."),
+        Literal["keep", "png", "jpg", "webp", "tiff", "dng"],
+        Option(
+            FILES,
+            "Output format. keep: that of the -o name, else of the input. dng: linear DNG of "
+            "camera raw files.",
+        ),
     ] = "keep"
     quality: Annotated[
         int,

@@ -7,7 +7,9 @@ from .difference import false_colour as false_colour
 from .difference import measure_change as measure_change
 from .difference import most_changed as most_changed
 from .formats import FORMATS as FORMATS
+from .formats import LINEAR_ONLY as LINEAR_ONLY
 from .formats import check_side as check_side
+from .formats import excludes_linear as excludes_linear
 from .formats import fit as fit
 from .formats import readable_suffixes as readable_suffixes
 from .formats import replacement as replacement
@@ -26,6 +28,7 @@ from .io import make_folder as make_folder
 from .io import output_format as output_format
 from .io import read_bytes as read_bytes
 from .io import read_image as read_image
+from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image
 from .metrics import PROTOCOLS as PROTOCOLS

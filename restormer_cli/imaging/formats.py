@@ -27,15 +27,18 @@ class FormatSpec:
     grey: bool = True
     bits: int = 16  # of an integer sample
     cicp: bool = False
+    linear: bool = False  # True if it holds linear camera colours only
     several: str = ""  # "page" or "frame" if it holds several images
 
 
+LINEAR_ONLY = "only camera raw files can become DNG"
 _DEEP = ("uint8", "uint16")
 FORMATS = {
     "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
     "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
     "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
+    "dng": FormatSpec((".dng",), 2**31, ("uint16",), alpha=False, grey=False, linear=True),
     "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
 }
 if features.check("avif"):
@@ -62,8 +65,15 @@ def readable_suffixes() -> set[str]:
     return set(_READ_ONLY_SUFFIXES).union(*(spec.suffixes for spec in FORMATS.values()))
 
 
+def excludes_linear(suffix: str) -> bool:
+    """Return True if files with this suffix cannot become linear: they are no camera raw files."""
+    return suffix in readable_suffixes().difference(raw.SUFFIXES, FORMATS["tiff"].suffixes)
+
+
 def check_side(image: Image, kind: str) -> None:
-    """Raise ImageError if an image is too large for the format."""
+    """Raise ImageError if an image is too large for the format, or the format is for raw files."""
+    if FORMATS[kind].linear and image.raw is None:
+        raise ImageError(LINEAR_ONLY, "Write TIFF or PNG.")
     limit = FORMATS[kind].max_side
     if (side := max(image.pixels.shape[:2])) > limit:
         raise ImageError(
@@ -80,11 +90,13 @@ def fit(image: Image, kind: str) -> Image:
     """Return a copy of the image that fits the format, with its losses and notes only.
 
     Raises:
-        ImageError: the image is too large for the format.
+        ImageError: the image is too large for the format, or the format is for raw files.
     """
     check_side(image, kind)
     spec, losses, notes = FORMATS[kind], list[str](), list[str]()
     image = replace(image, losses=losses, notes=notes)
+    if image.raw is not None and not spec.linear:
+        image.pixels, image.raw = from_float(image.raw.developed(image.pixels), np.uint16), None
     if image.alpha is not None and image.premultiplied and kind != "tiff":
         visible = np.maximum(opacity(image.alpha, image.scale), np.float32(1e-6))[..., None]
         image.pixels = from_float(to_float(image.pixels) / visible, image.pixels.dtype)

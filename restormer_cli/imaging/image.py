@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from fractions import Fraction
 
+    from .linear import RawDescription
+
 Array: TypeAlias = npt.NDArray[Any]
 Scale: TypeAlias = tuple[float, float]
 UNIT: Scale = (0.0, 1.0)
@@ -43,6 +45,7 @@ class Image:
     bands: Array | None = None  # H W K of the same type, of unknown meaning: carried unchanged
     iptc: bytes | None = None  # IPTC-IIM records
     texts: tuple[tuple[str, str], ...] = ()  # keywords of PNG (third edition, 11.3.3.2) and texts
+    raw: RawDescription | None = None  # of linear camera colours, which only a DNG holds
     duration: Fraction | None = None  # of a frame of an animation
     plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
     damage: str | None = None  # cause and extent, if only a part could be decoded
@@ -84,7 +87,12 @@ class Image:
             self.alpha = self.alpha / np.float32(np.iinfo(dtype).max)
 
     def on_unit_scale(self, like: Image | None = None) -> Image:
-        """Return the image with float samples scaled to 0..1, like those of `like` if float."""
+        """Return the image with float samples scaled to 0..1, like those of `like` if float.
+
+        Linear camera colours are developed.
+        """
+        if self.raw is not None:
+            return replace(self, pixels=self.raw.developed(self.pixels), raw=None)
         scale = self.scale
         if like is not None and like.pixels.dtype == np.float32:
             scale = like.scale
@@ -92,6 +100,10 @@ class Image:
             return self
         alpha = None if self.alpha is None else opacity(self.alpha, scale)
         return replace(self, pixels=to_float(self.pixels, scale), alpha=alpha, scale=UNIT)
+
+    def display_pixels(self) -> Array:
+        """Return the pixels, linear camera colours balanced and encoded for display."""
+        return self.pixels if self.raw is None else self.raw.balanced(self.pixels)
 
     def visible_pixels(self) -> Array:
         """Return the pixels, floats on the scale 0..1, and black where alpha hides them."""

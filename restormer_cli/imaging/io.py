@@ -23,6 +23,7 @@ from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes
 from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
+from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
 from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
@@ -51,6 +52,7 @@ _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
     "tiff": tiff.encode,
     "webp": pillow.encode_webp,
     "bmp": pillow.encode_bmp,
+    "dng": dng.encode,
     "avif": pillow.encode_avif,
     "heif": heif.encode,
 }
@@ -92,6 +94,7 @@ def decode(
     max_pixels: int = 300_000_000,
     name: str = "<bytes>",
     allow_damaged: bool = False,
+    kind: str | None = None,
 ) -> ImageSequence:
     """Decode all images of a file, upright, each on demand.
 
@@ -104,6 +107,7 @@ def decode(
         name: of the file, for errors.
         allow_damaged: decode images that are damaged in part, and describe the damage in
             `Image.damage`.
+        kind: format of the output, if it is known: for a DNG, camera raw files stay linear.
 
     Raises:
         DamagedError: the file is empty, damaged or truncated.
@@ -116,6 +120,8 @@ def decode(
     decoder = next(matching, pillow.decode)
     if decoder is tiff.decode and raw.is_raw(data, Path(name).suffix.lower()):
         decoder = raw.decode
+    if decoder is raw.decode and kind == "dng":
+        decoder = raw.decode_linear
     with _named_errors(name):
         check_kind(data, name)
         sequence = decoder(data, max_pixels)
@@ -188,6 +194,13 @@ def write_image(
     return [*notes, *remarks.losses, *remarks.notes]
 
 
+def requested_format(target: Path | BinaryIO | None, wanted: str | None) -> str | None:
+    """Return the format that an output must have: the wanted one, or by the target's suffix."""
+    suffix = target.suffix.lower() if isinstance(target, Path) else ""
+    by_suffix = (kind for kind, spec in FORMATS.items() if suffix in spec.suffixes)
+    return wanted or next(by_suffix, suffix[1:]) or None
+
+
 def output_format(
     target: Path | BinaryIO | None, wanted: str | None, own: str
 ) -> tuple[str, list[str]]:
@@ -199,9 +212,7 @@ def output_format(
     Raises:
         ImageError: the format cannot be written.
     """
-    suffix = target.suffix.lower() if isinstance(target, Path) else ""
-    by_suffix = (kind for kind, spec in FORMATS.items() if suffix in spec.suffixes)
-    kind = wanted or next(by_suffix, suffix[1:]) or own
+    kind = requested_format(target, wanted) or own
     if wanted is None and kind == own and kind not in FORMATS:
         other = replacement(kind)
         return other, [f"{kind} cannot be written: {other.upper()} instead"]

@@ -39,6 +39,7 @@ _HELD = {
     "webp": {"ICC", "EXIF", "XMP"},
     "avif": {"ICC", "EXIF", "XMP"},
     "heif": {"ICC", "EXIF", "XMP"},
+    "dng": {"EXIF", "XMP", "IPTC", "dpi"},
     "bmp": {"dpi"},
 }
 # Smallest and largest dpi: integers in a JPEG's JFIF segment; dots per metre of 31 bits in PNG and

@@ -1,8 +1,10 @@
 """What a network sees of an image, and how its answer goes back into the image's samples.
 
-Networks take colours in 0..1. `prepare` makes them in three steps, and `NetworkView` undoes these
+Networks take colours in 0..1. `prepare` makes them in four steps, and `NetworkView` undoes these
 for what the network has changed:
 
+- Camera colours: linear samples are balanced and encoded by sRGB's curve. Pixels that the sensor
+  has clipped stay as they are.
 - Scale: float samples are scaled to 0..1. Noise beyond is clipped and denoised, but highlights
   stay as they are.
 - Alpha: colour is divided by alpha if it is multiplied, and colour that is hidden or nearly so is
@@ -12,7 +14,7 @@ for what the network has changed:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -46,6 +48,7 @@ class NetworkView:
     margin: int  # pixels at each side of `seen`
     weight: Array | None = None  # H W 1 or H W C, 0..1: part of the change to apply; None: 1
     opacity: Array | None = None  # H W 1 for colour that is multiplied by alpha
+    linear: Image | None = None  # of camera colours, which `image` shows balanced
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -71,12 +74,13 @@ class NetworkView:
         Pixels without any change are those of the image, exactly.
         """
         pixels = self.image.pixels
+        source = self.image if self.linear is None else self.linear
         if strength == 0 or restored is self.colours:
-            return pixels
+            return source.pixels
         encoded = np.empty_like(pixels)
         for rows in _bands(pixels):
             encoded[rows] = self._encode_rows(rows, restored[rows], np.float32(strength))
-        return encoded
+        return encoded if source.raw is None else source.raw.linear(encoded)
 
     def _encode_rows(self, rows: slice, restored: Array, strength: np.float32) -> Array:
         pixels, colours, scale = self.image.pixels[rows], self.colours[rows], self.image.scale
@@ -102,6 +106,10 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
     The image's `scale` is that of both. Margins, reflected, keep the borders of the image away
     from those of the network's zero padding.
     """
+    linear, clipped = None, None
+    if image.raw is not None:
+        linear, clipped = image, image.raw.clipped(image.pixels)
+        image = replace(image, pixels=image.display_pixels(), raw=None)
     shown = None if image.alpha is None else opacity(image.alpha, image.scale)[..., None]
     weight = None if shown is None else np.minimum(shown / np.float32(_OPAQUE), 1)
     if weight is not None and weight.min() == 1:
@@ -132,14 +140,26 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         seen, applied = colours.clip(0, 1), 1 - _highlights(colours)
         kept = float((applied < 1).mean())
         weight = applied if weight is None else applied * weight
+    if clipped is not None and clipped.any():
+        weight = np.where(clipped, np.float32(0), 1 if weight is None else weight)
+        kept = float((weight < 1).mean())
     if right is not None:
         right = _with_margin(to_float(right[..., channels], image.scale), margin)
     with_margin = _with_margin(seen, margin)
     if seen is colours:  # keep one copy
         colours = with_margin[_inside(margin)]
-    notes, warnings = _scale_notes(image, kept), _band_warnings(image)
+    notes = _scale_notes(image, kept) if linear is None else _highlight_notes(kept)
     return NetworkView(
-        image, colours, with_margin, right, margin, weight, multiplied, notes, warnings
+        image=image,
+        colours=colours,
+        seen=with_margin,
+        right=right,
+        margin=margin,
+        weight=weight,
+        opacity=multiplied,
+        linear=linear,
+        notes=notes,
+        warnings=_band_warnings(image),
     )
 
 
@@ -236,6 +256,11 @@ def _scale_notes(image: Image, kept: float) -> list[str]:
     scale = f"restored on the scale {low:g}..{high:g}"
     beyond = f"; {100 * kept:.2g} % of them lie far beyond and stay as they are" if kept else ""
     return [f"samples range from {pixels.min():g} to {pixels.max():g}: {scale}{beyond}"]
+
+
+def _highlight_notes(kept: float) -> list[str]:
+    """Return a note on the part of camera colours that is kept."""
+    return [f"{100 * kept:.2g} % of the samples are highlights: they stay as they are"] * (kept > 0)
 
 
 def _band_warnings(image: Image) -> list[str]:

@@ -1,10 +1,12 @@
-"""Small camera raw files (DNG) that LibRaw can read."""
+"""Small camera raw files (DNG and NEF) that LibRaw can read."""
 
 from __future__ import annotations
 
 import struct
 
 import numpy as np
+
+from restormer_cli.imaging.codecs import exif
 
 # XYZ (D65) to the colours of a camera whose sensor measures linear sRGB.
 _XYZ_TO_CAMERA = [
@@ -14,6 +16,12 @@ _XYZ_TO_CAMERA = [
 ]
 BALANCE = (2.0, 1.0, 1.5)
 """Factors of the camera's white balance for red, green and blue."""
+
+
+MATRIX = ((0.902, -0.289, -0.0715), (-0.4535, 1.2436, 0.2348), (-0.0934, 0.1919, 0.7086))
+"""XYZ (D65) to the colours of the camera of `nef`, in LibRaw's table."""
+BLACK = 600
+"""Black of that camera, in LibRaw's table."""
 
 
 def mosaic(linear: np.ndarray) -> np.ndarray:
@@ -84,3 +92,12 @@ def dng(sensor: np.ndarray, *, orientation: int = 1) -> bytes:
     heap = b"".join(value + b"\0" * (len(value) % 2) for value in values.values())
     directory = pack("H", len(tags)) + entries + pack("I", 0) + heap
     return b"II*\0" + pack("I", 8) + directory + sensor.astype("<u2").tobytes()
+
+
+def nef(sensor: np.ndarray) -> bytes:
+    """Encode sensor samples, H W of 16 bits, as the file of a camera that LibRaw knows."""
+    tags = {tag: value for tag, value in exif.parse(dng(sensor)).tags.items() if tag < 50000}
+    for tag, text in ((271, b"NIKON CORPORATION\0"), (272, b"NIKON D750\0")):
+        tags[tag] = exif.Tag(exif.ASCII, len(text), text)
+    tags[273] = exif.integer_tag("<", exif.LONG, 8)
+    return exif.build("<", tags, sensor.astype("<u2").tobytes())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from restormer_cli.imaging.codecs.exif import Directory
 
 from restormer_cli.batch import jobs
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.codecs import raw
+from restormer_cli.imaging.codecs import exif, raw
+from tests.support import image_files
 from tests.support.camera import dng, mosaic
 from tests.support.image_files import tags
 from tests.support.program import Outcome, picture, tree
@@ -158,3 +161,44 @@ def test_a_tiff_with_a_raw_suffix_is_a_raw_file() -> None:
     assert not raw.is_raw(b"II*\0\x08\0\0\0" + bytes(6), ".tif")
     picture("a.jpg")
     assert image_io.decode(Path("a.jpg").read_bytes(), name="a.nef").format == "jpeg"
+
+
+def fujifilm(block: bytes) -> bytes:
+    """Return the start of a Fujifilm file, whose EXIF is in a JPEG."""
+    jpeg = b"\xff\xd8\xff\xe1" + struct.pack(">H", 8 + len(block)) + b"Exif\0\0" + block
+    return (
+        b"FUJIFILMCCD-RAW ".ljust(84, b"\0") + struct.pack(">II", 100, len(jpeg)) + bytes(8) + jpeg
+    )
+
+
+def canon(block: bytes) -> bytes:
+    """Return the start of a CR3, whose directories are in blocks of their own."""
+    first = exif.parse(block)
+    parts = {b"CMT1": {t: v for t, v in first.tags.items() if t not in (34665, 34853)}}
+    for name, tag in ((b"CMT2", 34665), (b"CMT4", 34853)):
+        nested = first.tags[tag].value
+        assert isinstance(nested, Directory)
+        parts[name] = nested.tags
+    blocks = [(name, exif.build(first.order, tags)) for name, tags in parts.items()]
+    boxes = b"".join(struct.pack(">I", 8 + len(body)) + name + body for name, body in blocks)
+    return b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom" + boxes
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda block: block,
+        lambda block: b"IIRO" + block[4:],
+        lambda block: b"IIU\0" + block[4:],
+        fujifilm,
+        canon,
+    ],
+)
+def test_the_exif_of_every_kind_of_raw_file_is_found(wrap: Callable[[bytes], bytes]) -> None:
+    """Olympus, Panasonic, Fujifilm and Canon keep EXIF in their own places."""
+    directory = raw.photo_tags(wrap(image_files.exif()))
+    assert directory is not None
+    main, details, position = image_files.tags(exif.build(directory.order, directory.tags))
+    assert main[271] == "Kamera"
+    assert details[36867] == "2024:02:29 12:34:56"
+    assert position[1] == "N"
