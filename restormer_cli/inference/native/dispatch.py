@@ -102,9 +102,10 @@ def fusion_for(
         cause = opened.verdict.cause
         if opened.kernels and not cause:
             if opened.kernels.supports(dtype):
-                speed = opened.verdict.speed or {}
-                ratios = None if mode == "require" else tuple(sorted(speed[KINDS[dtype]].items()))
-                return Fusion(opened.kernels, dtype, ratios)
+                speed = (opened.verdict.speed or {})[KINDS[dtype]]
+                if mode == "require":  # also where it is slower, but not where it cannot run
+                    speed = {width: ratio and math.inf for width, ratio in speed.items()}
+                return Fusion(opened.kernels, dtype, tuple(sorted(speed.items())))
             cause = f"{opened.kernels.instructions} has no products in {KINDS[dtype]}"
     if mode == "require":
         raise DeviceError(

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
 from ...network import BlockWeights, Projection, Statistics
 from ..blocking import Region
+from ..native.compiler import NativeError
 from ..native.passes import KINDS, FusedPasses
 
 SHARED = 32 << 10
@@ -391,9 +393,16 @@ class TritonBlock(FusedPasses):
 
 
 def launch(kernel: Callable[..., Any], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Launch a kernel on the device of its first argument; Triton would take the current one."""
-    with torch.cuda.device_of(x):
-        kernel(x, *arguments, **options)
+    """Launch a kernel on the device of its first argument; Triton would take the current one.
+
+    Raises:
+        NativeError: it cannot be compiled, or takes more of a multiprocessor than there is.
+    """
+    try:
+        with torch.cuda.device_of(x):
+            kernel(x, *arguments, **options)
+    except TritonError as error:
+        raise NativeError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 
 
 def _padded(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:

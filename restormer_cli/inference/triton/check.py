@@ -22,6 +22,7 @@ from ...network import Architecture, BlockWeights
 from ..blocking import Region
 from ..devices import PRECISIONS, full_precision, synchronize
 from ..native.check import Case, random_block, run_check
+from ..native.compiler import NativeError
 from ..native.passes import KINDS, Kernels
 from ..native.verdict import Verdict
 
@@ -57,31 +58,33 @@ def check(
 ) -> Verdict:
     """Compare blocks of each width of a network with PyTorch's functions, and time them.
 
-    `values` is the size of the map on which they are timed.
+    A width for which the GPU is too small has the speed 0. `values` is the size of the map on which
+    blocks are timed.
     """
     speed: dict[int, float] = {}
-    for channels, heads in sorted(widths(a)):
-        weights = moved(
-            random_block(
-                channels, heads, bias=a.bias, layer_norm=a.layer_norm, expansion=a.expansion
-            ),
-            device,
-        )
-        for region, size, halo in REGIONS:
-            case = Case("", weights, region, size, halo)
-            if cause := case.compare(kernels, dtype):
-                name = f"{channels} channels, {size[0]} x {size[1]}"
-                return Verdict(f"{name}: {cause}", kernels.instructions)
+    failures = []
+    for channels, heads in sorted(set(widths(a))):
+        kind = {"bias": a.bias, "layer_norm": a.layer_norm, "expansion": a.expansion}
+        weights = moved(random_block(channels, heads, **kind), device)
         side = math.isqrt(values // channels)
         whole = Case("", weights, Region(0, side, 0, side), (side, side), halo=False)
-        ratio = whole.speed(kernels, dtype, partial(_clock, device))
+        try:
+            for region, size, halo in REGIONS:
+                if cause := Case("", weights, region, size, halo).compare(kernels, dtype):
+                    name = f"{channels} channels, {size[0]} x {size[1]}"
+                    return Verdict(f"{name}: {cause}", kernels.instructions)
+            ratio = whole.speed(kernels, dtype, partial(_clock, device))
+        except NativeError as error:
+            failures.append(f"{channels} channels: {error}")
+            ratio = 0.0
         speed[channels] = min(ratio, speed.get(channels, ratio))
-    return Verdict("", kernels.instructions, {KINDS[dtype]: speed})
+    cause = "" if any(speed.values()) else failures[0]
+    return Verdict(cause, kernels.instructions, {KINDS[dtype]: speed})
 
 
 def widths(a: Architecture) -> Iterator[tuple[int, int]]:
     """Yield the channels and heads of a network's blocks."""
-    yield from {*((a.dim << level, heads) for level, heads in enumerate(a.heads))}
+    yield from ((a.dim << level, heads) for level, heads in enumerate(a.heads))
     yield 2 * a.dim, a.heads[0]  # decoder and refinement at level 1
 
 

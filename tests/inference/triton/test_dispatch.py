@@ -16,7 +16,7 @@ from restormer_cli.inference import native_status, strips, use_native
 from restormer_cli.inference.blocking import BlockShape, block_convolution
 from restormer_cli.inference.native import dispatch as choice
 from restormer_cli.inference.native.check import eager_passes, random_block
-from restormer_cli.inference.native.compiler import cache_folder
+from restormer_cli.inference.native.compiler import NativeError, cache_folder
 from restormer_cli.inference.native.dispatch import Fusion, fusion_for, is_native
 from restormer_cli.inference.native.passes import FusedPasses
 from restormer_cli.inference.native.verdict import NOT_BUILT, Verdict
@@ -136,6 +136,38 @@ def test_slow_kernels_are_refused(verdict):
     fusion = chosen()
     assert fusion is not None
     assert fusion.block(random_block(8, 1)) is None
+
+
+@dataclass(frozen=True)
+class TooWide(StandIns):
+    """Kernels that cannot run at 32 channels or more, or at fewer."""
+
+    least: int = 32
+
+    def block(self, w, dtype):
+        if w.ffn_out.weight.shape[0] >= self.least:
+            raise NativeError("OutOfResources: shared memory")
+        return super().block(w, dtype)
+
+
+def test_a_gpu_that_is_too_small_for_a_width(verdict, monkeypatch):
+    """A width that cannot run is left to PyTorch, also if the kernels are required."""
+    result = run_check(TooWide())
+    assert result.cause == ""
+    assert result.speed is not None
+    assert [c for c, ratio in result.speed["float"].items() if ratio] == [8, 16]
+    monkeypatch.setattr(dispatch, "load_kernels", TooWide)
+    verdict(Verdict("", "Triton", {"bf16": result.speed["float"]}))
+    with use_native("require"):
+        fusion = chosen()
+    assert fusion is not None
+    used = [c for c, heads in sorted(set(widths(A))) if fusion.block(random_block(c, heads))]
+    assert used == [8, 16, 16]
+
+
+def test_a_gpu_that_is_too_small_for_every_width():
+    """If no width can run, the first failure is the reason."""
+    assert run_check(TooWide(least=0)).cause == "8 channels: OutOfResources: shared memory"
 
 
 def test_only_faster_widths_are_used(verdict):
