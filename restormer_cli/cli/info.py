@@ -265,7 +265,7 @@ def examine_machine() -> dict[str, Any]:
             {**device, "free_memory": format_bytes(device["free_memory"])}
             for device in inference.describe_devices()
         ],
-        "native": {"fused block": inference.native_status()},
+        "native": inference.describe_fusion(),
         "cache": {
             "folder": constants.HF_HUB_CACHE,
             "from the release": str(Path(constants.HF_HOME) / "restormer"),

@@ -392,7 +392,8 @@ def describe_system(device: torch.device) -> dict[str, str | None]:
         facts["memory"] = f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
     if device.type == "cpu":
         facts["threads"] = str(torch.get_num_threads())
-        facts["fused block"] = native_status(ask=True)
+    if device.type in ("cpu", "cuda"):
+        facts["fused block"] = native_status(device=device, ask=True)
     return facts
 
 

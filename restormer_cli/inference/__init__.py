@@ -2,7 +2,8 @@
 
 Read `restorer` first: it restores arrays. `engine` restores tensors, whole or in tiles. `strips`
 computes the whole-image result in bounded memory. It uses the passes over feature maps in
-`blocking` and the attention windows in `tlc`. On a CPU, `native` replaces the functions of a block.
+`blocking` and the attention windows in `tlc`. On a CPU, `native` replaces the functions of a
+block; on CUDA, `triton`.
 """
 
 import lazy_loader

@@ -53,7 +53,7 @@ from .blocking import (
 )
 from .devices import full_precision
 from .native.dispatch import Fusion, fusion_for
-from .native.library import FusedBlock
+from .native.passes import FusedPasses
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16
@@ -156,7 +156,7 @@ def forward(
 
 def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
     """Apply a transformer block to a map in place, in two passes."""
-    if isinstance(w, FusedBlock):
+    if isinstance(w, FusedPasses):
         w.transform(run, x)
         return
     passes = passes_for(w)
@@ -238,7 +238,7 @@ def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) 
     return int(maps + images + strip + blocks + parameters * dtype.itemsize)
 
 
-Block = BlockWeights | FusedBlock
+Block = BlockWeights | FusedPasses
 
 Packed = tuple[dict[str, list[Block]], dict[str, tuple[Tensor, "Tensor | None"]]]
 """Weights of a network in one precision: those of the stages of blocks, and of convolutions."""

@@ -85,12 +85,14 @@ def run_worker(requests: Iterable[QueuedImage], config: WorkerConfig, send: Send
 
 
 def describe(restorer: Restorer) -> str:
-    """Return the weights, device, precision and, on a CPU, the fused block in words."""
-    from ..inference import native_status
+    """Return the weights, device, precision and, where there can be one, the fused block."""
+    from ..inference import PRECISIONS, native_status
 
     text = f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
-    on_cpu = restorer.device.type == "cpu"
-    return f"{text}, fused block: {native_status()}" if on_cpu else text
+    if restorer.device.type == "mps":
+        return text
+    request = restorer.architecture, PRECISIONS[restorer.precision], restorer.device
+    return f"{text}, fused block: {native_status(*request)}"
 
 
 def serve(

@@ -255,6 +255,33 @@ def test_reading_is_one_image_ahead_of_computing(
     assert restored == [str(job.source) for job in jobs]
 
 
+def test_a_slow_device_overlaps_with_reading_and_writing(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the device computes an image, the next is read and the previous one is written."""
+    together = threading.Barrier(3, timeout=60)
+    meeting = {"read": 2, "compute": 1, "write": 0}  # the image of each stage, at one moment
+
+    def meet(stage: str, function: Callable[..., object]) -> Callable[..., object]:
+        count = iter(range(4))
+
+        def met(*arguments: object, **options: object) -> object:
+            if next(count) == meeting[stage]:
+                together.wait()
+            return function(*arguments, **options)
+
+        return met
+
+    monkeypatch.setattr(stages, "decode", meet("read", stages.decode))
+    monkeypatch.setattr(restorer, "restore", meet("compute", restorer.restore))
+    monkeypatch.setattr(stages, "encode", meet("write", stages.encode))
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / f"{name}.tif") for name in "abcd"]
+    events = list(stages.run_batch(jobs, restorer, streams()))
+    assert [type(event) for event in events] == [Started, Restored] * 4
+
+
 def test_a_right_view_of_another_size_fails_that_image(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

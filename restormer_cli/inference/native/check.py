@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +19,13 @@ from torch import Tensor
 
 import restormer_cli
 
-from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix
+from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix, same
 from ..blocking import Compute, Region, block_convolution, block_shape_on_cpu
 from .compiler import NativeError, run_limited
-from .library import TYPES, FusedBlock, Library
+from .library import TYPES, Library
 from .mode import VARIABLE
+from .passes import Kernels
+from .verdict import Verdict
 
 CHECK_LIMIT = 120.0
 """Seconds after which a check is stopped; on an idle CPU it takes about 5."""
@@ -39,42 +40,6 @@ SLACK = 1.1
 """Largest error in bf16, relative to that of PyTorch in bf16."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Result of a check.
-
-    Attributes:
-        cause: why the library cannot be used; empty if it can.
-        instructions: instruction sets that it uses.
-        speed: for each type of features and number of channels, how many times as fast as PyTorch.
-    """
-
-    cause: str
-    instructions: str = ""
-    speed: dict[str, dict[int, float]] | None = None
-
-    def to_json(self) -> str:
-        """Return the verdict as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Verdict:
-        """Read a verdict.
-
-        Raises:
-            ValueError: the text is not a verdict.
-        """
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            speed = {
-                kind: {int(channels): float(ratio) for channels, ratio in of_kind.items()}
-                for kind, of_kind in (fields["speed"] or {}).items()
-            }
-            return cls(str(fields["cause"]), str(fields["instructions"]), speed)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a verdict: {text[:80]!r}") from error
-
-
 class Outcome(NamedTuple):
     """Results of the two passes over a block."""
 
@@ -85,12 +50,16 @@ class Outcome(NamedTuple):
 
 def examine(library: Path, limit: float = CHECK_LIMIT) -> Verdict:
     """Check a library in another process."""
+    return run_check([__name__, str(library)], limit, OMP_NUM_THREADS="1")
+
+
+def run_check(module: list[str], limit: float, **environment: str) -> Verdict:
+    """Run a module of this package with arguments in another process, and read its verdict."""
     root = str(Path(restormer_cli.__file__).parents[1])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", __name__, str(library)]
-    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", VARIABLE: "off"}
+    environment |= {"PYTHONPATH": paths, VARIABLE: "off"}
     try:
-        output = run_limited(command, limit, **environment)
+        output = run_limited([sys.executable, "-m", *module], limit, **environment)
         return Verdict.from_json(output.strip().rpartition("\n")[2])
     except (NativeError, ValueError) as error:
         return Verdict(f"the check failed: {error}")
@@ -114,11 +83,12 @@ class Case:
     """A block with random weights, and a region of a map of random features."""
 
     name: str
-    weights: BlockWeights
+    weights: BlockWeights  # their device is that of the comparison
     region: Region
     size: tuple[int, int]
+    halo: bool = True  # without, the region is the whole map
 
-    def compare(self, library: Library, dtype: torch.dtype) -> str:
+    def compare(self, library: Kernels, dtype: torch.dtype) -> str:
         """Return what is wrong with the library's results, or an empty string."""
         x, matrix = self.inputs(dtype)
         exact = self.eager(x.float(), matrix, torch.float32)
@@ -139,7 +109,7 @@ class Case:
         return ""
 
     def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the features of the region with a halo of 2, zero outside, and a matrix."""
+        """Return the features of the region with its halo of 2, zero outside, and a matrix."""
         generator = torch.Generator().manual_seed(1)
         channels = self.weights.ffn_out.weight.shape[0]
         height, width = self.size
@@ -147,21 +117,47 @@ class Case:
         inside = torch.randn(1, height, width, channels, generator=generator)
         whole[:, 2:-2, 2:-2] = 2 * inside + 0.3
         top, bottom, left, right = self.region
-        x = whole[:, top : bottom + 4, left : right + 4].to(dtype).contiguous()
-        return x, torch.randn(1, channels, channels, generator=generator) / channels**0.5
+        x = whole[:, top : bottom + 4, left : right + 4] if self.halo else inside
+        matrix = torch.randn(1, channels, channels, generator=generator) / channels**0.5
+        device = self.weights.ffn_out.weight.device
+        return x.to(device, dtype).contiguous(), matrix.to(device)
 
-    def native(self, library: Library, x: Tensor, matrix: Tensor) -> Outcome:
+    def native(self, library: Kernels, x: Tensor, matrix: Tensor) -> Outcome:
         """Return the library's results."""
-        block = FusedBlock(library, self.weights, x.dtype)
-        sums = block.sums(x[:, 1:-1, 1:-1].contiguous(), self.region, self.size)
+        block = library.block(self.weights, x.dtype)
+        sums = block.sums(self._with_halo_of_1(x), self.region, self.size)
         return Outcome(*sums, block.finish(x, [block.packed(matrix[0])], self.region, self.size))
 
     def eager(self, x: Tensor, matrix: Tensor, dtype: torch.dtype) -> Outcome:
         """Return PyTorch's results."""
         sums, finish = eager_passes(self.weights, matrix, dtype)
-        convolve = block_convolution(self.region, *self.size)
-        gram, squares = sums(x[:, 1:-1, 1:-1].contiguous(), self.region, convolve)
+        convolve = block_convolution(self.region, *self.size) if self.halo else same
+        gram, squares = sums(self._with_halo_of_1(x), self.region, convolve)
         return Outcome(gram, squares, finish(x, self.region, convolve))
+
+    def speed(
+        self, library: Kernels, dtype: torch.dtype, clock: Callable[[], float] = time.process_time
+    ) -> float:
+        """Return how many times as fast as PyTorch the library is; by default in CPU time."""
+        x, matrix = self.inputs(dtype)
+        inner = self._with_halo_of_1(x)
+        block = library.block(self.weights, dtype)
+        packed = [block.packed(matrix[0])]
+        sums, finish = eager_passes(self.weights, matrix, dtype)
+        convolve = block_convolution(self.region, *self.size) if self.halo else same
+
+        def eager() -> None:
+            sums(inner, self.region, convolve)
+            finish(x, self.region, convolve)
+
+        def native() -> None:
+            block.sums(inner, self.region, self.size)
+            block.finish(x, packed, self.region, self.size)
+
+        return least_seconds(eager, clock) / least_seconds(native, clock)
+
+    def _with_halo_of_1(self, x: Tensor) -> Tensor:
+        return x[:, 1:-1, 1:-1].contiguous() if self.halo else x
 
 
 def cases() -> Iterator[Case]:
@@ -205,34 +201,19 @@ def measure(library: Library, channels: int, heads: int, dtype: torch.dtype) -> 
     """Return how many times as fast as PyTorch the library computes a block."""
     shape = block_shape_on_cpu(1, dtype.itemsize, channels, 1024, 1024)
     rows, columns = shape.rows // 2, shape.columns // 2  # to save time
-    region, size = Region(8, 8 + rows, 8, 8 + columns), (1024, 1024)
-    weights = random_block(channels, heads)
-    convolve = block_convolution(region, *size)
-    block = FusedBlock(library, weights, dtype)
-    x = torch.randn(1, rows + 4, columns + 4, channels).to(dtype)
-    inner, matrix = x[:, 1:-1, 1:-1].contiguous(), torch.randn(1, channels, channels)
-    packed = [block.packed(matrix[0])]
-    sums, finish = eager_passes(weights, matrix, dtype)
-
-    def eager() -> None:
-        sums(inner, region, convolve)
-        finish(x, region, convolve)
-
-    def native() -> None:
-        block.sums(inner, region, size)
-        block.finish(x, packed, region, size)
-
-    return _seconds(eager) / _seconds(native)
+    region = Region(8, 8 + rows, 8, 8 + columns)
+    case = Case("", random_block(channels, heads), region, (rows + 16, columns + 16))
+    return case.speed(library, dtype)
 
 
-def _seconds(function: Callable[[], None]) -> float:
-    """Return the least CPU time of three calls, after one to warm up."""
+def least_seconds(function: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Return the least time of three calls, after one to warm up."""
     function()
     times = []
     for _ in range(3):
-        started = time.process_time()
+        started = clock()
         function()
-        times.append(time.process_time() - started)
+        times.append(clock() - started)
     return max(min(times), 1e-9)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,9 +13,10 @@ from threading import Lock
 import torch
 
 from ...errors import DeviceError
-from ...files import sha256_file
 from ...network import Architecture, BlockWeights, multiply_adds_per_pixel
-from .check import Verdict, examine
+from ..devices import PRECISIONS
+from ..triton.dispatch import NO_TRITON, last_verdict, open_kernels, triton_version
+from .check import examine
 from .compiler import (
     COMPILE_LIMIT,
     SOURCE,
@@ -25,55 +25,47 @@ from .compiler import (
     find_compiler,
     library_path,
     require_private,
-    store,
 )
-from .library import MULTIPLE, TYPES, FusedBlock, Library, fits
+from .library import MULTIPLE, TYPES, Library, fits
 from .mode import VARIABLE, native_mode
+from .passes import KINDS, FusedPasses, Kernels
+from .verdict import NOT_BUILT, WORTH_BUILDING, Opened, Verdict, read_verdict, write_verdict
 
-WORTH_BUILDING = 10.0
-"""Predicted seconds of work from which the library is built unasked."""
+CPU = torch.device("cpu")
+
+NAMES = {KINDS[dtype]: name for name, dtype in PRECISIONS.items()}
+"""Precisions by their names in verdicts."""
 
 SPEED = {torch.float32: 25e9, torch.bfloat16: 50e9}
 """Rough multiply-adds per second of a thread, with PyTorch's functions."""
 
-RETRY_AFTER = 24 * 60 * 60
-"""Seconds for which a failure is remembered."""
+GPU_SPEED = {torch.float32: 10e12, torch.bfloat16: 50e12, torch.float16: 50e12}
+"""The same for a GPU; a guess."""
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """The library for features of one type, and the numbers of channels for which it is used."""
+    """Kernels for features of one type, and the numbers of channels for which they are used."""
 
-    library: Library
+    kernels: Kernels
     dtype: torch.dtype
-    speed: tuple[tuple[int, float], ...] | None  # by channels; None to use it for all
+    speed: tuple[tuple[int, float], ...] | None  # by channels; None to use them for all
 
-    def block(self, w: BlockWeights) -> FusedBlock | None:
+    def block(self, w: BlockWeights) -> FusedPasses | None:
         """Return the fused block for these weights in fp32; None if PyTorch is to be used."""
         channels = w.ffn_out.weight.shape[0]
-        if not fits(channels, w.heads) or not self.is_faster(channels):
+        if not self.kernels.fits(channels, w.heads) or not self.is_faster(channels):
             return None
-        return FusedBlock(self.library, w, self.dtype)
+        return self.kernels.block(w, self.dtype)
 
     def is_faster(self, channels: int) -> bool:
-        """Return True if the library is faster at the nearest measured widths."""
+        """Return True if the kernels are faster at the nearest measured widths."""
         if self.speed is None:
             return True
         below = [ratio for width, ratio in self.speed if width <= channels][-1:]
         above = [ratio for width, ratio in self.speed if width >= channels][:1]
         return all(ratio > 1 for ratio in below + above)
 
-
-@dataclass
-class Opened:
-    """The library of this process, or the cause why there is none."""
-
-    library: Library | None
-    verdict: Verdict
-    is_final: bool = True  # False if it was not built because nobody asked for it
-
-
-NOT_BUILT = f"it is built when a run takes more than about {WORTH_BUILDING:.0f} s"
 
 _lock = Lock()
 _opened: Opened | None = None
@@ -105,14 +97,16 @@ def fusion_for(
         return None
     cause = _unsuitable(a, size, dtype, device, window)
     if not cause:
-        opened = open_library(ask=mode == "require" or _is_worth_building(a, size, dtype))
+        ask = mode == "require" or _is_worth_building(a, size, dtype, device)
+        opened = _open_for(a, dtype, device, ask=ask)
         cause = opened.verdict.cause
-        if opened.library and not cause:
-            if opened.library.supports(dtype):
-                speed = opened.verdict.speed or {}
-                ratios = None if mode == "require" else tuple(speed[TYPES[dtype]].items())
-                return Fusion(opened.library, dtype, ratios)
-            cause = f"{opened.library.instructions} has no products in {TYPES[dtype]}"
+        if opened.kernels and not cause:
+            if opened.kernels.supports(dtype):
+                speed = (opened.verdict.speed or {})[KINDS[dtype]]
+                if mode == "require":  # also where it is slower, but not where it cannot run
+                    speed = {width: ratio and math.inf for width, ratio in speed.items()}
+                return Fusion(opened.kernels, dtype, tuple(sorted(speed.items())))
+            cause = f"{opened.kernels.instructions} has no products in {KINDS[dtype]}"
     if mode == "require":
         raise DeviceError(
             f"{VARIABLE} is require, but the fused block cannot be used: {cause}",
@@ -127,8 +121,8 @@ def is_native(a: Architecture, dtype: torch.dtype, device: torch.device) -> bool
     Raises:
         UsageError, DeviceError: as for `fusion_for`.
     """
-    if device.type == "cpu" and native_mode() != "off":
-        open_library(ask=True)
+    if native_mode() != "off" and not _unsuitable(a, (0, 0), dtype, device, None):
+        _open_for(a, dtype, device, ask=True)
     return fusion_for(a, (0, 0), dtype, device, None) is not None
 
 
@@ -140,10 +134,20 @@ def check_requirement(
         fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
-def native_status(*, ask: bool = False) -> str:
-    """Describe the fused block on this machine: what it uses, or why it is not used.
+def native_status(
+    a: Architecture | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    *,
+    ask: bool = False,
+) -> str:
+    """Describe the fused block on a device: what it uses, or why it is not used.
 
     Args:
+        a: the network. On a GPU the block is checked for each network; without one, the last
+            check is described.
+        dtype: type of its features.
+        device: a CPU or CUDA device.
         ask: build it if it is not built.
 
     Raises:
@@ -151,15 +155,40 @@ def native_status(*, ask: bool = False) -> str:
     """
     if native_mode() == "off":
         return f"off ({VARIABLE})"
-    opened = open_library(ask=ask)
-    if opened.verdict.cause:
-        return f"not used: {opened.verdict.cause}"
-    kinds = {TYPES[torch.float32]: "fp32", TYPES[torch.bfloat16]: "bf16"}
+    if device.type == "cuda" and a is None:
+        version = triton_version()
+        return f"Triton {version}, {_last_check()}" if version else f"not used: {NO_TRITON}"
+    opened = open_library(ask=ask) if a is None else _open_for(a, dtype, device, ask=ask)
+    return _in_words(opened.verdict)
+
+
+def _last_check() -> str:
+    verdict = last_verdict()
+    return f"last check: {_in_words(verdict)}" if verdict else "not checked yet"
+
+
+def _in_words(verdict: Verdict) -> str:
+    if verdict.cause:
+        return f"not used: {verdict.cause}"
     speeds = [
-        f"{kinds[kind]} {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times as fast"
-        for kind, ratios in (opened.verdict.speed or {}).items()
+        f"{NAMES[kind]} {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times as fast"
+        for kind, ratios in (verdict.speed or {}).items()
     ]
-    return f"{opened.verdict.instructions}, {', '.join(speeds)}"
+    return f"{verdict.instructions}, {', '.join(speeds)}"
+
+
+def describe_fusion() -> dict[str, str]:
+    """Return the `native_status` of each kind of device that can have a fused block."""
+    status = {"fused block": native_status()}
+    if torch.cuda.is_available():
+        status["fused block on CUDA"] = native_status(device=torch.device("cuda"))
+    return status
+
+
+def _open_for(a: Architecture, dtype: torch.dtype, device: torch.device, *, ask: bool) -> Opened:
+    if device.type == "cuda":
+        return open_kernels(a, dtype, device, ask=ask)
+    return open_library(ask=ask)
 
 
 def open_library(*, ask: bool) -> Opened:
@@ -192,7 +221,9 @@ def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -
     """
     compiler, version = find_compiler(limit)
     path = library_path(version, source)
-    verdict = _read_verdict(path)
+    with suppress(OSError):  # it is not there
+        require_private(path)
+    verdict = read_verdict(path.with_suffix(".json"), path)
     if verdict is None:
         if not ask:
             return Opened(None, Verdict(NOT_BUILT), is_final=False)
@@ -201,7 +232,7 @@ def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -
             verdict = examine(path)
         except NativeError as error:
             verdict = Verdict(str(error))
-        _write_verdict(path, verdict)
+        write_verdict(path.with_suffix(".json"), verdict, path)
     if verdict.cause:
         return Opened(None, verdict)
     try:
@@ -221,21 +252,26 @@ def _unsuitable(
     window: int | None,
 ) -> str:
     """Return why the fused block does not apply to a forward pass, or an empty string."""
-    if device.type != "cpu":
-        return "it runs on CPUs only"
-    if dtype not in TYPES:
-        return "it has no fp16"
+    if device.type not in ("cpu", "cuda"):
+        return "it runs on CPUs and CUDA only"
     if window and window < max(size):
         return "it has no attention windows"
+    if device.type == "cuda":
+        return ""
+    if dtype not in TYPES:
+        return "it has no fp16"
     if not any(fits(a.dim << level, heads) for level, heads in enumerate(a.heads)):
         return f"the channels of its heads must be multiples of {MULTIPLE}"
     return ""
 
 
-def _is_worth_building(a: Architecture, size: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Return True if this process has had, with this image, enough work to build the library."""
+def _is_worth_building(
+    a: Architecture, size: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Return True if this process has had, with this image, enough work to build the kernels."""
     global _seconds_of_work
-    speed = SPEED[dtype] * torch.get_num_threads()
+    on_cpu = device.type == "cpu"
+    speed = SPEED[dtype] * torch.get_num_threads() if on_cpu else GPU_SPEED[dtype]
     _seconds_of_work += _multiply_adds_per_pixel(a) * math.prod(size) / speed
     return _seconds_of_work >= WORTH_BUILDING
 
@@ -243,30 +279,3 @@ def _is_worth_building(a: Architecture, size: tuple[int, int], dtype: torch.dtyp
 @cache
 def _multiply_adds_per_pixel(a: Architecture) -> float:
     return multiply_adds_per_pixel(a)
-
-
-def _read_verdict(library: Path) -> Verdict | None:
-    """Return the stored verdict on a library; None if there is none that still holds.
-
-    Raises:
-        NativeError: others can change the files.
-    """
-    path = library.with_suffix(".json")
-    try:
-        for part in (path.parent, path):
-            require_private(part)
-        digest, _, text = path.read_text("utf-8").partition("\n")
-        verdict = Verdict.from_json(text)
-        if verdict.cause:
-            is_recent = time.time() - path.stat().st_mtime < RETRY_AFTER
-            return verdict if is_recent and native_mode() != "require" else None
-        require_private(library)
-        return verdict if sha256_file(library) == digest else None
-    except (OSError, ValueError):
-        return None
-
-
-def _write_verdict(library: Path, verdict: Verdict) -> None:
-    with suppress(OSError, NativeError):  # then the next process checks again
-        digest = sha256_file(library) if library.is_file() else ""
-        store(library.with_suffix(".json"), f"{digest}\n{verdict.to_json()}\n".encode())

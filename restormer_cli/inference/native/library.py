@@ -5,23 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...network import (
-    BlockWeights,
-    Convolve,
-    Projection,
-    Statistics,
-    attention,
-    mixing_matrix,
-)
-from ..blocking import Map, Region, StripRunner
+from ...network import BlockWeights, Projection, Statistics
+from ..blocking import Region
+from .passes import KINDS, FusedPasses
 
 MULTIPLE = 16
 """Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""
@@ -29,7 +21,7 @@ MULTIPLE = 16
 K_MULTIPLE = 32
 """In bf16, the columns of matrices are padded to a multiple of this (`padded` in block.cpp)."""
 
-TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}
+TYPES = {dtype: KINDS[dtype] for dtype in (torch.float32, torch.bfloat16)}
 """Types of features, and their names in block.cpp."""
 
 
@@ -108,13 +100,21 @@ class Library:
         function.argtypes, function.restype = [POINTER(Weights), POINTER(Job)], c_size_t
         return function
 
+    def fits(self, channels: int, heads: int) -> bool:
+        """See `fits`."""
+        return fits(channels, heads)
+
+    def block(self, w: BlockWeights, dtype: torch.dtype) -> FusedBlock:
+        """Return a block with these weights in fp32, of a width that fits."""
+        return FusedBlock(self, w, dtype)
+
 
 def fits(channels: int, heads: int) -> bool:
     """Return True if block.cpp supports a block with these channels and heads."""
     return channels % MULTIPLE == 0 and channels // heads % MULTIPLE == 0
 
 
-class FusedBlock:
+class FusedBlock(FusedPasses):
     """A transformer block whose two passes over a map run in the library.
 
     Args:
@@ -124,6 +124,7 @@ class FusedBlock:
     """
 
     def __init__(self, library: Library, w: BlockWeights, dtype: torch.dtype) -> None:
+        super().__init__(w)
         self._sums = library.function("sums", dtype)
         self._finish = library.function("finish", dtype)
         self._lanes, self._dtype = library.lanes, dtype
@@ -143,34 +144,9 @@ class FusedBlock:
         layers = [Layer.of(*tensors) for tensors in self._tensors]
         self._weights = Weights(self._channels, hidden + missing, w.heads, w.centred, *layers)
         self._mix_bias = _vector(w.attention_out.bias, self._channels)
-        # `attention` and `mixing_matrix` do not use the other weights.
-        unused: dict[str, Any] = dict.fromkeys(("qk", "v", "gate", "value", "ffn_out"))
-        self._attention = w._replace(**unused)
-
-    def transform(self, run: StripRunner, x: Map) -> None:
-        """Apply the block to a map in place; the attention is that of the whole image."""
-        height, width = x[0].shape[1:3]
-
-        def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
-            return self.sums(block, region, (height, width))
-
-        def add(a: Statistics, b: Statistics) -> Statistics:
-            return Statistics(a.gram + b.gram, a.squares + b.squares)
-
-        total = reduce(add, (part for _, part in run.collect(x, sums)))
-        matrices = mixing_matrix(attention(total, self._attention), self._attention)
-        mixes = [self.packed(matrix) for matrix in matrices]
-
-        def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
-            return self.finish(block, mixes, region, (height, width))
-
-        run.write(x, finish, x, halo=2)
 
     def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
-        """Return the statistics of a region of a map of this height and width.
-
-        `x` is the region with a halo of one pixel, B H W C.
-        """
+        """See `FusedPasses.sums`."""
         frame = self._frame(x, region, 1, size)
         heads, channels = self._weights.heads, self._channels // self._weights.heads
         gram = torch.zeros(len(x), heads, channels, channels)
@@ -183,11 +159,7 @@ class FusedBlock:
     def finish(
         self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
     ) -> Tensor:
-        """Return the block's result for a region of a map of this height and width.
-
-        `x` is the region with a halo of two pixels, B H W C; `mixes` are the packed mixing matrices
-        of its images.
-        """
+        """See `FusedPasses.finish`."""
         frame = self._frame(x, region, 2, size)
         out = x.new_empty(len(x), frame.rows - 4, frame.columns - 4, self._channels)
         for image, mix, result in zip(x, mixes, out, strict=True):

@@ -117,7 +117,7 @@ def test_a_compiler_that_hangs(fake_compiler):
     opened = prepare(ask=True, limit=0.5)
     assert time.monotonic() - started < 20
     assert "took more than" in opened.verdict.cause
-    assert opened.library is None
+    assert opened.kernels is None
 
 
 def test_a_wrong_result_is_not_used(cxx, tmp_path):
@@ -125,7 +125,7 @@ def test_a_wrong_result_is_not_used(cxx, tmp_path):
     source = tmp_path / "block.cpp"
     source.write_text(SOURCE.read_text("utf-8").replace("+ 1e-5f", "+ 1e-2f"))
     opened = prepare(ask=True, source=source)
-    assert opened.library is None
+    assert opened.kernels is None
     assert "differs by" in opened.verdict.cause
     assert prepare(ask=False, source=source).verdict == opened.verdict
 
@@ -135,7 +135,7 @@ def test_a_crash_in_the_check_is_not_used(cxx, tmp_path):
     source = tmp_path / "block.cpp"
     source.write_text('#include <cstdlib>\nextern "C" int lanes() { abort(); }\n')
     opened = prepare(ask=True, source=source)
-    assert opened.library is None
+    assert opened.kernels is None
     assert "SIGABRT" in opened.verdict.cause or "status" in opened.verdict.cause
 
 
@@ -161,7 +161,7 @@ def copy_of(built, home: Path, monkeypatch) -> Path:
 def test_files_that_others_can_change_are_not_loaded(built, tmp_path, monkeypatch, part):
     """A library, verdict or folder that others can write to is not used."""
     path = copy_of(built, tmp_path / "home", monkeypatch)
-    assert prepare(ask=False).library is not None
+    assert prepare(ask=False).kernels is not None
     (path.parent if part == "folder" else path.with_suffix(part)).chmod(0o777)
     with pytest.raises(NativeError, match="can be changed by other users"):
         prepare(ask=False)
@@ -183,9 +183,9 @@ def test_a_damaged_library_is_built_again(built, tmp_path, monkeypatch):
     """A library whose content changed is not loaded."""
     path = copy_of(built, tmp_path / "home", monkeypatch)
     path.write_bytes(path.read_bytes()[:-100])
-    assert prepare(ask=False).library is None
+    assert prepare(ask=False).kernels is None
     path.with_suffix(".json").write_text("not a verdict")
-    assert prepare(ask=False).library is None
+    assert prepare(ask=False).kernels is None
 
 
 def test_the_library_of_another_cpu_is_not_loaded(built, monkeypatch):
@@ -195,7 +195,7 @@ def test_the_library_of_another_cpu_is_not_loaded(built, monkeypatch):
     assert compiler.library_path("another compiler") != built
     monkeypatch.setattr(compiler, "cpu_model", lambda: "another CPU")
     assert compiler.library_path(version) != built
-    assert prepare(ask=False).library is None
+    assert prepare(ask=False).kernels is None
 
 
 def test_a_process_without_amx_does_not_use_it(built, monkeypatch):

@@ -122,7 +122,7 @@ def test_progress_counts_every_strip_and_can_cancel():
     [
         ({}, torch.float32, "cpu", 16, "no attention windows"),
         ({}, torch.float16, "cpu", None, "no fp16"),
-        ({}, torch.float32, "meta", None, "CPUs only"),
+        ({}, torch.float32, "meta", None, "CPUs and CUDA only"),
         ({"dim": 8, "heads": (1, 2, 4, 8)}, torch.float32, "cpu", None, "multiples of 16"),
     ],
 )

@@ -1,0 +1,86 @@
+"""What all fused blocks have in common: two passes over a map, each one call for a region."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import reduce
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...network import BlockWeights, Convolve, Statistics, attention, mixing_matrix
+from ..blocking import Map, Region, StripRunner
+
+KINDS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}
+"""Types of features, and their names in verdicts."""
+
+
+class FusedPasses(ABC):
+    """A transformer block whose two passes over a map are functions of our own.
+
+    Args:
+        w: weights of the block, in fp32.
+    """
+
+    def __init__(self, w: BlockWeights) -> None:
+        # `attention` and `mixing_matrix` do not use the other weights.
+        unused: dict[str, Any] = dict.fromkeys(("qk", "v", "gate", "value", "ffn_out"))
+        self._attention = w._replace(**unused)
+
+    def transform(self, run: StripRunner, x: Map) -> None:
+        """Apply the block to a map in place; the attention is that of the whole image."""
+        height, width = x[0].shape[1:3]
+
+        def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
+            return self.sums(block, region, (height, width))
+
+        def add(a: Statistics, b: Statistics) -> Statistics:
+            return Statistics(a.gram + b.gram, a.squares + b.squares)
+
+        total = reduce(add, (part for _, part in run.collect(x, sums)))
+        matrices = mixing_matrix(attention(total, self._attention), self._attention)
+        mixes = [self.packed(matrix) for matrix in matrices]
+
+        def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
+            return self.finish(block, mixes, region, (height, width))
+
+        run.write(x, finish, x, halo=2)
+
+    @abstractmethod
+    def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
+        """Return the statistics of a region of a map of this height and width.
+
+        `x` is the region with a halo of one pixel, B H W C.
+        """
+
+    @abstractmethod
+    def packed(self, matrix: Tensor) -> Tensor:
+        """Return a mixing matrix, C C, in the form that `finish` takes."""
+
+    @abstractmethod
+    def finish(
+        self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
+    ) -> Tensor:
+        """Return the block's result for a region of a map of this height and width.
+
+        `x` is the region with a halo of two pixels, B H W C; `mixes` are the packed mixing matrices
+        of its images.
+        """
+
+
+class Kernels(Protocol):
+    """An implementation of the passes."""
+
+    @property
+    def instructions(self) -> str:
+        """What it runs on, in words."""
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        """Return True if it has functions for features of this type."""
+
+    def fits(self, channels: int, heads: int) -> bool:
+        """Return True if it supports a block with these channels and heads."""
+
+    def block(self, w: BlockWeights, dtype: torch.dtype) -> FusedPasses:
+        """Return a block with these weights in fp32 for features of a type."""
