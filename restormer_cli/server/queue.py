@@ -14,10 +14,10 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from .. import reports
-from ..batch import Cancelled, Failed, ImageStages, Job, QueuedImage
+from ..batch import Cancelled, ImageStages, Job, QueuedImage, failure_event
 from ..errors import ImageError
 from ..files import RESTORED_MARK, exists
-from ..imaging import FORMATS, decode, make_folder, write_encoded
+from ..imaging import FORMATS, decode, write_encoded
 from ..memory import MemoryGuard, release
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ class Reporter(Protocol):
 
     def show(self, event: Event) -> None:
         """Show an event."""
+
+    def say(self, text: str) -> None:
+        """Show a message."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -64,6 +67,11 @@ class Order(NamedTuple):
     restorer: RestorerConfig
     batch: BatchConfig
 
+    @property
+    def job(self) -> Job:
+        """The job of the image, whose result goes to no file."""
+        return Job(Path(self.name), None, format=self.format)
+
 
 class RestoredFile(NamedTuple):
     """An encoded result."""
@@ -80,7 +88,7 @@ class Place:
 
     Attributes:
         identifier: chosen by the client, to ask for the progress.
-        state: "receiving", "waiting" or "restoring".
+        state: "receiving", "waiting" or "restoring"; "absent" if there is no such place.
         share: restored fraction of the image, 0..1.
         stop: set to end the computation at its next step.
     """
@@ -207,8 +215,7 @@ class RestoringQueue:
             try:
                 result = self._restore(order, place)
             except ImageError as error:
-                task = order.restorer.task
-                self._reporter.show(Failed(order.name, "-", task, error.message, error.hint))
+                self._reporter.show(failure_event(order.job, order.restorer.task, error))
                 release(error)  # the future keeps it
                 raise
             self._reporter.show(result.event)
@@ -220,8 +227,7 @@ class RestoringQueue:
     def _restore(self, order: Order, place: Place) -> RestoredFile:
         restorer = self._restorer(order.restorer)
         stages = ImageStages(restorer, order.batch, place.show_progress, None, place.stop)
-        job = Job(Path(order.name), None, format=order.format)
-        current = stages.read(QueuedImage(0, job, order.data))
+        current = stages.read(QueuedImage(0, order.job, order.data))
         event, data = stages.write(stages.compute(current))
         assert data is not None  # noqa: S101 - the job has no target
         name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.kind].suffixes[0]}"
@@ -253,7 +259,6 @@ def preview(name: str, data: bytes, max_pixels: int) -> Callable[[Place], bytes]
 
 def _keep(folder: Path, name: str, data: bytes) -> None:
     """Write a result under a name that is free."""
-    make_folder(folder)
     path, number = folder / name, 1
     while exists(path):
         number += 1

@@ -25,7 +25,7 @@ from .guards import Guard
 from .openapi import document
 from .parameters import IDENTIFIER, NAME, RESTORE, Parameter, file_name, read_query
 from .problems import Problem
-from .queue import BusyError, ClosingError, Order, RestoredFile, RestoringQueue, preview
+from .queue import BusyError, ClosingError, Order, Place, RestoredFile, RestoringQueue, preview
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,10 +124,8 @@ async def list_tasks(service: Service, call: Call) -> None:
 async def show_progress(service: Service, call: Call) -> None:
     """Answer with the progress of a request that is being answered."""
     identifier = call.values["id"]
-    found = service.queue.find(identifier)
-    if found is None:
-        raise Problem("not-found", f"no request has the id {identifier!r} now")
-    place, ahead = found
+    # A browser would log a status 404, although the request may just have been answered.
+    place, ahead = service.queue.find(identifier) or (Place(None, "absent"), 0)
     await call.answer(JSONResponse({"state": place.state, "ahead": ahead, "share": place.share}))
 
 
@@ -188,7 +186,7 @@ OPERATIONS = (
     Operation(
         "GET", "/v1/progress/{id}", "Progress of a request", show_progress, ("application/json",),
         path_parameters=(replace(IDENTIFIER, required=True),),
-        problems=("unauthorized", "not-found"),
+        problems=("unauthorized",),
     ),
     Operation(
         "POST", "/v1/preview", "A JPEG of an image that a browser cannot show", draw_preview,

@@ -7,9 +7,9 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..imaging import make_folder
 
 try:
-    import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -44,8 +44,11 @@ def serve(config: ServerConfig, reporter: Reporter, ready: Callable[[str], None]
 
     Raises:
         UsageError: the address cannot be used.
+        ImageError: the folder for results cannot be created.
         RestormerError: the weights or the device are unavailable.
     """
+    if config.keep is not None:
+        make_folder(config.keep)
     listener = _listen(config)
     queue = RestoringQueue(config, reporter)
     try:
@@ -65,6 +68,7 @@ def serve(config: ServerConfig, reporter: Reporter, ready: Callable[[str], None]
                 limit_concurrency=MAX_CONNECTIONS,
             ),
             queue,
+            reporter,
         )
         ready(_address(listener))
         server.run([listener])
@@ -79,9 +83,13 @@ def _listen(config: ServerConfig) -> socket.socket:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(256)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(256)
+        except OSError:
+            listener.close()
+            raise
     except (OSError, OverflowError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -100,9 +108,9 @@ def _address(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """A server whose signals empty the queue, and which returns instead of repeating them."""
 
-    def __init__(self, config: uvicorn.Config, queue: RestoringQueue) -> None:
+    def __init__(self, config: uvicorn.Config, queue: RestoringQueue, reporter: Reporter) -> None:
         super().__init__(config)
-        self._queue = queue
+        self._queue, self._reporter = queue, reporter
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         del sig, frame
@@ -113,6 +121,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         ended = await super().on_tick(counter)
         if ended:
+            self._reporter.say("Ending after the current image; a second signal ends it, too")
             self._queue.drain()
         return ended
 
@@ -163,7 +172,7 @@ def _protocol(timeout: float) -> type[H11Protocol]:
                 timer.cancel()
 
         def _expire(self, name: str) -> None:
-            if name == "answer" or self.conn.their_state in (h11.IDLE, h11.MUST_CLOSE, h11.CLOSED):
+            if name == "answer" or self.cycle is None or self.cycle.response_complete:
                 self.transport.abort()
 
     return Protocol

@@ -37,6 +37,7 @@ async function patiently(photo, ask) {
       if (!(error instanceof Problem) || error.status !== 429) throw error;
       update(photo, { state: "waiting", text: "Waiting for a place in the queue" });
       await pause(1000 * Math.min(error.seconds, 10));
+      update(photo, { state: "restoring", text: "Sending", share: null });
     }
   }
 }
@@ -76,7 +77,10 @@ function addFiles(files) {
     const button = create("button", { class: "card", type: "button" }, picture, text);
     const actions = create("span", { class: "actions" });
     button.addEventListener("click", () => show(photo));
-    Object.assign(photo, { picture, text, button, actions, item: create("li", {}, button, actions) });
+    const thumbnail = create("img", { src: URL.createObjectURL(file), alt: "", decoding: "async" });
+    photo.urls.push(thumbnail.src);
+    thumbnail.addEventListener("load", () => picture.append(thumbnail), { once: true });
+    Object.assign(photo, { picture, lines: text, button, actions, item: create("li", {}, button, actions) });
     photos.push(photo);
     byId("cards").append(photo.item);
     enqueue(photo);
@@ -100,7 +104,8 @@ function update(photo, changes) {
     const value = photo.share === null ? {} : { value: photo.share };
     lines.push(create("progress", { max: 1, "aria-label": photo.file.name, ...value }));
   }
-  photo.button.querySelector(".text").replaceChildren(...lines);
+  photo.lines.replaceChildren(...lines);
+  photo.item.dataset.state = photo.state;
   setEnabled(photo.button, photo.state === "done");
   updateActions(photo);
   updateCount();
@@ -158,7 +163,7 @@ async function run() {
       const offline = error instanceof TypeError;
       update(photo, {
         state: "failed",
-        text: offline ? "The server does not answer." : error.message,
+        text: offline ? "The server does not answer." : error.message.replace(`${photo.file.name}: `, ""),
         hint: offline ? "Start it again, then try again." : error.hint ?? "",
       });
       say(`${photo.file.name}: failed, ${photo.text}`);
