@@ -101,7 +101,7 @@ def test_a_full_queue_answers_429(server: Served) -> None:
 def test_a_computation_may_take_longer_than_the_timeout(launch: Callable[..., Served]) -> None:
     """The timeout is for clients that do nothing; one that waits for its answer gets it."""
     server = launch("--timeout", "0.2")
-    body = image_files.encoded(PIL.Image.new("RGB", (400, 300)), "PNG")
+    body = image_files.encoded(PIL.Image.new("RGB", (200, 150)), "PNG")
     for headers in ({}, {"Connection": "close"}):
         answer = server.restore(body, headers=headers)
         assert answer.status == 200
@@ -111,12 +111,15 @@ def test_a_computation_may_take_longer_than_the_timeout(launch: Callable[..., Se
 def test_an_answer_that_is_not_read_frees_its_place(launch: Callable[..., Served]) -> None:
     """A client that takes no data is dropped after the timeout."""
     server = launch("--timeout", "1")
-    body = image_files.encoded(PIL.Image.fromarray(image_files.noise(1000, 1000, 3)), "PNG")
-    path = "/v1/restore?task=denoise&strength=0&format=tiff"
-    with server.start_upload(len(body), body, path):
-        server.wait_for(taken=1)
-        while "1.0 MP" not in server.log:
+    image = image_io.Image(
+        image_files.noise(64, 64, 3, "uint16"), bands=image_files.noise(64, 64, 3000, "uint16")
+    )
+    body = image_io.encode([image], "tiff").data
+    assert len(body) > 20_000_000  # more than the system buffers
+    with server.start_upload(len(body), body):
+        while "64 x 64" not in server.log:
             assert server.process.poll() is None
+        assert server.taken() == 1
         server.wait_for(taken=0)
 
 
