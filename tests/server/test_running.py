@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 import pytest
@@ -121,19 +122,51 @@ def test_the_missing_extra_is_named() -> None:
     assert b"pip install 'restormer-cli[serve]'" in outcome.stderr
 
 
+class Silent:
+    """Reporter that reports nothing."""
+
+    def show(self, event: object) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.usefixtures("extra")
+def test_an_unexpected_error_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client gets a problem without internals, and the log the traceback."""
+    from restormer_cli.server import routes
+
+    def fail(*_: object, **__: object) -> None:
+        raise ArithmeticError("secret")
+
+    monkeypatch.setattr(routes, "task_list", fail)
+    config = ServerConfig(restorer=RestorerConfig("denoise"))
+    queue = RestoringQueue(config, Silent())
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/v1/tasks", "headers": headers}
+    scope |= {"query_string": b"", "root_path": "", "server": ("localhost", 80)}
+    messages: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    with pytest.raises(ArithmeticError):
+        asyncio.run(routes.application(routes.Service(config, queue))(scope, receive, send))
+    queue.close()
+    assert messages[0]["status"] == 500
+    assert b"urn:restormer:internal" in messages[1]["body"]
+    assert b"secret" not in messages[1]["body"]
+
+
 def test_one_network_is_in_memory(tiny: Callable[..., Path]) -> None:
     """Another task frees the previous network before it loads its own."""
-
-    class Silent:
-        def show(self, event: object) -> None:
-            """Do nothing."""
-
-        def say(self, text: str) -> None:
-            """Do nothing."""
-
-        def warn(self, text: str) -> None:
-            """Do nothing."""
-
     config = RestorerConfig("denoise", weights=str(tiny()), device="cpu")
     queue = RestoringQueue(ServerConfig(restorer=config), Silent())
     first = weakref.ref(queue._restorer(config).network)
