@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -306,17 +307,17 @@ def output_format(wanted: str, accept: str) -> str | None:
     """
     if wanted != "keep":
         return OUTPUT_FORMATS[wanted]
-    accepted = []
+    weights: dict[str, float] = {}
     for item in accept.lower().split(","):
-        kind, _, options = item.strip().partition(";")
-        weight = options.replace(" ", "").removeprefix("q=") if options else "1"
-        accepted.append((kind.strip(), weight.rstrip("0.") != ""))
-    kinds = [kind for kind, is_accepted in accepted if is_accepted]
-    if not any(kinds) or {"*/*", "image/*"} & set(kinds):
+        kind, _, options = item.partition(";")
+        match = re.search(r"q=(\d(?:\.\d*)?)", options)
+        weights[kind.strip()] = float(match[1]) if match else 1.0
+    accepted = [kind for kind, weight in weights.items() if weight > 0]
+    if not accept.strip() or {"*/*", "image/*"} & set(accepted):
         return None
-    for kind in kinds:
-        if (name := kind.removeprefix("image/")) in FORMATS and kind != name:
-            return name
+    formats = {f"image/{name}": name for name in FORMATS}
+    if known := [kind for kind in accepted if kind in formats]:
+        return formats[max(known, key=weights.__getitem__)]
     choices = ", ".join(f"image/{kind}" for kind in FORMATS)
     raise Problem("not-acceptable", f"cannot write {accept}", f"Accept one of {choices}.")
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def test_a_signal_lets_the_current_image_finish(name: str, tmp_path: Path) -> None:
     """It is answered, the waiting one is refused, nobody can connect, and the status is 0."""
     served = start_server(tmp_path)
-    body = image_files.encoded(PIL.Image.new("RGB", (300, 200)), "PNG")
+    body = image_files.encoded(PIL.Image.new("RGB", (600, 500)), "PNG")
     with ThreadPoolExecutor(2) as threads:
         current = threads.submit(served.restore, body, id="current")
         served.wait_until_restoring("current")
@@ -63,7 +63,7 @@ def test_a_second_signal_ends_the_current_image(tmp_path: Path) -> None:
             assert served.process.poll() is None
         served.process.terminate()
         assert served.process.wait(SECONDS) == 0
-    assert "2400 x 2000" not in served.log
+    assert "4.8 MP" not in served.log
 
 
 def test_results_are_kept_on_request(launch: Callable[..., Served]) -> None:
