@@ -6,6 +6,7 @@ listed here once. Nothing is imported for it: an error's class is found by its n
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,9 @@ OUT_OF_MEMORY: dict[str, tuple[str, ...]] = {
     "rawpy._rawpy.LibRawUnsufficientMemoryError": ("",),
 }
 """Phrases in lower case, by the qualified name of the error's class or one of its bases."""
+
+
+_M_ARENA_MAX = -8  # of <malloc.h>
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -130,6 +134,21 @@ def available_memory(proc: Path = Path("/proc")) -> int:
     return max(0, min([psutil.virtual_memory().available, *limits]))
 
 
+def save_address_space() -> None:
+    """Let all threads share one heap if `ulimit -v` limits this process.
+
+    The C library of Linux (glibc) reserves 64 MiB of addresses for the heap of each thread, which
+    the limit counts. Call this before threads are started.
+    """
+    if sys.platform != "linux":
+        return
+    import resource  # does not exist on Windows
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        with suppress(AttributeError, OSError):  # other C libraries
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def peak_process_memory(proc: Path = Path("/proc")) -> int:
     """Return the peak of this process's resident memory so far, in bytes."""
     if sys.platform == "win32":
@@ -164,7 +183,8 @@ def _free_below_limits(proc: Path) -> Iterator[int]:
     for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY and name in sizes:
-            yield soft - sizes[name]
+            # Addresses are also taken by stacks and generated code, and by gaps between blocks.
+            yield (soft - sizes[name]) * 3 // 4
 
 
 def _free_in_groups(proc: Path) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import weakref
@@ -287,7 +288,39 @@ def test_the_limit_of_the_address_space_counts() -> None:
         "import resource; from restormer_cli.memory import available_memory\n"
         "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, -1)); print(available_memory())"
     )
-    assert 2 * GIB < int(run_python(code)) < 3 * GIB
+    assert 1.5 * GIB < int(run_python(code)) < 3 * GIB
+
+
+THREADS = """
+import resource, threading
+from restormer_cli.memory import save_address_space
+
+def size():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, -1))
+save_address_space()
+before, kept, stop = size(), [], threading.Event()
+
+def allocate():
+    kept.append([bytearray(1000) for _ in range(100)])
+    stop.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+while len(kept) < 8:
+    pass
+print(size() - before)
+stop.set()
+"""
+
+
+@linux
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_threads_share_a_heap_below_a_limit() -> None:
+    """Otherwise each one would reserve 64 MiB of addresses besides its stack of 8 MiB."""
+    assert int(run_python(THREADS)) < 8 * (64 << 20)
 
 
 @linux

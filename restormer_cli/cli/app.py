@@ -13,7 +13,7 @@ import typer
 from .. import batch
 from .._version import __version__
 from ..errors import RestormerError
-from ..memory import MemoryGuard
+from ..memory import MemoryGuard, save_address_space
 from ..streams import STDOUT, safe_streams
 from .console import Console
 from .evaluate import evaluate
@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     no file was changed. 3: weights or device are unavailable. 130: interrupted by Ctrl-C or
     SIGTERM, all files written are complete.
     """
+    save_address_space()
     console = Console()
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
     status = 1

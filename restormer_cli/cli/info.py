@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ from .. import checkpoints, evaluation, inference
 from .. import network as networks
 from .._version import __version__
 from ..checkpoints import CHECKPOINTS, TASKS
+from ..errors import CheckpointError
 from ..text import columns, format_bytes
 from .console import Console
 from .options import Device, Json
@@ -140,8 +142,29 @@ def bench(
         console.render(benchmark_table(measurements, chosen))
 
 
-def doctor(console: Console, json: Json = False) -> None:
-    """Show versions, devices, the cache, and the weights that each task would use."""
+def doctor(
+    console: Console,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda[:N]|mps",
+            help="Test this device for about a minute. Default: no test.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show versions, devices, the cache, and the weights that each task would use.
+
+    With --device, test what a device computes in every precision, and how fast. The exit status is
+    1 if a check fails. Add the output to a bug report.
+
+    Examples:
+        restormer doctor                # a quick look at the machine
+        restormer doctor --device cuda  # test the first GPU
+    """
+    if device is not None:
+        _test_device(console, inference.choose_device(device))
+        return
     facts = examine_machine()
     if json:
         console.object(facts)
@@ -152,6 +175,57 @@ def doctor(console: Console, json: Json = False) -> None:
         else:
             rows = [list(group[0]), *([_cell(value) for value in row.values()] for row in group)]
         console.result(f"{title}\n{columns(*rows, indent=2)}")
+    names = ", ".join(row["device"] for row in facts["devices"])
+    console.result(f"`restormer doctor --device NAME` tests a device: {names}.")
+
+
+def _test_device(console: Console, device: torch.device) -> None:
+    """Run the self-test of a device, show its outcome, and exit with 1 if a check fails."""
+    networks = [row for row in checkpoints.list_checkpoints() if row.state == "bundled"]
+    if not networks:
+        raise CheckpointError("the bundled lite weights are missing", "Install restormer again.")
+    end = time.monotonic() + evaluation.SELFTEST_SECONDS
+    facts, issues = evaluation.describe_system(device), evaluation.known_issues(device)
+    cases = evaluation.selftest_cases(networks, device)
+    checks = []
+    with console.progress(len(cases)):
+        for number, case in enumerate(cases):
+            console.advance(number, f"{case.name}, {case.precision}")
+            checks.append(case.run())
+        console.advance(len(cases), "speed")
+        speeds = list(evaluation.measure_speeds(networks[0], device, end))
+    failures = [str(check) for check in checks if not check.ok]
+    if console.json:
+        report = {
+            "ok": not failures,
+            "system": facts,
+            "known_issues": issues,
+            "checks": [check.as_dict() for check in checks],
+            "speeds": [speed.as_dict() for speed in speeds],
+            "failures": failures,
+        }
+        console.object(report)
+    else:
+        console.result(columns(*((name, _cell(value)) for name, value in facts.items())))
+        console.result("\nLargest difference or PSNR to the published formulation:")
+        findings = {(c.name, c.precision): c.finding if c.ok else "FAILED" for c in checks}
+        console.result(_by_precision("check", findings))
+        console.result("\nTime and memory per megapixel:")
+        costs = {(speed.way, speed.precision): str(speed) for speed in speeds}
+        console.result(_by_precision("way", costs))
+        lines = [f"known issue: {issue}" for issue in issues]
+        lines += ["FAILED:", *failures] if failures else ["all right"]
+        console.result("\n".join(["", *lines]))
+    if failures:
+        raise typer.Exit(1)
+
+
+def _by_precision(title: str, cells: dict[tuple[str, str], str]) -> str:
+    """Return cells by name and precision as a table."""
+    precisions = list(dict.fromkeys(precision for _, precision in cells))
+    names = dict.fromkeys(name for name, _ in cells)
+    rows = ([name, *(cells.get((name, p), "") for p in precisions)] for name in names)
+    return columns([title, *precisions], *rows, indent=2)
 
 
 def load_architecture(name: str) -> Restormer:

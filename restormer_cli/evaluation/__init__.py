@@ -1,7 +1,8 @@
 """Evaluate networks: PSNR and SSIM by the published protocols, and a speed benchmark.
 
 Read `runner` first: it restores degraded images and scores them. `results` writes the scores as CSV
-and JSON, `published` holds the paper's results, and `benchmark` measures speed and memory.
+and JSON, `published` holds the paper's results, `benchmark` measures speed and memory, and
+`selftest` compares what a device computes with a reference.
 """
 
 import lazy_loader

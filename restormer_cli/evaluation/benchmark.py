@@ -100,8 +100,8 @@ def run_benchmark(
         for way, p, forward in modes:
             with torch.inference_mode():
                 forward(image if device.type != "cpu" else image[..., :WARM_UP, :WARM_UP])
-            with torch.inference_mode(), _peak_memory(device) as memory:
-                runs = [_timed(partial(forward, image), device) for _ in range(repeat)]
+            with torch.inference_mode(), watch_memory(device) as memory:
+                runs = [timed(partial(forward, image), device) for _ in range(repeat)]
             seconds, result = min(runs, key=lambda run: run[0])
             if way == "plain":
                 reference = seconds, result
@@ -135,7 +135,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int | None = Non
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     with full_precision():
         a @ b
-        return side**3 / min(_timed(lambda: a @ b, device)[0] for _ in range(5))
+        return side**3 / min(timed(lambda: a @ b, device)[0] for _ in range(5))
 
 
 def _without_native(network: Restormer, image: Tensor, *, precision: str) -> Tensor:
@@ -144,7 +144,7 @@ def _without_native(network: Restormer, image: Tensor, *, precision: str) -> Ten
         return restore(network, image, precision=precision)
 
 
-def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
+def timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
     """Return the time of a call in seconds, and its result."""
     synchronize(device)
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[float,
 
 
 @contextmanager
-def _peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+def watch_memory(device: torch.device) -> Iterator[Callable[[], int]]:
     """Yield a function that returns the peak of the bytes allocated in this context."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)

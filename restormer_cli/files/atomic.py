@@ -53,11 +53,13 @@ def open_atomic(
     Raises:
         OSError: the file cannot be written. The target is unchanged, the temporary file removed.
     """
-    target = Path(os.path.realpath(target))
     if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open("wb") as device:
+        with target.open(
+            "wb"
+        ) as device:  # by this name: the real one of /dev/stdout may be no path
             yield device
         return
+    target = Path(os.path.realpath(target))
     temporary, descriptor = _create_temporary(target)
     try:
         with os.fdopen(descriptor, "wb") as file:

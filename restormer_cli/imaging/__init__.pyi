@@ -39,3 +39,4 @@ from .network_view import prepare as prepare
 from .noise import Noise as Noise
 from .noise import estimate_noise as estimate_noise
 from .noise import sigma_for as sigma_for
+from .scale import find_scale as find_scale

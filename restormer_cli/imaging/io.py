@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -24,6 +25,7 @@ from ..text import format_bytes
 from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
 from .formats import FORMATS, fit, replacement
 from .image import Array, Image, ImageSequence
+from .integrity.fault import CUT
 from .metadata import read_orientation
 from .scale import find_scale
 from .unsupported import check_kind, is_unsupported
@@ -297,32 +299,27 @@ def read_bytes(
 
 def _read_all(source: Path | BinaryIO, name: str, check: Callable[[int], None]) -> bytes:
     """Return the content; `check` is called with the number of bytes known so far."""
-    if isinstance(source, Path):
-        check(source.stat().st_size or 0)  # None: unknown size of a URL
-        if isinstance(source, UrlPath):
-            return source.read_bytes()
+    size = source.stat().st_size or 0 if isinstance(source, Path) else 0  # None: unknown, of a URL
+    if isinstance(source, UrlPath):
+        check(size)
+        return source.read_bytes()
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         content = io.BytesIO()
         for chunk in read_chunks(file):
-            if not content.tell() and len(chunk) == CHUNK and not _may_be_image(chunk):
-                raise _not_an_image(name)
+            if not content.tell() and len(chunk) == CHUNK:
+                _check_start(chunk, name)
+                check(size)
             content.write(chunk)
             check(content.tell())
         return content.getvalue()
 
 
-def _may_be_image(start: bytes) -> bool:
-    """Return False if no decoder can read a file with this start of at least 1 MiB."""
-    with _library_checks_off():
-        return any(signature.match(start) for signature in _DECODERS) or pillow.accepts(start)
-
-
-def _not_an_image(name: str) -> ImageError:
-    return ImageError(
-        f"{name}: not an image, or in an unsupported format",
-        "Use PNG, JPEG, TIFF, WebP, AVIF, HEIF, GIF, BMP, JPEG 2000, PNM, QOI, TGA or a camera "
-        "raw file.",
-    )
+def _check_start(start: bytes, name: str) -> None:
+    """Raise ImageError if no decoder can read a file with this start of at least 1 MiB."""
+    with _named_errors(name):
+        check_kind(start, name)
+        if not any(s.match(start) for s in _DECODERS) and not pillow.accepts(start):
+            raise PIL.UnidentifiedImageError
 
 
 def _name_of(stream: object, role: str) -> str:
@@ -334,6 +331,11 @@ def _reason(error: BaseException) -> str:
     """Return the first line of an error's message."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+def _damage(error: BaseException) -> str:
+    """Return the cause of damage; messages of `struct` say where our parser failed."""
+    return CUT if isinstance(error, struct.error) else _reason(error)
 
 
 _saved_settings: list[tuple[int | None, int]] = []
@@ -368,7 +370,11 @@ def _named_errors(name: str) -> Iterator[None]:
     except ImageError as error:
         raise type(error)(f"{name}: {error.message}", error.hint) from error
     except PIL.UnidentifiedImageError as error:
-        raise _not_an_image(name) from error
+        raise ImageError(
+            f"{name}: not an image, or in an unsupported format",
+            "Use PNG, JPEG, TIFF, WebP, AVIF, HEIF, GIF, BMP, JPEG 2000, PNM, QOI, TGA or a camera "
+            "raw file.",
+        ) from error
     except CODEC_ERRORS as error:
         if is_unsupported(error):
             raise ImageError(
@@ -376,7 +382,7 @@ def _named_errors(name: str) -> Iterator[None]:
                 f"Convert it, for example: magick {name} out.png",
             ) from error
         raise DamagedError(
-            f"{name}: damaged or truncated ({_reason(error)})", "Get a complete copy of the file."
+            f"{name}: damaged or truncated ({_damage(error)})", "Get a complete copy of the file."
         ) from error
 
 

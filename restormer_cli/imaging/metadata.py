@@ -80,7 +80,9 @@ def read_orientation(image: Image) -> int:
         except CODEC_ERRORS:
             image.notes.append("EXIF is damaged: kept unchanged, orientation not applied")
     already_upright = image.format in ("heif", "raw")
-    if image.xmp is not None and (orientation != 1 or already_upright):
+    # The container of an AVIF has the orientation, which Pillow puts into EXIF.
+    overrules = already_upright or image.format == "avif"
+    if image.xmp is not None and (orientation != 1 or overrules):
         image.xmp = xmp.reset_orientation(image.xmp)
     if orientation > 4:
         _exchange_axes(image)

@@ -50,17 +50,20 @@ class NetworkView:
     warnings: list[str] = field(default_factory=list)
 
     def merge(self, answer: Array) -> Array:
-        """Return the restored colours, comparable with `colours`, from the network's answer."""
+        """Return the restored colours, comparable with `colours`, from the network's answer.
+
+        The answer may be overwritten, to save memory.
+        """
         inside = _inside(self.margin)
         answer, seen = answer[inside], self.seen[inside]
         if _equal(answer, seen):
             return self.colours
         if self.weight is None:
             return answer
-        merged: Array = answer - self.colours
-        merged *= self.weight
-        merged += self.colours
-        return merged
+        for rows in _bands(answer):
+            change = (answer[rows] - self.colours[rows]) * self.weight[rows]
+            np.add(self.colours[rows], change, out=answer[rows])
+        return answer
 
     def encode(self, restored: Array, strength: float = 1.0) -> Array:
         """Return H W C pixels of the image's type from `merge`'s colours, blended by `strength`.
@@ -112,16 +115,17 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
 
     colours = image.pixels[..., channels]
     multiplied = shown if image.premultiplied else None
+    del shown
     if multiplied is not None:
         maximum = 1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max
         colours = to_float(colours) / np.maximum(multiplied, np.float32(_LEAST_OPACITY))
         colours = colours if maximum == 1 else colours.clip(0, 1)
     colours = to_float(colours, image.scale)
     if weight is not None:
-        filled = np.empty_like(colours)
+        if np.may_share_memory(colours, image.pixels):
+            colours = colours.copy()
         for channel in range(colours.shape[2]):  # one by one, to save memory
-            filled[..., channel] = fill_hidden(colours[..., channel], weight[..., 0])
-        colours = filled
+            colours[..., channel] = fill_hidden(colours[..., channel], weight[..., 0])
 
     seen, kept = colours, 0.0
     if image.pixels.dtype == np.float32 and (colours.min() < 0 or colours.max() > 1):

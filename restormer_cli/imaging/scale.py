@@ -21,6 +21,7 @@ _FULL = tuple(float(2**bits - 1) for bits in (8, 10, 12, 14, 16, 32))
 _BLOCK = 8  # side of the blocks whose means, nearly without noise, decide
 _SLACK = 0.1  # part of a scale by which means may lie outside of it
 _DARKEST_WHITE = 0.2  # of a full scale, below which an image is not taken to be on that scale
+_LEAST_CONTRAST = 0.1  # of a full scale over 255, below which values are quantities with an offset
 _FEW, _MOSTLY = 0.1, 0.5  # parts of the means
 _RADIANCE = 4.0  # brightest mean of images that are not radiance with highlights
 _TAIL = 0.001  # part of the samples that may lie outside of a range
@@ -36,8 +37,9 @@ def find_scale(pixels: Array, alpha: Array | None = None) -> Scale:
     2. At most half of the means that are not 0 are above 1: 0..1. Samples beyond are noise or
        highlights. If these are many, but below 4, all are restored, as in 5.
     3. More are above 1: the smallest of 0..255, 1023, 4095, 16383, 65535 and 2^32 - 1 that holds
-       the means and is at most five times the brightest. Numbers without fractions are counts: they
-       are on the smallest of these scales that holds them.
+       the means and is at most five times the brightest, and if over 255, at most ten times their
+       range: temperatures in kelvin are no levels. Numbers without fractions are counts: they are
+       on the smallest of these scales that holds them.
     4. Some means are below 0, and all are in -1..1: this scale.
     5. All others: the range of all but 0.1 % of the samples at each end, extended to two digits. It
        begins at 0 unless half of it would be empty.
@@ -50,7 +52,6 @@ def find_scale(pixels: Array, alpha: Array | None = None) -> Scale:
         least, most = float(pixels.min()), float(pixels.max())
     means = _block_means(pixels)
     dark, bright = (float(v) for v in np.quantile(means, (_TAIL, 1 - _TAIL)))
-    lit = means[np.abs(means) > _SLACK * 0.01]
     lit = means[means != 0]
     bright_share = float((lit > 1 + _SLACK).mean()) if lit.size else 0.0
     step = max(1, pixels.size // _MAX_SAMPLES)
@@ -60,9 +61,12 @@ def find_scale(pixels: Array, alpha: Array | None = None) -> Scale:
         smallest = 0.0 if counts else _DARKEST_WHITE
         fitting = (f for f in _FULL if smallest * f <= bright <= (1 + _SLACK) * f)
         full = next(fitting, 0.0)
+        if not counts and 0 < bright - dark < _LEAST_CONTRAST * full and full > _FULL[0]:
+            full = 0.0
     else:
         full = 1.0 if bright_share <= _FEW or bright > _RADIANCE else 0.0
-    if full and dark >= -_SLACK * full:
+    below = float(np.maximum(-values, 0).mean())  # noise around black is below 0, but not far
+    if full and max(-dark, below) <= _SLACK * full:
         return 0.0, full
     if dark >= -1 - _SLACK and bright <= 1 + _SLACK:
         return -1.0, 1.0
@@ -81,4 +85,4 @@ def _robust_range(values: Array) -> Scale:
     if 0 <= low < high / 2 or low == high:
         low, high = min(low, 0.0), max(high, 0.0)
     step = 10.0 ** (np.floor(np.log10(max(high - low, 1e-30))) - 1)
-    return float(np.floor(low / step) * step), float(np.ceil(high / step) * step)
+    return float(np.floor(low / step) * step), float(np.ceil(high / step) * step) + 0.0  # no -0

@@ -1,3 +1,4 @@
+from .blocking import BlockShape as BlockShape
 from .config import RestorerConfig as RestorerConfig
 from .devices import PRECISIONS as PRECISIONS
 from .devices import check_training_device as check_training_device

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from ..errors import DeviceError
-from ..memory import available_memory, peak_process_memory
+from ..memory import available_memory, is_out_of_memory, peak_process_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -162,6 +162,27 @@ def largest_tensor(device: torch.device) -> int | None:
     MPS aborts the process at 4 GiB; a copy of a tensor in fp32, or with halos, is larger.
     """
     return 1 << 30 if device.type == "mps" else None
+
+
+_GPU_LIBRARIES = re.compile(r"\b(CUDA|cuDNN|cuBLAS|NVRTC|HIP|MIOpen|MPS)", re.IGNORECASE)
+
+
+@contextmanager
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Raise DeviceError for a failure of the driver or the libraries of a GPU.
+
+    They raise RuntimeError, as PyTorch does for defects of the program, which stay as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_of_gpu = device.type != "cpu" and _GPU_LIBRARIES.search(str(error))
+        if not is_of_gpu or is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{device} failed ({str(error).strip().splitlines()[0]})",
+            "Update its driver and PyTorch, or use --device cpu.",
+        ) from error
 
 
 def held_memory(device: torch.device) -> int:

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..callbacks import Notify, Progress
 from ..checkpoints import TASKS, load_network, resolve_checkpoint
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
-from ..imaging import from_float, to_float
+from ..imaging import Image, find_scale, from_float, prepare, to_float
 from ..memory import MemoryGuard, is_out_of_memory, release
-from ..network import CHANNELS
+from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
@@ -101,7 +101,8 @@ class Restorer:
         if isinstance(weights, str):
             weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
-        with MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError):
+        guard = MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError)
+        with guard, devices.device_errors(self.device):
             self.network = load_network(self.weights).to(self.device)
         a = self.architecture = self.network.architecture
         if (a.in_channels, a.out_channels) not in CHANNELS:
@@ -117,7 +118,8 @@ class Restorer:
                 f"{self.weights.name} takes {inputs}",
                 "Use --right with dual-pixel weights, and only with them.",
             )
-        self._verify_device()
+        with guard, devices.device_errors(self.device):
+            self._verify_device()
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""
@@ -134,12 +136,13 @@ class Restorer:
 
         RGB networks restore grey images as three equal channels and return their mean. Grey
         networks restore RGB images channel by channel. The alpha channel is returned unchanged.
-        Float values outside 0..1 are clipped for the network; the clipped part is added to the
-        result.
+        Float arrays with values outside 0..1 are restored on their own scale, such as 0..255, as
+        files are (see `imaging.scale`), and the result is on the same scale. A note names it.
 
         Args:
             image: H W, or H W C with C 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha);
-                uint8, uint16, or float32 in 0..1.
+                uint8, uint16, or float32, whose black and white are 0 and 1 if no value lies
+                outside; alpha on the same scale or in 0..1.
             right: the right view for dual-pixel networks, in the shape and type of `image`.
             progress: called with the number of finished strips or tiles and their total.
 
@@ -167,12 +170,20 @@ class Restorer:
                 raise ImageError(
                     "the image contains NaN or infinity", "Replace these values first."
                 )
-            # Clip only if needed: a copy of a large photo takes as much memory as a feature map.
-            clipped = x.clip(0, 1) if low < 0 or high > 1 else x
-            restored, plan = self.forward(clipped, right, progress=progress, notify=notes.append)
-            if clipped is not x:
-                restored = np.where(x == clipped, restored, x + (restored - clipped))
-            samples = np.concatenate([from_float(restored, image.dtype), alpha], axis=2)
+            # A view only if needed: a copy of a large photo takes as much memory as a feature map.
+            view = None
+            if low < 0 or high > 1:
+                picture = Image(colours, scale=find_scale(colours))
+                views = None if right is None else np.atleast_3d(right)[..., : x.shape[2]]
+                view = prepare(picture, views)
+                x, right = view.seen, view.right
+                notes += view.notes
+            restored, plan = self.forward(x, right, progress=progress, notify=notes.append)
+            if view is None:
+                restored = from_float(restored, image.dtype)
+            else:
+                restored = view.encode(view.merge(restored))
+            samples = np.concatenate([restored, alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
         return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
 
@@ -193,7 +204,7 @@ class Restorer:
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
-        with self._memory_guard(colours):
+        with self._memory_guard(colours), devices.device_errors(self.device):
             x = self._input(colours, right)
             if not self._precision_is_verified:  # plans depend on the precision
                 self._verify_precision(x)
@@ -261,11 +272,19 @@ class Restorer:
         return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
 
     def _verify_device(self) -> None:
-        """Raise DeviceError if MPS, several of whose releases had wrong kernels, has another."""
+        """Run the network on a GPU once, for an early error if this fails.
+
+        MPS is compared with the CPU, because several releases had wrong kernels.
+
+        Raises:
+            DeviceError: MPS computes wrong results.
+        """
+        if self.device.type == "cuda":
+            image = torch.zeros(1, self.architecture.in_channels, MULTIPLE, MULTIPLE)
+            engine.restore(self.network, image, precision=self.precision)
         if self.device.type != "mps":
             return
-        with MemoryGuard(f"on {self.device} to verify it", kind=DeviceError):
-            difference = engine.psnr_to_cpu(self.network)
+        difference = engine.psnr_to_cpu(self.network)
         if not difference >= MIN_PSNR:  # also if it is NaN
             raise DeviceError(
                 f"PyTorch {torch.__version__} computes wrong results on {self.device} "

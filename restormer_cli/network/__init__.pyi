@@ -23,5 +23,6 @@ from .restormer import same as same
 from .restormer import statistics as statistics
 from .summary import Structure as Structure
 from .summary import feature_maps_bytes as feature_maps_bytes
+from .summary import multiply_adds_per_pixel as multiply_adds_per_pixel
 from .summary import summarize as summarize
 from .summary import trace_shapes as trace_shapes

@@ -122,10 +122,7 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
     with ActivationMeter([*network.parameters(), image]) as meter, torch.no_grad():
         network(image)
 
-    stages: list[Stage] = []
-    for name, module in network.named_children():
-        entering = stages[-1].level if stages else 1
-        stages.append(_stage(name, module, height, width, entering))
+    stages = _stages(network, height, width)
     total = sum(stage.multiply_adds for stage in stages)
     stages = [replace(stage, share=stage.multiply_adds / total) for stage in stages]
     maps_bytes = feature_maps_bytes(architecture, height, width, FP32)
@@ -152,6 +149,24 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
             peak("strips", "exact, in strips: its feature maps", maps_bytes),
         ),
     )
+
+
+def multiply_adds_per_pixel(architecture: Architecture) -> float:
+    """Return the multiply-adds of `summarize` for a pixel, without a forward pass.
+
+    Its meter makes PyTorch import the compiler, which takes seconds and 100 MB.
+    """
+    with torch.device("meta"):
+        network = Restormer(architecture)
+    return sum(stage.multiply_adds for stage in _stages(network, MULTIPLE, MULTIPLE)) / MULTIPLE**2
+
+
+def _stages(network: Restormer, height: int, width: int) -> list[Stage]:
+    stages: list[Stage] = []
+    for name, module in network.named_children():
+        entering = stages[-1].level if stages else 1
+        stages.append(_stage(name, module, height, width, entering))
+    return stages
 
 
 def _stage(name: str, module: nn.Module, height: int, width: int, entering: int) -> Stage:

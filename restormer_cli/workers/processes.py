@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..checkpoints import TASKS
+from ..memory import save_address_space
 from .worker import Message, WorkerConfig, WorkerExited, run_worker
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _signals_blocked() -> Iterator[None]:
 def _main(connection: Connection, config: WorkerConfig) -> None:
     import torch
 
+    save_address_space()
     torch.set_num_threads(max(1, torch.get_num_threads() // config.restorer.sharing))
     lock = threading.Lock()
 

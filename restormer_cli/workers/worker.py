@@ -118,6 +118,8 @@ def serve(
                 send(failure_event(job, restorer.task.name, error))
             case Cancelled() | CancelledError():
                 pass
+            case RestormerError() as error:  # of the device: another worker tries again
+                send(WorkerExited(error.message))
             case error:  # a bug: the executor would hide it, and the pool would wait forever
                 traceback.print_exception(error)
                 send(WorkerExited(f"{type(error).__name__}: {error}"))

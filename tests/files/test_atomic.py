@@ -196,3 +196,13 @@ def test_without_file_locks_only_old_leftovers_are_removed(
     os.utime(old, (1, 1))
     assert atomic.remove_leftovers([tmp_path, tmp_path / "missing"]) == [old]
     assert young.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs names of descriptors")
+def test_an_open_pipe_is_written_by_its_name():
+    """/dev/stdout and >(command) of a shell are links to pipes, which have no path."""
+    reader, writer = os.pipe()
+    atomic.write_atomic(Path(f"/dev/fd/{writer}"), b"data")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == b"data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ WHOLE = {
     "palette.png": encoded("PNG", scene().quantize(20)),
     "gif": encoded("GIF", scene().quantize(64), interlace=0),
     "avif": encoded("AVIF"),
+    "qoi": encoded("QOI"),
     "bmp": encoded("BMP"),
     "ppm": encoded("PPM"),
     "tga": encoded("TGA"),
@@ -106,6 +108,7 @@ DAMAGES = {
         f"{name} with changed bytes": hit(WHOLE[name])
         for name in ("webp", "png", "deflate.tif", "lzw.tif")
     },
+    "qoi with zeros at its end": zero_tail(encoded("QOI")),
     "jpg without its end marker": WHOLE["jpg"][:-2],
     "progressive.jpg without its last scans": (
         WHOLE["progressive.jpg"][: WHOLE["progressive.jpg"].rindex(b"\xff\xda")] + b"\xff\xd9"
@@ -262,6 +265,13 @@ UNSUPPORTED = {
     "Radiance HDR": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n",
     "SVG": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     "PDF": b"%PDF-1.7\n",
+    "SVG: not": b'\xef\xbb\xbf<?xml version="1.0"?><!-- by hand --><svg width="1"/>',
+    "PSD of more than 8 bits": b"8BPS\0\1" + bytes(15) + b"\3\0\x10\0\3" + bytes(40),
+    "JPEG XR": b"II\xbc\1\x20\0\0\0" + bytes(40),
+    "DICOM": bytes(128) + b"DICM" + bytes(40),
+    "DjVu": b"AT&TFORM\0\0\0\x28DJVU",
+    "JPEG-LS": b"\xff\xd8\xff\xf7" + bytes(40),
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n",
     "a video": b"\0\0\0\x18ftypisom" + bytes(40),
     "a web page": b"<!DOCTYPE html><title>404</title>",
     "CgBI": b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", b"\x50\0\x20\2") + bytes(40),
@@ -315,3 +325,114 @@ def test_uncompressed_ycbcr_of_a_tiff_is_read(subsampling: tuple[int, int]) -> N
     image = read(build("<", tags, body))
     expected = PIL.Image.new("YCbCr", (7, 5), (100, 120, 140)).convert("RGB")
     np.testing.assert_array_equal(image.pixels, np.asarray(expected))
+
+
+PACKED = encoded("TIFF", compression="packbits")
+JP2 = encoded("JPEG2000")
+
+
+def noisy(data: bytes, at: float = 0.5, size: int = 1024) -> bytes:
+    """Replace bytes in a file by noise."""
+    start = int(len(data) * at)
+    noise = np.random.default_rng(1).integers(0, 256, size, np.uint8).tobytes()
+    return data[:start] + noise + data[start + size :]
+
+
+def zeroed(data: bytes) -> bytes:
+    """Replace 1 KiB in the middle of a file by zeros."""
+    return data[: len(data) // 2] + bytes(1024) + data[len(data) // 2 + 1024 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(damage(data), id=f"{kind} {damage.__name__}")
+        for kind, data in (
+            ("packbits", PACKED),
+            ("qoi", encoded("QOI")),
+            ("jp2", JP2),
+            ("j2k", encoded("JPEG2000", no_jp2=True)),
+            ("tiles.jp2", encoded("JPEG2000", tile_size=(64, 64))),
+        )
+        for damage in (noisy, zeroed)
+    ],
+)
+def test_coded_data_without_checksums_is_checked_by_its_structure(data: bytes) -> None:
+    """Data that decodes to too many bytes, or holds markers or gaps, is damaged."""
+    with pytest.raises(DamagedError):
+        list(decode(data).images)
+    assert read(data).damage is not None
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+@pytest.mark.parametrize("precinct", [None, (64, 64)])
+def test_a_blank_jpeg_2000_is_not_damaged(shade: int, precinct: tuple[int, int] | None) -> None:
+    """Its empty packets are zeros, or short markers with SOP and EPH."""
+    picture = PIL.Image.new("RGB", (900, 900), (shade, shade, shade))
+    options = {"precinct_size": precinct} if precinct else {}
+    assert read(encoded("JPEG2000", picture, **options)).damage is None
+    assert read(JP2).damage is None
+
+
+def test_errors_of_a_ycbcr_tiff_are_damage() -> None:
+    """Strips of YCbCr are decoded by another function of libtiff, which goes on after errors."""
+    data = encoded("TIFF", scene().convert("YCbCr"), compression="tiff_lzw")
+    with pytest.raises(DamagedError):
+        list(decode(noisy(data)).images)
+    assert read(data).damage is None
+
+
+@pytest.mark.parametrize("missing", [1, 20, 60, 100])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_a_cut_directory_of_a_tiff_is_damage(compression: str, missing: int) -> None:
+    """A TIFF whose tags at the end are missing is damaged, and not of an unsupported kind."""
+    data = encoded("TIFF", scene().quantize(8), compression=compression)
+    with pytest.raises(DamagedError) as caught:
+        list(decode(data[:-missing]).images)
+    assert "unpack" not in caught.value.message
+
+
+def test_other_damaged_tags_of_a_tiff_are_losses() -> None:
+    """A description whose text lies beyond the end costs nothing else, but is a loss."""
+    from restormer_cli.imaging.codecs.exif import build, integer_tag
+
+    numbers = {256: 5, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 4, 279: 20}
+    tags = {tag: integer_tag("<", 4, n) for tag, n in numbers.items()}
+    tags[270] = integer_tag("<", 4, 4711, 4712)
+    data = build("<", tags, bytes(range(20)))[:-1]
+    image = read(data)
+    assert image.pixels.ravel().tolist() == list(range(20))
+    assert image.losses == ["1 damaged tag: left out"]
+
+
+@pytest.mark.parametrize("name", ["jpg", "progressive.jpg", "png", "webp"])
+def test_data_after_the_end_is_a_loss_unless_it_is_padding(name: str) -> None:
+    """An archive behind the picture is a loss; zeros and a few bytes are not."""
+    assert read(WHOLE[name] + b"PK\3\4" + b"archive" * 9).losses == [
+        "67 bytes after its end: left out"
+    ]
+    for padding in (bytes(600), b"\xff" * 600, b"\r\n"):
+        assert read(WHOLE[name] + padding).losses == []
+
+
+def test_a_cut_run_length_bmp_fails_at_once() -> None:
+    """Missing data is not replaced by more bytes than a picture can need: that took minutes."""
+    rows = (b"\x08\x01\x08\x02" + b"\0\0") * 16 + b"\0\1"
+    sizes = np.array([40, 16, 16], "<u4").tobytes() + np.array([1, 8], "<u2").tobytes()
+    rest = np.array([1, len(rows), 0, 0, 256, 0], "<u4").tobytes() + bytes(range(256)) * 4
+    start = np.array([54 + 1024 + len(rows), 0, 54 + 1024], "<u4").tobytes()
+    whole = b"BM" + start + sizes + rest + rows
+    assert read(whole).damage is None
+    before = time.process_time()
+    with pytest.raises(DamagedError):
+        list(decode(whole[:-50]).images)
+    assert time.process_time() - before < 5
+
+
+def test_an_unknown_filter_of_a_png_is_damage() -> None:
+    """Rows after one with an unknown filter are missing, though all checksums are right."""
+    rows = zlib.compress(bytes(25) * 4 + b"\x09" + bytes(24) + bytes(25) * 3)
+    header = (8).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    image = read(b"\x89PNG\r\n\x1a\n" + parts)
+    assert image.damage == "its coded data is corrupt, 50 % of the image could not be decoded"

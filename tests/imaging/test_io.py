@@ -176,3 +176,36 @@ def test_streams_are_read_and_named():
     assert image_io.read_image(io.BytesIO(data)).pixels.shape == (3, 4, 3)
     with pytest.raises(ImageError, match="<input>: not an image"):
         image_io.read_image(io.BytesIO(b"no"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        *((kind, "RGB", {}) for kind in ("PNG", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "SGI")),
+        *((kind, "RGB", {}) for kind in ("QOI", "PCX", "GIF")),
+        *(("TGA", mode, {}) for mode in ("L", "P", "RGB", "RGBA")),
+        *((kind, "RGB", {"quality": 100}) for kind in ("JPEG", "WEBP", "AVIF")),
+    ],
+)
+def test_large_files_are_recognised_by_their_start(kind, mode, options):
+    """A file of which only the start would be read if it were no image is read to its end."""
+    side = 1100 if mode == "RGB" and kind != "GIF" else 1500
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    data = encoded(PIL.Image.fromarray(pixels).convert(mode), kind, **options)
+    assert len(data) > 2**20
+    assert image_io.read_bytes(io.BytesIO(data))[1] == data
+
+
+@pytest.mark.parametrize(
+    ("start", "cause"),
+    [
+        (b"hello ", "<input>: not an image, or in an unsupported format"),
+        (b"\0\0\0\x20ftypisom", "<input>: a video: not supported"),
+    ],
+)
+def test_of_a_large_file_that_is_no_image_only_the_start_is_read(start, cause):
+    """The error is that of a small one, and says what the file is."""
+    stream = io.BytesIO(start * 10**6)
+    with pytest.raises(ImageError, match=cause):
+        image_io.read_bytes(stream)
+    assert stream.tell() == 2**20

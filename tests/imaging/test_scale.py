@@ -87,3 +87,22 @@ def test_hidden_samples_do_not_count():
     image[:40], alpha[:40] = -99_999, 0
     assert find_scale(image, alpha) == (0, 255)
     assert find_scale(image) != (0, 255)
+
+
+@pytest.mark.parametrize(("low", "high"), [(250, 320), (1000, 1010)])
+def test_quantities_with_an_offset_have_their_own_scale(low, high):
+    """Temperatures in kelvin would have nearly no contrast on the scale 0..1023."""
+    black, white = find_scale(low + (high - low) * picture(0.02))
+    assert abs(black - low) < 0.2 * (high - low)
+    assert abs(white - high) < 0.2 * (high - low)
+
+
+def test_a_flat_image_keeps_a_full_scale():
+    """A picture without any contrast does not say that its values have an offset."""
+    assert find_scale(np.full((40, 48, 3), 30_000.5, np.float32)) == (0, 65535)
+
+
+def test_fine_signed_texture_is_not_clipped_at_0():
+    """Samples on both sides of 0 whose means are near 0 are not on a scale that begins at 0."""
+    samples = np.random.default_rng(0).integers(-128, 128, (80, 96, 3))
+    assert find_scale(samples.astype(np.float32))[0] < -100

@@ -6,6 +6,7 @@ import threading
 from copy import deepcopy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -158,6 +159,40 @@ def test_tensors_larger_than_mps_supports(identity, monkeypatch):
         whole.plan(3000, 4000)
     assert devices.largest_tensor(MPS) == GIB
     assert devices.largest_tensor(CUDA) is devices.largest_tensor(torch.device("cpu")) is None
+
+
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with ..."
+
+
+@pytest.mark.parametrize("works_at_first", [False, True])
+def test_failures_of_a_gpu_are_errors_of_the_device(identity, monkeypatch, works_at_first):
+    """A GPU that does not work fails when the network is loaded; one that fails later, then."""
+
+    def fail(*_, **__):
+        raise RuntimeError(NO_KERNEL)
+
+    monkeypatch.setattr(devices, "choose_device", lambda _: CUDA)
+    monkeypatch.setattr(Restormer, "to", lambda network, _: network)  # stays on the CPU
+    FakeCuda(monkeypatch, total=GIB)
+    options = {"weights": str(identity()), "precision": "fp32"}
+    if works_at_first:
+        restorer = Restorer("denoise", **options)
+        monkeypatch.setattr(engine, "restore", fail)
+        with pytest.raises(DeviceError, match=r"^cuda:1 failed \(CUDA error: no kernel image"):
+            restorer(np.zeros((24, 24, 3), np.uint8))
+        return
+    monkeypatch.setattr(engine, "restore", fail)
+    with pytest.raises(DeviceError, match=r"^cuda:1 failed \(CUDA error: no kernel image") as error:
+        Restorer("denoise", **options)
+    assert "--device cpu" in error.value.hint
+    assert "\n" not in error.value.message
+
+
+def test_defects_are_not_taken_for_failures_of_a_gpu():
+    """Other errors of PyTorch, and those on a CPU, are raised unchanged."""
+    for device, text in ((CUDA, "The size of tensor a must match"), (torch.device("cpu"), "CUDA")):
+        with pytest.raises(RuntimeError, match=text), devices.device_errors(device):
+            raise RuntimeError(text)
 
 
 @pytest.mark.parametrize("difference", [20.0, float("nan"), None])

@@ -54,6 +54,19 @@ def test_float_values_beyond_the_range_are_kept(identity):
     assert np.array_equal(restorer(image), image)
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(255, 0), (65535, 0), (2, -1)])
+@pytest.mark.parametrize("noise", [0, 0.08])
+def test_float_arrays_are_restored_on_their_own_scale(tiny, factor, offset, noise):
+    """The same picture changes by the same amount on each scale, also where noise lies beyond."""
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", precision="fp32")
+    rows, columns = np.mgrid[:48, :40]
+    smooth = np.dstack([rows / 47, columns / 39, (rows + columns) / 86])
+    image = smooth + np.random.default_rng(0).normal(0, noise, smooth.shape)
+    expected = restorer(image.clip(0, 1).astype(np.float32))
+    restored = restorer((image * factor + offset).astype(np.float32))
+    assert (restored - offset) / factor == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_grey_image_is_restored_as_grey(tiny):
     """An RGB network restores a grey image as the mean of three equal channels."""
     restorer = Restorer("denoise", weights=str(tiny()), device="cpu", precision="fp32")

@@ -22,6 +22,7 @@ from restormer_cli.network.summary import (
     trace_shapes,
 )
 from tests.support.networks import OFFICIAL, PARAMETERS, TINY, tiny_network
+from tests.support.program import python
 
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
 VARIANTS = {
@@ -118,6 +119,18 @@ def test_costs_are_linear_in_pixels():
     assert six["published"] == 6 * one["published"]
     assert six["strips"] == 6 * one["strips"]
     assert six["plain"] == pytest.approx(6 * one["plain"], rel=0.01)  # and weights, once
+
+
+def test_multiply_adds_of_a_pixel_need_no_compiler():
+    """They are those of `summarize`, without PyTorch's compiler, whose import takes seconds."""
+    command = (
+        "import sys\n"
+        "from restormer_cli.network import Architecture, multiply_adds_per_pixel\n"
+        "print(multiply_adds_per_pixel(Architecture()), 'torch._dynamo' in sys.modules)"
+    )
+    count, imported = python("-c", command).communicate()[0].split()
+    assert float(count) == summarize(Architecture(), 256, 256).multiply_adds / 256**2
+    assert imported == b"False"
 
 
 def test_sides_are_rounded_up_to_multiples_of_8():

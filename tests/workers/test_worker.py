@@ -11,7 +11,7 @@ import pytest
 from restormer_cli.batch.events import Failed, ImageProgress
 from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.batch.stages import QueuedImage, WrittenImage
-from restormer_cli.errors import CheckpointError
+from restormer_cli.errors import CheckpointError, DeviceError
 from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.workers.worker import Ready, WorkerConfig, WorkerExited, run_worker
 from tests.support.program import picture
@@ -65,7 +65,7 @@ def test_a_worker_reports_readiness_progress_and_results(weights: Path) -> None:
     ready, *others = run(weights, "a.png", "b.png", "c.png")
     assert isinstance(ready, Ready)
     assert ready.settings["task"] == "derain"
-    assert ready.description == f"{weights} on cpu, fp32"
+    assert ready.description.startswith(f"{weights} on cpu, fp32")
     assert any(isinstance(message, ImageProgress) for message in others)
     results = [type(message) for message in others if isinstance(message, RESULTS)]
     assert results == [WrittenImage, Failed, WrittenImage]
@@ -85,6 +85,20 @@ def test_weights_that_cannot_be_loaded_are_the_only_message(folder: Path) -> Non
     """The worker sends the error instead of Ready."""
     (error,) = run(folder / "gone.pth")
     assert isinstance(error, CheckpointError)
+
+
+def test_a_device_that_fails_ends_the_worker(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pool gets the cause, and tries the image in another worker."""
+
+    def failing(*_: object) -> None:
+        raise DeviceError("cuda:1 failed (CUDA error: unspecified launch failure)")
+
+    picture("a.png")
+    sent = run(weights, "a.png", observer=failing)
+    assert sent[-1] == WorkerExited("cuda:1 failed (CUDA error: unspecified launch failure)")
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_defect_ends_the_worker(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

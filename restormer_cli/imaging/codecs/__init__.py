@@ -43,3 +43,12 @@ def import_extra(module: str, extra: str, subject: str) -> Any:
             f"{subject} need a package that is not installed",
             f"pip install 'restormer-cli[{extra}]'",
         ) from error
+
+
+def decode_text(body: bytes) -> str:
+    """Decode a comment, whose encoding is not specified."""
+    body = body.rstrip(b"\0")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.decode("latin-1")

@@ -59,6 +59,7 @@ class Directory(NamedTuple):
     order: str
     tags: dict[int, Tag]
     following: int = 0  # offset of the next directory: another page, or a thumbnail
+    damaged: frozenset[int] = frozenset()  # tags without a value, which are not in `tags`
 
     def integers(self, tag: int, *default: int) -> tuple[int, ...]:
         """Return the values of an integer tag, or the default."""
@@ -100,12 +101,15 @@ def parse(block: bytes, start: int | None = None) -> Directory:
     counter, entry, link = (struct.Struct(order + form) for form in _LAYOUTS[magic])
 
     def read(offset: int, depth: int) -> Directory:
+        if offset + counter.size > len(block):
+            raise ValueError("a directory lies beyond the end")
         (count,) = counter.unpack_from(block, offset)
         start = offset + counter.size
         end = start + count * entry.size
         if end > len(block):
             raise ValueError("a directory runs past the end")
         tags: dict[int, Tag] = {}
+        damaged = set()
         for position in range(start, end, entry.size):
             tag, kind, number, inline = entry.unpack_from(block, position)
             size = number * _SIZES.get(kind, len(block))
@@ -114,16 +118,17 @@ def parse(block: bytes, start: int | None = None) -> Directory:
                 (position,) = link.unpack(inline)
             value = block[position : position + size]
             if len(value) < size:
-                continue
-            if tag not in _DIRECTORIES:
+                damaged.add(tag)
+            elif tag not in _DIRECTORIES:
                 tags[tag] = Tag(kind, number, value, position)
             elif depth < 2:  # Interoperability is inside Exif; anything deeper is a loop
                 with suppress(*CODEC_ERRORS):
                     (target,) = struct.unpack(order + INTEGERS[kind], value)
                     tags[tag] = Tag(LONG, 1, read(target, depth + 1))
+        following = 0
         with suppress(struct.error):
-            return Directory(order, tags, link.unpack_from(block, end)[0])
-        return Directory(order, tags)
+            (following,) = link.unpack_from(block, end)
+        return Directory(order, tags, following, frozenset(damaged))
 
     if start is None:  # its offset is at 4, or at 8 in a BigTIFF
         (start,) = link.unpack_from(block, link.size)

@@ -1,4 +1,4 @@
-"""JPEG: Pillow codes the pixels, and all segments are copied."""
+"""JPEG: Pillow and OpenCV code the pixels, and all segments are copied."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import PIL.Image
 
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
-from ..integrity.fault import Fault, describe, fill_up
+from ..integrity.fault import Fault, describe, describe_rest, fill_up
 from ..unsupported import check_jpeg
-from . import CODEC_ERRORS, STALE_CREDENTIALS, exif, pillow
+from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, exif, pillow
 from .blocks import photoshop, xmp
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         exif=_first_block(bodies(_APP1, _EXIF)) or None,
         xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
         iptc=photoshop.iptc(resources(segments)),
-        texts=tuple(("Comment", pillow.decode_text(body)) for body in bodies(_COM, b"")),
+        texts=tuple(("Comment", decode_text(body)) for body in bodies(_COM, b"")),
     )
     if {packet for packet in bodies(_APP1, _XMP) if packet} - {image.xmp}:
         image.losses.append("more XMP packets are left out: the last one counts")
@@ -94,11 +95,15 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     with PIL.Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
         check_size(picture.width, picture.height, max_pixels)
         image.dpi = pillow.dpi(picture)
-        fault = integrity.find_fault(plain)
-        if fault is None:
-            pillow.read_samples(image, picture)
-        else:
+        pixels, fault, end = integrity.load(plain, picture.mode)
+        if fault is not None:
             _read_damaged(image, plain, fault)
+        elif pixels is not None and pixels.shape[:2] == (picture.height, picture.width):
+            image.set_samples(np.atleast_3d(pixels), 1 if picture.mode == "L" else 3)
+        else:
+            pillow.read_samples(image, picture)
+    if not omitted and fault is None:
+        image.losses += describe_rest(plain, end)
     return ImageSequence.single(image, *omitted)
 
 
@@ -146,7 +151,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     others = [segment for segment in image.extras if segment[0] != _APP0]
     if image.iptc is not None and not any(marker == _APP13 for marker, _ in others):
         others += of_resources(photoshop.of_iptc(image.iptc))
-    said = [pillow.decode_text(body) for marker, body in others if marker == _COM]
+    said = [decode_text(body) for marker, body in others if marker == _COM]
     for text in (text for _, text in image.texts if text not in said):
         others += [(_COM, piece) for piece in _text_pieces(text)]
     segments += others

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale
 from ..integrity.fault import CUT, describe
+from . import decode_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ _HEADERS = {
     for form in forms
 }
 _PAM_HEADER = re.compile(rb"P7[ \t\r]*\n(.*?)^ENDHDR[^\n]*\n", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(rb"#([^\n\r]*)")
 _NOT_PLAIN = re.compile(rb"[^\d\s]")
 
 
@@ -48,6 +50,7 @@ class _Header(NamedTuple):
     extra_samples: tuple[int, ...]  # as in `Image.set_samples`
     scale: float  # of a PFM
     start: int  # offset of the samples
+    comments: bytes = b""  # lines of the header
 
     @property
     def dtype(self) -> str:
@@ -105,7 +108,10 @@ def _parse(data: bytes, position: int) -> _Header:
             raise ValueError("its scale is 0 or not finite")
     elif form not in _BITMAPS:
         maximum = int(match[3])
-    return _checked(_Header(form, width, height, count, maximum, count, (), scale, match.end()))
+    comments = _comments(match[0])
+    return _checked(
+        _Header(form, width, height, count, maximum, count, (), scale, match.end(), comments)
+    )
 
 
 def _parse_pam(data: bytes, position: int) -> _Header:
@@ -124,7 +130,18 @@ def _parse_pam(data: bytes, position: int) -> _Header:
     if not 1 <= colours <= count <= 64:
         raise ValueError(f"{count} samples per pixel do not fit its type")
     extra = (2,) if kind.endswith(b"_ALPHA") else ()
-    return _checked(_Header(b"P7", width, height, count, maximum, colours, extra, 1.0, match.end()))
+    comments = _comments(
+        b"\n".join(line for line in match[1].splitlines() if line.startswith(b"#"))
+    )
+    end = match.end()
+    return _checked(
+        _Header(b"P7", width, height, count, maximum, colours, extra, 1.0, end, comments)
+    )
+
+
+def _comments(header: bytes) -> bytes:
+    """Return the comments of a header, one a line."""
+    return b"\n".join(line.strip() for line in _COMMENT.findall(header))
 
 
 def _checked(header: _Header) -> _Header:
@@ -135,6 +152,8 @@ def _checked(header: _Header) -> _Header:
 
 def _decode_image(data: bytes, header: _Header) -> Image:
     image = Image(UNDECODED, format=_NAMES.get(header.form, "ppm"))
+    if text := decode_text(header.comments).strip():
+        image.texts = (("Comment", text),)
     samples = _read_plain(data, header) if header.form in _PLAIN else _read(data, header, image)
     if header.dtype[1] == "f":
         samples = samples[::-1].astype(np.float32)  # from the bottom to the top

@@ -17,9 +17,9 @@ from PIL import ImageCms
 
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
-from ..integrity import gif, isobmff, webp
-from ..integrity.fault import CORRUPT, CUT, Fault, describe, fill_up, sound_length
-from . import CODEC_ERRORS, bmp, exif
+from ..integrity import gif, isobmff, jpeg2000, webp
+from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
+from . import CODEC_ERRORS, bmp, decode_text, exif
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,6 +52,8 @@ _PLAYS: dict[str, Callable[[PIL.Image.Image], int]] = {
 }
 # Marks of maps among an AVIF's items (ISO/IEC 23008-12, 6.6.2 and 6.8)
 _MAPS = re.compile(rb"tmap|auxiliary:depth|aux:hdrgainmap")
+# Start and end of a QOI, and bytes of its longest code ("The Quite OK Image Format", 2022).
+_QOI, _QOI_END, _QOI_LONGEST = b"qoif", bytes(7) + b"\1", 5
 _TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
 # Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
 _PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
@@ -73,13 +75,15 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
     if (fields := bmp.decode_fields(data, max_pixels)) is not None:
         return ImageSequence.single(fields)
+    rest = describe_rest(data, webp.end(data)) if webp.SIGNATURE.match(data) else []
     data, damage = _repaired(data, open_picture)
     picture = open_picture(data)
     kind = (picture.format or "").lower()
     texts = [decode_text(picture.info[key]) for key in _TEXT_KEYS if key in picture.info]
     frame_damage = {0: damage}
+    profiles: dict[str, bytes] = {}
     if kind == "gif":
-        data, frame_damage, comments = gif.check(data, picture.width, picture.height)
+        data, frame_damage, comments, profiles = gif.check(data, picture.width, picture.height)
         texts = [decode_text(comment) for comment in comments]
         picture = open_picture(data)
     available = getattr(picture, "n_frames", 1)
@@ -103,7 +107,10 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
                     raise
                 image = _decode_damaged(data, kind, open_picture)
             image.texts = tuple(("Comment", text) for text in texts if text)
+            for name, value in profiles.items():
+                setattr(image, name, value)
             image.plays = plays
+            image.losses += [] if number else rest
             yield image
 
     return ImageSequence(frames(), kind, count, "frame", omitted)
@@ -125,7 +132,7 @@ def accepts(start: bytes) -> bool:
 def _repaired(
     data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]
 ) -> tuple[bytes, str | None]:
-    """Check a WebP or AVIF: return a file that can be decoded, and its damage."""
+    """Check a WebP, AVIF or JPEG 2000: return a file that can be decoded, and its damage."""
     if webp.SIGNATURE.match(data):
         if webp.is_cut(data):
             fault = Fault(CUT, sound_length(data))
@@ -137,7 +144,28 @@ def _repaired(
         if cause == CUT:
             raise ValueError(cause)
         return data, describe(cause, None)
+    elif jpeg2000.SIGNATURE.match(data) and (cause := jpeg2000.find_fault(data)):
+        if cause == CUT:
+            return data, None  # decoding fails, or tells how much is missing
+        return data, describe(cause, None)
+    elif data.startswith(_QOI) and not _is_whole_qoi(data, open_picture):
+        return data, describe(CORRUPT, None)
     return data, None
+
+
+def _is_whole_qoi(data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]) -> bool:
+    """Return True if all data up to the end marker, which must be there, is needed.
+
+    A file that is cut is True as well: decoding fails.
+    """
+    end = data.rfind(_QOI_END)
+    with suppress(*CODEC_ERRORS):
+        open_picture(data).load()
+        if end < 0:
+            return False
+        open_picture(data[: end - _QOI_LONGEST]).load()
+        return False
+    return True
 
 
 def _decode_damaged(
@@ -151,7 +179,10 @@ def _decode_damaged(
     if kind == "webp":
         data, damage = webp.repair(data, Fault(CORRUPT, len(data)), load)
     else:
-        filled = fill_up(data, load)
+        # No coded row is twice as long as its samples; decoders written in Python are slow.
+        with open_picture(data) as picture:
+            most = 2 * picture.width * picture.height * len(picture.getbands())
+        filled = fill_up(data, load, most)
         if filled is None:
             load(data)  # raises the first error again
             raise ValueError(CORRUPT)
@@ -209,15 +240,6 @@ def dpi(picture: PIL.Image.Image) -> tuple[float, float] | None:
     dots = tuple(map(float, picture.info.get("dpi", ())))
     valid = len(dots) == 2 and all(math.isfinite(each) and each > 0 for each in dots)
     return (dots[0], dots[1]) if valid else None
-
-
-def decode_text(body: bytes) -> str:
-    """Decode a comment, whose encoding is not specified."""
-    body = body.rstrip(b"\0")
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body.decode("latin-1")
 
 
 def from_samples(samples: Array) -> PIL.Image.Image:

@@ -26,6 +26,7 @@ from ..image import (
     to_float,
 )
 from ..integrity import png as integrity
+from ..integrity.fault import describe_rest
 from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, STALE_CREDENTIALS
 from .blocks import photoshop
@@ -110,8 +111,12 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
     return _join([*chunks, (b"IEND", b"")])
 
 
-def decode_still(data: bytes, max_pixels: int) -> Image:
-    """Decode one image to 8 or 16 bits; a palette becomes RGB."""
+def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Image:
+    """Decode one image to 8 or 16 bits; a palette becomes RGB.
+
+    `corrupt` is True if decoding has failed: only then, the pixels are inflated a second time.
+    """
+    file = data
     width, height, depth, colour_type, *methods = struct.unpack_from(_IHDR, data, 16)
     check_size(width, height, max_pixels)
     depths = _DEPTHS[colour_type]
@@ -119,7 +124,7 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     has_palette = bool(colour_type & _PALETTE)
     image = Image(UNDECODED, format="png")
     if depth in depths:
-        data, image.damage = integrity.repair(data)
+        data, image.damage = integrity.repair(data, corrupt=corrupt)
     chunks = _split(data, image.losses)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
@@ -136,6 +141,8 @@ def decode_still(data: bytes, max_pixels: int) -> Image:
     bare = _join([chunk for chunk in chunks if chunk[0] in coding])
     with library_messages():  # the exception says enough
         decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None and not corrupt:
+        return decode_still(file, max_pixels, corrupt=True)
     if decoded is None:
         raise ValueError("the pixels cannot be decoded")
     samples = swap_red_blue(decoded.reshape(height, width, -1))
@@ -344,6 +351,7 @@ def _split(data: bytes, losses: list[str]) -> _Chunks:
             raise ValueError(f"wrong checksum of {kind!r}")
         else:
             losses.append(f"a damaged chunk, {kind!r}, is left out")
+    losses += describe_rest(data, position)
     return chunks
 
 

@@ -37,6 +37,7 @@ _TILE_OFFSETS, _TILE_SIZES = 324, 325
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
 IPTC, PHOTOSHOP = 33723, 34377
 _SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
+_DAMAGED = "the directory of its tags is damaged"
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
@@ -80,6 +81,8 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             declared = max(declared, stacks.count_slices(page))
             omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
             prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
+            if not page.tags.keys() >= {_WIDTH, _HEIGHT}:
+                raise ValueError(_DAMAGED)
             check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
         start = page.following
     if not starts:
@@ -127,7 +130,20 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     return bytes(file)
 
 
+def _check_tags(page: Directory) -> list[str]:
+    """Return the losses of a page with tags that have no value.
+
+    Raises:
+        ValueError: pixels cannot be decoded without these tags.
+    """
+    if page.damaged & _CODING or 0 in page.integers(_BITS, 1):
+        raise ValueError(_DAMAGED)
+    count = len(page.damaged)
+    return [f"{counted(count, 'damaged tag')}: left out"] if count else []
+
+
 def _decode_page(data: bytes, page: Directory) -> Image:
+    losses = _check_tags(page)
     described = stacks.as_pages(page.tags)
     kept = {tag: v for tag, v in described.items() if tag not in _STORAGE and v.kind <= 13}
     resources = page.raw(PHOTOSHOP) or b""
@@ -142,6 +158,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         xmp=page.raw(_XMP),
         dpi=page.dpi(),
         iptc=_iptc(page) or photoshop.iptc(resources),
+        losses=losses,
     )
     if wide := sum(tag not in _STORAGE and v.kind > 13 for tag, v in described.items()):
         image.losses.append(f"{counted(wide, 'tag')} of BigTIFF's 64-bit types: left out")

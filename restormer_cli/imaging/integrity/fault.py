@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 CORRUPT, CUT = "its coded data is corrupt", "its end is missing"
 # Bytes to repeat in place of missing data: pixels that depend on the choice are missing.
 _FILLERS = b"\0", b"\xa5\x3c\x96\x0f\x5a\xc3\x69"
+_MAX_PADDING = 16  # bytes after the end of a file
+_FILLER_SIZES = (2**12, 2**16, 2**20, 2**24, 2**28)
 
 
 class Fault(NamedTuple):
@@ -36,6 +39,14 @@ def describe(cause: str, part: float | None) -> str:
     return f"{cause}, {extent} of the image could not be decoded"
 
 
+def describe_rest(data: bytes, end: int) -> list[str]:
+    """Return the loss of bytes after the end of a picture, unless they are padding."""
+    rest = data[end:]
+    if len(rest) <= _MAX_PADDING or rest.count(rest[:1]) == len(rest):
+        return []
+    return [f"{len(rest)} bytes after its end: left out"]
+
+
 def missing_part(first: Array, second: Array) -> float:
     """Compare decodings with different fillers: return the share of rows that are missing."""
     rows = np.flatnonzero((first != second).reshape(len(first), -1).any(axis=1))
@@ -50,12 +61,15 @@ class Filled(NamedTuple):
     size: int  # zeros that were appended to the data
 
 
-def fill_up(head: bytes, decode: Callable[[bytes], Array]) -> Filled | None:
+def fill_up(
+    head: bytes, decode: Callable[[bytes], Array], most: int = _FILLER_SIZES[-1]
+) -> Filled | None:
     """Decode data whose end is missing, followed by two different fillers.
 
-    `decode` raises an exception while the data is too short. None: it always does.
+    `decode` raises an exception while the data is too short. None: it does so with the first size
+    of fillers, too, that is `most` bytes or more.
     """
-    for size in (2**12, 2**16, 2**20, 2**24, 2**28):
+    for size in _FILLER_SIZES[: bisect_left(_FILLER_SIZES, most) + 1]:
         try:
             first, second = (decode(head + filler * (size // len(filler))) for filler in _FILLERS)
         except CODEC_ERRORS:

@@ -1,5 +1,7 @@
 """Faults of a GIF: incomplete blocks, and frames whose coded data does not give all pixels.
 
+The extensions that hold metadata are collected on the way.
+
 Section numbers are those of GIF89a (CompuServe, 1990).
 """
 
@@ -11,7 +13,10 @@ from typing import NamedTuple, NoReturn
 from .fault import CORRUPT, CUT, describe
 
 _IMAGE, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
-_COMMENT = 0xFE  # extension label (24)
+_COMMENT, _APPLICATION = 0xFE, 0xFF  # extension labels (24, 26)
+_APPLICATION_FIELDS = {b"ICCRGBG1012": "icc", b"XMP DataXMP": "xmp"}
+# After an XMP packet, which is not in sub-blocks, this makes it seem so (XMP, part 3, 1.1.2).
+_XMP_TRAILER = bytes([1, *range(255, -1, -1), 0])
 _MAX_BITS = 12  # of a code (appendix F)
 
 
@@ -21,10 +26,11 @@ class Checked(NamedTuple):
     data: bytes  # a complete file
     damage: dict[int, str | None]  # of frames, by number
     comments: list[bytes]
+    fields: dict[str, bytes]  # "icc" and "xmp", where they are
 
 
 def check(data: bytes, width: int, height: int) -> Checked:
-    """Return a complete file, the damage of frames, and the comments.
+    """Return a complete file, the damage of frames, and the metadata.
 
     A frame is drawn over those before it, so that damage extends to all frames after it.
 
@@ -33,6 +39,7 @@ def check(data: bytes, width: int, height: int) -> Checked:
     """
     damage: dict[int, str | None] = {}
     comments = []
+    fields: dict[str, bytes] = {}
     found: str | None = None
     frames = 0
     position = 13 + _table_size(data[10])
@@ -54,18 +61,22 @@ def check(data: bytes, width: int, height: int) -> Checked:
                 damage[frames] = found
                 frames += 1
             elif kind == _EXTENSION:
-                label = data[position]
-                content, position, complete = _blocks(data, position + 1)
+                label, start = data[position], position + 1
+                content, position, complete = _blocks(data, start)
                 if not complete:
                     raise IndexError  # noqa: TRY301
                 if label == _COMMENT and content:
                     comments.append(content)
+                elif label == _APPLICATION and (name := _APPLICATION_FIELDS.get(content[:11])):
+                    is_xmp = name == "xmp" and data[:position].endswith(_XMP_TRAILER)
+                    packet = data[start + 12 : position - len(_XMP_TRAILER)]
+                    fields[name] = packet if is_xmp else content[11:]
             # Like Pillow, skip bytes outside blocks.
     except (IndexError, struct.error):
         if not frames:
             raise ValueError(CUT) from None
         damage[frames - 1] = found or describe(CUT, None)
-    return Checked(data, damage, comments)
+    return Checked(data, damage, comments, fields)
 
 
 def _refuse(cause: str) -> NoReturn:

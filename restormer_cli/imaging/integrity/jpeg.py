@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from .fault import CORRUPT, CUT, Fault, sound_length
 from .messages import library_messages
+
+if TYPE_CHECKING:
+    from ..image import Array
 
 # A marker may follow fill bytes; 0xFF00 is a data byte (B.1.1.2).
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
@@ -33,27 +37,43 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _MAX_PADDING = 16  # bytes after the data of a scan, by some cameras
 
 
-def find_fault(data: bytes) -> Fault | None:
-    """Return the first fault of a JPEG; bytes after its end may be anything.
+# Pillow's mode -> flag to decode the same pixels with OpenCV, which shows libjpeg's warnings.
+_FLAGS = {"L": cv2.IMREAD_GRAYSCALE, "RGB": cv2.IMREAD_COLOR_RGB}
+
+
+class Loaded(NamedTuple):
+    """Result of `load`."""
+
+    pixels: Array | None  # H W or H W C
+    fault: Fault | None
+    end: int  # offset after the picture; any bytes may follow
+
+
+def load(data: bytes, mode: str = "") -> Loaded:
+    """Return the first fault of a JPEG or, if there is none, its pixels.
 
     A changed bit is not always a fault: after a few symbols, a decoder of Huffman codes often finds
     its place again without noticing.
+
+    Args:
+        data: the file.
+        mode: Pillow's; modes except "L" and "RGB" are only checked.
     """
     fault, end = _check_markers(data)
     if fault is not None:
-        return fault
+        return Loaded(None, fault, end)
+    # At any scale, the coded data is read completely.
+    flag = _FLAGS.get(mode, cv2.IMREAD_REDUCED_GRAYSCALE_8)
     with library_messages() as lines:
         try:
-            # The scale saves time: coded data is read completely at any scale.
-            whole = np.frombuffer(data, np.uint8, end)
-            cv2.imdecode(whole, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8, end), flag)
         except cv2.error:  # a size or kind that OpenCV does not support
-            return None
+            return Loaded(None, None, end)
     for line in lines():
         for start, cause in _WARNINGS:
             if line.startswith(start) and not _is_padding(line, data[:end]):
-                return Fault(cause)
-    return None
+                return Loaded(None, Fault(cause), end)
+    return Loaded(pixels if mode in _FLAGS else None, None, end)
 
 
 def _check_markers(data: bytes) -> tuple[Fault | None, int]:

@@ -24,11 +24,14 @@ _PASSES = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 _LAST_FILTER = 4  # types of filters (9.2)
-_BUFFER = 2**20
 
 
-def repair(data: bytes) -> tuple[bytes, str | None]:
+def repair(data: bytes, *, corrupt: bool) -> tuple[bytes, str | None]:
     """Return a PNG with all its pixels, of which zeros replace the missing, and the damage.
+
+    Args:
+        data: the file.
+        corrupt: True if its pixels cannot be decoded, even if all chunks are sound.
 
     Raises:
         ValueError: the header or all pixels are missing.
@@ -41,7 +44,7 @@ def repair(data: bytes) -> tuple[bytes, str | None]:
     packed = [body for kind, body in chunks if kind == b"IDAT"]
     fields = struct.unpack(">IIBBBBB", header)
     size = sum(_rows(fields))
-    if cause is None and _is_whole(packed, size):
+    if cause is None and not corrupt:
         return data, None
     raw = bytearray()
     decoder = zlib.decompressobj()
@@ -98,22 +101,6 @@ def _valid_size(raw: bytearray, header: tuple[int, ...]) -> int:
             break
         position += size
     return min(position, len(raw))
-
-
-def _is_whole(packed: list[bytes], size: int) -> bool:
-    """Inflate the pixels without keeping them: return True if they are complete and correct."""
-    decoder, count = zlib.decompressobj(), 0
-    try:
-        for piece in packed:
-            rest = piece
-            while rest and not decoder.eof:
-                count += len(decoder.decompress(rest, _BUFFER))
-                rest = decoder.unconsumed_tail
-        while not decoder.eof and (more := decoder.decompress(decoder.unconsumed_tail, _BUFFER)):
-            count += len(more)
-    except zlib.error:
-        return False
-    return decoder.eof and count >= size
 
 
 def _join(chunks: list[tuple[bytes, bytes]]) -> bytes:

@@ -24,9 +24,10 @@ _STRIP_OFFSETS, _ROWS, _STRIP_SIZES, _PLANAR = 273, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES = 322, 323, 324, 325, 347
 _RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)  # compressions
 _WITHOUT_ZEROS = frozenset([2, 3, 4, 5])  # CCITT and LZW: no code consists of zeros
+_PACK_BITS, _NEEDED = 32773, 4  # bytes at the end of a strip without which it lacks pixels
 _LONGEST_ZEROS = 64  # bytes
 # libtiff's errors; the number is the row in the strip or tile.
-_WARNED = re.compile(r"^\w+: .*?(?: at (?:line|scanline) (\d+).*)?$", re.MULTILINE)
+_WARNED = re.compile(r"^[\w.]+: .*?(?: at (?:line|scanline) (\d+).*)?$", re.MULTILINE)
 _BUFFER = 2**20
 
 
@@ -87,14 +88,20 @@ def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
     page = exif.parse(file)
     compression = page.integer(_COMPRESSION, _RAW)
     found = _segments(page) if compression != _RAW else []
-    suspects = any(not _is_sound(file, page, segment) for segment in found)
     with library_messages() as lines:
         try:
             picture.load()
         except CODEC_ERRORS as caught:
             error = caught
     reported = _WARNED.search("\n".join(lines()))
-    if error is None and not suspects and not reported:
+    if (
+        error is None
+        and not reported
+        and all(
+            _has_checksum(picture, file, page, each) or _is_sound(file, page, each)
+            for each in found
+        )
+    ):
         return picture, None
     if not found or page.integer(_PLANAR, 1) == 2:
         raise error or ValueError(CORRUPT)
@@ -139,12 +146,28 @@ def _segments(page: exif.Directory) -> list[Segment]:
     ]
 
 
+def _has_checksum(
+    picture: PIL.Image.Image, file: bytes, page: exif.Directory, segment: Segment
+) -> bool:
+    """Return True if deflated bytes, which `picture` shows, have the checksum after them.
+
+    It is faster to sum them up than to inflate them again, because libtiff ignores the checksum.
+    """
+    left, top, width, height, start, size = segment
+    if page.integer(_COMPRESSION, _RAW) not in _DEFLATE or picture.mode != "L":
+        return False
+    pixels = picture.crop((left, top, left + width, top + height)).tobytes()
+    return zlib.adler32(pixels).to_bytes(4, "big") == file[start : start + size][-4:]
+
+
 def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
     """Check a strip or tile for damage that libtiff does not report."""
     compression = page.integer(_COMPRESSION, _RAW)
     piece = file[segment.start : segment.start + segment.size]
-    if compression in _WITHOUT_ZEROS:
-        return bytes(_LONGEST_ZEROS) not in piece
+    if compression in _WITHOUT_ZEROS and bytes(_LONGEST_ZEROS) in piece:
+        return False
+    if compression == _PACK_BITS:
+        return _is_used_up(page, segment, piece)
     if compression in _DEFLATE:
         decoder = zlib.decompressobj()
         try:
@@ -156,23 +179,27 @@ def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
         return decoder.eof
     if compression == _JPEG:
         tables = page.raw(_JPEG_TABLES) or b""
-        return jpeg.find_fault(tables[:-2] + piece[2 if tables else 0 :]) is None
+        return jpeg.load(tables[:-2] + piece[2 if tables else 0 :]).fault is None
     return True
 
 
-def _load_segment(
-    file: bytes, page: exif.Directory, segment: Segment
-) -> tuple[PIL.Image.Image | None, float]:
-    """Decode a strip or tile alone; return it, and the share of it that is missing."""
-    piece = file[segment.start : segment.start + segment.size]
-    sound = _is_sound(file, page, segment)
+def _is_used_up(page: exif.Directory, segment: Segment, piece: bytes) -> bool:
+    """Return True if all of the data is needed: a decoder that has lost its place needs less."""
+    short = piece.rstrip(b"\0")[:-_NEEDED]
+    if not short or page.integer(_PLANAR, 1) == 2:
+        return True
+    with library_messages():
+        try:
+            _alone(page, segment, short).load()
+        except CODEC_ERRORS:
+            return True
+    return False
+
+
+def _alone(page: exif.Directory, segment: Segment, piece: bytes) -> PIL.Image.Image:
+    """Open a strip or tile with the data `piece` as a picture."""
     dropped = {_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES}
     tags = {tag: value for tag, value in page.tags.items() if tag not in dropped}
-    lost = 0.0
-    if page.integer(_COMPRESSION) in _DEFLATE and not sound and _PREDICTOR not in tags:
-        piece, lost = _inflate(piece, _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height)
-        tags[_COMPRESSION] = exif.integer_tag(page.order, exif.SHORT, _RAW)
-        sound = True
     numbers = {
         _WIDTH: segment.width,
         _HEIGHT: segment.height,
@@ -181,11 +208,24 @@ def _load_segment(
         _STRIP_SIZES: len(piece),
     }
     tags |= {tag: exif.integer_tag(page.order, exif.LONG, n) for tag, n in numbers.items()}
+    return PIL.Image.open(io.BytesIO(exif.build(page.order, tags, piece)), formats=("TIFF",))
+
+
+def _load_segment(
+    file: bytes, page: exif.Directory, segment: Segment
+) -> tuple[PIL.Image.Image | None, float]:
+    """Decode a strip or tile alone; return it, and the share of it that is missing."""
+    piece = file[segment.start : segment.start + segment.size]
+    sound = _is_sound(file, page, segment)
+    lost = 0.0
+    if page.integer(_COMPRESSION) in _DEFLATE and not sound and _PREDICTOR not in page.tags:
+        piece, lost = _inflate(piece, _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height)
+        raw = exif.integer_tag(page.order, exif.SHORT, _RAW)
+        page = page._replace(tags={**page.tags, _COMPRESSION: raw})
+        sound = True
     with library_messages() as lines:
         try:
-            picture = PIL.Image.open(
-                io.BytesIO(exif.build(page.order, tags, piece)), formats=("TIFF",)
-            )
+            picture = _alone(page, segment, piece)
             picture.load()
         except CODEC_ERRORS:
             return None, 1.0

@@ -48,6 +48,12 @@ def pixel_chunks(data: bytes) -> Iterator[Chunk]:
         position += _HEADERS.get(kind, length + length % 2)
 
 
+def end(data: bytes) -> int:
+    """Return the offset of the end of the file as declared."""
+    (length,) = struct.unpack_from("<I", data, 4)
+    return int(length + 8 + length % 2)
+
+
 def is_cut(data: bytes) -> bool:
     """Return True if the end is missing; some encoders leave out the last byte of padding."""
     (length,) = struct.unpack_from("<I", data, 4)

@@ -20,20 +20,8 @@ from torch import Tensor
 
 import restormer_cli
 
-from ...network import (
-    Architecture,
-    BlockWeights,
-    Convolve,
-    Statistics,
-    TransformerBlock,
-    attend,
-    feed_forward,
-    mix,
-    normalised,
-    project,
-    statistics,
-)
-from ..blocking import Region, block_convolution, block_shape_on_cpu
+from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix
+from ..blocking import Compute, Region, block_convolution, block_shape_on_cpu
 from .compiler import NativeError, run_limited
 from .library import TYPES, FusedBlock, Library
 from .mode import VARIABLE
@@ -170,21 +158,10 @@ class Case:
 
     def eager(self, x: Tensor, matrix: Tensor, dtype: torch.dtype) -> Outcome:
         """Return PyTorch's results."""
-        w = cast(self.weights, dtype)
+        sums, finish = eager_passes(self.weights, matrix, dtype)
         convolve = block_convolution(self.region, *self.size)
-        sums = eager_sums(x[:, 1:-1, 1:-1].contiguous(), w, convolve)
-        return Outcome(*sums, eager_finish(x, matrix, w, convolve))
-
-
-def eager_sums(x: Tensor, w: BlockWeights, convolve: Convolve) -> Statistics:
-    """Return the statistics of B H W C without one pixel on every side, as `strips` does."""
-    return statistics(project(normalised(x, w.centred), w.qk, convolve), w.heads)
-
-
-def eager_finish(x: Tensor, matrix: Tensor, w: BlockWeights, convolve: Convolve) -> Tensor:
-    """Return the block's result without two pixels on every side, as `strips` does."""
-    v = project(normalised(x, w.centred), w.v, convolve)
-    return feed_forward(attend(x, mix(v, matrix), w), w, convolve)
+        gram, squares = sums(x[:, 1:-1, 1:-1].contiguous(), self.region, convolve)
+        return Outcome(gram, squares, finish(x, self.region, convolve))
 
 
 def cases() -> Iterator[Case]:
@@ -213,28 +190,33 @@ def random_block(channels: int, heads: int, **architecture: Any) -> BlockWeights
         return block.weights()
 
 
-def cast(w: BlockWeights, dtype: torch.dtype) -> BlockWeights:
-    """Return the weights as `strips.pack` makes them."""
-    from ..strips import pack_block  # imports this package
+def eager_passes(
+    weights: BlockWeights, matrix: Tensor, dtype: torch.dtype
+) -> tuple[Compute[Statistics], Compute[Tensor]]:
+    """Return PyTorch's two passes over a block, with a given mixing matrix."""
+    from ..strips import pack_block, passes_for  # which imports this package
 
-    return pack_block(w, dtype)
+    w = pack_block(weights, dtype)
+    passes = passes_for(w)
+    return passes.sums(w), passes.finish(w, lambda v, _: mix(v, matrix))
 
 
 def measure(library: Library, channels: int, heads: int, dtype: torch.dtype) -> float:
     """Return how many times as fast as PyTorch the library computes a block."""
     shape = block_shape_on_cpu(1, dtype.itemsize, channels, 1024, 1024)
-    rows, columns = (side // 2 for side in shape[1:])  # half of the usual size, to save time
+    rows, columns = shape.rows // 2, shape.columns // 2  # to save time
     region, size = Region(8, 8 + rows, 8, 8 + columns), (1024, 1024)
     weights = random_block(channels, heads)
-    w, convolve = cast(weights, dtype), block_convolution(region, *size)
+    convolve = block_convolution(region, *size)
     block = FusedBlock(library, weights, dtype)
     x = torch.randn(1, rows + 4, columns + 4, channels).to(dtype)
     inner, matrix = x[:, 1:-1, 1:-1].contiguous(), torch.randn(1, channels, channels)
     packed = [block.packed(matrix[0])]
+    sums, finish = eager_passes(weights, matrix, dtype)
 
     def eager() -> None:
-        eager_sums(inner, w, convolve)
-        eager_finish(x, matrix, w, convolve)
+        sums(inner, region, convolve)
+        finish(x, region, convolve)
 
     def native() -> None:
         block.sums(inner, region, size)

@@ -15,7 +15,7 @@ import torch
 
 from ...errors import DeviceError
 from ...files import sha256_file
-from ...network import Architecture, BlockWeights, summarize
+from ...network import Architecture, BlockWeights, multiply_adds_per_pixel
 from .check import Verdict, examine
 from .compiler import (
     COMPILE_LIMIT,
@@ -242,7 +242,7 @@ def _is_worth_building(a: Architecture, size: tuple[int, int], dtype: torch.dtyp
 
 @cache
 def _multiply_adds_per_pixel(a: Architecture) -> float:
-    return summarize(a, 256, 256).multiply_adds / 256**2
+    return multiply_adds_per_pixel(a)
 
 
 def _read_verdict(library: Path) -> Verdict | None:

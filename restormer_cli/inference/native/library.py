@@ -171,7 +171,7 @@ class FusedBlock:
 
         `x` is the region with a halo of one pixel, B H W C.
         """
-        frame = Frame.of(region, 1, size)
+        frame = self._frame(x, region, 1, size)
         heads, channels = self._weights.heads, self._channels // self._weights.heads
         gram = torch.zeros(len(x), heads, channels, channels)
         squares = torch.zeros(len(x), 2, heads, channels)
@@ -188,7 +188,7 @@ class FusedBlock:
         `x` is the region with a halo of two pixels, B H W C; `mixes` are the packed mixing matrices
         of its images.
         """
-        frame = Frame.of(region, 2, size)
+        frame = self._frame(x, region, 2, size)
         out = x.new_empty(len(x), frame.rows - 4, frame.columns - 4, self._channels)
         for image, mix, result in zip(x, mixes, out, strict=True):
             job = Job(
@@ -199,6 +199,14 @@ class FusedBlock:
             )
             self._run(self._finish, job)
         return out
+
+    def _frame(self, x: Tensor, region: Region, halo: int, size: tuple[int, int]) -> Frame:
+        """Return the frame of a region; the library would read any memory beyond `x`."""
+        frame = Frame.of(region, halo, size)
+        expected = (len(x), frame.rows, frame.columns, self._channels)
+        if x.shape != expected or x.dtype != self._dtype or not x.is_contiguous():
+            raise ValueError(f"a block is {tuple(x.shape)} of {x.dtype}, not {expected}")
+        return frame
 
     def _run(self, function: Callable[..., int], job: Job) -> None:
         # PyTorch's allocator reports a lack of memory as everywhere else.

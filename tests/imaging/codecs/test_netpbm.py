@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from restormer_cli.errors import DamagedError
-from restormer_cli.imaging.io import decode, read_image
+from restormer_cli.imaging.io import decode, encode, read_image
 from tests.support.image_files import noise
 
 FLOATS = (noise(5, 7, 3, "float32"), noise(5, 7, 1, "float32"))
@@ -141,3 +141,19 @@ def test_the_rows_of_a_truncated_file_can_be_read():
     np.testing.assert_array_equal(image.pixels[:3], samples[:3])
     assert image.damage == "its end is missing, 40 % of the image could not be decoded"
     assert not image.pixels[4].any()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6\n# from slide 12\n#x\n2 1\n255\nabcdef",
+        b"P2 # from slide 12\n#x\n2 1 255 1 2",
+        b"P7\n# from slide 12\n#x\nWIDTH 2\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\nab",
+    ],
+)
+def test_comments_are_kept(data, kind):
+    """Lines of the header that begin with # cross formats like the comments of a JPEG."""
+    (image,) = decode(data).images
+    assert image.texts == (("Comment", "from slide 12\nx"),)
+    assert b"from slide 12" in encode([image], kind).data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,3 +164,30 @@ def test_a_deep_avif_is_not_cut_to_8_bits(
     assert np.array_equal(np.rint(after / 65535 * ((1 << bits) - 1)), expected)
     outcome = restormer("denoise", "a.avif", "-o", "b.avif", *EXACT)
     assert "avif holds no uint16 samples: rounded to uint8" in outcome.stderr
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "webp"])
+def test_xmp_and_profile_of_a_gif_are_kept(kind):
+    """Both are in application extensions; XMP is not in sub-blocks, but before a ramp of bytes."""
+    packet, profile = b'<x:xmpmeta a="' + b"x" * 700 + b'"/>', wide_gamut()
+    data = io.BytesIO()
+    PIL.Image.new("P", (9, 7)).save(data, "gif")
+    blocks = [profile[i : i + 255] for i in range(0, len(profile), 255)]
+    icc = b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+    xmp = packet + bytes([1, *range(255, -1, -1), 0])
+    gif = data.getvalue()[:-1]
+    gif += b"\x21\xff\x0bICCRGBG1012" + icc + b"\x21\xff\x0bXMP DataXMP" + xmp + b";"
+    (image,) = image_io.decode(gif).images
+    assert (image.xmp, image.icc) == (packet, profile)
+    (image,) = image_io.decode(image_io.encode([image], kind).data).images
+    assert (image.xmp, image.icc) == (packet, profile)
+
+
+def test_xmp_does_not_turn_an_avif():
+    """The container has the orientation; as a JPEG, the XMP would turn the picture."""
+    packet = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    data = io.BytesIO()
+    PIL.Image.new("RGB", (9, 7)).save(data, "avif", xmp=packet)
+    (image,) = image_io.decode(data.getvalue()).images
+    assert image.pixels.shape == (7, 9, 3)
+    assert image.xmp == packet.replace(b"6", b"1")

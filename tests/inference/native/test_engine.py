@@ -169,7 +169,8 @@ def test_memory_is_no_higher(built):
     for channels, heads in ((16, 1), (32, 1), (48, 1), (96, 2), (192, 4), (384, 8)):
         weights = random_block(channels, heads)
         for dtype in filter(library.supports, TYPES):
-            _, rows, columns = block_shape_on_cpu(2, dtype.itemsize, channels, 1000, 1000)
+            shape = block_shape_on_cpu(2, dtype.itemsize, channels, *size)
+            rows, columns = shape.rows, shape.columns
             block = FusedBlock(library, weights, dtype)
             used = block.scratch_bytes(Region(8, 8 + rows, 8, 8 + columns), size)
-            assert used < MAPS_PER_BLOCK * rows * columns * channels * dtype.itemsize
+            assert used < MAPS_PER_BLOCK["cpu"] * rows * columns * channels * dtype.itemsize

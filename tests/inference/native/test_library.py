@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.native.check import Case, random_block
-from restormer_cli.inference.native.library import TYPES, fits
+from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
 
 WIDTHS = (
     *((16, 1), (32, 1), (32, 2), (48, 1), (64, 4), (80, 1), (96, 1), (96, 2), (112, 1), (128, 8)),
@@ -72,6 +72,19 @@ def test_large_values_and_gelu(library):
         for dtype in filter(library.supports, TYPES):
             with torch.inference_mode():
                 assert case.compare(library, dtype) == ""
+
+
+def test_a_block_of_another_shape_is_rejected(library):
+    """Memory beyond a block is never read: its shape, type and order in memory are checked."""
+    block = FusedBlock(library, random_block(16, 1), torch.float32)
+    region, size = Region(0, 8, 0, 8), (8, 8)
+    right = torch.zeros(1, 10, 10, 16)
+    block.sums(right, region, size)
+    for x in (right[:, 1:], right[..., :8], right.bfloat16(), right.transpose(1, 2)):
+        with pytest.raises(ValueError, match="a block is"):
+            block.sums(x, region, size)
+    with pytest.raises(ValueError, match="a block is"):
+        block.finish(right, [], region, size)
 
 
 def test_nan_is_not_hidden(library):
