@@ -19,7 +19,7 @@ from .console import Console
 from .evaluate import evaluate
 from .info import bench, doctor, info
 from .options import typer_command
-from .report import compare, report
+from .report import compare, report, serve
 from .restore import deblur, defocus, denoise, derain
 from .train import train
 from .weights import weights
@@ -40,6 +40,7 @@ MACHINE = "Weights and machine"
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     RESTORE: {"denoise": denoise, "derain": derain, "deblur": deblur, "defocus": defocus},
     "Look at results": {"compare": compare, "report": report},
+    "Without a command line": {"serve": serve},
     MACHINE: {"doctor": doctor, "info": info, "bench": bench, "eval": evaluate, "schema": schema},
     "Train": {"train": train},
 }

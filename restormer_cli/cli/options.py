@@ -21,7 +21,8 @@ MACHINE = "Weights and device"
 BATCH = "Batch"
 MESSAGES = "Messages"
 RESULTS = "Looking at results"
-PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, MESSAGES, RESULTS)
+SERVER = "Server"
+PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, SERVER, MESSAGES, RESULTS)
 """Panels of a command's help text in order. None: arguments and options without a panel."""
 
 UNREPORTED = frozenset(["inputs", "json", "quiet", "verbose", "report"])

@@ -6,5 +6,8 @@ from .comparison import write_comparison as write_comparison
 from .folder import report_folder as report_folder
 from .observers import RunObservers as RunObservers
 from .observers import plan_observers as plan_observers
+from .page import TASK_TITLES as TASK_TITLES
+from .page import draw_preview as draw_preview
+from .template import fill_page as fill_page
 from .terminal import Preview as Preview
 from .terminal import open_preview as open_preview

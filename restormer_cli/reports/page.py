@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -25,6 +23,7 @@ from ..errors import ImageError, UsageError
 from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
 from ..text import format_duration
 from .display import fit_size, image_size, most_changed_crop, render
+from .template import ASSETS, fill_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -169,7 +168,8 @@ class Report:
                     for (_, row), paths in zip(self._images, previews, strict=True)
                 ],
             }
-            content = _fill_template(data, "data:" if embedded else "'self' file:").encode()
+            images = "data:" if embedded else "'self' file:"
+            content = fill_page(ASSETS / "report", data, img_src=images).html.encode()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, content)
             self.previews.remove(keep=() if embedded else keys)
@@ -205,10 +205,7 @@ class Previews:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
-                buffer = io.BytesIO()
-                # Full chroma resolution (4:4:4), because much of the removed noise is colour noise.
-                picture.save(buffer, "JPEG", quality=86, subsampling=0)
-                write_atomic(self._path(key, kind), buffer.getvalue())
+                write_atomic(self._path(key, kind), encode_preview(picture))
         except OSError as error:
             raise ImageError(
                 f"{self.folder}: cannot write previews ({error.strerror})",
@@ -249,6 +246,19 @@ def summary_figures(summary: Summary) -> list[Figure]:
         ("time", format_duration(seconds) if seconds > 90 else f"{seconds:.0f} s"),
         ("megapixels per second", f"{summary.megapixels / max(seconds, 1e-3):.2g}"),
     ]
+
+
+def draw_preview(image: Image) -> bytes:
+    """Return an image as a JPEG for a screen, with sides of at most SIDE pixels."""
+    return encode_preview(render(image, *fit_size(*image_size(image), SIDE, SIDE)))
+
+
+def encode_preview(picture: PIL.Image.Image) -> bytes:
+    """Return a picture as a JPEG."""
+    buffer = io.BytesIO()
+    # Full chroma resolution (4:4:4), because much of the removed noise is colour noise.
+    picture.save(buffer, "JPEG", quality=86, subsampling=0)
+    return buffer.getvalue()
 
 
 def _is_report(path: Path) -> bool:
@@ -300,23 +310,3 @@ def _digest(key: str) -> str:
 
 def _data_url(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _fill_template(content: Mapping[str, Any], image_sources: str) -> str:
-    """Return a page whose security policy allows only its style and script and `image_sources`."""
-    # Without "<", no tag or comment can end the script element that contains the data.
-    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-    assets = Path(__file__).parent / "assets"
-    template, style, script = (
-        (assets / f"report.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js")
-    )
-    policy = (
-        f"default-src 'none'; img-src {image_sources}; style-src {_csp_hash(style)}; "
-        f"script-src {_csp_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
-    texts = {"title": content["title"], "style": style, "script": script, "data": data}
-    return Template(template).substitute(texts, version=__version__, policy=policy)
-
-
-def _csp_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +11,14 @@ import pytest
 
 from restormer_cli.imaging import io as image_io
 from restormer_cli.reports import page as report_page
+from tests.support.browser import launch, until, watch
 from tests.support.program import Outcome, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 HOSTILE = "<img src=x onerror=document.title='hit'>.png"
 WHITE, BLACK = 255, 0
 
@@ -35,14 +26,8 @@ WHITE, BLACK = 255, 0
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium with a temporary profile."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    # On some systems this is a stub that only explains how to install the browser.
-    if path is None or subprocess.run([path, "--version"], capture_output=True).returncode:  # noqa: S603
-        pytest.skip(f"there is no browser ({', '.join(BROWSERS)})")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=FLAGS)
+    with launch() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -55,20 +40,8 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(10_000)
         address = Path(page).absolute().as_uri()
-        beside = address.removesuffix(".html") + "_files/"
-        tab.on("console", lambda message: problems.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        tab.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
-        tab.on(
-            "request",
-            lambda request: (
-                request.url == address
-                or request.url.startswith(("data:", beside))
-                or problems.append(f"request: {request.url}")
-            ),
-        )
+        watch(tab, problems, address, "data:", address.removesuffix(".html") + "_files/")
         tab.goto(address)
         return tab
 
@@ -76,14 +49,6 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert problems == []
-
-
-def until(tab: Any, condition: str) -> None:
-    """Wait for a condition. It is polled here because the page's policy forbids `eval`."""
-    deadline = time.monotonic() + 30
-    while not tab.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        tab.wait_for_timeout(20)
 
 
 def open_first(tab: Any) -> None:

@@ -1,0 +1,2 @@
+from .config import ServerConfig as ServerConfig
+from .running import serve as serve

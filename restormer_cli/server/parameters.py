@@ -1,0 +1,147 @@
+"""The parameters of requests: one table for reading them and for the OpenAPI document."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from ..batch import OUTPUT_FORMATS
+from ..checkpoints import SIGMAS, TASKS
+from ..text import printable
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_NAME = 200
+"""Maximum length of the name of an image; longer ones are cut at the start."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the query, described by its JSON Schema."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    required: bool = False
+
+    def read(self, text: str) -> Any:
+        """Return the value of a text.
+
+        Raises:
+            ValueError: it is not valid.
+        """
+        match self.schema:
+            case {"enum": choices}:
+                value: Any = text
+                valid = text in choices
+            case {"type": "boolean"}:
+                value, valid = text == "true", text in ("true", "false")
+            case {"type": "integer" | "number" as kind, "minimum": low, "maximum": high}:
+                value = int(text) if kind == "integer" else float(text)
+                valid = math.isfinite(value) and low <= value <= high
+            case _:
+                value, valid = text, True
+        if not valid:
+            raise ValueError(text)
+        return value
+
+    @property
+    def choices(self) -> str:
+        """Description of the valid values."""
+        if "enum" in self.schema:
+            return f"one of {', '.join(self.schema['enum'])}"
+        if "minimum" in self.schema:
+            return f"a number from {self.schema['minimum']} to {self.schema['maximum']}"
+        return "true or false"
+
+
+NAME = Parameter(
+    "name",
+    "Name of the image: for messages, for the name of the result, and to recognise camera raw "
+    "files by their suffix.",
+    {"type": "string", "default": "image"},
+)
+IDENTIFIER = Parameter(
+    "id",
+    "Any text of the client's choice, to ask for the progress of this request.",
+    {"type": "string"},
+)
+RESTORE = (
+    Parameter("task", "What to remove.", {"type": "string", "enum": list(TASKS)}, required=True),
+    Parameter(
+        "format",
+        "Format of the result. keep: that of the Accept header, else of the input.",
+        {"type": "string", "enum": ["keep", *OUTPUT_FORMATS], "default": "keep"},
+    ),
+    Parameter(
+        "quality",
+        "Quality of JPEG, AVIF, HEIF and WebP. 100: lossless WebP and HEIF.",
+        {"type": "integer", "minimum": 1, "maximum": 100, "default": 95},
+    ),
+    Parameter(
+        "strength",
+        "Fraction of the change to apply. 0 returns the input.",
+        {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
+    ),
+    Parameter(
+        "allow_damaged",
+        "Restore what can be decoded of a damaged image, with a warning.",
+        {"type": "boolean", "default": False},
+    ),
+    Parameter(
+        "sigma",
+        "Level of Gaussian noise (0..255) that the official weights of denoise are for. Default: "
+        "weights for camera noise.",
+        {"type": "string", "enum": list(SIGMAS)},
+    ),
+    NAME,
+    IDENTIFIER,
+)
+
+
+def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """Return the values of a query by name; None for those without a value or default.
+
+    Raises:
+        Problem: a parameter is unknown, repeated, missing or invalid.
+    """
+    known = {parameter.name: parameter for parameter in parameters}
+    values = {name: parameter.schema.get("default") for name, parameter in known.items()}
+    given = set[str]()
+    for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in known or name in given:
+            cause = "given twice" if name in given else "unknown"
+            listed = ", ".join(known) or "none"
+            raise Problem(
+                "invalid-request",
+                f"the parameter {printable(name)!r} is {cause}",
+                f"The parameters are: {listed}.",
+            )
+        given.add(name)
+        try:
+            values[name] = known[name].read(text)
+        except ValueError:
+            raise Problem(
+                "invalid-request",
+                f"{name} is {printable(text)!r}",
+                f"Give {known[name].choices}.",
+            ) from None
+    for name, parameter in known.items():
+        if parameter.required and name not in given:
+            raise Problem(
+                "invalid-request", f"the parameter {name} is missing", f"Give {parameter.choices}."
+            )
+    return values
+
+
+def file_name(text: str) -> str:
+    """Return the last part of a path from a client as the name of a file, without a folder."""
+    name = PurePosixPath(text.replace("\\", "/")).name
+    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name).lstrip(".")
+    return name.encode(errors="replace").decode()[-MAX_NAME:] or "image"
