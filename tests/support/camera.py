@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from restormer_cli.imaging.codecs import exif
+from restormer_cli.imaging.codecs.blocks import exif
 
 # XYZ (D65) to the colours of a camera whose sensor measures linear sRGB.
 _XYZ_TO_CAMERA = [

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from restormer_cli.imaging.codecs.exif import Directory, Tag, integer_tag
 
 from restormer_cli.errors import ImageError
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.codecs import exif
+from restormer_cli.imaging.codecs.blocks import exif
+from restormer_cli.imaging.codecs.blocks.exif import Directory, Tag, integer_tag
 from restormer_cli.imaging.image import Image, to_float
 from restormer_cli.imaging.linear import WHITE
 from restormer_cli.imaging.network_view import prepare

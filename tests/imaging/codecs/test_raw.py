@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from restormer_cli.imaging.codecs.exif import Directory
 
 from restormer_cli.batch import jobs
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.codecs import exif, raw
+from restormer_cli.imaging.codecs.blocks.exif import Directory
 from tests.support import image_files
 from tests.support.camera import dng, mosaic
 from tests.support.image_files import tags
