@@ -12,7 +12,8 @@ import pytest
 
 from restormer_cli.batch import jobs
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging.codecs import exif, raw
+from restormer_cli.imaging.codecs import raw
+from restormer_cli.imaging.codecs.blocks import exif
 from restormer_cli.imaging.codecs.blocks.exif import Directory
 from tests.support import image_files
 from tests.support.camera import dng, mosaic
