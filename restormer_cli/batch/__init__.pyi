@@ -21,6 +21,7 @@ from .manifest import leave_out_outputs as leave_out_outputs
 from .manifest import recorded_outputs as recorded_outputs
 from .manifest import settings_fingerprint as settings_fingerprint
 from .manifest import skip_reason as skip_reason
+from .masks import assign_masks as assign_masks
 from .pipeline import stage_executor as stage_executor
 from .schema import event_schema as event_schema
 from .stages import Cancelled as Cancelled

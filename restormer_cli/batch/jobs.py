@@ -45,6 +45,7 @@ class BatchConfig:
         quality: quality of lossy formats, 1..100.
         max_pixels: maximum number of pixels of an image; larger images fail.
         strength: fraction of the change that is applied, 0..1.
+        keep_detail: fraction of the removed luminance detail that is given back, 0..1.
         allow_damaged: restore what can be decoded of a damaged image, with a warning.
         record: add outputs to the manifests of their folders.
     """
@@ -53,6 +54,7 @@ class BatchConfig:
     quality: int = 95
     max_pixels: int = 300_000_000
     strength: float = 1.0
+    keep_detail: float = 0.0
     allow_damaged: bool = False
     record: bool = False
 
@@ -67,6 +69,8 @@ class Job:
     format: str | None = None  # a key of FORMATS; None: by the target's suffix
     noise: Noise | None = None  # of the first page, if it was estimated before the run
     problem: str | None = None  # reason why the image cannot be restored in this run
+    hint: str = "Restore it in a run of its own, with -o."  # remedy of the problem
+    mask: Path | None = None  # white where the image is restored
 
     @property
     def names(self) -> tuple[str, str]:

@@ -53,9 +53,9 @@ SettingsFingerprint = dict[str, Any]
 """The settings that determine an output: "task", "weights" (SHA-256) and "options"."""
 
 Entry = dict[str, Any]
-"""The fields of Restored, with the fingerprints of the files in "input", "output" and "right", and
-with "in_place" (missing in old manifests), "recipe" (the settings fingerprint), "version" and
-"time"."""
+"""The fields of Restored, with the fingerprints of the files in "input", "output", "right" and
+"mask", and with "in_place", "recipe" (the settings fingerprint), "version" and "time". Old
+manifests lack "mask" and "in_place"."""
 
 
 def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFingerprint:
@@ -73,6 +73,8 @@ def settings_fingerprint(restorer: Restorer, batch: BatchConfig) -> SettingsFing
     }
     if batch.allow_damaged:  # older entries lack it
         options["allow_damaged"] = True
+    if batch.keep_detail:
+        options["keep_detail"] = batch.keep_detail
     return {"task": config.task, "weights": restorer.weights.sha256, "options": options}
 
 
@@ -133,6 +135,7 @@ def append_entry(
     output: FileFingerprint,
     *,
     in_place: bool,
+    mask: FileFingerprint | None = None,
 ) -> list[str]:
     """Add an entry about an output to the manifest beside it; return a note if this fails.
 
@@ -143,6 +146,7 @@ def append_entry(
         **event.as_dict(),
         "input": {"name": event.input, **source._asdict()},
         "right": right and right._asdict(),
+        "mask": mask and mask._asdict(),
         "output": {"name": target.name, **output._asdict()},
         "in_place": in_place,
         "recipe": settings,
@@ -212,7 +216,8 @@ def _parse(line: bytes) -> Entry | None:
     """Return the entry, or None if it lacks a field that is read later."""
     try:
         entry = json.loads(line)
-        for recorded in (entry["input"], entry["output"], entry["right"] or entry["input"]):
+        others = [file for file in (entry["right"], entry.get("mask")) if file is not None]
+        for recorded in (entry["input"], entry["output"], *others):
             FileFingerprint.from_entry(recorded)
         _ = entry["recipe"]["task"], entry["output"]["name"] + ""
     except (ValueError, KeyError, TypeError):
@@ -241,7 +246,8 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
         return FOREIGN, None
     if current is None:
         return (None if _is_damaged(target) else EDITED), None
-    same = _fits(current["input"], job.source) and _fits(current["right"], job.right)
+    files = (("input", job.source), ("right", job.right), ("mask", job.mask))
+    same = all(_fits(current.get(role), path) for role, path in files)
     return None, current if same else None
 
 

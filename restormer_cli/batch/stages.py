@@ -35,6 +35,7 @@ from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
+from .masks import check_mask, mask_remarks, open_masks
 from .pages import (
     Page,
     check_page,
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
 
     Observer = Callable[[Restored, Image, Image], None]
     """Called with the event of an image, its input and its output."""
-    _DecodedPage = tuple[Image, Array | None, Noise | None]  # with the pixels of the right view
+    _DecodedPage = tuple[Image, Array | None, Array | None, Noise | None]
+    """A page, the pixels of its right view, its mask, and its noise."""
 
 
 # The zero padding of convolutions shifts colours at the borders of an image: in flat images by up
@@ -83,6 +85,7 @@ class QueuedImage(NamedTuple):
     job: Job
     data: bytes | ImageError | None  # the file's content, if it comes from a stream
     right: bytes | ImageError | None = None  # that of the right view
+    mask: bytes | ImageError | None = None  # that of the mask
 
 
 class WrittenImage(NamedTuple):
@@ -160,9 +163,16 @@ def preview_batch(
             images = open_images(data, config, job.names[0], _requested(job))
             kind, _ = output_format(job.target, job.format, images.format)
             count, _ = count_pages(images, kind, in_place=job.in_place)
+            masks: Iterator[Array | None] = repeat(None)
+            if job.mask is not None:
+                name, data = read_bytes(job.mask, max_pixels=config.max_pixels)
+                masks = open_masks(data, name, images.count, config.max_pixels)
             sizes, plans, noises, scales = [], [], [], []
-            for number, image in enumerate(islice(images.images, count)):
-                check_page(image, kind, in_place=job.in_place)
+            pages = zip(islice(images.images, count), masks, strict=False)
+            for number, (image, mask) in enumerate(pages):
+                with named_page(number + 1, count):
+                    check_page(image, kind, in_place=job.in_place)
+                    check_mask(mask, image, job.mask)
                 sizes.append(image.pixels.shape[:2])
                 noises.append(_noise(task, job, number, image))
                 scales.append(_scale(image))
@@ -215,8 +225,8 @@ def queue_images(
 
     for number, job in enumerate(jobs):
         data = read(stdin if job.source is None else job.source, job.names[0])
-        right = None if job.right is None else read(job.right, str(job.right))
-        yield QueuedImage(number, job, data, right)
+        others = (None if path is None else read(path, str(path)) for path in (job.right, job.mask))
+        yield QueuedImage(number, job, data, *others)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
@@ -245,6 +255,7 @@ class _CurrentImage:
     warnings: list[str]
     source_file: FileFingerprint
     right_file: FileFingerprint | None
+    mask_file: FileFingerprint | None
     pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
     data: bytes | None = None  # the output if it has several pages
 
@@ -275,25 +286,33 @@ class ImageStages:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
         job, task = queued.job, self.restorer.task.name
-        images, source_file = self._open(job, job.source, queued.data)
+        data, source_file = self._load(job.source, queued.data)
+        images = open_images(data, self.config, job.names[0], _requested(job))
         kind, notes = output_format(job.target, job.format, images.format)
         count, warnings = count_pages(images, kind, in_place=job.in_place)
         rights: Iterator[Array | None] = repeat(None)
         right_file = None
         if job.right is not None:
-            right, right_file = self._open(job, job.right, queued.right)
+            data, right_file = self._load(job.right, queued.right)
+            right = open_images(data, self.config, str(job.right), _requested(job))
             if right.count != images.count:
                 unit = images.unit
                 raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
             rights = (image.display_pixels() for image in right.images)
+        masks: Iterator[Array | None] = repeat(None)
+        mask_file = None
+        if job.mask is not None:
+            data, mask_file = self._load(job.mask, queued.mask)
+            masks = open_masks(data, str(job.mask), images.count, self.config.max_pixels)
         in_place = job.in_place
 
         def decode_pages() -> Iterator[_DecodedPage]:
-            pairs = zip(islice(images.images, count), rights, strict=False)
-            for number, (image, view) in enumerate(pairs):
+            decoded = zip(islice(images.images, count), rights, masks, strict=False)
+            for number, (image, view, mask) in enumerate(decoded):
                 with named_page(number + 1, count):
                     check_page(image, kind, in_place=in_place)
-                yield image, view, _noise(task, job, number, image)
+                    check_mask(mask, image, job.mask)
+                yield image, view, mask, _noise(task, job, number, image)
 
         decoded = decode_pages()
         pages = chain([next(decoded)], decoded)
@@ -308,11 +327,12 @@ class ImageStages:
             warnings,
             source_file,
             right_file,
+            mask_file,
         )
 
-    def _open(
-        self, job: Job, path: Path | None, data: bytes | ImageError | None
-    ) -> tuple[ImageSequence, FileFingerprint]:
+    def _load(
+        self, path: Path | None, data: bytes | ImageError | None
+    ) -> tuple[bytes, FileFingerprint]:
         mtime = ctime = None
         if isinstance(data, ImageError):
             raise data
@@ -322,8 +342,7 @@ class ImageStages:
                 mtime, ctime = stat.st_mtime_ns, change_time(stat)
             _, data = read_bytes(path, max_pixels=self.config.max_pixels)
         assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        images = open_images(data, self.config, str(path or "-"), _requested(job))
-        return images, FileFingerprint.of(data, mtime, ctime)
+        return data, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
@@ -358,7 +377,7 @@ class ImageStages:
 
     def _restore(self, current: _CurrentImage, numbered: tuple[int, _DecodedPage]) -> Page:
         self._check_stop()
-        number, (image, right, noise) = numbered
+        number, (image, right, mask, noise) = numbered
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
         margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
@@ -367,9 +386,13 @@ class ImageStages:
             result = self.restorer.restore(
                 view.seen, view.right, progress=partial(self._report_progress, current, number)
             )
-            restored = view.merge(result.pixels)
-            change = measure_change(view.colours, restored)
-            pixels = view.encode(restored, strength)
+            restored = view.return_detail(view.merge(result.pixels), self.config.keep_detail)
+            change = applied = measure_change(view.colours, restored)
+            if mask is not None:
+                restored = view.blend(restored, mask)
+                applied = measure_change(view.colours, restored)
+            pixels = view.encode(restored, strength, mask)
+        mask_notes, mask_warnings = mask_remarks(mask)
         return Page(
             image=replace(image, pixels=pixels),
             original=image.pixels if self.observer is not None and number == 1 else UNDECODED,
@@ -377,10 +400,15 @@ class ImageStages:
             width=width,
             restoration=replace(result, pixels=UNDECODED),
             noise=noise,
-            change=change.scaled(strength),
+            change=applied.scaled(strength),
             losses=[*image.losses],
-            notes=[*image.notes, *view.notes, *result.notes],
-            warnings=[*_damage(image), *view.warnings, *change_warnings(change, strength, noise)],
+            notes=[*image.notes, *view.notes, *mask_notes, *result.notes],
+            warnings=[
+                *_damage(image),
+                *view.warnings,
+                *mask_warnings,
+                *change_warnings(change, strength, noise),
+            ],
             scale=_scale(image),
         )
 
@@ -449,8 +477,10 @@ class ImageStages:
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
-            in_place = current.in_place
-            event.notes.extend(append_entry(target, event, settings, *files, in_place=in_place))
+            in_place, mask = current.in_place, current.mask_file
+            event.notes.extend(
+                append_entry(target, event, settings, *files, in_place=in_place, mask=mask)
+            )
 
         if current.in_place and not current.source_file.fits(target):
             raise ImageError("it was changed during its restoration", "Restore it again.")

@@ -215,6 +215,16 @@ class RestoreOptions(NetworkOptions):
             metavar="0..1",
         ),
     ] = 1.0
+    mask: Annotated[
+        str | None,
+        Option(
+            RESTORATION,
+            "Image of the same size: white is restored, black stays untouched, grey blends. For "
+            "several inputs, a folder of masks of the same names in any format, or one mask for "
+            "all. Default: none.",
+            metavar="PATH",
+        ),
+    ] = None
 
     device: Annotated[
         str,
@@ -324,11 +334,26 @@ class DenoiseOptions(RestoreOptions):
     gray: Annotated[
         bool, Option(RESTORATION, "Use the official weights for grey images (Gaussian noise).")
     ] = False
+    keep_detail: Annotated[
+        float,
+        Option(
+            RESTORATION,
+            "Fraction of the removed detail of brightness that is given back, where it exceeds "
+            "the noise. Noise of colour stays removed.",
+            min=0,
+            max=1,
+            metavar="0..1",
+        ),
+    ] = 0.0
 
     def restorer_config(self, task: str) -> "RestorerConfig":
         """Return the configuration, with the choice of the denoising checkpoint."""
         config = super().restorer_config(task)
         return replace(config, noise=self.noise, sigma=self.sigma, gray=self.gray)
+
+    def batch_config(self) -> "BatchConfig":
+        """Return the settings, with the detail to give back."""
+        return replace(super().batch_config(), keep_detail=self.keep_detail)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ def denoise(console: Console, options: DenoiseOptions) -> None:
     Examples:
         restormer denoise photo.jpg               # write photo.restored.jpg
         restormer denoise photo.jpg -o clean.png  # write this file
+        restormer denoise a.jpg --mask sky.png    # only where the mask is white
         restormer denoise holiday/ -r -o clean/   # a folder and its subfolders
         restormer denoise scan.tif --sigma 25     # Gaussian noise of a known level
         restormer denoise '*.jpg' --weights lite  # bundled weights, no network
@@ -89,6 +90,7 @@ CONTRADICTIONS: Contradictions = (
         "Name images, folders or patterns, or - for an image from stdin.",
     ),
     (lambda o: o.output == "", "-o is empty", "Name a file, a folder, or - for stdout."),
+    (lambda o: o.mask == "", "--mask is empty", "Name an image, or a folder of masks."),
     (
         lambda o: o.null and o.files_from is None,
         "--null needs a list of inputs",
@@ -105,6 +107,11 @@ CONTRADICTIONS: Contradictions = (
         "Name an output file.",
     ),
     (lambda o: math.isnan(o.strength), "--strength is not a number", "Give a number from 0 to 1."),
+    (
+        lambda o: isinstance(o, DenoiseOptions) and math.isnan(o.keep_detail),
+        "--keep-detail is not a number",
+        "Give a number from 0 to 1.",
+    ),
     (
         lambda o: o.in_place and o.output == "-",
         "--in-place and -o - name two different outputs",
@@ -149,7 +156,7 @@ class _Run:
             recursive=options.recursive,
             outputs=[
                 files.as_path(path)
-                for path in (options.output, options.compare)
+                for path in (options.output, options.compare, options.mask)
                 if path not in (None, "-")
             ],
         )
@@ -161,6 +168,7 @@ class _Run:
             in_place=options.in_place,
             right=options.right if isinstance(options, DefocusOptions) else None,
         )
+        self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
         self.observers = reports.plan_observers(
             task,
             self.jobs,
@@ -243,7 +251,7 @@ class _Run:
         for path in self.inputs.own:
             yield Skipped(str(path), None, self.task, "an output of an earlier run")
         for job, cause in problems.items():
-            hint = "Restore it in a run of its own, with -o." if job.problem else "Check the path."
+            hint = job.hint if job.problem else "Check the path."
             yield Failed(*job.names, self.task, cause, hint)
 
     def _note_unused_options(self) -> None:

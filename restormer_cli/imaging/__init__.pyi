@@ -1,4 +1,5 @@
 from .codecs.pillow import to_srgb as to_srgb
+from .detail import luminance as luminance
 from .difference import Change as Change
 from .difference import amplification as amplification
 from .difference import block_differences as block_differences
@@ -20,6 +21,7 @@ from .image import Image as Image
 from .image import ImageSequence as ImageSequence
 from .image import Scale as Scale
 from .image import from_float as from_float
+from .image import opacity as opacity
 from .image import to_float as to_float
 from .io import Remarks as Remarks
 from .io import decode as decode

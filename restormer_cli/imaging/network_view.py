@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from .detail import removed_detail
 from .image import from_float, opacity, to_float
 
 if TYPE_CHECKING:
@@ -68,10 +69,36 @@ class NetworkView:
             np.add(self.colours[rows], change, out=answer[rows])
         return answer
 
-    def encode(self, restored: Array, strength: float = 1.0) -> Array:
+    def return_detail(self, restored: Array, share: float) -> Array:
+        """Return `merge`'s colours with a share, 0..1, of the luminance detail that they lost.
+
+        All channels of a pixel change alike. `restored` may be overwritten.
+        """
+        if share == 0 or restored is self.colours:
+            return restored
+        detail = removed_detail(self.colours, restored)
+        if self.weight is not None:  # what is hidden, and highlights, have no change to return
+            detail *= self.weight.min(axis=2)
+        restored += np.float32(share) * detail[..., None]
+        return restored
+
+    def blend(self, restored: Array, mask: Array) -> Array:
+        """Return `merge`'s colours blended by a mask, H W 0..1, where 1 is restored.
+
+        `restored` may be overwritten.
+        """
+        if restored is self.colours:
+            return restored
+        for rows in _bands(restored):
+            weight, colours = mask[rows, :, None], self.colours[rows]
+            change = weight * (restored[rows] - colours)
+            np.copyto(restored[rows], colours + change, where=weight < 1)
+        return restored
+
+    def encode(self, restored: Array, strength: float = 1.0, mask: Array | None = None) -> Array:
         """Return H W C pixels of the image's type from `merge`'s colours, blended by `strength`.
 
-        Pixels without any change are those of the image, exactly.
+        Pixels without any change, and those where the mask is 0, are those of the image, exactly.
         """
         pixels = self.image.pixels
         source = self.image if self.linear is None else self.linear
@@ -80,7 +107,10 @@ class NetworkView:
         encoded = np.empty_like(pixels)
         for rows in _bands(pixels):
             encoded[rows] = self._encode_rows(rows, restored[rows], np.float32(strength))
-        return encoded if source.raw is None else source.raw.linear(encoded)
+        result = encoded if source.raw is None else source.raw.linear(encoded)
+        if mask is not None:
+            np.copyto(result, source.pixels, where=mask[..., None] == 0)
+        return result
 
     def _encode_rows(self, rows: slice, restored: Array, strength: np.float32) -> Array:
         pixels, colours, scale = self.image.pixels[rows], self.colours[rows], self.image.scale

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restormer_cli.imaging.image import Image
+from restormer_cli.imaging.linear import RawDescription
 from restormer_cli.imaging.network_view import NetworkView, prepare
 from restormer_cli.imaging.scale import find_scale
 from tests.imaging.test_scale import picture
@@ -59,6 +60,38 @@ def test_a_network_without_effect_changes_no_bit(image, margin):
         result = restored(prepare(image, margin=margin), lambda seen, e=error: seen + np.float32(e))
         assert result.dtype == image.pixels.dtype
         np.testing.assert_array_equal(result, image.pixels)
+
+
+@given(images(), st.sampled_from([0.0, 1.0]), st.sampled_from([0.3, 1.0]), st.integers(0, 9))
+@settings(max_examples=150)
+def test_pixels_that_are_black_in_the_mask_keep_every_bit(image, share, strength, seed):
+    """This holds for every type, scale, alpha and strength; white ones are as without a mask."""
+
+    def restore(mask):
+        view = prepare(image)
+        answer = view.merge(view.seen * np.float32(0.5) + np.float32(0.2))
+        answer = view.return_detail(answer, share)
+        answer = answer if mask is None else view.blend(answer, mask)
+        return view.encode(answer, strength, mask)
+
+    shape = image.pixels.shape[:2]
+    mask = np.random.default_rng(seed).choice(np.float32([0, 0.5, 1]), shape)
+    whole, result = restore(None), restore(mask)
+    np.testing.assert_array_equal(result[mask == 0], image.pixels[mask == 0])
+    np.testing.assert_array_equal(result[mask == 1], whole[mask == 1])
+
+
+def test_linear_camera_colours_that_are_black_in_the_mask_keep_every_bit():
+    """A raw file in a DNG keeps its samples there, and only there."""
+    raw = RawDescription((2.0, 1.0, 1.5), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    image = Image(noise(20, 30, 3, "uint16", 1), raw=raw)
+    view = prepare(image)
+    mask = np.zeros((20, 30), np.float32)
+    mask[:, 15:] = 1
+    answer = view.return_detail(view.merge(view.seen * np.float32(0.5)), 0.5)
+    result = view.encode(view.blend(answer, mask), 0.7, mask)
+    np.testing.assert_array_equal(result[:, :15], image.pixels[:, :15])
+    assert not np.array_equal(result[:, 15:], image.pixels[:, 15:])
 
 
 @given(images())
