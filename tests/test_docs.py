@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from restormer_cli.cli.app import app, main
 
@@ -112,7 +114,12 @@ def test_every_mentioned_option_exists():
 
 @pytest.mark.parametrize(
     "example",
-    [example for text in DOCUMENTS.values() for example in code_blocks(text, "python")],
+    [
+        example
+        for name, text in DOCUMENTS.items()
+        if name != "docs/onnx.md"
+        for example in code_blocks(text, "python")
+    ],
 )
 def test_the_python_examples_run(example, monkeypatch):
     """Each example runs offline with the bundled weights, and keeps shape and type."""
@@ -122,6 +129,26 @@ def test_the_python_examples_run(example, monkeypatch):
     if "noisy" in scope:
         assert scope["clean"].shape == scope["noisy"].shape
         assert scope["clean"].dtype == scope["noisy"].dtype
+
+
+def test_the_example_for_onnx_runtime_restores_as_the_program(tmp_path, monkeypatch):
+    """With the exported network, the example's result is that of the program within a level."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package}, of the extra `onnx`, is not installed")
+    (example,) = code_blocks(DOCUMENTS["docs/onnx.md"], "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESTORMER_WEIGHTS", "lite")
+    Image.open(ROOT / "docs" / "sample.jpg").crop((200, 100, 361, 203)).save("noisy.png")
+    for command in (
+        "export denoise -o denoise.onnx",
+        "denoise noisy.png -o out.png --precision fp32 --device cpu",
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(command.split())
+        assert not exit_.value.code
+    exec(example, {})  # noqa: S102 - the example is part of this repository
+    clean, expected = (np.asarray(Image.open(name), int) for name in ("clean.png", "out.png"))
+    assert np.abs(clean - expected).max() <= 1
 
 
 def test_the_first_command_restores_the_sample(tmp_path, monkeypatch):

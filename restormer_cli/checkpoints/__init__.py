@@ -2,7 +2,7 @@
 
 Read `catalog` first: the tables of tasks and published checkpoints. `resolve` turns the value of
 `--weights` into a file, `download` gets it from the Hub and verifies it, and `serialization` loads
-it into a network.
+it into a network. `onnx` exports a network for other programs.
 """
 
 import lazy_loader

@@ -7,6 +7,9 @@ from .catalog import CheckpointQuery as CheckpointQuery
 from .catalog import weights_label as weights_label
 from .download import cached_file as cached_file
 from .download import is_offline as is_offline
+from .onnx import Exported as Exported
+from .onnx import export_onnx as export_onnx
+from .onnx import require_packages as require_packages
 from .resolve import CheckpointStatus as CheckpointStatus
 from .resolve import ResolvedCheckpoint as ResolvedCheckpoint
 from .resolve import list_checkpoints as list_checkpoints

@@ -22,7 +22,7 @@ from .options import typer_command
 from .report import compare, report, serve
 from .restore import deblur, defocus, denoise, derain
 from .train import train
-from .weights import weights
+from .weights import export, weights
 
 
 def schema(console: Console) -> None:
@@ -43,6 +43,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Without a command line": {"serve": serve},
     MACHINE: {"doctor": doctor, "info": info, "bench": bench, "eval": evaluate, "schema": schema},
     "Train": {"train": train},
+    "Other programs": {"export": export},
 }
 """Commands by panel of `restormer --help` and by name."""
 

@@ -44,6 +44,15 @@ class Option(NamedTuple):
     max: float | None = None
 
 
+Weights = Annotated[
+    str,
+    Option(
+        MACHINE,
+        "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
+        "or, if they are unavailable, the bundled lite ones.",
+        metavar="WHICH",
+    ),
+]
 Device = Annotated[
     str,
     Option(
@@ -115,15 +124,7 @@ class NetworkOptions:
         ),
     ] = False
 
-    weights: Annotated[
-        str,
-        Option(
-            MACHINE,
-            "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
-            "or, if they are unavailable, the bundled lite ones.",
-            metavar="WHICH",
-        ),
-    ] = "auto"
+    weights: Weights = "auto"
     device: Device = "auto"
     precision: Precision = "auto"
 

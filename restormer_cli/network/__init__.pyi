@@ -2,6 +2,7 @@ from .reference import reference_forward as reference_forward
 from .restormer import CHANNELS as CHANNELS
 from .restormer import LEVELS as LEVELS
 from .restormer import MULTIPLE as MULTIPLE
+from .restormer import NORM_EPSILON as NORM_EPSILON
 from .restormer import Architecture as Architecture
 from .restormer import BlockWeights as BlockWeights
 from .restormer import Convolve as Convolve

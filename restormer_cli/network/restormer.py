@@ -39,7 +39,7 @@ an image of any size. On MPS, products over 32767 pixels or more are wrong (pyto
 FP16_SCALE = 64
 """Divisor of queries in fp16, whose products over `PIECE` pixels would still exceed its range."""
 
-_EPSILON = 1e-5
+NORM_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class _Normalise(torch.autograd.Function):
         if (x.is_cpu and x.dtype == torch.float32) or x.is_mps:
             y, mean, rstd = (t.to(x.dtype) for t in _normalise(x.float(), centred))
         else:
-            y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), None, None, _EPSILON)
+            y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), None, None, NORM_EPSILON)
             mean, rstd = mean.to(x.dtype), rstd.to(x.dtype)
             y = y if centred else x * rstd
         ctx.save_for_backward(x, mean, rstd)
@@ -161,7 +161,7 @@ def _normalise(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.mean(-1, keepdim=True)
     deviation = x - mean
     norm = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
-    rstd = norm.square_().div_(x.shape[-1]).add_(_EPSILON).rsqrt_()
+    rstd = norm.square_().div_(x.shape[-1]).add_(NORM_EPSILON).rsqrt_()
     y = deviation.mul_(rstd) if centred else torch.mul(x, rstd, out=deviation)
     return y, mean, rstd
 

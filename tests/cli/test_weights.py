@@ -1,8 +1,11 @@
-"""The commands `weights list`, `pull`, `path` and `verify`."""
+"""The commands `weights list`, `pull`, `path` and `verify`, and `export`."""
 
 from __future__ import annotations
 
 import json
+import sys
+import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,3 +70,45 @@ def test_missing_or_unknown_names_exit_with_2(
     outcome = restormer("weights", *arguments)
     assert outcome.status == 2
     assert outcome.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (("denoise", "-o", "x.png"), "not the name of an ONNX file"),
+        (("denoise", "-o", "-"), "not the name of an ONNX file"),
+        (("denoise", "-o", "folder.onnx"), "not the name of an ONNX file"),
+        (("sharpen", "-o", "x.onnx"), "no task is called"),
+        (("denoise", "-o", "x.onnx", "--weights", "deraining"), "is for derain, not for denoise"),
+        (
+            ("derain", "-o", "x.onnx", "--weights", "restormer-lite-deblur"),
+            "is for deblur, not for derain",
+        ),
+    ],
+)
+def test_export_rejects_what_makes_no_sense(
+    arguments: tuple[str, ...], cause: str, restormer: Callable[..., Outcome], folder: Path
+) -> None:
+    """Other names than *.onnx, unknown tasks and weights of another task are usage errors."""
+    Path("folder.onnx").mkdir()
+    outcome = restormer("export", *arguments)
+    assert outcome.status == 2
+    assert cause in outcome.stderr
+    assert [path.name for path in folder.iterdir()] == ["folder.onnx"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_export_names_the_missing_extra(
+    package: str,
+    restormer: Callable[..., Outcome],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a package of the extra, the error names it and how to install it."""
+    monkeypatch.setitem(sys.modules, "onnx", types.ModuleType("onnx"))
+    monkeypatch.setitem(sys.modules, package, None)
+    outcome = restormer("export", "denoise", "-o", "x.onnx", "--weights", "lite")
+    assert outcome.status == 2
+    assert f"needs {package}" in outcome.stderr
+    assert "pip install 'restormer-cli[onnx]'" in outcome.stderr
+    assert not Path("x.onnx").exists()
