@@ -353,6 +353,8 @@ class _Run:
                 self.console.warn(printable(message))
             self._emit(Planned(*job.names, self.task) for job in jobs)
             backend.prepare(len(jobs))
+            if len(jobs) > 1 and not self.console.quiet:
+                self.console.say(backend.forecast(jobs))
             events = backend.run(jobs, self.streams)
             with self.console.progress(len(jobs)), closing(events):
                 try:
