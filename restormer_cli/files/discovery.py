@@ -36,7 +36,7 @@ PICTURE_SUFFIXES = frozenset(
     (
         # Pictures that Pillow may read if they are named.
         *(".blp", ".bufr", ".cur", ".dcx", ".dds", ".fit", ".fits", ".fli", ".fts", ".grib"),
-        *(".icns", ".ico", ".im", ".j2c", ".jpc", ".jpf", ".mic", ".pam", ".pcd", ".pcx", ".pfm"),
+        *(".icns", ".ico", ".im", ".j2c", ".jpc", ".jpf", ".mic", ".pcd", ".pcx"),
         *(".psb", ".psd", ".ras", ".rgb", ".rgba", ".sgi", ".sun", ".vda", ".vst", ".xbm", ".xpm"),
         # Pictures of other programs.
         *(".avci", ".avifs", ".bpg", ".cin", ".czi", ".dcm", ".djvu", ".dpx", ".exr", ".flif"),
