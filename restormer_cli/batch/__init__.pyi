@@ -7,6 +7,7 @@ from .events import Skipped as Skipped
 from .events import Started as Started
 from .events import Summary as Summary
 from .events import Tally as Tally
+from .forecast import describe_run as describe_run
 from .jobs import OUTPUT_FORMATS as OUTPUT_FORMATS
 from .jobs import BatchConfig as BatchConfig
 from .jobs import Job as Job

@@ -263,6 +263,14 @@ class RestoreOptions(NetworkOptions):
             "restormer did not write.",
         ),
     ] = False
+    watch: Annotated[
+        bool,
+        Option(
+            BATCH,
+            "Restore what is in the folders, then what arrives, until Ctrl-C or SIGTERM. Implies "
+            "--skip-existing.",
+        ),
+    ] = False
     in_place: Annotated[bool, Option(BATCH, "Allow outputs to replace their inputs.")] = False
     dry_run: Annotated[
         bool, Option(BATCH, "Show files, sizes, strategy, memory and time, and restore nothing.")

@@ -6,10 +6,9 @@ import io
 import math
 import os
 import sys
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import typer
@@ -18,8 +17,7 @@ from .. import batch, files, imaging, reports, workers
 from ..batch import Failed, Planned, Restored, Skipped
 from ..checkpoints import AUTO_SIGMA, SIGMAS
 from ..errors import ImageError, RestormerError, UsageError
-from ..streams import read_chunks
-from ..text import counted, format_bytes, printable
+from ..text import counted, printable
 from .console import Console
 from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
 
@@ -80,9 +78,6 @@ def defocus(console: Console, options: DefocusOptions) -> None:
     run(console, "defocus", options)
 
 
-MAX_LIST_BYTES = 2**28
-"""Maximum size of a list of inputs: millions of paths."""
-
 CONTRADICTIONS: Contradictions = (
     (
         lambda o: not o.inputs and o.files_from is None,
@@ -122,6 +117,16 @@ CONTRADICTIONS: Contradictions = (
         "--preview, --report and --compare do not work with --ray, which may restore elsewhere",
         "Leave them out. `restormer report FOLDER` makes a report afterwards.",
     ),
+    (
+        lambda o: (
+            o.watch
+            and any((o.files_from, o.in_place, o.dry_run, o.report, o.compare, o.ray, _right(o)))
+        ),
+        "--watch does not go with --files-from, --in-place, --dry-run, --right, --ray, --report or "
+        "--compare",
+        "Leave them out. `restormer report FOLDER` makes a report at any time.",
+    ),
+    (lambda o: o.watch and "," in o.device, "--watch uses one device", "Name one with --device."),
 )
 
 
@@ -149,26 +154,14 @@ class _Run:
     ) -> None:
         self.console, self.task, self.options, self.preview = console, task, options, preview
         self.config = options.restorer_config(task)
-        self.inputs = files.find_inputs(
-            options.inputs or (),
-            imaging.readable_suffixes(),
-            listed=_read_list(options),
-            recursive=options.recursive,
-            outputs=[
-                files.as_path(path)
-                for path in (options.output, options.compare, options.mask)
-                if path not in (None, "-")
-            ],
-        )
-        self.inputs = batch.leave_out_outputs(self.inputs)
-        self.jobs = batch.plan_jobs(
-            self.inputs.found,
-            output=options.output,
-            format=None if options.format == "keep" else options.format,
-            in_place=options.in_place,
-            right=options.right if isinstance(options, DefocusOptions) else None,
-        )
-        self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
+        self.tally = batch.Tally(task)
+        self.lite_was_used = False
+        self.backends: dict[RestorerConfig, Backend] = {}  # which keep their networks
+        self.told = set[object]()  # problems of inputs
+        if options.watch:
+            files.check_watch(options.inputs or (), options.output)
+        self._plan()
+        self.total = 0 if options.watch else len(self.jobs)
         self.observers = reports.plan_observers(
             task,
             self.jobs,
@@ -180,34 +173,49 @@ class _Run:
         if options.dry_run:
             self.observers = reports.RunObservers(None, None)
         self.streams = _open_streams(self.jobs, options)
-        self.tally = batch.Tally(task)
-        self.lite_was_used = False
+
+    def _plan(self) -> None:
+        """Find the inputs and name their outputs."""
+        options = self.options
+        inputs = files.find_inputs(
+            options.inputs or (),
+            imaging.readable_suffixes(),
+            listed=files.read_list_file(options.files_from, null=options.null),
+            recursive=options.recursive,
+            outputs=[
+                files.as_path(path)
+                for path in (options.output, options.compare, options.mask)
+                if path not in (None, "-")
+            ],
+            may_be_empty=options.watch,
+        )
+        self.inputs = batch.leave_out_outputs(inputs)
+        self.jobs = batch.plan_jobs(
+            self.inputs.found,
+            output=options.output,
+            format=None if options.format == "keep" else options.format,
+            in_place=options.in_place,
+            right=_right(options),
+        )
+        self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
 
     def execute(self) -> Tally:
         """Restore the images, or only report the plan in a dry run."""
-        problems = {
-            job: job.problem or "no such file"
-            for job in self.jobs
-            if job.problem or (job.source and not files.exists(job.source))
-        }
-        jobs = [job for job in self.jobs if job not in problems]
         try:
-            self._emit(self._input_problems(problems))
+            self._report_inputs()
             self._report_unread()
-            if not self.options.dry_run:
-                folders = {job.target.parent: None for job in self.jobs if job.target is not None}
-                for path in files.remove_leftovers(folders):
-                    name = printable(str(path))
-                    self.console.say(f"note: {name}: temporary file of a killed run, removed")
             self._note_unused_options()
-            for config, group in self._by_noise_level(jobs):
-                self._restore(config, group)
+            if self.options.watch:
+                self._watch()
+            else:
+                self._restore_all(self.jobs)
         except KeyboardInterrupt:
-            tally, total = self.tally, len(self.jobs)
-            remaining = total - tally.restored - tally.skipped - tally.failed
+            tally, total = self.tally, self.total
+            remaining = max(total - tally.restored - tally.skipped - tally.failed, 0)
+            again = "" if self.options.watch else " with --skip-existing"
             self.console.warn(
                 f"interrupted with {remaining} of {total} images to go. All files written are "
-                "complete. Run the same command with --skip-existing to resume"
+                f"complete. Run the same command{again} to resume"
             )
             self._finish(interrupted=True)
             raise
@@ -217,6 +225,40 @@ class _Run:
             raise
         self._finish(interrupted=False)
         return self.tally
+
+    def _watch(self) -> None:
+        """Restore what is in the folders and what arrives, until a signal ends the watch."""
+        folders = [files.as_path(name) for name in self.options.inputs or ()]
+        for config, _ in self._by_noise_level([]):  # report missing weights at once
+            self._backend(config).prepare(1)
+        arrivals: files.Arrivals[Job] = files.Arrivals()
+        names = printable(", ".join(map(str, folders)))
+        self.console.say(f"watching {names}. Ctrl-C ends it after the image being written")
+        for _ in files.watch_folders(folders, arrivals, recursive=self.options.recursive):
+            self._plan()
+            self._report_inputs()
+            sources = {job: job.source for job in self.jobs if job.source is not None}
+            if jobs := arrivals.complete(sources):
+                self.total += len(jobs)
+                self._restore_all(jobs)
+
+    def _restore_all(self, jobs: list[Job]) -> None:
+        """Restore the images, report those that cannot be, and remove leftovers of killed runs."""
+        problems = {
+            job: job.problem or "no such file"
+            for job in jobs
+            if job.problem or (job.source and not files.exists(job.source))
+        }
+        for job, cause in problems.items():
+            hint = job.hint if job.problem else "Check the path."
+            self._emit([Failed(*job.names, self.task, cause, hint)])
+        if not self.options.dry_run:
+            folders = {job.target.parent: None for job in jobs if job.target is not None}
+            for path in files.remove_leftovers(folders):
+                name = printable(str(path))
+                self.console.say(f"note: {name}: temporary file of a killed run, removed")
+        for config, group in self._by_noise_level([job for job in jobs if job not in problems]):
+            self._restore(config, group)
 
     def _emit(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -245,14 +287,15 @@ class _Run:
         for path in unread:
             self.console.detail(f"left out: {printable(str(path))}")
 
-    def _input_problems(self, problems: dict[Job, str]) -> Iterator[Event]:
+    def _report_inputs(self) -> None:
+        """Report names without images, and outputs among the inputs, that are not reported yet."""
         for problem in self.inputs.problems:
-            yield Failed(problem.name, None, self.task, problem.error, problem.hint)
+            if problem not in self.told:
+                self._emit([Failed(problem.name, None, self.task, problem.error, problem.hint)])
         for path in self.inputs.own:
-            yield Skipped(str(path), None, self.task, "an output of an earlier run")
-        for job, cause in problems.items():
-            hint = job.hint if job.problem else "Check the path."
-            yield Failed(*job.names, self.task, cause, hint)
+            if path not in self.told:
+                self._emit([Skipped(str(path), None, self.task, "an output of an earlier run")])
+        self.told.update(self.inputs.problems, self.inputs.own)
 
     def _note_unused_options(self) -> None:
         """Report options that choose among the official weights, if these are not used."""
@@ -303,17 +346,8 @@ class _Run:
     def _restore(self, config: RestorerConfig, jobs: list[Job]) -> None:
         if self.lite_was_used:  # the official weights are unavailable
             config = replace(config, weights="lite")
-        observers = [o for o in (self.preview.watch, self.observers.watch) if o is not None]
-        backend = workers.choose_backend(
-            config,
-            replace(self.options.batch_config(), record=_keeps_manifest(self.inputs, self.options)),
-            self.console,
-            observer=partial(_notify_all, observers) if observers else None,
-            ray=self.options.ray,
-            dry_run=self.options.dry_run,
-        )
-        with closing(backend):
-            if self.options.skip_existing:
+        with closing(self._backend(config)) as backend:
+            if self.options.skip_existing or self.options.watch:
                 jobs = self._skip_existing(backend, jobs)
             if not jobs:
                 return
@@ -327,6 +361,8 @@ class _Run:
                 self.console.warn(printable(message))
             self._emit(Planned(*job.names, self.task) for job in jobs)
             backend.prepare(len(jobs))
+            if len(jobs) > 1 and not self.console.quiet:
+                self.console.say(backend.forecast(jobs))
             events = backend.run(jobs, self.streams)
             with self.console.progress(len(jobs)), closing(events):
                 try:
@@ -336,6 +372,20 @@ class _Run:
                         self._emit([events.throw(KeyboardInterrupt())])
                         self._emit(events)
                     raise
+
+    def _backend(self, config: RestorerConfig) -> Backend:
+        if config not in self.backends:
+            observers = [o for o in (self.preview.watch, self.observers.watch) if o is not None]
+            record = _keeps_manifest(self.inputs, self.options)
+            self.backends[config] = workers.choose_backend(
+                config,
+                replace(self.options.batch_config(), record=record),
+                self.console,
+                observer=partial(_notify_all, observers) if observers else None,
+                ray=self.options.ray,
+                dry_run=self.options.dry_run,
+            )
+        return self.backends[config]
 
     def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
         """Return the jobs that --skip-existing does not skip, and report the others."""
@@ -355,39 +405,6 @@ class _Run:
                     reasons[job] = batch.UNCHANGED
         self._emit(Skipped(*job.names, self.task, why) for job, why in reasons.items() if why)
         return [job for job, why in reasons.items() if why is None]
-
-
-def _read_list(options: RestoreOptions) -> list[str]:
-    """Return the paths that --files-from lists.
-
-    Raises:
-        UsageError: the list cannot be read, or is no list of paths.
-    """
-    name = options.files_from
-    if name is None:
-        return []
-    if name == "-" and not sys.stdin.readable():
-        raise UsageError("stdin is closed, so there is no list", "Name a file of paths.")
-    data = bytearray()
-    try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
-            for chunk in read_chunks(file):
-                data += chunk
-                if len(data) > MAX_LIST_BYTES:
-                    raise UsageError(
-                        f"{name}: the list is over {format_bytes(MAX_LIST_BYTES)}",
-                        "Split it into several.",
-                    )
-    except (OSError, MemoryError) as error:
-        cause = getattr(error, "strerror", None) or "not enough memory"
-        raise UsageError(
-            f"{name}: the list cannot be read ({cause})",
-            "Give --files-from a file with one path per line, or - for stdin.",
-        ) from error
-    try:
-        return files.read_list(bytes(data), null=options.null)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error.message}", error.hint) from error
 
 
 def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStreams:
@@ -418,10 +435,19 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
     """Return whether outputs are recorded: not for a single input with a file as output."""
-    if options.skip_existing or len(inputs.found) > 1 or any(i.folder for i in inputs.found):
+    if (
+        options.skip_existing
+        or options.watch
+        or len(inputs.found) > 1
+        or any(i.folder for i in inputs.found)
+    ):
         return True
     output = options.output or ""
     return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))
+
+
+def _right(options: RestoreOptions) -> str | None:
+    return options.right if isinstance(options, DefocusOptions) else None
 
 
 def _notify_all(

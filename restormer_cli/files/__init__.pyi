@@ -16,6 +16,9 @@ from .discovery import is_special as is_special
 from .discovery import list_images as list_images
 from .discovery import match_pairs as match_pairs
 from .discovery import natural_key as natural_key
-from .discovery import read_list as read_list
+from .lists import read_list_file as read_list_file
 from .paths import UrlPath as UrlPath
 from .paths import as_path as as_path
+from .watching import Arrivals as Arrivals
+from .watching import check_watch as check_watch
+from .watching import watch_folders as watch_folders

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import os
 import re
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +112,7 @@ def find_inputs(
     listed: Iterable[str] = (),
     recursive: bool = False,
     outputs: Collection[Path] = (),
+    may_be_empty: bool = False,
 ) -> Inputs:
     """Find the images that `names` stand for, in their order and without duplicates.
 
@@ -126,6 +125,7 @@ def find_inputs(
         listed: files and folders by their exact names, never patterns.
         recursive: search subfolders, too.
         outputs: output folders, which are not searched.
+        may_be_empty: a folder without images is no problem.
     """
     inputs: dict[str, Input] = {}
     problems: list[Problem] = []
@@ -161,7 +161,7 @@ def find_inputs(
                 include(picture, path)
             else:
                 unread[picture] = None
-        if not images and len(problems) == count:
+        if not (images or may_be_empty) and len(problems) == count:
             hint = "Name another folder." if recursive else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
 
@@ -253,41 +253,6 @@ def match_pairs(
     matched = {path for row in rows.values() for path in row}
     unmatched = [path for images in files for path in images if path not in matched]
     return [Pair(*rows[path]) for path in files[0] if path in rows], unmatched
-
-
-def read_list(data: bytes, *, null: bool) -> list[str]:
-    """Split a list of paths: one on each line or, with `null`, separated by NUL bytes.
-
-    Lines may be in UTF-16, and begin with a byte order mark, as Windows writes them. Other bytes
-    are kept, whatever their encoding.
-
-    Raises:
-        UsageError: lines contain NUL bytes.
-    """
-    if null:
-        return [os.fsdecode(entry) for entry in data.split(b"\0") if entry]
-    encoding = _utf_16(data)
-    if encoding is not None:
-        with suppress(UnicodeDecodeError):
-            data = data.decode(encoding, "surrogatepass").encode(errors="surrogatepass")
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if b"\0" in data:
-        raise UsageError(
-            "the list has NUL bytes",
-            "If find -print0 wrote it, add -0. If not, it is not a list of paths, one per line.",
-        )
-    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
-    return [os.fsdecode(line) for line in lines if line]
-
-
-def _utf_16(data: bytes) -> str | None:
-    """Return the byte order of text in UTF-16, by its mark or the NUL bytes of ASCII; or None."""
-    orders = (("utf-16-le", codecs.BOM_UTF16_LE, 1), ("utf-16-be", codecs.BOM_UTF16_BE, 0))
-    for encoding, mark, first in orders:
-        high = data[first::2]
-        if data.startswith(mark) or (len(data) > 2 and high.count(0) > len(high) // 2):
-            return encoding
-    return None
 
 
 def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]], str]:

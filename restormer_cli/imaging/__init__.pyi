@@ -1,3 +1,4 @@
+from .codecs.headers import Size as Size
 from .codecs.pillow import to_srgb as to_srgb
 from .detail import luminance as luminance
 from .difference import Change as Change
@@ -30,6 +31,7 @@ from .io import make_folder as make_folder
 from .io import output_format as output_format
 from .io import read_bytes as read_bytes
 from .io import read_image as read_image
+from .io import read_size as read_size
 from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image

@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..files import UrlPath, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes
-from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
+from .codecs import CODEC_ERRORS, headers, heif, jpeg, netpbm, pillow, png, raw, tiff
 from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
 from .formats import FORMATS, fit, replacement
@@ -306,6 +306,13 @@ def read_bytes(
         elif isinstance(source, Path) and source.is_dir():
             cause, hint = "a folder, not an image", "Name an image."
         raise ImageError(f"{name}: {cause}", hint) from error
+
+
+def read_size(path: Path) -> headers.Size | None:
+    """Return the size that the header of a file states, for estimates; None if it states none."""
+    with suppress(ImageError), _named_errors(str(path)):
+        return headers.read(path)
+    return None
 
 
 def _read_all(source: Path | BinaryIO, name: str, check: Callable[[int], None]) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -57,6 +58,19 @@ def available() -> list[str]:
     """Return the available device types, fastest first; "cpu" is always the last."""
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [*(name for name, is_usable in usable.items() if is_usable), "cpu"]
+
+
+def unused_gpu(device: torch.device) -> str:
+    """Return how a GPU that is there could be used instead of the CPU; empty if there is none."""
+    if device.type != "cpu":
+        return ""
+    if (fastest := available()[0]) != "cpu":
+        return f"--device {fastest}"
+    if not Path("/proc/driver/nvidia/version").exists():
+        return ""
+    if torch.version.cuda is None:
+        return "the NVIDIA GPU (this PyTorch is for CPUs only: install one for CUDA)"
+    return "the NVIDIA GPU (PyTorch does not find it: see `restormer doctor`)"
 
 
 def native_bf16(device: torch.device) -> bool:

@@ -20,7 +20,7 @@ from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
-from .native.dispatch import check_requirement
+from .native.dispatch import check_requirement, fusion_obstacle
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""
@@ -367,6 +367,29 @@ class Restorer:
         on_host = image.nbytes if self.device.type == "cpu" else 0
         return Forecast(plan.strategy, self._base_bytes + on_host + plan.peak_bytes, seconds)
 
+    def faster_ways(self) -> list[str]:
+        """Return what would make restoring faster here, as phrases."""
+        dtype = devices.PRECISIONS[self.precision]
+        obstacle = fusion_obstacle(self.architecture, dtype, self.device)
+        slow = self.precision == "fp32" and self.config.precision == "fp32"
+        ways = (
+            devices.unused_gpu(self.device),
+            "--weights lite (of lower quality)" if self.weights.source == "official" else "",
+            "--precision auto" if slow and devices.native_bf16(self.device) else "",
+            f"the fused block (not used: {obstacle})" if obstacle else "",
+            "no --ensemble" if self.config.ensemble else "",
+        )
+        return [way for way in ways if way]
+
+    @property
+    def trial_pixels(self) -> int:
+        """Number of pixels that measuring the speed restores."""
+        return 2 * self._trial_side**2
+
+    @property
+    def _trial_side(self) -> int:
+        return 256 if self.device.type == "cpu" else 1024
+
     @cached_property
     def pixels_per_second(self) -> float:
         """Speed of the network on this device, measured once on noise."""
@@ -378,7 +401,7 @@ class Restorer:
             devices.synchronize(self.device)
             return time.perf_counter() - started
 
-        side = 256 if self.device.type == "cpu" else 1024
+        side = self._trial_side
         seconds(side)  # the first run also selects kernels and packs weights
         return side**2 / seconds(side)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..batch import preview_batch, run_batch, settings_fingerprint
+from ..batch import describe_run, preview_batch, run_batch, settings_fingerprint
 from ..checkpoints import CHECKPOINTS
 from .pool import Launcher, Reporter, WorkerPool
 from .processes import ProcessLauncher
@@ -76,6 +76,10 @@ class InProcess:
     def prepare(self, images: int) -> list[SettingsFingerprint]:
         """Load the network; return its settings, or none if it is not loaded."""
         return [settings_fingerprint(self.restorer, self.batch)] if self.restorer else []
+
+    def forecast(self, jobs: Sequence[Job]) -> str:
+        """Return one sentence on what the run will take."""
+        return describe_run(jobs, self.restorer)
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore the images and yield events."""

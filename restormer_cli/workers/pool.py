@@ -16,6 +16,7 @@ from ..batch import (
     StandardStreams,
     Started,
     WrittenImage,
+    describe_run,
     failure_event,
     queue_images,
     send_to_stdout,
@@ -125,6 +126,10 @@ class WorkerPool:
         while not all(member.ready for member in self._members):
             deque(self._receive(), maxlen=0)
         return [member.ready.settings for member in self._members if member.ready]
+
+    def forecast(self, jobs: Sequence[Job]) -> str:
+        """Return one sentence on the work of the run; the speed of all workers is unknown."""
+        return describe_run(jobs, None)
 
     def run(self, jobs: Sequence[Job], streams: StandardStreams) -> Generator[Event, None, None]:
         """Restore and write images as `run_batch` does; yield events in the order of completion.

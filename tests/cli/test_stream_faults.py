@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from restormer_cli.cli import restore
+from restormer_cli.files import lists
 from tests.support.program import PROGRAM, Outcome, picture, pixels, shell, tree
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def test_a_list_that_never_ends(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An endless list is refused."""
-    monkeypatch.setattr(restore, "MAX_LIST_BYTES", 2**22)
+    monkeypatch.setattr(lists, "MAX_LIST_BYTES", 2**22)
     outcome = restormer("derain", "--files-from", "/dev/zero", "-o", "out/")
     assert outcome.status == 2
     assert outcome.stderr.startswith("error: /dev/zero: the list is over 4.19 MB\n")

@@ -11,8 +11,8 @@ from restormer_cli.files.discovery import (
     PICTURE_SUFFIXES,
     find_inputs,
     natural_key,
-    read_list,
 )
+from restormer_cli.files.lists import read_list
 from restormer_cli.imaging.formats import readable_suffixes
 
 

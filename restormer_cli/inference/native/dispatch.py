@@ -134,6 +134,21 @@ def check_requirement(
         fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
+def fusion_obstacle(a: Architecture, dtype: torch.dtype, device: torch.device) -> str:
+    """Return why long runs do not use the fused block; empty if they do, or the device has none.
+
+    Raises:
+        UsageError: RESTORMER_NATIVE is invalid.
+    """
+    if device.type != "cpu":
+        return ""
+    if native_mode() == "off":
+        return f"{VARIABLE} is off"
+    cause = _unsuitable(a, (0, 0), dtype, device, None)
+    cause = cause or _open_for(a, dtype, device, ask=False).verdict.cause
+    return "" if cause == NOT_BUILT else cause
+
+
 def native_status(
     a: Architecture | None = None,
     dtype: torch.dtype = torch.float32,

@@ -1,0 +1,79 @@
+"""What a run will take, before it starts: images, megapixels, time, and what would be faster."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import ImageError
+from ..files import UrlPath, is_special
+from ..imaging import read_size
+from ..memory import MemoryGuard
+from ..text import counted, format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..imaging import Size
+    from ..inference import Restorer
+    from .jobs import Job
+
+MAX_HEADERS = 200
+"""Number of files whose headers are read. Of more, they are spread over the run."""
+
+MAX_SECONDS = 0.3
+"""Time for reading headers, after which those read so far stand for all."""
+
+WORTH_TRYING = 64
+"""Pixels of a run, relative to those of measuring the speed, from which it is measured."""
+
+
+def describe_run(jobs: Sequence[Job], restorer: Restorer | None) -> str:
+    """Return one sentence on the work of a run and, for long ones on one device, on its time.
+
+    Sizes come from the headers of files, if there are many from a sample. The time is that which
+    `Restorer.forecast` predicts.
+    """
+    sizes = _read_sizes(jobs)
+    text = counted(len(jobs), "image")
+    if not sizes:
+        return text
+    share = len(sizes) / len(jobs)
+    pixels = sum(size.height * size.width * size.pages for size in sizes) / share
+    megapixels = f"{pixels / 1e6:,.0f}" if pixels >= 1e8 else f"{pixels / 1e6:.3g}"
+    text += f", {'about ' if share < 1 else ''}{megapixels} MP"
+    if restorer is None or pixels < WORTH_TRYING * restorer.trial_pixels:
+        return text
+    with suppress(ImageError), MemoryGuard("to try the network"):
+        seconds = _seconds(sizes, restorer) / share
+        text += f": about {format_duration(seconds)} on {restorer.device}"
+        if hints := restorer.faster_ways():
+            text += f". Faster: {'; '.join(hints)}"
+    return text
+
+
+def _read_sizes(jobs: Sequence[Job]) -> list[Size]:
+    """Return the sizes of local files, as far as their headers tell them in the time."""
+    end = time.monotonic() + MAX_SECONDS
+    sizes = []
+    step = max(len(jobs) / MAX_HEADERS, 1.0)
+    numbers = [int(step * n) for n in range(min(len(jobs), MAX_HEADERS))]
+    # In an order that is spread over the run from the beginning, should the time end it.
+    for number in (n for offset in range(8) for n in numbers[offset::8]):
+        path = jobs[number].source
+        if path is None or isinstance(path, UrlPath) or is_special(path):
+            continue
+        if (size := read_size(path)) is not None:
+            sizes.append(size)
+        if time.monotonic() > end:
+            break
+    return sizes
+
+
+def _seconds(sizes: Sequence[Size], restorer: Restorer) -> float:
+    """Return the predicted time of images of these sizes, of three channels."""
+    planned = {
+        size: restorer.plan(size.height, size.width).pixels * size.pages for size in {*sizes}
+    }
+    return sum(planned[size] for size in sizes) / restorer.pixels_per_second
