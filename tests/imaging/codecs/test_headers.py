@@ -10,6 +10,7 @@ import pytest
 
 from restormer_cli import imaging
 from restormer_cli.imaging.codecs.headers import Size
+from tests.support import camera
 from tests.support.program import picture
 
 
@@ -29,6 +30,16 @@ def test_heif_has_the_size(tmp_path):
     pytest.importorskip("pillow_heif")
     picture(str(tmp_path / "image.heic"), (64, 96, 3))
     assert imaging.read_size(tmp_path / "image.heic") == Size(64, 96)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("dng", camera.dng), ("nef", camera.nef)])
+def test_a_raw_file_has_the_size_of_its_sensor(suffix, write, tmp_path):
+    """The size is that of the developed image, not that of a preview."""
+    pytest.importorskip("rawpy")
+    path = tmp_path / f"photo.{suffix}"
+    path.write_bytes(write(np.full((64, 96), 1000, np.uint16)))
+    decoded = imaging.read_image(path).pixels.shape[:2]
+    assert imaging.read_size(path) == Size(*decoded)
 
 
 def test_all_pages_count(tmp_path):
