@@ -165,6 +165,8 @@ class Speed:
     def __str__(self) -> str:
         digits = 0 if self.ms_per_megapixel >= 100 else 2
         memory = format_bytes(self.bytes_per_megapixel)
+        if self.ms_per_megapixel >= 10_000:
+            return f"{self.ms_per_megapixel / 1000:,.0f} s, {memory}"
         return f"{self.ms_per_megapixel:,.{digits}f} ms, {memory}"
 
     def as_dict(self) -> dict[str, Any]:
