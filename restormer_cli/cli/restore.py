@@ -212,9 +212,12 @@ class _Run:
         except KeyboardInterrupt:
             tally, total = self.tally, self.total
             remaining = max(total - tally.restored - tally.skipped - tally.failed, 0)
-            again = "" if self.options.watch else " with --skip-existing"
+            watch = self.options.watch
+            cause, again = (
+                ("the watch ended", "") if watch else ("interrupted", " with --skip-existing")
+            )
             self.console.warn(
-                f"interrupted with {remaining} of {total} images to go. All files written are "
+                f"{cause} with {remaining} of {total} images to go. All files written are "
                 f"complete. Run the same command{again} to resume"
             )
             self._finish(interrupted=True)
