@@ -184,7 +184,7 @@ def evaluate(
             degraded=_scores(unprocessed, degraded, clean),
             restored=_scores(protocol, restored, clean),
             seconds=seconds,
-            precision=restorer.precision,
+            precision=plan.precision,
             strategy=plan.strategy,
         )
 

@@ -41,6 +41,7 @@ class Plan:
     peak_bytes: int  # on the device, without the network
     pixels: int  # number that the network processes, with overlaps and orientations
     orientations: int  # number of flips and rotations to average over
+    precision: str  # of the network; fp32 after an overflow
 
     @property
     def strategy(self) -> str:
@@ -185,7 +186,7 @@ class Restorer:
                 restored = view.encode(view.merge(restored))
             samples = np.concatenate([restored, alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
-        return Restoration(pixels, plan.strategy, self.precision, seconds, notes)
+        return Restoration(pixels, plan.strategy, plan.precision, seconds, notes)
 
     def forward(
         self,
@@ -233,7 +234,7 @@ class Restorer:
         while True:
             plan = plans.pop(0)
             try:
-                return self._run(x, plan, is_grey, progress, notify), plan
+                return self._run(x, plan, is_grey, progress, notify)
             except (MemoryError, RuntimeError) as error:
                 if not plans or not is_out_of_memory(error):
                     raise
@@ -313,7 +314,8 @@ class Restorer:
             if self.config.ensemble:  # a turned image and two results
                 peak += 4 * (a.in_channels + 2 * a.out_channels) * rows * columns
             pixels = engine.pixels_processed(height, width, tile, self.config.overlap)
-            plan = Plan(tile, False, peak, pixels * self.orientations, self.orientations)
+            turns = self.orientations
+            plan = Plan(tile, False, peak, pixels * turns, turns, self.precision)
             plans += [plan] if tile else [plan, replace(plan, fine=True)]
         if not plans:
             raise ImageError(
@@ -325,30 +327,38 @@ class Restorer:
 
     def _run(
         self, x: Tensor, plan: Plan, is_grey: bool, progress: Progress | None, notify: Notify
-    ) -> np.ndarray:
-        """Restore the images of `x` one after the other; return them as channels of H W C."""
-        blocking = blocking_for(self.device, devices.PRECISIONS[self.precision])
+    ) -> tuple[np.ndarray, Plan]:
+        """Restore the images of `x` one after the other.
+
+        Returns:
+            The results as channels of H W C, and the plan, in fp32 if any image overflowed.
+        """
+        blocking = blocking_for(self.device, devices.PRECISIONS[plan.precision])
+        overflows: list[str] = []
         restored = [
             engine.restore(
                 self.network,
                 image,
                 tile=plan.tile,
                 overlap=self.config.overlap,
-                precision=self.precision,
+                precision=plan.precision,
                 window=self.config.window,
                 ensemble=self.config.ensemble,
                 blocking=smaller_blocks(blocking) if plan.fine else blocking,
                 progress=ensemble.part_progress(progress, number, len(x)),
-                notify=notify,
+                notify=overflows.append,
             )
             for number, image in enumerate(x.split(1))
         ]
+        for message in overflows:
+            notify(message)
+        plan = replace(plan, precision="fp32") if overflows else plan
         y = joined(restored, 1)
         if is_grey and x.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]
             y = (before + (y - before).mean(dim=1, keepdim=True)).clamp(0, 1)
-        return y[0].permute(1, 2, 0).contiguous().numpy()
+        return y[0].permute(1, 2, 0).contiguous().numpy(), plan
 
     @property
     def orientations(self) -> int:

@@ -393,6 +393,22 @@ def test_a_grey_network_restores_channels_one_by_one(tiny, monkeypatch):
         assert np.array_equal(whole[..., channel], alone)
 
 
+@pytest.mark.parametrize("shape", [(24, 32, 3), (24, 32)])
+def test_after_an_overflow_the_precision_is_fp32(tiny, shape):
+    """The precision of a restoration is that of its pixels; the next image tries fp16 again."""
+    network = restormer_cli.load_network(str(tiny()))
+    with torch.no_grad():
+        network.patch_embed.proj.weight.mul_(2e5)
+    path = tiny().with_name("overflowing.safetensors")
+    serialization.save_network(network.state_dict(), network.architecture, path)
+    restorer = Restorer("denoise", weights=str(path), device="cpu", precision="fp16")
+    result = restorer.restore(picture(shape, "uint8"))
+    assert result.precision == "fp32"
+    assert "fp16 overflowed; restored again in fp32" in result.notes
+    assert restorer.precision == "fp16"
+    assert restorer.forward(np.zeros((8, 8, 3), np.float32), notify=print)[1].precision == "fp16"
+
+
 def test_plans_use_the_verified_precision(tiny, monkeypatch):
     """If half precision is too far from fp32, plans and retries use fp32."""
     monkeypatch.setattr(devices, "native_bf16", lambda _: True)
