@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import starmap
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -159,35 +159,22 @@ def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
     if isinstance(w, FusedPasses):
         w.transform(run, x)
         return
-    passes = passes_for(w)
-    sums = run.collect(x, passes.sums(w), edges=windows.edges)
-    run.write(x, passes.finish(w, windows.mixer(sums, w)), x, halo=2)
+    sums = run.collect(x, sums_pass(w), edges=windows.edges)
+    run.write(x, finish_pass(w, windows.mixer(sums, w)), x, halo=2)
 
 
-class Passes(NamedTuple):
-    """The two passes of a transformer block, each as a function of its weights.
+def sums_pass(w: BlockWeights) -> Compute[Statistics]:
+    """Return the first pass over a block's map, which needs a halo of one pixel."""
 
-    On a CPU, the blocks of a map always have a halo, of one pixel in the first pass and of two in
-    the second.
-    """
-
-    sums: Callable[[BlockWeights], Compute[Statistics]]
-    finish: Callable[[BlockWeights, Mixer], Compute[Tensor]]
-
-
-def passes_for(w: BlockWeights) -> Passes:
-    """Return the implementation for a block, by the type and device of its weights."""
-    return Passes(_sums, _finish)
-
-
-def _sums(w: BlockWeights) -> Compute[Statistics]:
     def compute(block: Tensor, _: Region, convolve: Convolve) -> Statistics:
         return statistics(project(normalised(block, w.centred), w.qk, convolve), w.heads)
 
     return compute
 
 
-def _finish(w: BlockWeights, mixed: Mixer) -> Compute[Tensor]:
+def finish_pass(w: BlockWeights, mixed: Mixer) -> Compute[Tensor]:
+    """Return the second pass over a block's map, which needs a halo of two pixels."""
+
     def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
         v = project(normalised(block, w.centred), w.v, convolve)
         return feed_forward(attend(block, mixed(v, region), w), w, convolve)

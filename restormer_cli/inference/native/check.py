@@ -88,13 +88,13 @@ class Case:
     size: tuple[int, int]
     halo: bool = True  # without, the region is the whole map
 
-    def compare(self, library: Kernels, dtype: torch.dtype) -> str:
-        """Return what is wrong with the library's results, or an empty string."""
+    def compare(self, kernels: Kernels, dtype: torch.dtype) -> str:
+        """Return what is wrong with the results of the kernels, or an empty string."""
         x, matrix = self.inputs(dtype)
         exact = self.eager(x.float(), matrix, torch.float32)
-        native = self.native(library, x, matrix)
+        fused = self.fused(kernels, x, matrix)
         eager = self.eager(x, matrix, dtype)
-        for name, true, result, other in zip(Outcome._fields, exact, native, eager, strict=True):
+        for name, true, result, other in zip(Outcome._fields, exact, fused, eager, strict=True):
             scale = true.abs().max()
             if dtype == torch.float32:
                 error, allowed = float((result - true).abs().max() / scale), EXACT
@@ -122,9 +122,9 @@ class Case:
         device = self.weights.ffn_out.weight.device
         return x.to(device, dtype).contiguous(), matrix.to(device)
 
-    def native(self, library: Kernels, x: Tensor, matrix: Tensor) -> Outcome:
-        """Return the library's results."""
-        block = library.block(self.weights, x.dtype)
+    def fused(self, kernels: Kernels, x: Tensor, matrix: Tensor) -> Outcome:
+        """Return the results of the kernels."""
+        block = kernels.block(self.weights, x.dtype)
         sums = block.sums(self._with_halo_of_1(x), self.region, self.size)
         return Outcome(*sums, block.finish(x, [block.packed(matrix[0])], self.region, self.size))
 
@@ -136,12 +136,12 @@ class Case:
         return Outcome(gram, squares, finish(x, self.region, convolve))
 
     def speed(
-        self, library: Kernels, dtype: torch.dtype, clock: Callable[[], float] = time.process_time
+        self, kernels: Kernels, dtype: torch.dtype, clock: Callable[[], float] = time.process_time
     ) -> float:
-        """Return how many times as fast as PyTorch the library is; by default in CPU time."""
+        """Return how many times as fast as PyTorch the kernels are; by default in CPU time."""
         x, matrix = self.inputs(dtype)
         inner = self._with_halo_of_1(x)
-        block = library.block(self.weights, dtype)
+        block = kernels.block(self.weights, dtype)
         packed = [block.packed(matrix[0])]
         sums, finish = eager_passes(self.weights, matrix, dtype)
         convolve = block_convolution(self.region, *self.size) if self.halo else same
@@ -150,11 +150,11 @@ class Case:
             sums(inner, self.region, convolve)
             finish(x, self.region, convolve)
 
-        def native() -> None:
+        def fused() -> None:
             block.sums(inner, self.region, self.size)
             block.finish(x, packed, self.region, self.size)
 
-        return least_seconds(eager, clock) / least_seconds(native, clock)
+        return least_seconds(eager, clock) / least_seconds(fused, clock)
 
     def _with_halo_of_1(self, x: Tensor) -> Tensor:
         return x[:, 1:-1, 1:-1].contiguous() if self.halo else x
@@ -190,11 +190,10 @@ def eager_passes(
     weights: BlockWeights, matrix: Tensor, dtype: torch.dtype
 ) -> tuple[Compute[Statistics], Compute[Tensor]]:
     """Return PyTorch's two passes over a block, with a given mixing matrix."""
-    from ..strips import pack_block, passes_for  # which imports this package
+    from ..strips import finish_pass, pack_block, sums_pass  # which imports this package
 
     w = pack_block(weights, dtype)
-    passes = passes_for(w)
-    return passes.sums(w), passes.finish(w, lambda v, _: mix(v, matrix))
+    return sums_pass(w), finish_pass(w, lambda v, _: mix(v, matrix))
 
 
 def measure(library: Library, channels: int, heads: int, dtype: torch.dtype) -> float:

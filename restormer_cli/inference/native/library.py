@@ -190,8 +190,8 @@ class FusedBlock(FusedPasses):
         """Return the memory that a region needs besides its features and result."""
         passes = ((self._sums, 1), (self._finish, 2))
         return max(
-            native(byref(self._weights), byref(Job(frame=Frame.of(region, halo, size))))
-            for native, halo in passes
+            function(byref(self._weights), byref(Job(frame=Frame.of(region, halo, size))))
+            for function, halo in passes
         )
 
     def _projection(self, *parts: Projection, missing: int = 0) -> tuple[Tensor, ...]:

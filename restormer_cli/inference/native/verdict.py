@@ -28,8 +28,8 @@ class Verdict:
     """Result of a check.
 
     Attributes:
-        cause: why the library cannot be used; empty if it can.
-        instructions: instruction sets that it uses.
+        cause: why the kernels cannot be used; empty if they can.
+        instructions: what they run on, such as instruction sets.
         speed: for each type of features and number of channels, how many times as fast as PyTorch.
     """
 

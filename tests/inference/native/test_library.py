@@ -94,7 +94,7 @@ def test_nan_is_not_hidden(library):
         x, matrix = case.inputs(dtype)
         x[0, 6, 6, 3] = value
         with torch.inference_mode():
-            native, eager = case.native(library, x, matrix), case.eager(x, matrix, dtype)
+            native, eager = case.fused(library, x, matrix), case.eager(x, matrix, dtype)
         for result, expected in zip(native, eager, strict=True):
             assert torch.equal(result.isnan(), expected.isnan())
             assert result.isnan().any()
@@ -111,7 +111,7 @@ def test_a_wrong_result_is_noticed(library):
     """The comparison fails if the library computes with other weights."""
     case = Case("", random_block(16, 1), Region(0, 9, 0, 9), (9, 9))
     other = Case("", random_block(16, 1, bias=True), Region(0, 9, 0, 9), (9, 9))
-    case.native = other.native
+    case.fused = other.fused
     for dtype in filter(library.supports, TYPES):
         with torch.inference_mode():
             assert "differs by" in case.compare(library, dtype)

@@ -89,7 +89,7 @@ def test_nan_is_not_hidden(kernels, dtype, value):
     x, matrix = case.inputs(dtype)
     x[0, 4, 4, 3] = value
     with torch.inference_mode(), np.errstate(invalid="ignore"):
-        fused, eager = case.native(kernels, x, matrix), case.eager(x, matrix, dtype)
+        fused, eager = case.fused(kernels, x, matrix), case.eager(x, matrix, dtype)
     for result, expected in zip(fused, eager, strict=True):
         assert torch.equal(result.isnan(), expected.isnan())
         assert result.isnan().any()
@@ -106,7 +106,7 @@ def test_images_of_a_batch_do_not_mix(kernels):
     gram, squares = fused.sums(x[:, 1:-1, 1:-1].contiguous(), case.region, case.size)
     together = fused.finish(x, mixes, case.region, case.size)
     for index, (image, matrix) in enumerate(inputs):
-        alone = case.native(kernels, image, matrix)
+        alone = case.fused(kernels, image, matrix)
         assert torch.equal(gram[index], alone.gram[0])
         assert torch.equal(squares[index], alone.squares[0])
         assert torch.equal(together[index], alone.finished[0])
@@ -116,5 +116,5 @@ def test_results_repeat(kernels):
     """The same input gives the same bits."""
     case = Case("", block(16, 1), Region(0, 17, 0, 9), (17, 9))
     x, matrix = case.inputs(torch.float32)
-    first, second = (case.native(kernels, x, matrix) for _ in range(2))
+    first, second = (case.fused(kernels, x, matrix) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
