@@ -201,6 +201,21 @@ def test_the_forecast_includes_overlaps(identity):
     assert forecast.seconds == pytest.approx((3 * 512) ** 2 / restorer.pixels_per_second)
 
 
+@pytest.mark.parametrize("window", [None, 64, 384])
+def test_the_forecast_is_measured_with_windows(identity, monkeypatch, window):
+    """The fused block has no windows: the measured image must be larger than one, as photos are."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", window=window)
+    used = []
+
+    def restore(network, x, *, window=None, **settings):
+        used.append(window and window < min(x.shape[2:]))
+        return x
+
+    monkeypatch.setattr(engine, "restore", restore)
+    assert restorer.pixels_per_second > 0
+    assert set(used) == {None if window is None else True}
+
+
 def fails_until(tile, error, monkeypatch):
     """Make restoration fail with `error` for the whole image and for larger tiles."""
     real = engine.restore
