@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from ..imaging import psnr
 from ..inference import (
     PRECISIONS,
     choose_precision,
@@ -26,7 +27,7 @@ from ..inference import (
     synchronize,
     use_native,
 )
-from ..network import Restormer, reference_forward, summarize
+from ..network import Restormer, multiply_adds_per_pixel, reference_forward
 
 TILE = 256
 
@@ -79,9 +80,10 @@ def run_benchmark(
     device = next(network.parameters()).device
     half = choose_precision("auto", device)
     precisions = list(dict.fromkeys(["fp32", half]))
+    work_per_pixel = multiply_adds_per_pixel(network.architecture)
     peaks = {p: matrix_peak(device, PRECISIONS[p]) for p in precisions}
     modes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
-        *(("strips", p, partial(_without_native, network, precision=p)) for p in precisions),
+        *(("strips", p, partial(restore_unfused, network, precision=p)) for p in precisions),
         *(
             ("strips, native", p, partial(restore, network, precision=p))
             for p in precisions
@@ -95,7 +97,6 @@ def run_benchmark(
         generator = torch.Generator().manual_seed(size)
         channels = network.architecture.in_channels
         image = torch.rand(1, channels, size, size, generator=generator).to(device)
-        work = summarize(network.architecture, size, size).multiply_adds
         reference: tuple[float, Tensor] | None = None
         for way, p, forward in modes:
             with torch.inference_mode():
@@ -106,7 +107,6 @@ def run_benchmark(
             if way == "plain":
                 reference = seconds, result
             difference = (result - reference[1]).abs() if reference else None
-            error = None if difference is None else difference.square().mean().item()
             yield Measurement(
                 size=size,
                 way=way,
@@ -115,9 +115,9 @@ def run_benchmark(
                 megapixels_per_second=size * size / seconds / 1e6,
                 ratio=reference[0] / seconds if reference else None,
                 memory=memory(),
-                of_peak=work / seconds / peaks[p],
+                of_peak=work_per_pixel * size**2 / seconds / peaks[p],
                 largest_difference=None if difference is None else difference.max().item(),
-                psnr=None if error is None else (-10 * math.log10(error) if error else math.inf),
+                psnr=psnr(result.cpu(), reference[1].cpu()) if reference else None,
             )
 
 
@@ -138,7 +138,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int | None = Non
         return side**3 / min(timed(lambda: a @ b, device)[0] for _ in range(5))
 
 
-def _without_native(network: Restormer, image: Tensor, *, precision: str) -> Tensor:
+def restore_unfused(network: Restormer, image: Tensor, precision: str) -> Tensor:
     """Restore an image with PyTorch's functions instead of the fused block."""
     with use_native("off"):
         return restore(network, image, precision=precision)

@@ -41,7 +41,7 @@ from ..inference import (
 )
 from ..network import Restormer, reference_forward
 from ..text import format_bytes
-from .benchmark import timed, watch_memory
+from .benchmark import restore_unfused, timed, watch_memory
 
 SMALL, LARGE = (64, 88), (256, 256)
 """Height and width of the test images. A GPU's default block holds the whole large one."""
@@ -326,14 +326,10 @@ def measure_speeds(
         with full_precision():  # as in the other ways
             return reference_forward(copy.deepcopy(network).to(dtype), image.to(dtype))
 
-    def unfused(precision: str) -> Tensor:
-        with use_native("off"):
-            return restore(network, image, precision=precision)
-
     fused = any(is_native(network.architecture, PRECISIONS[p], device) for p in precisions)
     ways: dict[str, Callable[[str], Tensor]] = {
         "strips": lambda p: restore(network, image, precision=p),
-        **({"no fused block": unfused} if fused else {}),
+        **({"no fused block": partial(restore_unfused, network, image)} if fused else {}),
         f"tiles of {tile}": lambda p: restore(
             network, image, precision=p, tile=tile, overlap=tile // 4
         ),
