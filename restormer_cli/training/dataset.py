@@ -1,4 +1,4 @@
-"""Training photographs: decode them, split them and make training pairs.
+"""Training photographs: decode them, split them and find their sharpest crops.
 
 All random choices made once per photograph (the position of its crop, its degradation for
 validation) depend on the bytes of its file alone, not on names or other files.
