@@ -62,9 +62,10 @@ class Windows:
         segments: dict[tuple[int, int], Statistics] = {}
         for region, part in sums:
             segment = bisect(edges[0], region.top), bisect(edges[1], region.left)
-            segments[segment] = _add(segments[segment], part) if segment in segments else part
+            known = segments.get(segment)
+            segments[segment] = known.plus(part) if known else part
         attentions = {
-            window: attention(reduce(_add, (segments[s] for s in product(*window))), w)
+            window: attention(reduce(Statistics.plus, (segments[s] for s in product(*window))), w)
             for window in product(self._segments(0), self._segments(1))
         }
         if len(attentions) == 1:
@@ -100,7 +101,3 @@ class Windows:
             range(bisect(edges, start), bisect(edges, start + self.size[axis] - 1) + 1)
             for start in self.starts[axis]
         ]
-
-
-def _add(a: Statistics, b: Statistics) -> Statistics:
-    return Statistics(a.gram + b.gram, a.squares + b.squares)

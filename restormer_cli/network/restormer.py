@@ -237,6 +237,10 @@ class Statistics(NamedTuple):
     gram: Tensor  # B heads c c: sum of q k^T
     squares: Tensor  # B 2 heads c: sums of q^2 and of k^2
 
+    def plus(self, other: Statistics) -> Statistics:
+        """Return the sums over the pixels of both regions."""
+        return Statistics(self.gram + other.gram, self.squares + other.squares)
+
 
 def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
     """Project normalised B H W C to B H W D, without the halo that `convolve` consumes."""

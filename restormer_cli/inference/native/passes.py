@@ -35,10 +35,7 @@ class FusedPasses(ABC):
         def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
             return self.sums(block, region, (height, width))
 
-        def add(a: Statistics, b: Statistics) -> Statistics:
-            return Statistics(a.gram + b.gram, a.squares + b.squares)
-
-        total = reduce(add, (part for _, part in run.collect(x, sums)))
+        total = reduce(Statistics.plus, (part for _, part in run.collect(x, sums)))
         matrices = mixing_matrix(attention(total, self._attention), self._attention)
         mixes = [self.packed(matrix) for matrix in matrices]
 
