@@ -1,4 +1,4 @@
-"""Format values for people: printable names, byte counts, durations, aligned columns."""
+"""Format values for people: printable names, causes, byte counts, durations, aligned columns."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def printable(text: str, *, lines: bool = False) -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its class if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def counted(count: int, one: str, several: str = "") -> str:

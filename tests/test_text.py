@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from restormer_cli.text import counted, format_duration, printable
+from restormer_cli.text import counted, first_line, format_duration, printable
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,15 @@ def test_names_are_printed_without_control_characters() -> None:
     """Control characters are escaped, and bytes that are not text are shown as bytes."""
     assert printable("ü\x1b[31m\n\udcff\ud800") == r"ü\x1b[31m\n\xff\ud800"
     assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError(" no memory\nat allocator.cpp:12"), "no memory"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_cause_is_one_line(error: Exception, text: str) -> None:
+    """Only the first line of a message is printed, or the name of an error without one."""
+    assert first_line(error) == text

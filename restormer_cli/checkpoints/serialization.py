@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from ..files import write_atomic
 from ..memory import MemoryGuard
 from ..network import LEVELS, Architecture, Restormer
+from ..text import first_line
 from .download import unreadable
 from .resolve import ResolvedCheckpoint, resolve_name
 
@@ -201,7 +202,7 @@ def _read_pickle(path: Path, *, zipped: bool) -> Any:
 
 
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
-    cause = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+    cause = first_line(error).split(". ")[0]
     return CheckpointError(
         f"{path}: damaged or cut short ({cause})", "Download or copy the file again."
     )

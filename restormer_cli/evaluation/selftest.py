@@ -40,7 +40,7 @@ from ..inference import (
     use_native,
 )
 from ..network import Restormer, reference_forward
-from ..text import format_bytes
+from ..text import first_line, format_bytes
 from .benchmark import restore_unfused, timed, watch_memory
 
 SMALL, LARGE = (64, 88), (256, 256)
@@ -149,7 +149,7 @@ class Case(NamedTuple):
         try:
             value = self.measure()
         except (RuntimeError, RestormerError) as error:
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            cause = first_line(error)
         return Check(self.name, self.precision, self.criterion, value, cause)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import DeviceError
 from ..memory import available_memory, is_out_of_memory, peak_process_memory
+from ..text import first_line
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -194,7 +195,7 @@ def device_errors(device: torch.device) -> Iterator[None]:
         if not is_of_gpu or is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{device} failed ({str(error).strip().splitlines()[0]})",
+            f"{device} failed ({first_line(error)})",
             "Update its driver and PyTorch, or use --device cpu.",
         ) from error
 

@@ -42,6 +42,7 @@ from ..inference import (
 )
 from ..memory import is_out_of_memory
 from ..network import CHANNELS, Architecture, Restormer
+from ..text import first_line
 from . import dataset
 from .dataset import Sample
 from .distributed import SINGLE, Ranks
@@ -248,7 +249,7 @@ class Trainer:
         except (RuntimeError, OSError) as error:
             if is_out_of_memory(error):
                 raise
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            cause = first_line(error)
             self.notify(f"--compile is not used: {cause}")
             return plain
         if after >= before:

@@ -16,6 +16,7 @@ from ..errors import CheckpointError, UsageError
 from ..files import open_atomic, remove_leftovers, write_atomic
 from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
+from ..text import first_line
 from .dataset import MULTIPLE
 
 WARM_UP = 0.02
@@ -189,7 +190,7 @@ class Run:
         except (AssertionError, pickle.UnpicklingError, *_MALFORMED) as error:
             if is_out_of_memory(error):
                 raise
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            cause = first_line(error)
             raise CheckpointError(
                 f"{path}: training cannot be resumed from this file ({cause})",
                 "Remove it to start a new run.",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..batch import ImageProgress
 from ..errors import DeviceError, UsageError
+from ..text import first_line
 from .worker import Message, WorkerConfig, WorkerExited, run_worker
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _connect(address: str) -> Any:
             f"--ray needs Ray ({error})", "Install it: pip install 'restormer-cli[ray]'"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = first_line(error)
         raise DeviceError(
             f"there is no Ray cluster at {address} ({cause})",
             "Give HOST:PORT, ray://HOST:PORT, auto, or local for one on this machine.",
