@@ -2,6 +2,7 @@
 
 Read `dispatch` first: it decides whether the engine uses the library. `compiler` builds and caches
 it, `check` compares it with PyTorch's functions in another process, and `library` calls it. `mode`
-reads the environment variable RESTORMER_NATIVE. `passes` and `verdict` are shared with the kernels
-for CUDA (`inference.triton`).
+reads the environment variable RESTORMER_NATIVE. All but `library` also serve the kernels for CUDA
+(`inference.triton`): the decision, the comparison of a block, its `passes`, and the cache of a
+`verdict`.
 """

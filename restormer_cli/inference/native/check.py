@@ -1,4 +1,4 @@
-"""Compare a library with PyTorch's functions, in a process of its own: a crash is a result, too.
+"""Compare kernels with PyTorch's functions, in a process of its own: a crash is a result, too.
 
 `python -m restormer_cli.inference.native.check LIBRARY` prints a `Verdict` as JSON.
 """
