@@ -142,7 +142,7 @@ class ServeOptions(NetworkOptions):
         float,
         Option(
             SERVER,
-            "Drop clients that neither send nor take data for so many seconds.",
+            "Seconds after which clients that neither send nor take data are dropped.",
             min=0.1,
             metavar="SECONDS",
         ),
