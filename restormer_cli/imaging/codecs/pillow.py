@@ -304,7 +304,8 @@ def _animation_mode(picture: PIL.Image.Image, count: int) -> str:
 def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
     image = Image(UNDECODED, format=(picture.format or "").lower(), dpi=dpi(picture))
     if image.format == "webp":
-        image.lossless = _is_lossless_webp(data)
+        first = next(webp.pixel_chunks(data), None)
+        image.lossless = first is not None and first.kind == b"VP8L"
     image.icc, image.exif, image.xmp = (
         value if isinstance(value := picture.info.get(key), bytes) and value else None
         for key in ("icc_profile", "exif", "xmp")
@@ -349,18 +350,6 @@ def _bmp_profile(data: bytes) -> bytes | None:
         if size >= 124 and space == b"DEBM":
             return data[14 + start : 14 + start + length] or None
     return None
-
-
-def _is_lossless_webp(data: bytes) -> bool:
-    """Return True if the first picture is a VP8L chunk; RIFF chunks are padded to even lengths."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if kind in (b"VP8 ", b"VP8L"):
-            return bool(kind == b"VP8L")
-        # A frame chunk has a header of 16 bytes and then the chunks of its picture.
-        position += 8 + (16 if kind == b"ANMF" else length + length % 2)
-    return False
 
 
 def _further_fields(picture: PIL.Image.Image, data: bytes) -> Iterator[tuple[str, bytes]]:
