@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _Chunks: TypeAlias = list[tuple[bytes, bytes]]  # kinds and bodies
 _Frames: TypeAlias = list[tuple[tuple[int, ...], _Chunks]]  # fields of fcTL, and IDAT chunks
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
+SIGNATURE = integrity.SIGNATURE
 _IHDR = ">IIBBBBB"
 # Colour type, a sum of the three flags below -> depths (11.2, IHDR).
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -88,7 +88,7 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
     """Encode one image, or whole frames of one size and type, with 8 or 16 bits."""
     if total == 1:
         (image,) = images
-        return _join(_encode_still(image))
+        return integrity.join(_encode_still(image))
     chunks: _Chunks = []
     number = 0  # of the next fcTL or fdAT
     for image in images:
@@ -108,7 +108,7 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
             elif kind == b"IDAT":
                 chunks.append((_FDAT, struct.pack(">I", number) + body))
                 number += 1
-    return _join([*chunks, (b"IEND", b"")])
+    return integrity.join([*chunks, (b"IEND", b"")])
 
 
 def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Image:
@@ -138,7 +138,7 @@ def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Imag
         raise ValueError("its header is invalid, or chunks are missing")
     key = None if has_palette else bodies.get(b"tRNS")
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"} | ({b"tRNS"} if has_palette else set())
-    bare = _join([chunk for chunk in chunks if chunk[0] in coding])
+    bare = integrity.join([chunk for chunk in chunks if chunk[0] in coding])
     with library_messages():  # the exception says enough
         decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None and not corrupt:
@@ -355,15 +355,6 @@ def _split(data: bytes, losses: list[str]) -> _Chunks:
     return chunks
 
 
-def _join(chunks: _Chunks) -> bytes:
-    """Invert `_split`."""
-    parts = [SIGNATURE]
-    for kind, body in chunks:
-        checksum = zlib.crc32(body, zlib.crc32(kind))
-        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
-    return b"".join(parts)
-
-
 def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
     """Return the frames of an animation, and True if there is a separate still picture."""
     frames: _Frames = []
@@ -394,7 +385,7 @@ def _compose(
     for (number, across, down, left, top, delay, unit, dispose, blend), pixels in frames:
         size = struct.pack(">II", across, down)
         still = [(b"IHDR", size + header[8:]), *common, *pixels, (b"IEND", b"")]
-        image = decode_still(_join(still), max_pixels)
+        image = decode_still(integrity.join(still), max_pixels)
         samples, colours = image.samples(), image.pixels.shape[2]
         if canvas is UNDECODED:
             width, height = struct.unpack_from(">II", header)
