@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PAGED = ("GIF", "PNG", "TIFF", "WEBP")  # whose frames or pages are all restored
-_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 class Size(NamedTuple):
@@ -37,7 +36,7 @@ def read(path: Path) -> Size:
     suffix = path.suffix.lower()
     if suffix in raw.SUFFIXES:
         return _read_raw(path)
-    if suffix in _HEIF_SUFFIXES:
+    if suffix in heif.SUFFIXES:
         file = import_extra(heif.PACKAGE, "heif", "HEIF images").open_heif(path)
         width, height = file[file.primary_index].size
         return Size(height, width)
