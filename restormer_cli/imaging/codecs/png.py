@@ -29,7 +29,7 @@ from ..integrity import png as integrity
 from ..integrity.fault import describe_rest
 from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, STALE_CREDENTIALS
-from .blocks import photoshop
+from .blocks import exif, photoshop, xmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,7 +54,6 @@ _MAX_TEXT = 2**26  # bytes of all texts, inflated
 _RAW_PROFILE = "Raw profile type "
 _PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
 _RESOURCES = frozenset(["iptc", "8bim"])
-_EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _DIGITS = 72  # in a line
 _INCH = 0.0254  # in metres, the unit of pHYs
 # Bytes of a pixel -> type and samples to code them as. Compression and filters depend only on the
@@ -295,10 +294,10 @@ def _use_profiles(image: Image, profiles: dict[str, bytes]) -> None:
     for name, data in profiles.items():
         if name in ("icc", "icm"):
             image.icc = image.icc or data
-        elif name == "xmp" or data.startswith(_XMP_PREFIX):
-            image.xmp = image.xmp or data.removeprefix(_XMP_PREFIX)
+        elif name == "xmp" or data.startswith(xmp.SEGMENT):
+            image.xmp = image.xmp or data.removeprefix(xmp.SEGMENT)
         else:
-            image.exif = image.exif or data.removeprefix(_EXIF_PREFIX)
+            image.exif = image.exif or data.removeprefix(exif.SEGMENT)
 
 
 def _encode_still(image: Image) -> _Chunks:
