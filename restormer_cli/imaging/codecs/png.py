@@ -50,6 +50,7 @@ _XMP_KEYWORD = "XML:com.adobe.xmp"
 _TEXTS = frozenset([b"tEXt", b"zTXt", b"iTXt"])
 _MAX_KEYWORD = 79  # bytes (11.3.3.2)
 _MAX_TEXT = 2**26  # bytes of all texts, inflated
+_MAX_PROFILE = 2**26  # bytes, which is more than any real one
 # ImageMagick and ExifTool keep metadata in texts of hexadecimal digits: a name, the size, the data.
 _RAW_PROFILE = "Raw profile type "
 _PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
@@ -188,11 +189,9 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
     for kind, body in chunks:
         if kind == b"eXIf":
             image.exif = body
-        elif kind == b"iCCP":  # name, NUL, method, profile (11.3.2)
+        elif kind == b"iCCP":
             try:
-                # At most 64 MiB, which is more than any real profile.
-                packed = body[body.index(b"\0") + 2 :]
-                image.icc = zlib.decompressobj().decompress(packed, 2**26)
+                image.icc = _read_profile(body)
             except CODEC_ERRORS:
                 image.losses.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
@@ -240,6 +239,17 @@ def _per_inch(per_metre: int) -> float:
     """Convert dots per metre to whole dots per inch if they may have been rounded from these."""
     dots = per_metre * _INCH
     return float(round(dots)) if round(round(dots) / _INCH) == per_metre else dots
+
+
+def _read_profile(body: bytes) -> bytes:
+    """Return the profile of an iCCP chunk (11.3.2), or raise an error if its end is missing."""
+    inflater = zlib.decompressobj()
+    packed = body[body.index(b"\0") + 2 :]  # after the name and the method
+    profile = inflater.decompress(packed, _MAX_PROFILE)
+    # One of the length in its header is whole, even without a checksum (ICC.1:2022, 7.2.2).
+    if not inflater.eof and len(profile) != int.from_bytes(profile[:4], "big"):
+        raise ValueError("the profile is cut off, or too long")
+    return profile
 
 
 def _read_text(kind: bytes, body: bytes, limit: int) -> bytes:
