@@ -25,6 +25,7 @@ class FormatSpec:
     alpha: bool = True
     bands: bool = False  # of unknown meaning
     grey: bool = True
+    grey_alpha: bool = True  # grey together with alpha
     bits: int = 16  # of an integer sample
     cicp: bool = False
     linear: bool = False  # True if it holds linear camera colours only
@@ -39,16 +40,17 @@ FORMATS = {
     "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
     "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
     "dng": FormatSpec((".dng",), 2**31, ("uint16",), alpha=False, grey=False, linear=True),
-    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1),
+    "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, grey_alpha=False),
 }
 if features.check("avif"):
-    FORMATS["avif"] = FormatSpec((".avif",), 65536, several="frame")
+    FORMATS["avif"] = FormatSpec((".avif",), 65536, grey_alpha=False, several="frame")
 if find_spec(heif.PACKAGE):
-    FORMATS["heif"] = FormatSpec((".heic", ".heif", ".hif"), 16384, _DEEP, bits=10, cicp=True)
+    FORMATS["heif"] = FormatSpec(heif.SUFFIXES, 16384, _DEEP, grey_alpha=False, bits=10, cicp=True)
 # Formats that cannot be written or need a package that may be missing. Their files are found all
 # the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(
-    (".avif", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx"),
+    heif.SUFFIXES,
+    (".avif", ".gif", ".j2k", ".jp2", ".jpx"),
     (".pam", ".pbm", ".pfm", ".pgm", ".pnm", ".ppm", ".qoi", ".tga"),
 )
 _FLOAT_FORMATS = ("pfm", "fits", "fit", "fts")  # and suffixes
@@ -135,6 +137,9 @@ def fit(image: Image, kind: str) -> Image:
                 f"{kind} as written here cannot hold the colour space (CICP {cicp[0]}/{cicp[1]}): "
                 "colours will look wrong. PNG can hold it"
             )
-    if image.pixels.shape[2] == 1 and not spec.grey:
-        image.widen_grey(f"{kind} has no grey")
+    if image.pixels.shape[2] == 1:
+        if not spec.grey:
+            image.widen_grey(f"{kind} has no grey")
+        elif image.alpha is not None and not spec.grey_alpha:
+            image.widen_grey(f"{kind} has no grey with alpha")
     return image

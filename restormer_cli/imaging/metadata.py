@@ -82,7 +82,7 @@ def read_orientation(image: Image) -> int:
     """
     orientation = 1
     if image.exif is not None:
-        image.exif = image.exif.removeprefix(b"Exif\0\0")
+        image.exif = image.exif.removeprefix(exif.SEGMENT)
         try:
             orientation, image.exif = exif.reset_orientation(image.exif)
             if image.dpi is None and image.format in ("avif", "heif", "jpeg", "webp"):

@@ -155,15 +155,15 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
     multiplied = shown if image.premultiplied else None
     del shown
     if multiplied is not None:
-        maximum = 1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max
         colours = to_float(colours) / np.maximum(multiplied, np.float32(_LEAST_OPACITY))
-        colours = colours if maximum == 1 else colours.clip(0, 1)
+        if image.pixels.dtype != np.float32:
+            colours = colours.clip(0, 1)
     colours = to_float(colours, image.scale)
     if weight is not None:
         if np.may_share_memory(colours, image.pixels):
             colours = colours.copy()
         for channel in range(colours.shape[2]):  # one by one, to save memory
-            colours[..., channel] = fill_hidden(colours[..., channel], weight[..., 0])
+            colours[..., channel] = _fill_hidden(colours[..., channel], weight[..., 0])
 
     seen, kept = colours, 0.0
     if image.pixels.dtype == np.float32 and (colours.min() < 0 or colours.max() > 1):
@@ -193,7 +193,7 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
     )
 
 
-def fill_hidden(plane: Array, weight: Array) -> Array:
+def _fill_hidden(plane: Array, weight: Array) -> Array:
     """Blend H W samples with those of neighbours where `weight` (H W, 0..1) is below 1.
 
     Neighbours are weighted means of growing blocks, each of the weight of its most visible sample
@@ -205,7 +205,7 @@ def fill_hidden(plane: Array, weight: Array) -> Array:
         return plane
     total, colour = (_halve(each) for each in (weight, plane * weight))
     means = np.divide(colour, total, out=colour, where=total > 0)
-    around = fill_hidden(means, _halve(weight, np.maximum))
+    around = _fill_hidden(means, _halve(weight, np.maximum))
     size = 2 * around.shape[1], 2 * around.shape[0]
     filled: Array = cv2.resize(around, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
     filled += weight * (plane - filled)
@@ -241,7 +241,7 @@ def _bands(pixels: Array) -> Iterator[slice]:
         yield slice(top, top + _ROWS)
 
 
-def _is_neutral(pixels: Array, visible: Array | None = None, tolerance: float = 0) -> bool:
+def _is_neutral(pixels: Array, visible: Array | None, tolerance: float) -> bool:
     """Return True for RGB whose channels are equal, within the tolerance, where it is visible."""
     if pixels.shape[2] != 3:
         return False

@@ -581,6 +581,17 @@ def test_metadata_of_jpeg_2000_is_read():
     assert (image.xmp, image.iptc, image.exif) == (xmp, IPTC, exif())
 
 
+def test_metadata_in_long_and_last_boxes_of_jpeg_2000_is_read():
+    """A box may have a length of 64 bits, and the last one none."""
+    data = encoded(PIL.Image.fromarray(PIXELS), "JPEG2000")
+    iptc = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38") + IPTC
+    wide = struct.pack(">I4sQ", 1, b"uuid", 16 + len(iptc)) + iptc
+    last = struct.pack(">I4s", 0, b"uuid") + b"JpgTiffExif->JP2" + exif()
+    at = data.index(b"jp2c") - 4
+    image = image_io.read_image(data[:at] + wide + data[at:] + last)
+    assert (image.iptc, image.exif) == (IPTC, exif())
+
+
 def test_metadata_of_photoshop_files_is_read():
     """XMP, IPTC and EXIF in a Photoshop file's resources are read."""
     xmp = RDF % (b"", b"")

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import PIL.Image
 
-from ..integrity.messages import library_messages
 from . import heif, import_extra, raw
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _PAGED = ("GIF", "PNG", "TIFF", "WEBP")  # whose frames or pages are all restored
-_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 class Size(NamedTuple):
@@ -36,21 +34,11 @@ def read(path: Path) -> Size:
     """
     suffix = path.suffix.lower()
     if suffix in raw.SUFFIXES:
-        return _read_raw(path)
-    if suffix in _HEIF_SUFFIXES:
+        return Size(*raw.read_size(path))
+    if suffix in heif.SUFFIXES:
         file = import_extra(heif.PACKAGE, "heif", "HEIF images").open_heif(path)
         width, height = file[file.primary_index].size
         return Size(height, width)
     with PIL.Image.open(path) as picture:
         pages = getattr(picture, "n_frames", 1) if picture.format in _PAGED else 1
         return Size(picture.height, picture.width, pages)
-
-
-def _read_raw(path: Path) -> Size:
-    library = import_extra("rawpy", "raw", "camera raw files")
-    try:
-        with library_messages(), library.RawPy() as file:
-            file.open_file(str(path))
-            return Size(file.sizes.height, file.sizes.width)
-    except library.LibRawError as error:
-        raise ValueError(str(error)) from error

@@ -11,19 +11,20 @@ from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
 from ..integrity import isobmff
 from ..integrity.fault import CUT, describe
-from . import import_extra
+from . import OTHER_MAPS, import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PACKAGE = "pillow_heif"
+SUFFIXES = (".heic", ".heif", ".hif")
 # The HEVC brands and the generic brands (ISO/IEC 23008-12, 10 and B.4).
 SIGNATURE = rb"....ftyp(?:he(?:i[cxms]|v[cxms])|mif[12]|msf1)"
 _NCLX = ("color_primaries", "transfer_characteristics", "matrix_coefficients", "full_range_flag")
 _BT709, _BT2020 = 1, 9  # primaries, and their matrices
 _RGB_MATRIX = 0  # no colour transform, for lossless coding
 _DEEP_BITS = 10  # for images of more than 8 bits, since few readers support 12
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif's mode
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif's mode
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
@@ -51,7 +52,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     if len(file) > 1:
         omitted.append(counted(len(file) - 1, "more picture"))
     if info["aux"] or info["depth_images"]:
-        omitted.append("gain or depth maps, which fit the original picture only")
+        omitted.append(OTHER_MAPS)
     samples = np.asarray(picture)
     if (bits := info["bit_depth"]) > 8:  # stored in the upper bits of 16
         image.bits = bits
@@ -66,8 +67,6 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image with 8 bits, or 10 for 16, in 4:4:4; lossless at quality 100."""
     library = import_extra(PACKAGE, "heif", "HEIF images")
     (image,) = images
-    if image.alpha is not None and image.pixels.shape[2] == 1:
-        image.widen_grey("heif has no grey with alpha")
     samples = image.samples()
     mode = _MODES[samples.shape[2]]
     if samples.dtype == np.uint16:

@@ -35,10 +35,9 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset(b"\xff" + bytes([code]) for code in (1, *range(0xD0, 0xDA)))
 _MAX_BODY, _MAX_PIECES = 65533, 255  # bytes in a segment, and segments of an ICC profile
-_EXIF = b"Exif\0\0"  # EXIF 2.32, 4.7.2
 _BLOCK_STARTS = (b"II*\0", b"MM\0*")
 _ICC = b"ICC_PROFILE\0"  # ICC.1:2022, B.4: a number and the count of the pieces follow
-_XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _CREDENTIALS = b"c2pa"
 _MPF, _MP_ENTRIES, _THUMBNAIL_CLASS = b"MPF\0", 45058, 1  # CIPA DC-007, 5.2
 # Marks of a video after the picture, by cameras of Google and Samsung.
@@ -65,14 +64,14 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     image = Image(
         UNDECODED,
         format="jpeg",
-        exif=_first_block(bodies(_APP1, _EXIF)) or None,
-        xmp=b"".join(bodies(_APP1, _XMP)[-1:]) or None,
+        exif=_first_block(bodies(_APP1, exif.SEGMENT)) or None,
+        xmp=b"".join(bodies(_APP1, xmp.SEGMENT)[-1:]) or None,
         iptc=photoshop.iptc(resources(segments)),
         texts=tuple(("Comment", decode_text(body)) for body in bodies(_COM, b"")),
     )
-    if {packet for packet in bodies(_APP1, _XMP) if packet} - {image.xmp}:
+    if {packet for packet in bodies(_APP1, xmp.SEGMENT) if packet} - {image.xmp}:
         image.losses.append("more XMP packets are left out: the last one counts")
-    if image.exif is not None and not b"".join(bodies(_APP1, _EXIF)).endswith(image.exif):
+    if image.exif is not None and not b"".join(bodies(_APP1, exif.SEGMENT)).endswith(image.exif):
         image.losses.append("more EXIF blocks are left out: the first one counts")
     _keep(image, segments)
     if any(_CREDENTIALS in body for body in bodies(_APP11, b"JP")):
@@ -136,7 +135,9 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     start = 4 + struct.unpack_from(">H", encoded, 4)[0]  # after Pillow's own JFIF segment
     segments = [s for s in image.extras if s[0] == _APP0][:1] or [(_APP0, encoded[6:start])]
     if image.exif is not None:
-        segments += [(_APP1, _EXIF + piece) for piece in _pieces(image.exif, len(_EXIF))]
+        segments += [
+            (_APP1, exif.SEGMENT + piece) for piece in _pieces(image.exif, len(exif.SEGMENT))
+        ]
     if image.xmp is not None:
         segments += _xmp_segments(image.xmp)
     if image.icc is not None:
@@ -223,7 +224,7 @@ def _keep(image: Image, segments: _Segments) -> None:
             rebuilt = []
         elif marker == _COM:
             kept.append((marker, body))
-        elif marker in _APPLICATION - _STALE and not body.startswith((_EXIF, _XMP)):
+        elif marker in _APPLICATION - _STALE and not body.startswith((exif.SEGMENT, xmp.SEGMENT)):
             if SIGNATURE in body and not body.startswith(_EXTENDED_XMP):
                 pictures.add(f"APP{marker[1] - 0xE0}")
             else:
@@ -264,9 +265,9 @@ def _join_profile(pieces: list[bytes]) -> bytes | None:
 
 def _xmp_segments(packet: bytes) -> _Segments:
     """Return the segments of a packet: a long one is the extension of an empty one."""
-    if len(_XMP + packet) <= _MAX_BODY:
-        return [(_APP1, _XMP + packet)]
-    return [(_APP1, _XMP + xmp.extended(packet)), *_extension_segments(packet)]
+    if len(xmp.SEGMENT + packet) <= _MAX_BODY:
+        return [(_APP1, xmp.SEGMENT + packet)]
+    return [(_APP1, xmp.SEGMENT + xmp.extended(packet)), *_extension_segments(packet)]
 
 
 def _extension_segments(extension: bytes) -> _Segments:

@@ -19,7 +19,7 @@ from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from ..integrity import gif, isobmff, jpeg2000, webp
 from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
-from . import CODEC_ERRORS, bmp, decode_text
+from . import CODEC_ERRORS, OTHER_MAPS, bmp, decode_text
 from .blocks import exif
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ _QOI, _QOI_END, _QOI_LONGEST = b"qoif", bytes(7) + b"\1", 5
 _TEXT_KEYS = ("comment", "id_section")  # of Pillow, for JPEG 2000 and TGA
 # Numbers of Photoshop's image resources, and UUIDs of JPEG 2000 boxes -> fields of the image.
 _PSD_FIELDS = {1028: "iptc", 1058: "exif", 1060: "xmp"}
-_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _JP2_FIELDS = {
     b"JpgTiffExif->JP2": "exif",
     bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38"): "iptc",
@@ -94,7 +93,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     others = counted(available - count, "more layer or picture", "more layers or pictures")
     omitted = (others,) if available > count else ()
     if kind == "avif" and _MAPS.search(data, 0, data.find(b"mdat")):
-        omitted = (*omitted, "gain or depth maps, which fit the original picture only")
+        omitted = (*omitted, OTHER_MAPS)
 
     def frames() -> Iterator[Image]:
         for number in range(count):
@@ -204,14 +203,7 @@ def encode_webp(images: Iterable[Image], count: int, quality: int) -> bytes:
 
 def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode grey, RGB or RGBA frames in 4:4:4."""
-
-    def without_grey_alpha() -> Iterator[Image]:
-        for image in images:
-            if image.alpha is not None and image.pixels.shape[2] == 1:
-                image.widen_grey("avif has no grey with alpha")
-            yield image
-
-    frames = _Frames(without_grey_alpha(), count)
+    frames = _Frames(images, count)
     if frames.first.plays:
         frames.first.losses.append("avif cannot hold the number of plays: it is left out")
     if frames.first.exif is not None:
@@ -225,8 +217,6 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
 def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image, grey, RGB or RGBA, with OpenCV: Pillow would not declare the alpha."""
     (image,) = images
-    if image.alpha is not None and image.pixels.shape[2] == 1:
-        image.widen_grey("bmp has no grey with alpha")
     samples = image.samples()
     encoded = cv2.imencode(".bmp", swap_red_blue(samples))[1].tobytes()
     if image.dpi is None:
@@ -304,7 +294,8 @@ def _animation_mode(picture: PIL.Image.Image, count: int) -> str:
 def _decode_frame(picture: PIL.Image.Image, data: bytes, mode: str | None) -> Image:
     image = Image(UNDECODED, format=(picture.format or "").lower(), dpi=dpi(picture))
     if image.format == "webp":
-        image.lossless = _is_lossless_webp(data)
+        first = next(webp.pixel_chunks(data), None)
+        image.lossless = first is not None and first.kind == b"VP8L"
     image.icc, image.exif, image.xmp = (
         value if isinstance(value := picture.info.get(key), bytes) and value else None
         for key in ("icc_profile", "exif", "xmp")
@@ -351,31 +342,15 @@ def _bmp_profile(data: bytes) -> bytes | None:
     return None
 
 
-def _is_lossless_webp(data: bytes) -> bool:
-    """Return True if the first picture is a VP8L chunk; RIFF chunks are padded to even lengths."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if kind in (b"VP8 ", b"VP8L"):
-            return bool(kind == b"VP8L")
-        # A frame chunk has a header of 16 bytes and then the chunks of its picture.
-        position += 8 + (16 if kind == b"ANMF" else length + length % 2)
-    return False
-
-
 def _further_fields(picture: PIL.Image.Image, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the names and values of fields that Pillow does not report."""
     for number, _, body in getattr(picture, "resources", ()):  # of Photoshop
         if number in _PSD_FIELDS:
             yield _PSD_FIELDS[number], body
-    position = len(_JP2_SIGNATURE) if data.startswith(_JP2_SIGNATURE) else len(data)
-    while position + 24 <= len(data):  # boxes of a JPEG 2000 file (ISO/IEC 15444-1, I.4)
-        length, kind, identifier = struct.unpack_from(">I4s16s", data, position)
-        if length < 8:  # a wide box, or the last one
-            break
-        if kind == b"uuid" and identifier in _JP2_FIELDS:
-            yield _JP2_FIELDS[identifier], data[position + 24 : position + length]
-        position += length
+    if data.startswith(jpeg2000.FILE):
+        for kind, start, end in isobmff.boxes(data):
+            if kind == b"uuid" and (field := _JP2_FIELDS.get(data[start : start + 16])):
+                yield field, data[start + 16 : end]
 
 
 class _Frames(PIL.Image.Image):

@@ -29,7 +29,7 @@ from ..integrity import png as integrity
 from ..integrity.fault import describe_rest
 from ..integrity.messages import library_messages
 from . import CODEC_ERRORS, STALE_CREDENTIALS
-from .blocks import photoshop
+from .blocks import exif, photoshop, xmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _Chunks: TypeAlias = list[tuple[bytes, bytes]]  # kinds and bodies
 _Frames: TypeAlias = list[tuple[tuple[int, ...], _Chunks]]  # fields of fcTL, and IDAT chunks
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
+SIGNATURE = integrity.SIGNATURE
 _IHDR = ">IIBBBBB"
 # Colour type, a sum of the three flags below -> depths (11.2, IHDR).
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -50,11 +50,11 @@ _XMP_KEYWORD = "XML:com.adobe.xmp"
 _TEXTS = frozenset([b"tEXt", b"zTXt", b"iTXt"])
 _MAX_KEYWORD = 79  # bytes (11.3.3.2)
 _MAX_TEXT = 2**26  # bytes of all texts, inflated
+_MAX_PROFILE = 2**26  # bytes, which is more than any real one
 # ImageMagick and ExifTool keep metadata in texts of hexadecimal digits: a name, the size, the data.
 _RAW_PROFILE = "Raw profile type "
 _PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
 _RESOURCES = frozenset(["iptc", "8bim"])
-_EXIF_PREFIX, _XMP_PREFIX = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _DIGITS = 72  # in a line
 _INCH = 0.0254  # in metres, the unit of pHYs
 # Bytes of a pixel -> type and samples to code them as. Compression and filters depend only on the
@@ -88,7 +88,7 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
     """Encode one image, or whole frames of one size and type, with 8 or 16 bits."""
     if total == 1:
         (image,) = images
-        return _join(_encode_still(image))
+        return integrity.join(_encode_still(image))
     chunks: _Chunks = []
     number = 0  # of the next fcTL or fdAT
     for image in images:
@@ -108,7 +108,7 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
             elif kind == b"IDAT":
                 chunks.append((_FDAT, struct.pack(">I", number) + body))
                 number += 1
-    return _join([*chunks, (b"IEND", b"")])
+    return integrity.join([*chunks, (b"IEND", b"")])
 
 
 def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Image:
@@ -138,7 +138,7 @@ def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Imag
         raise ValueError("its header is invalid, or chunks are missing")
     key = None if has_palette else bodies.get(b"tRNS")
     coding = {b"IHDR", b"PLTE", b"IDAT", b"IEND"} | ({b"tRNS"} if has_palette else set())
-    bare = _join([chunk for chunk in chunks if chunk[0] in coding])
+    bare = integrity.join([chunk for chunk in chunks if chunk[0] in coding])
     with library_messages():  # the exception says enough
         decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None and not corrupt:
@@ -189,11 +189,9 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
     for kind, body in chunks:
         if kind == b"eXIf":
             image.exif = body
-        elif kind == b"iCCP":  # name, NUL, method, profile (11.3.2)
+        elif kind == b"iCCP":
             try:
-                # At most 64 MiB, which is more than any real profile.
-                packed = body[body.index(b"\0") + 2 :]
-                image.icc = zlib.decompressobj().decompress(packed, 2**26)
+                image.icc = _read_profile(body)
             except CODEC_ERRORS:
                 image.losses.append("the ICC profile is damaged: it is left out")
         elif kind == b"cICP" and len(body) == 4:  # 11.3.2.6
@@ -241,6 +239,17 @@ def _per_inch(per_metre: int) -> float:
     """Convert dots per metre to whole dots per inch if they may have been rounded from these."""
     dots = per_metre * _INCH
     return float(round(dots)) if round(round(dots) / _INCH) == per_metre else dots
+
+
+def _read_profile(body: bytes) -> bytes:
+    """Return the profile of an iCCP chunk (11.3.2), or raise an error if its end is missing."""
+    inflater = zlib.decompressobj()
+    packed = body[body.index(b"\0") + 2 :]  # after the name and the method
+    profile = inflater.decompress(packed, _MAX_PROFILE)
+    # One of the length in its header is whole, even without a checksum (ICC.1:2022, 7.2.2).
+    if not inflater.eof and len(profile) != int.from_bytes(profile[:4], "big"):
+        raise ValueError("the profile is cut off, or too long")
+    return profile
 
 
 def _read_text(kind: bytes, body: bytes, limit: int) -> bytes:
@@ -295,10 +304,10 @@ def _use_profiles(image: Image, profiles: dict[str, bytes]) -> None:
     for name, data in profiles.items():
         if name in ("icc", "icm"):
             image.icc = image.icc or data
-        elif name == "xmp" or data.startswith(_XMP_PREFIX):
-            image.xmp = image.xmp or data.removeprefix(_XMP_PREFIX)
+        elif name == "xmp" or data.startswith(xmp.SEGMENT):
+            image.xmp = image.xmp or data.removeprefix(xmp.SEGMENT)
         else:
-            image.exif = image.exif or data.removeprefix(_EXIF_PREFIX)
+            image.exif = image.exif or data.removeprefix(exif.SEGMENT)
 
 
 def _encode_still(image: Image) -> _Chunks:
@@ -355,15 +364,6 @@ def _split(data: bytes, losses: list[str]) -> _Chunks:
     return chunks
 
 
-def _join(chunks: _Chunks) -> bytes:
-    """Invert `_split`."""
-    parts = [SIGNATURE]
-    for kind, body in chunks:
-        checksum = zlib.crc32(body, zlib.crc32(kind))
-        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
-    return b"".join(parts)
-
-
 def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
     """Return the frames of an animation, and True if there is a separate still picture."""
     frames: _Frames = []
@@ -394,7 +394,7 @@ def _compose(
     for (number, across, down, left, top, delay, unit, dispose, blend), pixels in frames:
         size = struct.pack(">II", across, down)
         still = [(b"IHDR", size + header[8:]), *common, *pixels, (b"IEND", b"")]
-        image = decode_still(_join(still), max_pixels)
+        image = decode_still(integrity.join(still), max_pixels)
         samples, colours = image.samples(), image.pixels.shape[2]
         if canvas is UNDECODED:
             width, height = struct.unpack_from(">II", header)

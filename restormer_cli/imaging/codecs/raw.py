@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -24,7 +24,8 @@ from .blocks.exif import Directory
 from .tiff import dng
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # Suffixes of common cameras.
 SUFFIXES = frozenset[str]().union(
@@ -56,6 +57,13 @@ def is_raw(data: bytes, suffix: str) -> bool:
     with suppress(*CODEC_ERRORS):
         return suffix in SUFFIXES or dng.VERSION in exif.parse(data).tags
     return False
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the height and width that the header of a file states."""
+    with library_messages(), _library() as library, library.RawPy() as raw:
+        raw.open_file(str(path))
+        return raw.sizes.height, raw.sizes.width
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
@@ -93,19 +101,24 @@ def decode_linear(data: bytes, max_pixels: int) -> ImageSequence:
 
 def _read(data: bytes, max_pixels: int, convert: Callable[[Any, Any], Image]) -> Image:
     """Open a file, check its size and convert it, with the library and an open file."""
-    library = import_extra("rawpy", "raw", "camera raw files")
-    with library_messages() as messages:
-        try:
-            with library.RawPy() as raw:
-                raw.open_buffer(io.BytesIO(data))
-                check_size(raw.sizes.width, raw.sizes.height, max_pixels)
-                image = convert(library, raw)
-        except library.LibRawError as error:
-            cause = error.args[0] if error.args else error
-            raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
+    with library_messages() as messages, _library() as library, library.RawPy() as raw:
+        raw.open_buffer(io.BytesIO(data))
+        check_size(raw.sizes.width, raw.sizes.height, max_pixels)
+        image = convert(library, raw)
     if messages():
         image.damage = describe("LibRaw reports corrupt data", None)
     return image
+
+
+@contextmanager
+def _library() -> Iterator[Any]:
+    """Yield the package; its errors become ValueErrors."""
+    library = import_extra("rawpy", "raw", "camera raw files")
+    try:
+        yield library
+    except library.LibRawError as error:
+        cause = error.args[0] if error.args else error
+        raise ValueError(cause.decode() if isinstance(cause, bytes) else str(cause)) from error
 
 
 def _develop(library: Any, raw: Any) -> Image:
@@ -202,7 +215,7 @@ def photo_tags(data: bytes) -> Directory | None:
         if data.startswith(_RAF):
             start, size = struct.unpack_from(">II", data, _RAF_JPEG)
             preview = data[start : start + min(size, 2**17)]
-            return exif.parse(preview[preview.index(b"Exif\0\0") + 6 :])
+            return exif.parse(preview.partition(exif.SEGMENT)[2])
         if data[4:12] == _CR3:
             return _cr3_tags(data[:_CR3_HEAD])
     return None

@@ -6,6 +6,7 @@ import re
 import struct
 
 from ...errors import ImageError
+from ..integrity.jpeg import FRAMES
 
 _MAGICK = "Convert it: magick {name} out.png"
 _FRAME = "Name an image. To take a frame of a video: ffmpeg -i {name} -frames:v 1 out.png"
@@ -45,6 +46,11 @@ _KINDS = tuple(
         (rb"....ftyp(?:isom|iso[2-9]|mp4|avc1|qt  |M4V|3g[2p]|dash)", "a video", _FRAME),
         (rb"\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|\0\0\x01\xba", "a video", _FRAME),
         (
+            rb"\x89PNG\r\n\x1a\n....CgBI",
+            "Xcode's own kind of PNG (CgBI)",
+            "Convert it: pngcrush -revert-iphone-optimizations {name} out.png",
+        ),
+        (
             rb"(?i:\s*(?:<\?xml.{0,200}?)?(?:<!doctype html|<html))",
             "a web page",
             "Download the image itself.",
@@ -53,20 +59,12 @@ _KINDS = tuple(
 )
 # Words of the libraries about a file that is whole.
 _WORDS = re.compile(r"unsupported|not supported|unknown (?:pixel |raw )?mode", re.IGNORECASE)
-_CGBI = re.compile(rb"\x89PNG\r\n\x1a\n....CgBI", re.DOTALL)
-_SOF = re.compile(rb"\xff+([\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf])", re.DOTALL)
 _JPEG_PROCESSES = {  # ITU-T T.81, table B.1
-    0xC3: "lossless JPEG",
+    **dict.fromkeys((0xC3, 0xCB), "lossless JPEG"),
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"),
-    0xCB: "lossless JPEG",
 }
-_DJPEG = "Convert it: djpeg -pnm -outfile out.ppm {name} (of libjpeg-turbo 3)"
 _TIFF_COMPRESSIONS = {
-    32766: "NeXT",
-    32809: "ThunderScan",
     34661: "JBIG",
-    34676: "SGI LogLuv",
-    34677: "SGI LogLuv",
     34712: "JPEG 2000",
     34887: "LERC",
     34892: "lossy JPEG of a DNG",
@@ -85,17 +83,12 @@ def check_kind(data: bytes, name: str) -> None:
     for start, kind, hint in _KINDS:
         if start.match(data):
             raise ImageError(f"{kind}: not supported", hint.format(name=name))
-    if _CGBI.match(data):
-        raise ImageError(
-            "Xcode's own kind of PNG (CgBI): not supported",
-            f"Convert it: pngcrush -revert-iphone-optimizations {name} out.png",
-        )
 
 
 def check_jpeg(segments: list[tuple[bytes, bytes]]) -> None:
     """Raise ImageError if a JPEG, given its markers and bodies, is of an unsupported process."""
     for marker, body in segments:
-        if not _SOF.fullmatch(marker):
+        if marker[1] not in FRAMES:
             continue
         if marker[1] in _JPEG_PROCESSES:
             raise ImageError(f"{_JPEG_PROCESSES[marker[1]]}: not supported", _TO_PNG)

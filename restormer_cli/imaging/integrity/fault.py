@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_left
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ CORRUPT, CUT = "its coded data is corrupt", "its end is missing"
 # Bytes to repeat in place of missing data: pixels that depend on the choice are missing.
 _FILLERS = b"\0", b"\xa5\x3c\x96\x0f\x5a\xc3\x69"
 _MAX_PADDING = 16  # bytes after the end of a file
+_LONG_ZEROS = 64  # bytes
 _FILLER_SIZES = (2**12, 2**16, 2**20, 2**24, 2**28)
 
 
@@ -78,11 +81,22 @@ def fill_up(
     return None
 
 
-def sound_length(data: bytes, start: int = 0, shortest: int = 64) -> int:
-    """Return the length of `data` without zeros at its end, if they are `shortest` or more.
+def inflate(data: bytes, size: int) -> bytearray:
+    """Decompress zlib data as far as it is sound, but not more than `size` bytes."""
+    decoder, whole = zlib.decompressobj(), bytearray()
+    with suppress(zlib.error):
+        for byte in data:  # one by one: an error discards the output of its call
+            if len(whole) >= size:
+                break
+            whole += decoder.decompress(bytes([byte]), size - len(whole))
+    return whole
+
+
+def sound_length(data: bytes) -> int:
+    """Return the length of `data` without zeros at its end, if these are many.
 
     Coded data hardly contains long runs of zeros, but files whose download or copy was interrupted
     do: their size was reserved in advance.
     """
-    length = max(start, len(data.rstrip(b"\0")))
-    return length if len(data) - length >= shortest else len(data)
+    length = len(data.rstrip(b"\0"))
+    return length if len(data) - length >= _LONG_ZEROS else len(data)

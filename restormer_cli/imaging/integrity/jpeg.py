@@ -23,7 +23,7 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _END_OF_DATA = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])", re.DOTALL)
 _EOI, _SOS, _DRI, _DNL = 0xD9, 0xDA, 0xDD, 0xDC
-_FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # SOF markers (B.1.1.3)
+FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # SOF markers (B.1.1.3)
 _PROGRESSIVE = frozenset([0xC2, 0xCA])
 # Markers that may follow entropy-coded data: tables, comments, another scan, the end (B.2.4).
 _AFTER_DATA = frozenset([0xC4, 0xCC, _EOI, _SOS, 0xDB, _DNL, _DRI, *range(0xE0, 0xF0), 0xFE])
@@ -35,8 +35,6 @@ _WARNINGS = (
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _MAX_PADDING = 16  # bytes after the data of a scan, by some cameras
-
-
 # Pillow's mode -> flag to decode the same pixels with OpenCV, which shows libjpeg's warnings.
 _FLAGS = {"L": cv2.IMREAD_GRAYSCALE, "RGB": cv2.IMREAD_COLOR_RGB}
 
@@ -95,7 +93,7 @@ def _check_markers(data: bytes) -> tuple[Fault | None, int]:
         (length,) = struct.unpack_from(">H", data, position)
         body = data[position + 2 : position + length]
         position += length
-        if code in _FRAMES:
+        if code in FRAMES:
             frame, components = code, body[6::3]
         elif code == _DRI:
             (interval,) = struct.unpack_from(">H", body)

@@ -9,9 +9,10 @@ import re
 import struct
 
 from .fault import CORRUPT, CUT
+from .isobmff import boxes
 
-_FILE, _STREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
-SIGNATURE = re.compile(re.escape(_FILE) + b"|" + re.escape(_STREAM))
+FILE, _STREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
+SIGNATURE = re.compile(re.escape(FILE) + b"|" + re.escape(_STREAM))
 _CODESTREAM = b"jp2c"  # box (I.5.4)
 _SOT, _SOD, _EOC = 0xFF90, 0xFF93, 0xFFD9  # markers of a tile-part and of the end (A.4)
 # Coded data has no codes above 0xFF8F but the markers of packets, SOP and EPH (A.1, A.8).
@@ -21,7 +22,9 @@ _LONGEST_ZEROS = 512  # bytes; each empty packet is one, so that blank pictures 
 
 def find_fault(data: bytes) -> str | None:
     """Return the cause of a fault, or None; bytes after the end may be anything."""
-    position = 2 if data.startswith(_STREAM) else _start(data)
+    position: int | None = 2  # after the start of the codestream
+    if not data.startswith(_STREAM):
+        position = next((box.start + 2 for box in boxes(data) if box.kind == _CODESTREAM), None)
     try:
         while position is not None:
             marker, size = struct.unpack_from(">HH", data, position)
@@ -42,23 +45,6 @@ def find_fault(data: bytes) -> str | None:
             position = end if end > position else None
     except struct.error:  # without its end marker
         return None if position == len(data) else CUT
-    return None
-
-
-def _start(data: bytes) -> int | None:
-    """Return the offset after the start of the codestream in a file of boxes (I.4)."""
-    position = 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        header = 8
-        if length == 1 and position + 16 <= len(data):
-            (length,) = struct.unpack_from(">Q", data, position + 8)
-            header = 16
-        if kind == _CODESTREAM:
-            return position + header + 2
-        if length < header:
-            break
-        position += length
     return None
 
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from contextlib import suppress
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from .fault import CORRUPT, CUT, describe
+from .fault import CORRUPT, CUT, describe, inflate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-_START = 8  # bytes of the signature
+SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (11.2, IHDR)
 # Column and row of the first pixel, and steps, of the passes of interlacing (8.1).
 _PASSES = (
@@ -43,28 +42,22 @@ def repair(data: bytes, *, corrupt: bool) -> tuple[bytes, str | None]:
     header, first = chunks[0][1], kinds.index(b"IDAT")
     packed = [body for kind, body in chunks if kind == b"IDAT"]
     fields = struct.unpack(">IIBBBBB", header)
-    size = sum(_rows(fields))
     if cause is None and not corrupt:
         return data, None
-    raw = bytearray()
-    decoder = zlib.decompressobj()
-    with suppress(zlib.error):
-        for byte in b"".join(packed):  # one by one: an error discards the output of its call
-            raw += decoder.decompress(bytes([byte]), size + 1 - len(raw))
-            if len(raw) > size:
-                break
+    size = sum(_rows(fields))
+    raw = inflate(b"".join(packed), size)
     del raw[_valid_size(raw, fields) :]
     part = 1 - len(raw) / size
     pixels = zlib.compress(raw.ljust(size, b"\0"), 1)
     others = [(kind, body) for kind, body in chunks if kind not in (b"IDAT", b"IEND")]
     others[first:first] = [(b"IDAT", pixels)]
-    return _join([*others, (b"IEND", b"")]), describe(cause or CORRUPT, part or None)
+    return join([*others, (b"IEND", b"")]), describe(cause or CORRUPT, part or None)
 
 
 def _split(data: bytes) -> tuple[list[tuple[bytes, bytes]], str | None]:
     """Return the chunks (5.3) without those that are damaged and not needed, and a fault."""
     chunks: list[tuple[bytes, bytes]] = []
-    cause, position = None, _START
+    cause, position = None, len(SIGNATURE)
     while not chunks or chunks[-1][0] != b"IEND":
         if position + 12 > len(data):
             return chunks, CUT
@@ -103,8 +96,9 @@ def _valid_size(raw: bytearray, header: tuple[int, ...]) -> int:
     return min(position, len(raw))
 
 
-def _join(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [b"\x89PNG\r\n\x1a\n"]
+def join(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a PNG of chunks, given by kinds and bodies (5.3)."""
+    parts = [SIGNATURE]
     for kind, body in chunks:
         checksum = zlib.crc32(body, zlib.crc32(kind))
         parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]

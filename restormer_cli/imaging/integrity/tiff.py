@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,12 +16,14 @@ import PIL.Image
 from ..codecs import CODEC_ERRORS
 from ..codecs.blocks import exif
 from . import jpeg
-from .fault import CORRUPT
+from .fault import CORRUPT, inflate
 from .messages import library_messages
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _PREDICTOR = 256, 257, 258, 259, 277, 317
 _STRIP_OFFSETS, _ROWS, _STRIP_SIZES, _PLANAR = 273, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES = 322, 323, 324, 325, 347
+# Tags of the offsets and sizes of strips, and of tiles.
+LOCATIONS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)  # compressions
 _WITHOUT_ZEROS = frozenset([2, 3, 4, 5])  # CCITT and LZW: no code consists of zeros
 _PACK_BITS, _NEEDED = 32773, 4  # bytes at the end of a strip without which it lacks pixels
@@ -52,8 +53,7 @@ class Damage(NamedTuple):
 
 def with_sizes(page: exif.Directory, file_size: int) -> exif.Directory:
     """Return a page whose strips or tiles have sizes: zeros and a missing tag are replaced."""
-    tiled = _TILE_OFFSETS in page.tags
-    offsets, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    offsets, sizes = LOCATIONS[_TILE_OFFSETS in page.tags]
     if offsets not in page.tags or (sizes in page.tags and all(page.integers(sizes))):
         return page
     starts = page.integers(offsets)
@@ -136,8 +136,7 @@ def _shape(page: exif.Directory, number: int) -> tuple[int, int, int, int, int]:
 
 
 def _segments(page: exif.Directory) -> list[Segment]:
-    tiled = _TILE_OFFSETS in page.tags
-    offsets, sizes = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    offsets, sizes = LOCATIONS[_TILE_OFFSETS in page.tags]
     if offsets not in page.tags or sizes not in page.tags:
         return []
     located = zip(page.integers(offsets), page.integers(sizes), strict=False)
@@ -220,7 +219,9 @@ def _load_segment(
     sound = _is_sound(file, page, segment)
     lost = 0.0
     if page.integer(_COMPRESSION) in _DEFLATE and not sound and _PREDICTOR not in page.tags:
-        piece, lost = _inflate(piece, _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height)
+        size = _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height
+        inflated = inflate(piece, size)
+        piece, lost = bytes(inflated.ljust(size, b"\0")), 1 - len(inflated) / size
         raw = exif.integer_tag(page.order, exif.SHORT, _RAW)
         page = page._replace(tags={**page.tags, _COMPRESSION: raw})
         sound = True
@@ -234,12 +235,3 @@ def _load_segment(
         row = int(reported[1] or 0)
         return picture, max(0.0, 1 - row / segment.height)
     return picture, lost if sound else 1.0
-
-
-def _inflate(piece: bytes, size: int) -> tuple[bytes, float]:
-    """Decompress as far as possible; return `size` bytes, and the share that is missing."""
-    decoder, whole = zlib.decompressobj(), bytearray()
-    with suppress(zlib.error):
-        for start in range(len(piece)):  # byte by byte: an error discards the output of its call
-            whole += decoder.decompress(piece[start : start + 1])
-    return bytes(whole[:size].ljust(size, b"\0")), max(0.0, 1 - len(whole) / size)

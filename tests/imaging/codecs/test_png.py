@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,15 @@ import pytest
 from restormer_cli.errors import ImageError
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.image import Image
-from tests.support.image_files import assert_same_image, chunk, encoded, noise, png, rewritten
+from tests.support.image_files import (
+    assert_same_image,
+    chunk,
+    encoded,
+    noise,
+    png,
+    rewritten,
+    wide_gamut,
+)
 
 SIZES = [(13, 17), (1, 1), (1, 4000), (40, 33)]
 
@@ -114,3 +123,14 @@ def test_checksums_of_png_chunks_are_checked():
     broken = whole[: at + 8 + length] + b"\0\0\0\0" + whole[at + 12 + length :]
     with pytest.raises(ImageError, match="its coded data is corrupt"):
         image_io.read_image(broken)
+
+
+@pytest.mark.parametrize(("missing", "kept"), [(0, True), (2, True), (60, False)])
+def test_a_profile_without_its_end_is_left_out(missing, kept):
+    """A profile that is cut off is noted, unless only its checksum is incomplete."""
+    icc = wide_gamut()
+    packed = zlib.compress(icc)
+    body = b"name\0\0" + packed[: len(packed) - missing]
+    image = image_io.read_image(png(noise(4, 5, 3), 2, 8, chunk(b"iCCP", body)))
+    assert image.icc == (icc if kept else None)
+    assert image.losses == ([] if kept else ["the ICC profile is damaged: it is left out"])

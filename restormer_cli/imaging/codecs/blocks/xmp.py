@@ -9,6 +9,7 @@ import hashlib
 import re
 from xml.etree import ElementTree
 
+SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"  # start of a JPEG's APP1 (1.1.3)
 _ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]")
 _WIDTH, _HEIGHT = (
     re.compile(rb"((?:tiff:%b|exif:%b)\s*(?:=\s*[\"']|>)\s*)\d+" % names)

@@ -34,10 +34,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 266, 273, 277, 278, 279, 284
 _PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT = 317, 320, 322, 323
-_TILE_OFFSETS, _TILE_SIZES = 324, 325
 _SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
 IPTC, PHOTOSHOP = 33723, 34377
-_SEGMENTS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
 _DAMAGED = "the directory of its tags is damaged"
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
@@ -267,7 +265,7 @@ def _read_segments(
     run = page.integer(_TILE_WIDTH) if tiled else width  # pixels that the predictor spans
     padded = -(-width // run) * run
     pixel_size = count // planes * dtype.itemsize
-    locations = _SEGMENTS[tiled]
+    locations = integrity.LOCATIONS[tiled]
     per_plane = len(page.integers(locations[0])) // planes
     decoded = []
     for plane in range(planes):
@@ -305,7 +303,7 @@ def _select(page: Directory, wanted: AbstractSet[int]) -> dict[int, Tag]:
 def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
     """Build a file of one page with these tags and its pixels, or all data if these are unclear."""
     page = Directory(order, tags)
-    for offsets, sizes in _SEGMENTS:
+    for offsets, sizes in integrity.LOCATIONS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
             area = page.integer(_WIDTH) * page.integer(_HEIGHT)
