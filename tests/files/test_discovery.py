@@ -69,14 +69,14 @@ def test_hidden_files_and_folders_are_left_out_of_a_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder",
+    "name",
     ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trashes"],
 )
-def test_folders_of_the_system_are_left_out(folder: str) -> None:
+def test_folders_of_the_system_are_left_out(name: str) -> None:
     """Bins and thumbnails are searched only if they are named."""
-    touch(f"f/{folder}/a.png", "f/sub/a.png")
+    touch(f"f/{name}/a.png", "f/sub/a.png")
     assert names("f", recursive=True) == ["f/sub/a.png"]
-    assert names(f"f/{folder}") == [f"f/{folder}/a.png"]
+    assert names(f"f/{name}") == [f"f/{name}/a.png"]
 
 
 def test_other_pictures_in_a_folder_are_counted() -> None:
