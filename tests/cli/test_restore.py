@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from restormer_cli import imaging
-from restormer_cli.batch import stages
+from restormer_cli.batch import pages
 from restormer_cli.checkpoints import serialization
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging import noise
@@ -312,7 +312,7 @@ def test_sigma_auto_estimates_the_noise_of_each_image_once(
         return estimates[-1]
 
     monkeypatch.setattr(imaging, "estimate_noise", estimate)
-    monkeypatch.setattr(stages, "estimate_noise", estimate)
+    monkeypatch.setattr(pages, "estimate_noise", estimate)
     outcome = restormer("denoise", *names, "--sigma", "auto", "--device", "cpu", "--json")
     reported = [event["noise"] for event in outcome.events if event["event"] == "restored"]
     assert reported == [asdict(estimate) for estimate in estimates]
