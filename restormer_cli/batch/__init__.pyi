@@ -24,7 +24,7 @@ from .manifest import recorded_outputs as recorded_outputs
 from .manifest import settings_fingerprint as settings_fingerprint
 from .manifest import skip_reason as skip_reason
 from .masks import assign_masks as assign_masks
-from .pages import open_images as open_images
+from .pages import first_noise as first_noise
 from .pipeline import stage_executor as stage_executor
 from .schema import event_schema as event_schema
 from .stages import Cancelled as Cancelled

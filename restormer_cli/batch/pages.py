@@ -24,6 +24,7 @@ from ..imaging import (
     output_format,
     requested_format,
 )
+from ..memory import MemoryGuard
 from ..text import counted
 from .masks import check_mask, open_masks
 
@@ -105,12 +106,12 @@ def open_image(
             hold the image. It is raised here or while iterating over the pages.
     """
     requested, in_place = requested_format(job.target, job.format), job.in_place
-    images = open_images(data, config, job.names[0], requested)
+    images = _decode(data, config, job.names[0], requested)
     kind, notes = output_format(job.target, job.format, images.format)
     total, warnings = count_pages(images, kind, in_place=in_place)
     rights: Iterator[Array | None] = repeat(None)
     if right is not None:
-        views = open_images(right, config, str(job.right), requested)
+        views = _decode(right, config, str(job.right), requested)
         if views.count != images.count:
             unit = images.unit
             raise ImageError(f"it has {images.count} {unit}s, its right view {views.count}")
@@ -130,17 +131,14 @@ def open_image(
     return OpenedImage(in_place, kind, total, decode_pages(), notes, warnings)
 
 
-def open_images(
-    data: bytes, config: BatchConfig, name: str, kind: str | None = None
-) -> ImageSequence:
-    """Decode a file within the limits of a run; see `imaging.decode`."""
-    return decode(
-        data,
-        max_pixels=config.max_pixels,
-        name=name,
-        allow_damaged=config.allow_damaged,
-        kind=kind,
-    )
+@MemoryGuard("to read it")
+def first_noise(data: bytes, config: BatchConfig, name: str) -> Noise | None:
+    """Return the estimated noise of the first page of a file; None if it is unknown.
+
+    Raises:
+        ImageError: the page cannot be decoded.
+    """
+    return estimate_noise(next(_decode(data, config, name).images).visible_pixels())
 
 
 def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[int, list[str]]:
@@ -239,3 +237,14 @@ def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
     if task != "denoise":
         return None
     return job.noise if job.noise and number == 0 else estimate_noise(image.visible_pixels())
+
+
+def _decode(data: bytes, config: BatchConfig, name: str, kind: str | None = None) -> ImageSequence:
+    """Decode a file within the limits of a run; see `imaging.decode`."""
+    return decode(
+        data,
+        max_pixels=config.max_pixels,
+        name=name,
+        allow_damaged=config.allow_damaged,
+        kind=kind,
+    )
