@@ -8,6 +8,7 @@ from .events import Started as Started
 from .events import Summary as Summary
 from .events import Tally as Tally
 from .forecast import describe_run as describe_run
+from .forecast import preview_batch as preview_batch
 from .jobs import OUTPUT_FORMATS as OUTPUT_FORMATS
 from .jobs import BatchConfig as BatchConfig
 from .jobs import Job as Job
@@ -23,6 +24,7 @@ from .manifest import recorded_outputs as recorded_outputs
 from .manifest import settings_fingerprint as settings_fingerprint
 from .manifest import skip_reason as skip_reason
 from .masks import assign_masks as assign_masks
+from .pages import first_noise as first_noise
 from .pipeline import stage_executor as stage_executor
 from .schema import event_schema as event_schema
 from .stages import Cancelled as Cancelled
@@ -32,8 +34,6 @@ from .stages import QueuedImage as QueuedImage
 from .stages import StandardStreams as StandardStreams
 from .stages import WrittenImage as WrittenImage
 from .stages import failure_event as failure_event
-from .stages import open_images as open_images
-from .stages import preview_batch as preview_batch
 from .stages import queue_images as queue_images
 from .stages import run_batch as run_batch
 from .stages import send_to_stdout as send_to_stdout

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: images, megapixels, time, and what would be faster."""
+"""Tell what a run will take: in one sentence before it starts, or of each image in a dry run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 
 from ..errors import ImageError
 from ..files import UrlPath, is_special
-from ..imaging import read_size
+from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
 from ..text import counted, format_duration
+from .events import Planned
+from .pages import open_image
+from .stages import failure_event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..imaging import Size
     from ..inference import Restorer
-    from .jobs import Job
+    from .events import Event
+    from .jobs import BatchConfig, Job
+    from .stages import StandardStreams
 
 MAX_HEADERS = 200
 """Number of files whose headers are read. Of more, they are spread over the run."""
@@ -51,6 +56,62 @@ def describe_run(jobs: Sequence[Job], restorer: Restorer | None) -> str:
         if hints := restorer.faster_ways():
             text += f". Faster: {'; '.join(hints)}"
     return text
+
+
+def preview_batch(
+    jobs: Iterable[Job],
+    task: str,
+    restorer: Restorer | None,
+    streams: StandardStreams,
+    config: BatchConfig,
+) -> Iterator[Event]:
+    """Decode the images without restoring them: yield Planned or Failed for each.
+
+    Without a restorer, whose weights need a download, strategy, memory and time are None.
+    """
+    for job in jobs:
+        event: Event
+        try:
+            event = _preview(job, task, restorer, streams, config)
+        except ImageError as error:
+            event = failure_event(job, task, error)
+        yield event
+
+
+@MemoryGuard("to read it")
+def _preview(
+    job: Job,
+    task: str,
+    restorer: Restorer | None,
+    streams: StandardStreams,
+    config: BatchConfig,
+) -> Planned:
+    source = streams.stdin if job.source is None else job.source
+    _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
+    right, mask = (
+        None if path is None else read_bytes(path, max_pixels=config.max_pixels)[1]
+        for path in (job.right, job.mask)
+    )
+    opened = open_image(job, task, config, data, right, mask)
+    facts, plans = [], []
+    for page in opened.pages:
+        facts.append((page.image.pixels.shape[:2], page.noise, page.scale))
+        if restorer:
+            with MemoryGuard("to try the network"):
+                plans.append(restorer.forecast(page.image.pixels))
+    (height, width), noise, scale = facts[0]
+    return Planned(
+        *job.names,
+        task,
+        width=width,
+        height=height,
+        pages=opened.total,
+        strategy=", ".join(dict.fromkeys(plan.strategy for plan in plans)) or None,
+        peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
+        seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
+        noise=noise,
+        scale=scale,
+    )
 
 
 def _read_sizes(jobs: Sequence[Job]) -> list[Size]:

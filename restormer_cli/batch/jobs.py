@@ -154,15 +154,18 @@ def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
 
     An output needs about the space of its input, at least a tenth. Other formats are not counted.
     """
-    needed: dict[int, int] = defaultdict(int)
-    free: dict[int, tuple[int, Path]] = {}
+    sizes: dict[Path, int] = defaultdict(int)
     for job in jobs:
         if job.target is not None and not isinstance(job.target, UrlPath):
-            existing = _nearest(job.target.parent, is_folder)
-            device = existing.stat().st_dev
-            if device not in free:
-                free[device] = shutil.disk_usage(existing).free, job.target.parent
-            needed[device] += _expected_size(job)
+            sizes[job.target.parent] += _expected_size(job)
+    needed: dict[int, int] = defaultdict(int)
+    free: dict[int, tuple[int, Path]] = {}
+    for folder, size in sizes.items():
+        existing = _nearest(folder, is_folder)
+        device = existing.stat().st_dev
+        if device not in free:
+            free[device] = shutil.disk_usage(existing).free, folder
+        needed[device] += size
     certain, possible = list[str](), list[str]()
     for device, (available, folder) in free.items():
         if (size := needed[device]) > available:

@@ -28,6 +28,7 @@ from ..imaging import read_image
 from .events import Restored, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from ..imaging import Image
@@ -239,9 +240,10 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
         return None, None
     target = job.target
     entries = manifests.outputs(target.parent).get(target.name, [])
-    current = next((entry for entry in entries if _fits(entry["output"], target)), None)
+    current = _current(target, entries)
     if job.in_place:
-        return REPLACED if current and task in _tasks(current, entries) else None, None
+        tasks = (entry["recipe"]["task"] for entry in _history(current, entries))
+        return REPLACED if task in tasks else None, None
     if not entries:
         return FOREIGN, None
     if current is None:
@@ -257,14 +259,20 @@ def _fits(recorded: dict[str, Any] | None, path: Path | None) -> bool:
     return FileFingerprint.from_entry(recorded).fits(path)
 
 
-def _tasks(current: Entry, entries: list[Entry]) -> set[str]:
-    """Return the tasks that have restored a file in place, one after the other."""
-    tasks, digest = set(), current["output"]["sha256"]
-    for entry in entries:  # newest first
+def _current(path: Path, entries: list[Entry]) -> Entry | None:
+    """Return the newest entry that describes a file as it is now."""
+    return next((entry for entry in entries if _fits(entry["output"], path)), None)
+
+
+def _history(current: Entry | None, entries: list[Entry]) -> Iterator[Entry]:
+    """Yield the current entry, and those of the inputs that it replaced in place, newest first."""
+    if current is None:
+        return
+    digest = current["output"]["sha256"]
+    for entry in entries:
         if entry["output"]["sha256"] == digest:
-            tasks.add(entry["recipe"]["task"])
+            yield entry
             digest = entry["input"]["sha256"]
-    return tasks
 
 
 def _is_damaged(path: Path) -> bool:
@@ -363,16 +371,8 @@ def leave_out_outputs(inputs: Inputs) -> Inputs:
 def _origin(path: Path, manifests: Manifests) -> RecordedOutput | None:
     """Return the entry that made a file, before any restoration in place; None if unknown."""
     entries = manifests.outputs(path.parent).get(path.name, [])
-    current = next((entry for entry in entries if _fits(entry["output"], path)), None)
-    if current is None:
-        return None
-    digest = current["output"]["sha256"]
-    for entry in entries:  # newest first
-        if entry["output"]["sha256"] == digest:
-            if not entry.get("in_place"):
-                return RecordedOutput(path, entry)
-            digest = entry["input"]["sha256"]
-    return None
+    history = _history(_current(path, entries), entries)
+    return next((RecordedOutput(path, e) for e in history if not e.get("in_place")), None)
 
 
 def recorded_outputs(folder: Path, manifests: Manifests) -> list[RecordedOutput]:

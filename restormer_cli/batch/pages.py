@@ -1,24 +1,68 @@
-"""Pages of one file: the number that an output can hold, and their common report."""
+"""Pages of one file: how they are read, which an output can hold, and their common report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ImageError
-from ..imaging import FORMATS, UNDECODED, Array, Change, Image, Noise, Scale, check_side, fit
+from ..imaging import (
+    FORMATS,
+    UNDECODED,
+    Array,
+    Change,
+    Image,
+    Noise,
+    Scale,
+    check_side,
+    decode,
+    estimate_noise,
+    fit,
+    output_format,
+    requested_format,
+)
+from ..memory import MemoryGuard
 from ..text import counted
+from .masks import check_mask, open_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..imaging import ImageSequence
     from ..inference import Restoration
+    from .jobs import BatchConfig, Job
 
 _NAMES = {"heif": "HEIF", "raw": "camera raw file", "webp": "WebP", "jpeg2000": "JPEG 2000"}
 """Names of formats in messages; all others are in upper case."""
+
+
+class DecodedPage(NamedTuple):
+    """A page to restore."""
+
+    image: Image
+    right: Array | None  # the pixels of its right view
+    mask: Array | None
+    noise: Noise | None  # estimated, only for denoising
+
+    @property
+    def scale(self) -> Scale | None:
+        """Scale of float samples, None for integers."""
+        return self.image.scale if self.image.pixels.dtype.kind == "f" else None
+
+
+@dataclass
+class OpenedImage:
+    """An image whose pages are decoded on demand."""
+
+    in_place: bool
+    kind: str  # the output's format
+    total: int  # pages to restore
+    pages: Iterator[DecodedPage]
+    notes: list[str]
+    warnings: list[str]
 
 
 class Page(NamedTuple):
@@ -45,6 +89,56 @@ class Page(NamedTuple):
         """Return the page without its samples, to save memory."""
         image = replace(self.image, pixels=UNDECODED, alpha=None, bands=None)
         return self._replace(image=image, original=UNDECODED)
+
+
+def open_image(
+    job: Job,
+    task: str,
+    config: BatchConfig,
+    data: bytes,
+    right: bytes | None = None,
+    mask: bytes | None = None,
+) -> OpenedImage:
+    """Decode the files of a job: its image and, if it has them, its right view and its mask.
+
+    Raises:
+        ImageError: a file cannot be decoded, they do not fit one another, or the output cannot
+            hold the image. It is raised here or while iterating over the pages.
+    """
+    requested, in_place = requested_format(job.target, job.format), job.in_place
+    images = _decode(data, config, job.names[0], requested)
+    kind, notes = output_format(job.target, job.format, images.format)
+    total, warnings = count_pages(images, kind, in_place=in_place)
+    rights: Iterator[Array | None] = repeat(None)
+    if right is not None:
+        views = _decode(right, config, str(job.right), requested)
+        if views.count != images.count:
+            unit = images.unit
+            raise ImageError(f"it has {images.count} {unit}s, its right view {views.count}")
+        rights = (view.display_pixels() for view in views.images)
+    masks: Iterator[Array | None] = repeat(None)
+    if mask is not None:
+        masks = open_masks(mask, str(job.mask), images.count, config.max_pixels)
+
+    def decode_pages() -> Iterator[DecodedPage]:
+        decoded = zip(islice(images.images, total), rights, masks, strict=False)
+        for number, (image, view, weights) in enumerate(decoded):
+            with named_page(number + 1, total):
+                check_page(image, kind, in_place=in_place)
+                check_mask(weights, image, job.mask)
+            yield DecodedPage(image, view, weights, _noise(task, job, number, image))
+
+    return OpenedImage(in_place, kind, total, decode_pages(), notes, warnings)
+
+
+@MemoryGuard("to read it")
+def first_noise(data: bytes, config: BatchConfig, name: str) -> Noise | None:
+    """Return the estimated noise of the first page of a file; None if it is unknown.
+
+    Raises:
+        ImageError: the page cannot be decoded.
+    """
+    return estimate_noise(next(_decode(data, config, name).images).visible_pixels())
 
 
 def count_pages(images: ImageSequence, kind: str, *, in_place: bool) -> tuple[int, list[str]]:
@@ -136,3 +230,21 @@ def _page_ranges(numbers: list[int]) -> str:
             ranges.append([number])
     listed = ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in ranges)
     return f"page{'s' if len(numbers) > 1 else ''} {listed}"
+
+
+def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
+    """Return the estimated noise of a page (from 0) for denoising, else None."""
+    if task != "denoise":
+        return None
+    return job.noise if job.noise and number == 0 else estimate_noise(image.visible_pixels())
+
+
+def _decode(data: bytes, config: BatchConfig, name: str, kind: str | None = None) -> ImageSequence:
+    """Decode a file within the limits of a run; see `imaging.decode`."""
+    return decode(
+        data,
+        max_pixels=config.max_pixels,
+        name=name,
+        allow_damaged=config.allow_damaged,
+        kind=kind,
+    )

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -15,33 +15,27 @@ from ..errors import ImageError
 from ..files import is_special
 from ..imaging import (
     UNDECODED,
-    Array,
     Image,
-    Noise,
-    Scale,
     change_warnings,
-    decode,
     encode,
-    estimate_noise,
     make_folder,
     measure_change,
-    output_format,
     prepare,
     read_bytes,
-    requested_format,
     write_encoded,
 )
 from ..memory import MemoryGuard
-from .events import Event, Failed, ImageProgress, Planned, Restored, Started, Weights
+from .events import Event, Failed, ImageProgress, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
-from .masks import check_mask, mask_remarks, open_masks
+from .masks import mask_remarks
 from .pages import (
+    DecodedPage,
+    OpenedImage,
     Page,
-    check_page,
-    count_pages,
     merge_texts,
     named_page,
+    open_image,
     refuse_losses,
     total_change,
 )
@@ -51,13 +45,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from ..imaging import ImageSequence, Remarks
+    from ..imaging import Remarks
     from ..inference import Restorer
 
     Observer = Callable[[Restored, Image, Image], None]
     """Called with the event of an image, its input and its output."""
-    _DecodedPage = tuple[Image, Array | None, Array | None, Noise | None]
-    """A page, the pixels of its right view, its mask, and its noise."""
 
 
 # The zero padding of convolutions shifts colours at the borders of an image: in flat images by up
@@ -145,71 +137,6 @@ def run_batch(
         results.close()
 
 
-def preview_batch(
-    jobs: Iterable[Job],
-    task: str,
-    restorer: Restorer | None,
-    streams: StandardStreams,
-    config: BatchConfig,
-) -> Iterator[Event]:
-    """Decode the images without restoring them: yield Planned or Failed for each.
-
-    Without a restorer, whose weights need a download, strategy, memory and time are None.
-    """
-    for job in jobs:
-        try:
-            source = streams.stdin if job.source is None else job.source
-            _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
-            images = open_images(data, config, job.names[0], _requested(job))
-            kind, _ = output_format(job.target, job.format, images.format)
-            count, _ = count_pages(images, kind, in_place=job.in_place)
-            masks: Iterator[Array | None] = repeat(None)
-            if job.mask is not None:
-                name, data = read_bytes(job.mask, max_pixels=config.max_pixels)
-                masks = open_masks(data, name, images.count, config.max_pixels)
-            sizes, plans, noises, scales = [], [], [], []
-            pages = zip(islice(images.images, count), masks, strict=False)
-            for number, (image, mask) in enumerate(pages):
-                with named_page(number + 1, count):
-                    check_page(image, kind, in_place=job.in_place)
-                    check_mask(mask, image, job.mask)
-                sizes.append(image.pixels.shape[:2])
-                noises.append(_noise(task, job, number, image))
-                scales.append(_scale(image))
-                if restorer:
-                    with MemoryGuard("to try the network"):
-                        plans.append(restorer.forecast(image.pixels))
-        except ImageError as error:
-            yield failure_event(job, task, error)
-            continue
-        (height, width), *_ = sizes
-        yield Planned(
-            *job.names,
-            task,
-            width=width,
-            height=height,
-            pages=count,
-            strategy=", ".join(dict.fromkeys(plan.strategy for plan in plans)) or None,
-            peak_bytes=max((plan.peak_bytes for plan in plans), default=None),
-            seconds=round(sum(plan.seconds for plan in plans), 3) if plans else None,
-            noise=noises[0],
-            scale=scales[0],
-        )
-
-
-def open_images(
-    data: bytes, config: BatchConfig, name: str, kind: str | None = None
-) -> ImageSequence:
-    """Decode a file within the limits of a run; see `imaging.decode`."""
-    return decode(
-        data,
-        max_pixels=config.max_pixels,
-        name=name,
-        allow_damaged=config.allow_damaged,
-        kind=kind,
-    )
-
-
 def queue_images(
     jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = 300_000_000
 ) -> Iterator[QueuedImage]:
@@ -247,12 +174,7 @@ class _CurrentImage:
 
     number: int
     job: Job
-    in_place: bool
-    kind: str  # the output's format
-    decoded: Iterator[_DecodedPage]  # on demand
-    total: int  # pages to restore
-    notes: list[str]
-    warnings: list[str]
+    input: OpenedImage
     source_file: FileFingerprint
     right_file: FileFingerprint | None
     mask_file: FileFingerprint | None
@@ -266,8 +188,8 @@ class _CurrentImage:
         ):
             page.losses.extend(losses)
             page.notes.extend(notes)
-            if self.in_place:
-                with named_page(number, self.total):
+            if self.input.in_place:
+                with named_page(number, self.input.total):
                     refuse_losses(page.losses)
 
 
@@ -285,50 +207,16 @@ class ImageStages:
     def read(self, queued: QueuedImage) -> _CurrentImage:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
-        job, task = queued.job, self.restorer.task.name
+        job = queued.job
         data, source_file = self._load(job.source, queued.data)
-        images = open_images(data, self.config, job.names[0], _requested(job))
-        kind, notes = output_format(job.target, job.format, images.format)
-        count, warnings = count_pages(images, kind, in_place=job.in_place)
-        rights: Iterator[Array | None] = repeat(None)
-        right_file = None
+        right = right_file = mask = mask_file = None
         if job.right is not None:
-            data, right_file = self._load(job.right, queued.right)
-            right = open_images(data, self.config, str(job.right), _requested(job))
-            if right.count != images.count:
-                unit = images.unit
-                raise ImageError(f"it has {images.count} {unit}s, its right view {right.count}")
-            rights = (image.display_pixels() for image in right.images)
-        masks: Iterator[Array | None] = repeat(None)
-        mask_file = None
+            right, right_file = self._load(job.right, queued.right)
         if job.mask is not None:
-            data, mask_file = self._load(job.mask, queued.mask)
-            masks = open_masks(data, str(job.mask), images.count, self.config.max_pixels)
-        in_place = job.in_place
-
-        def decode_pages() -> Iterator[_DecodedPage]:
-            decoded = zip(islice(images.images, count), rights, masks, strict=False)
-            for number, (image, view, mask) in enumerate(decoded):
-                with named_page(number + 1, count):
-                    check_page(image, kind, in_place=in_place)
-                    check_mask(mask, image, job.mask)
-                yield image, view, mask, _noise(task, job, number, image)
-
-        decoded = decode_pages()
-        pages = chain([next(decoded)], decoded)
-        return _CurrentImage(
-            queued.number,
-            job,
-            in_place,
-            kind,
-            pages,
-            count,
-            notes,
-            warnings,
-            source_file,
-            right_file,
-            mask_file,
-        )
+            mask, mask_file = self._load(job.mask, queued.mask)
+        opened = open_image(job, self.restorer.task.name, self.config, data, right, mask)
+        opened.pages = chain([next(opened.pages)], opened.pages)
+        return _CurrentImage(queued.number, job, opened, source_file, right_file, mask_file)
 
     def _load(
         self, path: Path | None, data: bytes | ImageError | None
@@ -347,15 +235,18 @@ class ImageStages:
     @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
         """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
-        if current.total == 1:
+        if current.input.total == 1:
             current.pages.append(self._restore(current, self._next_page(current, 1)))
         else:
             with closing(self._restored_pages(current)) as images:
                 current.data, remarks = encode(
-                    images, current.kind, count=current.total, quality=self.config.quality
+                    images,
+                    current.input.kind,
+                    count=current.input.total,
+                    quality=self.config.quality,
                 )
             current.add_remarks(remarks)
-        current.decoded = iter(())  # frees the memory of the input
+        current.input.pages = iter(())  # frees the memory of the input
         return current
 
     def _restored_pages(self, current: _CurrentImage) -> Generator[Image, None, None]:
@@ -363,7 +254,7 @@ class ImageStages:
         from ..inference import inherit_threads
 
         stages = partial(self._next_page, current), partial(self._restore, current)
-        numbers = range(1, current.total + 1)
+        numbers = range(1, current.input.total + 1)
         with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as results:
             for number, future in results:
                 page = future.result()
@@ -371,17 +262,18 @@ class ImageStages:
                 current.pages.append(page if observed else page.without_pixels())
                 yield page.image
 
-    def _next_page(self, current: _CurrentImage, number: int) -> tuple[int, _DecodedPage]:
+    def _next_page(self, current: _CurrentImage, number: int) -> tuple[int, DecodedPage]:
         self._check_stop()
-        return number, next(current.decoded)
+        return number, next(current.input.pages)
 
-    def _restore(self, current: _CurrentImage, numbered: tuple[int, _DecodedPage]) -> Page:
+    def _restore(self, current: _CurrentImage, numbered: tuple[int, DecodedPage]) -> Page:
         self._check_stop()
-        number, (image, right, mask, noise) = numbered
+        number, decoded = numbered
+        image, right, mask, noise = decoded
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
         margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
-        with named_page(number, current.total), MemoryGuard(f"for {width} x {height} pixels"):
+        with named_page(number, current.input.total), MemoryGuard(f"for {width} x {height} pixels"):
             view = prepare(image, right, margin=margin)
             result = self.restorer.restore(
                 view.seen, view.right, progress=partial(self._report_progress, current, number)
@@ -409,14 +301,14 @@ class ImageStages:
                 *mask_warnings,
                 *change_warnings(change, strength, noise),
             ],
-            scale=_scale(image),
+            scale=decoded.scale,
         )
 
     def _report_progress(self, current: _CurrentImage, page: int, done: int, total: int) -> None:
         self._check_stop()
         if self.progress is not None:
-            name = current.job.names[0]
-            self.progress(ImageProgress(current.number, name, done, total, page, current.total))
+            name, pages = current.job.names[0], current.input.total
+            self.progress(ImageProgress(current.number, name, done, total, page, pages))
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
@@ -428,7 +320,7 @@ class ImageStages:
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
-            data, remarks = encode([first.image], current.kind, quality=self.config.quality)
+            data, remarks = encode([first.image], current.input.kind, quality=self.config.quality)
             current.add_remarks(remarks)
         event = self._restored_event(current)
         if target is not None:
@@ -465,8 +357,8 @@ class ImageStages:
             mean_absolute_change=round(change.mean_absolute, 7),
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
-            notes=[*current.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
-            warnings=[*current.warnings, *merge_texts(page.warnings for page in pages)],
+            notes=[*current.input.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
+            warnings=[*current.input.warnings, *merge_texts(page.warnings for page in pages)],
             scale=first.scale,
         )
 
@@ -477,33 +369,17 @@ class ImageStages:
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
-            in_place, mask = current.in_place, current.mask_file
+            in_place, mask = current.input.in_place, current.mask_file
             event.notes.extend(
                 append_entry(target, event, settings, *files, in_place=in_place, mask=mask)
             )
 
-        if current.in_place and not current.source_file.fits(target):
+        if current.input.in_place and not current.source_file.fits(target):
             raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
 
 
-def _requested(job: Job) -> str | None:
-    return requested_format(job.target, job.format)
-
-
 def _damage(image: Image) -> list[str]:
     """Return a warning if only a part of the image could be decoded."""
     return [] if image.damage is None else [f"damaged: {image.damage}"]
-
-
-def _noise(task: str, job: Job, number: int, image: Image) -> Noise | None:
-    """Return the estimated noise of a page (from 0) for denoising, else None."""
-    if task != "denoise":
-        return None
-    return job.noise if job.noise and number == 0 else estimate_noise(image.visible_pixels())
-
-
-def _scale(image: Image) -> Scale | None:
-    """Return the scale of float samples, None for integers."""
-    return image.scale if image.pixels.dtype.kind == "f" else None

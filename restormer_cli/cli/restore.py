@@ -157,7 +157,7 @@ class _Run:
         self.tally = batch.Tally(task)
         self.lite_was_used = False
         self.backends: dict[RestorerConfig, Backend] = {}  # which keep their networks
-        self.told = set[object]()  # problems of inputs
+        self.reported = set[object]()  # problems of inputs, and outputs among them
         if options.watch:
             files.check_watch(options.inputs or (), options.output)
         self._plan()
@@ -293,12 +293,12 @@ class _Run:
     def _report_inputs(self) -> None:
         """Report names without images, and outputs among the inputs, that are not reported yet."""
         for problem in self.inputs.problems:
-            if problem not in self.told:
+            if problem not in self.reported:
                 self._emit([Failed(problem.name, None, self.task, problem.error, problem.hint)])
         for path in self.inputs.own:
-            if path not in self.told:
+            if path not in self.reported:
                 self._emit([Skipped(str(path), None, self.task, "an output of an earlier run")])
-        self.told.update(self.inputs.problems, self.inputs.own)
+        self.reported.update(self.inputs.problems, self.inputs.own)
 
     def _note_unused_options(self) -> None:
         """Report options that choose among the official weights, if these are not used."""
@@ -336,8 +336,7 @@ class _Run:
             _, data = imaging.read_bytes(source, max_pixels=max_pixels, name=name)
             if job.source is None:  # to be read again
                 self.streams = replace(self.streams, stdin=io.BytesIO(data))
-            sequence = batch.open_images(data, self.options.batch_config(), name)
-            noise = imaging.estimate_noise(next(sequence.images).visible_pixels())
+            noise = batch.first_noise(data, self.options.batch_config(), name)
         except ImageError:  # reported when the image is restored
             return None
         level = imaging.sigma_for(noise)
@@ -393,12 +392,9 @@ class _Run:
     def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
         """Return the jobs that --skip-existing does not skip, and report the others."""
         manifests = batch.Manifests()
-        reasons: dict[Job, str | None] = {}
-        entries = {}
-        for job in jobs:
-            reasons[job], entry = batch.skip_reason(job, self.task, manifests)
-            if entry is not None:
-                entries[job] = entry
+        found = {job: batch.skip_reason(job, self.task, manifests) for job in jobs}
+        reasons = {job: reason for job, (reason, _) in found.items()}
+        entries = {job: entry for job, (_, entry) in found.items() if entry is not None}
         for note in manifests.notes:
             self.console.warn(note)
         if entries:
@@ -438,12 +434,8 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
     """Return whether outputs are recorded: not for a single input with a file as output."""
-    if (
-        options.skip_existing
-        or options.watch
-        or len(inputs.found) > 1
-        or any(i.folder for i in inputs.found)
-    ):
+    several = len(inputs.found) > 1 or any(i.folder for i in inputs.found)
+    if options.skip_existing or options.watch or several:
         return True
     output = options.output or ""
     return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ..streams import read_chunks
 from .paths import UrlPath, stat_result
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".restormer-tmp"  # suffix of temporary files, whose names start with a dot
 STALE = 24 * 60 * 60  # age in seconds at which unlockable files count as leftovers
-_CHUNK = 1 << 20  # bytes
 
 
 def write_atomic(
@@ -54,9 +54,8 @@ def open_atomic(
         OSError: the file cannot be written. The target is unchanged, the temporary file removed.
     """
     if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open(
-            "wb"
-        ) as device:  # by this name: the real one of /dev/stdout may be no path
+        # By this name: the real one of /dev/stdout may be no path.
+        with target.open("wb") as device:
             yield device
         return
     target = Path(os.path.realpath(target))
@@ -101,7 +100,7 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        for chunk in read_chunks(file):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -230,10 +230,10 @@ class RestoringQueue:
         current = stages.read(QueuedImage(0, order.job, order.data))
         event, data = stages.write(stages.compute(current))
         assert data is not None  # noqa: S101 - the job has no target
-        name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.kind].suffixes[0]}"
+        name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.input.kind].suffixes[0]}"
         if self._config.keep is not None:
             _keep(self._config.keep, name, data)
-        return RestoredFile(name, current.kind, data, event)
+        return RestoredFile(name, current.input.kind, data, event)
 
     def _restorer(self, config: RestorerConfig) -> Restorer:
         """Return the restorer for a configuration; the previous one is freed first."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from restormer_cli.batch import stages
+from restormer_cli.batch import forecast, pages, stages
 from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
 from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.imaging import Noise
@@ -112,7 +112,8 @@ def test_out_of_memory_in_any_stage_fails_that_image(
 ) -> None:
     """The stages around the network are guarded, too, and the next image is restored."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
-    real, results = getattr(stages, part), iter([error])
+    module = pages if hasattr(pages, part) else stages
+    real, results = getattr(module, part), iter([error])
 
     def fails_once(*arguments: object, **options: object) -> object:
         if (failure := next(results, None)) is not None:
@@ -121,7 +122,7 @@ def test_out_of_memory_in_any_stage_fails_that_image(
 
     for name in "ab":
         picture(tmp_path / f"{name}.png")
-    monkeypatch.setattr(stages, part, fails_once)
+    monkeypatch.setattr(module, part, fails_once)
     jobs = [Job(tmp_path / f"{n}.png", tmp_path / "out" / f"{n}.png") for n in "ab"]
     events = [e for e in stages.run_batch(jobs, restorer, streams()) if not isinstance(e, Started)]
     assert [type(event) for event in events] == [Failed, Restored]
@@ -189,8 +190,8 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
 
 def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_path: Path) -> None:
     """An output never has fewer pages than it should."""
-    pages = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
-    image_io.write_encoded(image_io.encode(pages, "tiff", count=3)[0], tmp_path / "a.tif")
+    images = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
+    image_io.write_encoded(image_io.encode(images, "tiff", count=3)[0], tmp_path / "a.tif")
 
     def interrupt(part: ImageProgress) -> None:
         if part.page == 2:
@@ -246,7 +247,7 @@ def test_reading_is_one_image_ahead_of_computing(
             time.sleep(0.05)  # time enough to read all of them
             ahead.append(len(read) - part.number - 1)
 
-    monkeypatch.setattr(stages, "decode", reading)
+    monkeypatch.setattr(pages, "decode", reading)
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(8)]
     events = list(stages.run_batch(jobs, restorer, streams(), progress=progress))
     assert max(ahead) in (1, 2)
@@ -272,7 +273,7 @@ def test_a_slow_device_overlaps_with_reading_and_writing(
 
         return met
 
-    monkeypatch.setattr(stages, "decode", meet("read", stages.decode))
+    monkeypatch.setattr(pages, "decode", meet("read", pages.decode))
     monkeypatch.setattr(restorer, "restore", meet("compute", restorer.restore))
     monkeypatch.setattr(stages, "encode", meet("write", stages.encode))
     for name in "abcd":
@@ -302,15 +303,29 @@ def test_a_preview_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) 
     picture(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in ("a.png", "bad.png")]
-    known, bad = stages.preview_batch(jobs, "derain", restorer, streams(), MILLION)
+    known, bad = forecast.preview_batch(jobs, "derain", restorer, streams(), MILLION)
     assert isinstance(known, Planned)
     assert (known.width, known.height) == (14, 9)
     assert known.strategy
     assert isinstance(bad, Failed)
-    unknown, _ = stages.preview_batch(jobs, "derain", None, streams(), MILLION)
+    unknown, _ = forecast.preview_batch(jobs, "derain", None, streams(), MILLION)
     assert isinstance(unknown, Planned)
     assert unknown.strategy is None
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preview_reads_the_right_view(restorer: Restorer, tmp_path: Path) -> None:
+    """It reports a missing one and one with other pages, as the run would."""
+    images = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(2)]
+    image_io.write_encoded(image_io.encode(images, "tiff", count=2)[0], tmp_path / "two.tif")
+    left = tmp_path / "left.png"
+    picture(left)
+    rights = (left, tmp_path / "two.tif", tmp_path / "missing.png")
+    jobs = [Job(left, tmp_path / "out.png", right=right) for right in rights]
+    events = list(forecast.preview_batch(jobs, "defocus", restorer, streams(), MILLION))
+    assert [type(event) for event in events] == [Planned, Failed, Failed]
+    assert "its right view 2" in events[1].error  # type: ignore[attr-defined]
+    assert "no such file" in events[2].error.lower()  # type: ignore[attr-defined]
 
 
 def test_an_image_with_too_many_pixels_fails(restorer: Restorer, tmp_path: Path) -> None:
@@ -327,13 +342,13 @@ def test_a_noise_that_is_known_is_not_estimated_again(
 ) -> None:
     """Events report the noise of the job for its first page, in runs and previews."""
     estimated: list[np.ndarray] = []
-    monkeypatch.setattr(stages, "estimate_noise", estimated.append)
-    pages = [image_io.Image(np.full((9, 14, 3), shade, np.uint8)) for shade in (10, 20)]
-    image_io.write_encoded(image_io.encode(pages, "tiff", count=2)[0], tmp_path / "a.tif")
+    monkeypatch.setattr(pages, "estimate_noise", estimated.append)
+    images = [image_io.Image(np.full((9, 14, 3), shade, np.uint8)) for shade in (10, 20)]
+    image_io.write_encoded(image_io.encode(images, "tiff", count=2)[0], tmp_path / "a.tif")
     job = Job(tmp_path / "a.tif", tmp_path / "out.tif", noise=Noise(25.0, 24.0))
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     (_, restored) = stages.run_batch([job], restorer, streams())
-    (planned,) = stages.preview_batch([job], "denoise", None, streams(), MILLION)
+    (planned,) = forecast.preview_batch([job], "denoise", None, streams(), MILLION)
     assert isinstance(restored, Restored)
     assert isinstance(planned, Planned)
     assert restored.noise == planned.noise == job.noise

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from restormer_cli import imaging
-from restormer_cli.batch import stages
+from restormer_cli.batch import pages
 from restormer_cli.checkpoints import serialization
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging import noise
@@ -311,9 +310,29 @@ def test_sigma_auto_estimates_the_noise_of_each_image_once(
         estimates.append(noise.Noise(sigma=8.0 + len(estimates), coarse=8.0))
         return estimates[-1]
 
-    monkeypatch.setattr(imaging, "estimate_noise", estimate)
-    monkeypatch.setattr(stages, "estimate_noise", estimate)
+    monkeypatch.setattr(pages, "estimate_noise", estimate)
     outcome = restormer("denoise", *names, "--sigma", "auto", "--device", "cpu", "--json")
     reported = [event["noise"] for event in outcome.events if event["event"] == "restored"]
     assert reported == [asdict(estimate) for estimate in estimates]
     assert len(estimates) == len(names)
+
+
+def test_without_memory_to_estimate_the_noise_the_run_goes_on(
+    publish: Callable[..., Any],
+    tiny: Callable[..., Path],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The blind weights restore an image whose noise is unknown."""
+    publish("gaussian_color_denoising_blind", tiny().read_bytes())
+    picture("a.png")
+    failures = iter([MemoryError()])
+
+    def estimate(image: np.ndarray) -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+
+    monkeypatch.setattr(pages, "estimate_noise", estimate)
+    outcome = restormer("denoise", "a.png", "--sigma", "auto", "--device", "cpu")
+    assert outcome.status == 0
+    assert Path("a.restored.png").exists()
