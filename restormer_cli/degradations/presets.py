@@ -31,11 +31,11 @@ def _with_jpeg(degradation: Degradation) -> Degradation:
 
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture(
-        (0.04, untouched),
+        (0.08, untouched),
         (0.3, blind_gaussian_noise),
         (0.12, equal_noise),
-        (0.22, camera_noise),
-        (0.32, processed_noise),
+        (0.2, camera_noise),
+        (0.3, processed_noise),
     ),
     "derain": mixture(
         # Clean images teach to keep thin, bright structures that look like hard streaks.
