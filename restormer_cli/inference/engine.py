@@ -16,7 +16,7 @@ from ..network import MULTIPLE, Restormer
 from . import strips
 from .blocking import WIDEST, Blocking, smaller_blocks
 from .config import tile_size
-from .devices import PRECISIONS, free_memory, largest_tensor
+from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
 from .tiling import starts, tiled
 
@@ -92,6 +92,7 @@ def restore(
 
     for attempt in dict.fromkeys((precision, "fp32")):
         restored = run(attempt)[..., :height, :width]
+        sleep_until_done(restored.device)
         if torch.isfinite(restored).all():
             return restored.clamp_(0, 1).to(x.device)
         if attempt != "fp32" and notify:
