@@ -1,9 +1,9 @@
 """Inference on images of any size: exact strips, tiles, TLC, self-ensemble, devices.
 
-Read `restorer` first: it restores arrays. `engine` restores tensors, whole or in tiles. `strips`
-computes the whole-image result in bounded memory. It uses the passes over feature maps in
-`blocking` and the attention windows in `tlc`. On a CPU, `native` replaces the functions of a
-block; on CUDA, `triton`.
+Read `restorer` first: it restores arrays. `transfer` converts them to tensors on the device and
+back. `engine` restores tensors, whole or in tiles. `strips` computes the whole-image result in
+bounded memory. It uses the passes over feature maps in `blocking` and the attention windows in
+`tlc`. On a CPU, `native` replaces the functions of a block; on CUDA, `triton`.
 """
 
 import lazy_loader

@@ -215,6 +215,17 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
+def sleep_until_done(device: torch.device) -> None:
+    """Let this thread sleep until CUDA has finished its work.
+
+    Other ways to wait keep a core busy, which other threads could decode and encode images on.
+    """
+    if device.type == "cuda":
+        done = torch.cuda.Event(blocking=True)
+        done.record(torch.cuda.current_stream(device))
+        done.synchronize()
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the peak of `held_memory` so far."""
     if device.type == "cuda":

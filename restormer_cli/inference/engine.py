@@ -16,7 +16,7 @@ from ..network import MULTIPLE, Restormer
 from . import strips
 from .blocking import WIDEST, Blocking, smaller_blocks
 from .config import tile_size
-from .devices import PRECISIONS, free_memory, largest_tensor
+from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
 from .tiling import starts, tiled
 
@@ -92,6 +92,7 @@ def restore(
 
     for attempt in dict.fromkeys((precision, "fp32")):
         restored = run(attempt)[..., :height, :width]
+        sleep_until_done(restored.device)
         if torch.isfinite(restored).all():
             return restored.clamp_(0, 1).to(x.device)
         if attempt != "fp32" and notify:
@@ -107,6 +108,8 @@ def padded(x: Tensor) -> Tensor:
 
     A reflection provides at most size - 1 pixels; beyond that the last row or column is repeated.
     """
+    # The order of samples in memory, by which kernels are chosen. Padding on a GPU may change it.
+    by_pixels = x.is_contiguous(memory_format=torch.channels_last)
     for axis in (-2, -1):
         size = x.shape[axis]
         missing = -size % MULTIPLE
@@ -114,15 +117,23 @@ def padded(x: Tensor) -> Tensor:
         for amount, mode in ((reflected, "reflect"), (missing - reflected, "replicate")):
             if amount:
                 x = F.pad(x, (0, 0, 0, amount) if axis == -2 else (0, amount, 0, 0), mode=mode)
+    if by_pixels:
+        x = x.contiguous(memory_format=torch.channels_last)
     return x
 
 
 def psnr_to_fp32(network: Restormer, x: Tensor, precision: str) -> float:
     """Return the PSNR in dB between a precision and fp32 on the middle of `x`, B C H W."""
-    top, left = (max(0, (side - PROBE) // 2) for side in x.shape[-2:])
-    middle = x[..., top : top + PROBE, left : left + PROBE]
+    rows, columns = probe_region(*x.shape[-2:])
+    middle = x[..., rows, columns]
     exact = restore(network, middle)
     return psnr(restore(network, middle, precision=precision), exact)
+
+
+def probe_region(height: int, width: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the middle of an image on which precisions are compared."""
+    top, left = (max(0, (side - PROBE) // 2) for side in (height, width))
+    return slice(top, top + PROBE), slice(left, left + PROBE)
 
 
 def psnr_to_cpu(network: Restormer) -> float:
@@ -157,19 +168,19 @@ def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torc
     """Return the peak memory of a restoration on the network's device, without the network.
 
     With tiles, the image, the canvas and copies of the result are in host memory. They count only
-    if the device is a CPU.
+    if the device is a CPU. Without tiles, they are on the device.
     """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
     rows, columns = (min(tile or side, side) for side in (height, width))
-    on_device = strips.peak_bytes(network, rows, columns, dtype)
-    if next(network.parameters()).device.type != "cpu":
-        return on_device
-    a = network.architecture
+    a, on_cpu = network.architecture, next(network.parameters()).device.type == "cpu"
+    channels = 0
     if tile:
-        channels = a.in_channels + 4 * a.out_channels + 1
-    else:  # an image that needs no padding is not copied
-        channels = a.in_channels if (height, width) != size else 0
-    return on_device + channels * 4 * height * width
+        channels = a.in_channels + 4 * a.out_channels + 1 if on_cpu else 0
+    elif (height, width) != size:  # an image that needs no padding is not copied
+        channels = a.in_channels
+    if a.in_channels == 1 and not (on_cpu or tile):
+        channels += 4  # the other two channels of an RGB image, and two results
+    return strips.peak_bytes(network, rows, columns, dtype) + channels * 4 * height * width
 
 
 def pixels_processed(height: int, width: int, tile: int, overlap: int) -> int:

@@ -14,16 +14,18 @@ from torch import Tensor
 from ..callbacks import Notify, Progress
 from ..checkpoints import TASKS, load_network, resolve_checkpoint
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
-from ..imaging import Image, find_scale, from_float, prepare, to_float
+from ..imaging import Image, find_scale, prepare
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS, MULTIPLE
-from . import devices, engine, ensemble
+from . import devices, engine, ensemble, transfer
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 from .native.dispatch import check_requirement, fusion_obstacle
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""
+
+HOST = torch.device("cpu")
 
 USABLE_MEMORY = 0.9
 """Fraction of the free memory that a plan may use."""
@@ -97,6 +99,7 @@ class Restorer:
         self.notify = notify or (lambda _: None)
         self.device = devices.choose_device(config.device)
         self.precision = devices.choose_precision(config.precision, self.device)
+        self._copy = transfer.copy_for(self.device)
         self._precision_is_verified = config.precision != "auto" or self.precision == "fp32"
         weights = config.weights
         if isinstance(weights, str):
@@ -153,7 +156,7 @@ class Restorer:
             UsageError: the network takes two views and `right` is missing, or the reverse.
         """
         started = time.perf_counter()
-        channels = np.atleast_3d(image)
+        channels = _native(np.atleast_3d(image))
         is_image = image.ndim in (2, 3) and image.size and channels.shape[2] <= 4
         if not is_image or image.dtype.name not in DTYPES:
             raise ImageError(
@@ -165,26 +168,28 @@ class Restorer:
         notes: list[str] = []
 
         with self._memory_guard(image):
-            x = to_float(colours)
-            low, high = x.min(), x.max()  # NaN if there is any
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise ImageError(
-                    "the image contains NaN or infinity", "Replace these values first."
-                )
             # A view only if needed: a copy of a large photo takes as much memory as a feature map.
             view = None
-            if low < 0 or high > 1:
-                picture = Image(colours, scale=find_scale(colours))
-                views = None if right is None else np.atleast_3d(right)[..., : x.shape[2]]
-                view = prepare(picture, views)
-                x, right = view.seen, view.right
-                notes += view.notes
-            restored, plan = self.forward(x, right, progress=progress, notify=notes.append)
-            if view is None:
-                restored = from_float(restored, image.dtype)
-            else:
+            if colours.dtype == np.float32:
+                low, high = colours.min(), colours.max()  # NaN if there is any
+                if not (np.isfinite(low) and np.isfinite(high)):
+                    raise ImageError(
+                        "the image contains NaN or infinity", "Replace these values first."
+                    )
+                if low < 0 or high > 1:
+                    picture = Image(colours, scale=find_scale(colours))
+                    views = None if right is None else np.atleast_3d(right)[..., : colours.shape[2]]
+                    view = prepare(picture, views)
+                    colours, right = view.seen, view.right
+                    notes += view.notes
+            restored, plan = self._restore(
+                colours, right, colours.dtype, progress=progress, notify=notes.append
+            )
+            if view is not None:
                 restored = view.encode(view.merge(restored))
-            samples = np.concatenate([restored, alpha], axis=2)
+            samples = restored
+            if alpha.size or np.may_share_memory(restored, image):
+                samples = np.concatenate([restored, alpha], axis=2)
         pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
         return Restoration(pixels, plan.strategy, plan.precision, seconds, notes)
 
@@ -205,15 +210,29 @@ class Restorer:
         Returns:
             H W C float32 in 0..1, and the plan that was followed.
         """
+        dtype = np.dtype(np.float32)
+        return self._restore(colours, right, dtype, progress=progress, notify=notify)
+
+    def _restore(
+        self,
+        colours: np.ndarray,
+        right: np.ndarray | None,
+        dtype: np.dtype,
+        *,
+        progress: Progress | None,
+        notify: Notify,
+    ) -> tuple[np.ndarray, Plan]:
+        """Do what `forward` does, for colours of any type of images and a result of `dtype`."""
         with self._memory_guard(colours), devices.device_errors(self.device):
-            x = self._input(colours, right)
+            views = self._views(colours, right)
+            height, width = colours.shape[:2]
             if not self._precision_is_verified:  # plans depend on the precision
-                self._verify_precision(x)
-            height, width, channels = colours.shape
+                middle = engine.probe_region(height, width)
+                self._verify_precision(self._input([view[middle] for view in views], HOST))
             plans = self._plans(height, width)
             if self.config.tiles[0] == 0 and plans[0].tile:
                 notify(f"the whole image does not fit into memory: using {plans[0].strategy}")
-            return self._follow(plans, x, channels == 1, progress, notify)
+            return self._follow(plans, views, dtype, progress, notify)
 
     def _memory_guard(self, image: np.ndarray) -> MemoryGuard:
         height, width = image.shape[:2]
@@ -225,8 +244,8 @@ class Restorer:
     def _follow(
         self,
         plans: list[Plan],
-        x: Tensor,
-        is_grey: bool,
+        views: list[np.ndarray],
+        dtype: np.dtype,
         progress: Progress | None,
         notify: Notify,
     ) -> tuple[np.ndarray, Plan]:
@@ -234,31 +253,23 @@ class Restorer:
         while True:
             plan = plans.pop(0)
             try:
-                return self._run(x, plan, is_grey, progress, notify)
+                return self._run(views, plan, dtype, progress, notify)
             except (MemoryError, RuntimeError) as error:
                 if not plans or not is_out_of_memory(error):
                     raise
                 release(error)  # the maps of this attempt, before the next one
                 notify(f"out of memory: retrying with {plans[0].strategy}")
 
-    def _input(self, colours: np.ndarray, right: np.ndarray | None) -> Tensor:
-        """Return B C H W for the network: one image, or one for each channel if it is grey."""
-
-        def rgb(view: np.ndarray) -> Tensor:
-            # A grey view becomes three equal channels. PyTorch requires writable arrays.
-            view = np.require(np.broadcast_to(view, (*view.shape[:2], 3)), requirements=["C", "W"])
-            return torch.from_numpy(view).permute(2, 0, 1).unsqueeze(0)  # 1 3 H W
-
+    def _views(self, colours: np.ndarray, right: np.ndarray | None) -> list[np.ndarray]:
+        """Return the views, H W C, that the network takes; float samples of the right in 0..1."""
         if (right is not None) != (self.architecture.in_channels == 6):
             raise UsageError(
                 "the network takes two views, and the right one is missing"
                 if right is None
                 else "the network takes one view, but a right view was given"
             )
-        if self.architecture.in_channels == 1:
-            return torch.from_numpy(np.array(colours)).permute(2, 0, 1).unsqueeze(1)
         if right is None:
-            return rgb(colours)
+            return [colours]
         if right.shape[:2] != colours.shape[:2]:
             raise ImageError(
                 f"the left view is {colours.shape[1]} x {colours.shape[0]} pixels, "
@@ -269,8 +280,12 @@ class Restorer:
             raise ImageError(
                 f"the right view is of type {right.dtype}", "Use the type of the left one."
             )
-        without_alpha = np.atleast_3d(right)[..., : colours.shape[2]]
-        return torch.cat([rgb(colours), rgb(to_float(without_alpha).clip(0, 1))], dim=1)
+        right = _native(np.atleast_3d(right)[..., : colours.shape[2]])
+        return [colours, right.clip(0, 1) if right.dtype == np.float32 else right]
+
+    def _input(self, views: list[np.ndarray], device: torch.device) -> Tensor:
+        """Return B C H W for the network: one image, or one for each channel if it is grey."""
+        return transfer.network_input(views, self.architecture.in_channels, device, self._copy)
 
     def _verify_device(self) -> None:
         """Run the network on a GPU once, for an early error if this fails.
@@ -326,13 +341,22 @@ class Restorer:
         return [plan for plan in plans if plan.peak_bytes <= usable] or plans[-1:]
 
     def _run(
-        self, x: Tensor, plan: Plan, is_grey: bool, progress: Progress | None, notify: Notify
+        self,
+        views: list[np.ndarray],
+        plan: Plan,
+        dtype: np.dtype,
+        progress: Progress | None,
+        notify: Notify,
     ) -> tuple[np.ndarray, Plan]:
-        """Restore the images of `x` one after the other.
+        """Restore the views, or their channels one after the other if the network is grey.
+
+        With tiles, the image stays in host memory: it may be too large for the device.
 
         Returns:
-            The results as channels of H W C, and the plan, in fp32 if any image overflowed.
+            H W C of `dtype`, and the plan, in fp32 if any image overflowed.
         """
+        device = HOST if plan.tile else next(self.network.parameters()).device
+        x = self._input(views, device)
         blocking = blocking_for(self.device, devices.PRECISIONS[plan.precision])
         overflows: list[str] = []
         restored = [
@@ -354,11 +378,11 @@ class Restorer:
             notify(message)
         plan = replace(plan, precision="fp32") if overflows else plan
         y = joined(restored, 1)
-        if is_grey and x.shape[1] == 3:
+        if views[0].shape[2] == 1 and x.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]
             y = (before + (y - before).mean(dim=1, keepdim=True)).clamp(0, 1)
-        return y[0].permute(1, 2, 0).contiguous().numpy(), plan
+        return transfer.download(y, dtype, self._copy), plan
 
     @property
     def orientations(self) -> int:
@@ -425,3 +449,8 @@ class Restorer:
         """Memory in use after the network has run once."""
         _ = self.pixels_per_second  # runs the network
         return devices.held_memory(self.device)
+
+
+def _native(samples: np.ndarray) -> np.ndarray:
+    """Return samples in the byte order of this machine, copied if theirs differs."""
+    return samples.astype(samples.dtype.newbyteorder("="), copy=False)

@@ -84,6 +84,27 @@ def test_a_gpu_is_waited_for_by_name(monkeypatch):
     assert waited == [CUDA, MPS]
 
 
+def test_waiting_for_cuda_leaves_the_core_to_others(monkeypatch):
+    """The thread sleeps until the work of the device's own stream is done."""
+    calls = []
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            calls.append(blocking)
+
+        def record(self, stream: object) -> None:
+            calls.append(stream)
+
+        def synchronize(self) -> None:
+            calls.append("done")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    for device in (CUDA, MPS, torch.device("cpu")):
+        devices.sleep_until_done(device)
+    assert calls == [True, CUDA, "done"]
+
+
 SETTINGS = [
     "backends.cudnn.allow_tf32",
     "backends.cuda.matmul.allow_tf32",

@@ -14,8 +14,7 @@ import torch
 import restormer_cli
 from restormer_cli.checkpoints import serialization
 from restormer_cli.errors import CheckpointError, DeviceError, ImageError, UsageError
-from restormer_cli.inference import devices, engine, strips
-from restormer_cli.inference import restorer as restorer_module
+from restormer_cli.inference import devices, engine, strips, transfer
 from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.inference.restorer import Restorer
 
@@ -323,7 +322,7 @@ def test_too_little_memory_around_the_network(identity, monkeypatch):
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
     for name in ("to_float", "from_float"):
         with monkeypatch.context() as patch:
-            patch.setattr(restorer_module, name, lambda *_: np.empty(1 << 48))
+            patch.setattr(transfer, name, lambda *_: np.empty(1 << 48))
             with pytest.raises(ImageError, match="not enough memory on cpu for 32 x 24 pixels"):
                 restorer.restore(picture((24, 32, 3), "uint8"))
 
