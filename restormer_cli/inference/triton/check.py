@@ -110,7 +110,7 @@ def main(device: str, precision: str, architecture: str) -> Verdict:
     from .blocks import TritonKernels  # imports Triton
 
     a, on = Architecture.from_dict(json.loads(architecture)), torch.device(device)
-    if on.type == "cuda":
+    if on.index is not None:
         torch.cuda.set_device(on)
     with torch.inference_mode(), full_precision():
         return check(TritonKernels(), a, PRECISIONS[precision], on)
