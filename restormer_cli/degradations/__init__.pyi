@@ -1,3 +1,4 @@
+from .presets import AUGMENTATIONS as AUGMENTATIONS
 from .presets import BLUR_REACH as BLUR_REACH
 from .presets import DEGRADATIONS as DEGRADATIONS
 from .presets import parse_degradation as parse_degradation

@@ -23,6 +23,7 @@ from .noise import (
 )
 from .rain import hard_rain, rain, streaks, veiled
 from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform, untouched
+from .structures import with_structures
 
 
 def _with_jpeg(degradation: Degradation) -> Degradation:
@@ -38,9 +39,8 @@ DEGRADATIONS: dict[str, Degradation] = {
         (0.3, processed_noise),
     ),
     "derain": mixture(
-        # Clean images teach to keep thin, bright structures that look like hard streaks.
-        (0.15, untouched),
-        (0.45, _with_jpeg(rain)),
+        (0.22, untouched),
+        (0.38, _with_jpeg(rain)),
         (0.3, _with_jpeg(hard_rain)),
         (0.1, _with_jpeg(lambda x, generator: hard_rain(rain(x, generator), generator))),
     ),
@@ -48,6 +48,9 @@ DEGRADATIONS: dict[str, Degradation] = {
     "defocus": mixture((0.3, untouched), (0.7, _with_jpeg(blur.defocus))),
 }
 """Degradation of the training images of each task."""
+
+AUGMENTATIONS: dict[str, Degradation] = {"derain": with_structures}
+"""Change of the clean images of a task before they are degraded."""
 
 BLUR_REACH = {"deblur": 16, "defocus": 16}
 """Width in pixels of the border that the blur of a task needs around a patch."""

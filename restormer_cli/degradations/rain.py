@@ -98,8 +98,8 @@ def hard_streaks(x: Tensor, generator: Generator) -> Tensor:
     def rand(*shape: int) -> Tensor:
         return torch.rand(b, _HARD_LAYERS, *shape, generator=generator, device=x.device)
 
-    # All in one direction, except for a quarter of the images.
-    spread = torch.where(chosen(0.25, x, generator), 1.2, 0.12)
+    # All in one direction, except for an eighth of the images: nets have to stay.
+    spread = torch.where(chosen(0.125, x, generator), 1.2, 0.12)
     angle = uniform(-1, 1, x, generator) * math.pi / 3.5 + (rand(1, 1) - 0.5) * spread
     length = 15 * (80 / 15) ** rand(1, 1)
     width = 1 + 5 * uniform(0, 1, x, generator) ** 3 * (0.5 + 0.5 * rand(1, 1))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ..degradations import BLUR_REACH, DEGRADATIONS, Degradation
+from ..degradations import AUGMENTATIONS, BLUR_REACH, DEGRADATIONS, Degradation
 from ..errors import UsageError
 from .dataset import Sample, sharpest_crop
 from .patches import (
@@ -57,12 +57,14 @@ class SampleSpec(NamedTuple):
         views: number of degraded views of each photograph, 2 from a dual-pixel sensor.
         reach: number of pixels that the degradation needs beyond each border of a patch.
         choice: choice of the patches by their detail.
+        augment: change of clean RGB patches before they are degraded, if any; not in validation.
     """
 
     degrade: Degradation | None = None
     views: int = 0
     reach: int = 0
     choice: Choice = Choice()
+    augment: Degradation | None = None
 
     def draw(self, photos: PhotoBuffer, side: int, count: int, rng: np.random.Generator) -> Pair:
         """Return `count` pairs of `side` x `side` pixels from random positions.
@@ -71,11 +73,13 @@ class SampleSpec(NamedTuple):
             UsageError: all photographs are smaller than a patch.
         """
         side += 2 * self.reach
-        augment = augment_dual_pixel if self.views == 2 else augment_dihedral
+        turn = augment_dual_pixel if self.views == 2 else augment_dihedral
         positions = photos.positions(side, count * self.choice.candidates, rng)
         patches = choose_by_detail(photos.cut(*positions, side), *self.choice)
-        batch = to_batch(augment(patches, rng))
+        batch = to_batch(turn(patches, rng))
         generator = torch.Generator(batch.device).manual_seed(int(rng.integers(2**63)))
+        if self.augment is not None and batch.shape[1] == 3:
+            batch = self.augment(batch, generator)
         return self.pair(batch, generator)
 
     def pair(self, patches: Tensor, generator: Generator) -> Pair:
@@ -105,7 +109,8 @@ def sample_spec(task: str, views: int = 0, degrade: Degradation | None = None) -
             f"{task}: cannot be trained without pairs",
             f"Give --pairs, or one of these tasks: {', '.join(DEGRADATIONS)}.",
         )
-    return SampleSpec(DEGRADATIONS[task], 0, BLUR_REACH.get(task, 0), CHOICES[task])
+    reach, augment = BLUR_REACH.get(task, 0), AUGMENTATIONS.get(task)
+    return SampleSpec(DEGRADATIONS[task], 0, reach, CHOICES[task], augment)
 
 
 def validation_set(held_out: Sequence[Sample], spec: SampleSpec) -> list[Pair]:

@@ -47,3 +47,25 @@ def test_a_patch_is_blurred_with_the_pixels_beyond_it() -> None:
     torch.testing.assert_close(blurred, clean)
     mirrored, whole = SampleSpec(box).pair(ramp, Generator())
     assert (mirrored - whole).abs().max() > 0.02
+
+
+def test_clean_patches_are_augmented_in_training_only(photos: Path) -> None:
+    """A structure that is drawn on a patch is in both images; validation uses the photo."""
+
+    def inverted(x: Tensor, _: Generator) -> Tensor:
+        return 1 - x
+
+    samples = load_photos(photos, 5 * 50 * 50 * 3, lambda _: None, 16, [])
+    plain, augmented = (
+        SampleSpec(lambda x, _: x, augment=augment).draw(
+            PhotoBuffer(list(samples)), 32, 4, np.random.default_rng(0)
+        )
+        for augment in (None, inverted)
+    )
+    for before, after in zip(plain, augmented, strict=True):
+        torch.testing.assert_close(after, 1 - before)
+    first, second = (
+        validation_set(samples, SampleSpec(lambda x, _: x, augment=augment))
+        for augment in (None, inverted)
+    )
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
