@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -98,8 +99,27 @@ Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 def same(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1) -> Tensor:
     """Convolve B H W C with a 3x3 kernel and zero padding, to B H W D."""
     groups = x.shape[-1] // weight.shape[1]
+    if groups > 1 and x.is_cuda and torch.compiler.is_compiling():
+        return depthwise_by_taps(x, weight, bias, padding)
     y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=groups)
     return y.permute(0, 2, 3, 1)
+
+
+def depthwise_by_taps(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1
+) -> Tensor:
+    """Return the depthwise convolution `same` as a sum of nine products, in fp32.
+
+    A compiler fuses them, and their gradients, with the functions around them, which it cannot do
+    with a call of cuDNN.
+    """
+    height, width = x.shape[1] + 2 * padding - 2, x.shape[2] + 2 * padding - 2
+    wide = F.pad(x, (0, 0, padding, padding, padding, padding))
+    taps = weight.flatten(1).float()  # D 9
+    y = torch.zeros((), device=x.device) if bias is None else bias.float()
+    for tap, (i, j) in enumerate(product(range(3), repeat=2)):
+        y = y + wide[:, i : i + height, j : j + width].float() * taps[:, tap]
+    return y.to(x.dtype)
 
 
 def inner(x: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from restormer_cli.network import restormer
 from restormer_cli.network.restormer import (
     Architecture,
     Restormer,
+    depthwise_by_taps,
     normalised,
     pixel_shuffle,
     pixel_unshuffle,
+    same,
     statistics,
 )
 from tests.support.networks import (
@@ -87,6 +90,20 @@ def test_full_size_golden_output(variant):
     with torch.inference_mode():
         output = network(torch.from_numpy(image))
     assert (output - tensors["output"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("padding", "biased"), [(1, True), (0, False)])
+def test_the_depthwise_convolution_of_compiled_networks(padding, biased):
+    """The sum of products and its gradients are those of PyTorch's convolution."""
+    generator = torch.Generator().manual_seed(2)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
+    arguments = [draw(2, 7, 9, 5), draw(5, 1, 3, 3), draw(5) if biased else None]
+    given = [t.requires_grad_() for t in arguments if t is not None]
+    results = [f(*arguments, padding) for f in (same, depthwise_by_taps)]
+    torch.testing.assert_close(*results)
+    target = torch.randn(results[0].shape, generator=generator)
+    expected, gradients = (torch.autograd.grad((y * target).sum(), given) for y in results)
+    torch.testing.assert_close(gradients, expected)
 
 
 @pytest.mark.parametrize("centred", [False, True])
