@@ -3,14 +3,17 @@
     python tools/baselines.py FOLDER sigma:25 rain:light motion:medium defocus:medium
 
 FOLDER contains clean images. Each method runs at several strengths, and the result with the best
-mean is shown. Users could not find that strength, since they have no clean images. PSNR over RGB,
-in dB.
+mean is shown. Users could not find that strength, since they have no clean images. With the package
+`bm3d` (`pip install bm3d`; its licence allows only non-commercial use), CBM3D is measured for
+`sigma`, and is given the true level. It takes about a minute for an image of 500 x 500. PSNR in dB
+over RGB, of results rounded to 8 bits.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -28,6 +31,13 @@ Method = Callable[[np.ndarray, float], np.ndarray]
 def non_local_means(x: np.ndarray, strength: float) -> np.ndarray:
     """Apply OpenCV's non-local means for colour images."""
     return cv2.fastNlMeansDenoisingColored(_to_bytes(x), None, strength, strength, 7, 21) / 255
+
+
+def cbm3d(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Apply CBM3D for white noise of `sigma` / 255, with the package's default profile."""
+    from bm3d import bm3d_rgb
+
+    return np.asarray(bm3d_rgb(x, sigma / 255))
 
 
 def median(x: np.ndarray, side: float) -> np.ndarray:
@@ -64,7 +74,7 @@ def _to_bytes(x: np.ndarray) -> np.ndarray:
 
 
 def _restore(method: Method, degraded: np.ndarray, strength: float) -> np.ndarray:
-    return np.clip(method(np.clip(degraded, 0, 1), strength), 0, 1)
+    return _to_bytes(method(degraded, strength)) / 255
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -89,7 +99,10 @@ def main() -> None:
         assert degrade is not None  # noqa: S101 - with_noise degrades
         pairs = [(degrade(x), x) for x in clean]
         results = [f"{np.mean([_psnr(x, y) for x, y in pairs]):.2f}"]
-        for name, method, strengths in METHODS[kind]:
+        methods = METHODS[kind]
+        if kind == "sigma" and find_spec("bm3d"):
+            methods += (("CBM3D", cbm3d, (float(amount),)),)
+        for name, method, strengths in methods:
             means = [
                 np.mean([_psnr(_restore(method, x, n), y) for x, y in pairs]) for n in strengths
             ]
