@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 from restormer_cli.inference.blocking import Region
-from restormer_cli.inference.native.check import Case, cases, random_block
+from restormer_cli.inference.fusion.check import Case, random_block
+from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
 from restormer_cli.inference.native.library import TYPES, Library
 

@@ -3,7 +3,8 @@
 Read `restorer` first: it restores arrays. `transfer` converts them to tensors on the device and
 back. `engine` restores tensors, whole or in tiles. `strips` computes the whole-image result in
 bounded memory. It uses the passes over feature maps in `blocking` and the attention windows in
-`tlc`. On a CPU, `native` replaces the functions of a block; on CUDA, `triton`.
+`tlc`. `fusion` decides whether a faster implementation replaces the functions of a block: `native`
+on a CPU, `triton` on CUDA.
 """
 
 import lazy_loader

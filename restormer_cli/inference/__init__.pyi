@@ -12,9 +12,9 @@ from .devices import native_bf16 as native_bf16
 from .devices import peak_memory as peak_memory
 from .devices import synchronize as synchronize
 from .engine import restore as restore
-from .native.dispatch import describe_fusion as describe_fusion
-from .native.dispatch import is_native as is_native
-from .native.dispatch import native_status as native_status
-from .native.mode import use_native as use_native
+from .fusion.dispatch import describe_fusion as describe_fusion
+from .fusion.dispatch import is_native as is_native
+from .fusion.dispatch import native_status as native_status
+from .fusion.mode import use_native as use_native
 from .restorer import Restoration as Restoration
 from .restorer import Restorer as Restorer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
-from .native.mode import native_mode
+from .fusion.mode import native_mode
 
 if TYPE_CHECKING:
     from ..checkpoints import ResolvedCheckpoint

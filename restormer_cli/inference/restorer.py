@@ -20,7 +20,7 @@ from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble, transfer
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
-from .native.dispatch import check_requirement, fusion_obstacle
+from .fusion.dispatch import check_requirement, fusion_obstacle
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""

@@ -52,8 +52,8 @@ from .blocking import (
     spans,
 )
 from .devices import full_precision
-from .native.dispatch import Fusion, fusion_for
-from .native.passes import FusedPasses
+from .fusion.dispatch import Fusion, fusion_for
+from .fusion.passes import FusedPasses
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
 from ..blocking import Region
-from .passes import KINDS, FusedPasses
+from ..fusion.passes import KINDS, FusedPasses
 
 MULTIPLE = 16
 """Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""

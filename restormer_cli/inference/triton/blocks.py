@@ -27,8 +27,7 @@ from triton.errors import TritonError
 
 from ...network import BlockWeights, Projection, Statistics
 from ..blocking import Region
-from ..native.compiler import NativeError
-from ..native.passes import KINDS, FusedPasses
+from ..fusion.passes import KINDS, FusedPasses, FusionError
 
 SHARED = 32 << 10
 """Bytes of normalised pixels that a program of `_pointwise` keeps, and twice those of the weights
@@ -396,13 +395,13 @@ def launch(kernel: Callable[..., Any], x: Tensor, *arguments: Any, **options: An
     """Launch a kernel on the device of its first argument; Triton would take the current one.
 
     Raises:
-        NativeError: it cannot be compiled, or takes more of a multiprocessor than there is.
+        FusionError: it cannot be compiled, or takes more of a multiprocessor than there is.
     """
     try:
         with torch.cuda.device_of(x):
             kernel(x, *arguments, **options)
     except TritonError as error:
-        raise NativeError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        raise FusionError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 
 
 def _padded(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:

@@ -21,10 +21,10 @@ from torch import Tensor
 from ...network import Architecture, BlockWeights
 from ..blocking import Region
 from ..devices import PRECISIONS, full_precision, synchronize
-from ..native.check import Case, random_block, run_check
-from ..native.compiler import NativeError
-from ..native.passes import KINDS, Kernels
-from ..native.verdict import Verdict
+from ..fusion.check import Case, random_block
+from ..fusion.passes import KINDS, FusionError, Kernels
+from ..fusion.process import run_check
+from ..fusion.verdict import Verdict
 
 CHECK_LIMIT = 600.0
 """Seconds after which a check is stopped; compiling some twenty kernels may take a minute."""
@@ -74,7 +74,7 @@ def check(
                     name = f"{channels} channels, {size[0]} x {size[1]}"
                     return Verdict(f"{name}: {cause}", kernels.instructions)
             ratio = whole.speed(kernels, dtype, partial(_clock, device))
-        except NativeError as error:
+        except FusionError as error:
             failures.append(f"{channels} channels: {error}")
             ratio = 0.0
         speed[channels] = min(ratio, speed.get(channels, ratio))

@@ -9,8 +9,9 @@ import pytest
 from filelock import FileLock
 from huggingface_hub import constants
 
-from restormer_cli.inference.native import compiler, dispatch
-from restormer_cli.inference.native.compiler import NativeError
+from restormer_cli.inference.fusion import dispatch
+from restormer_cli.inference.fusion.passes import FusionError
+from restormer_cli.inference.native import compiler, loader
 from restormer_cli.inference.native.library import Library
 
 INSTRUCTIONS = {
@@ -27,7 +28,7 @@ INSTRUCTIONS = {
 def fresh_process(monkeypatch):
     """Start each test as a new process does, with the fused block allowed."""
     monkeypatch.setenv("RESTORMER_NATIVE", "auto")
-    monkeypatch.setattr(dispatch, "_opened", None)
+    monkeypatch.setattr(loader, "_opened", None)
     monkeypatch.setattr(dispatch, "_seconds_of_work", 0.0)
 
 
@@ -43,7 +44,7 @@ def cxx():
     """Return the path of the C++ compiler."""
     try:
         return compiler.find_compiler()[0]
-    except NativeError as error:
+    except FusionError as error:
         pytest.skip(str(error))
 
 
@@ -70,7 +71,7 @@ def built_home(cxx, shared_folder):
     home = shared_folder / "home"
     with FileLock(shared_folder / "home.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HOME", str(home))
-        opened = dispatch.prepare(ask=True)
+        opened = loader.prepare(ask=True)
     assert opened.verdict.cause == ""
     return home
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from restormer_cli.errors import DeviceError, UsageError
 from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
-from restormer_cli.inference.native import dispatch
+from restormer_cli.inference.fusion import dispatch
 from restormer_cli.inference.native.library import FusedBlock
 from restormer_cli.network import Architecture
 from tests.support.networks import assert_close, random_network
@@ -162,7 +162,7 @@ def test_another_value_is_a_usage_error(monkeypatch):
 def test_memory_is_no_higher(built):
     """The scratch memory of a block is less than that of PyTorch's functions."""
     from restormer_cli.inference.blocking import MAPS_PER_BLOCK, Region, block_shape_on_cpu
-    from restormer_cli.inference.native.check import random_block
+    from restormer_cli.inference.fusion.check import random_block
     from restormer_cli.inference.native.library import TYPES, Library
 
     library, size = Library(built), (1000, 1000)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from restormer_cli.inference.blocking import Region
-from restormer_cli.inference.native.check import Case, Outcome, random_block
+from restormer_cli.inference.fusion.check import Case, Outcome, random_block
 from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
 
 WIDTHS = (

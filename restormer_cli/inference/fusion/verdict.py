@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...files import sha256_file
-from .compiler import NativeError, require_private, store
+from .cache import require_private, store
 from .mode import native_mode
-from .passes import Kernels
+from .passes import FusionError, Kernels
 
 WORTH_BUILDING = 10.0
 """Predicted seconds of work from which kernels are compiled unasked."""
@@ -72,7 +72,7 @@ def read_verdict(path: Path, subject: Path) -> Verdict | None:
     """Return the stored verdict on a file of code; None if there is none that still holds.
 
     Raises:
-        NativeError: others can change the verdict.
+        FusionError: others can change the verdict.
     """
     try:
         for part in (path.parent, path):
@@ -89,6 +89,6 @@ def read_verdict(path: Path, subject: Path) -> Verdict | None:
 
 def write_verdict(path: Path, verdict: Verdict, subject: Path) -> None:
     """Store a verdict on a file of code, with the SHA-256 of that file."""
-    with suppress(OSError, NativeError):  # then the next process checks again
+    with suppress(OSError, FusionError):  # then the next process checks again
         digest = sha256_file(subject) if subject.is_file() else ""
         store(path, f"{digest}\n{verdict.to_json()}\n".encode())

@@ -14,13 +14,13 @@ import torch
 from restormer_cli.errors import DeviceError
 from restormer_cli.inference import native_status, strips, use_native
 from restormer_cli.inference.blocking import BlockShape, block_convolution
-from restormer_cli.inference.native import dispatch as choice
-from restormer_cli.inference.native.check import eager_passes, random_block
-from restormer_cli.inference.native.compiler import NativeError, cache_folder
-from restormer_cli.inference.native.dispatch import Fusion, fusion_for, is_native
-from restormer_cli.inference.native.passes import FusedPasses
-from restormer_cli.inference.native.verdict import NOT_BUILT, Verdict
-from restormer_cli.inference.triton import dispatch
+from restormer_cli.inference.fusion import dispatch
+from restormer_cli.inference.fusion.cache import cache_folder
+from restormer_cli.inference.fusion.check import eager_passes, random_block
+from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, is_native
+from restormer_cli.inference.fusion.passes import FusedPasses, FusionError
+from restormer_cli.inference.fusion.verdict import NOT_BUILT, Verdict
+from restormer_cli.inference.triton import loader
 from restormer_cli.inference.triton.check import check, examine, widths
 from restormer_cli.network import Architecture, same
 from tests.support.networks import assert_close, random_network
@@ -78,12 +78,12 @@ class StandIns:
 def fresh_process(monkeypatch):
     """Start each test as a new process does, on a machine that seems to have Triton and a GPU."""
     monkeypatch.setenv("RESTORMER_NATIVE", "auto")
-    monkeypatch.setattr(choice, "_seconds_of_work", 0.0)
-    monkeypatch.setattr(dispatch, "_opened", {})
-    monkeypatch.setattr(dispatch, "device_model", lambda _: "a GPU")
-    for module in (dispatch, choice):
+    monkeypatch.setattr(dispatch, "_seconds_of_work", 0.0)
+    monkeypatch.setattr(loader, "_opened", {})
+    monkeypatch.setattr(loader, "device_model", lambda _: "a GPU")
+    for module in (loader, dispatch):
         monkeypatch.setattr(module, "triton_version", lambda: "3.6")
-    monkeypatch.setattr(dispatch, "load_kernels", StandIns)
+    monkeypatch.setattr(loader, "load_kernels", StandIns)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def verdict(monkeypatch):
     checks = []
 
     def verdict(verdict):
-        monkeypatch.setattr(dispatch, "examine", lambda *_: checks.append(1) or verdict)
+        monkeypatch.setattr(loader, "examine", lambda *_: checks.append(1) or verdict)
         return checks
 
     return verdict
@@ -146,7 +146,7 @@ class TooWide(StandIns):
 
     def block(self, w, dtype):
         if w.ffn_out.weight.shape[0] >= self.least:
-            raise NativeError("OutOfResources: shared memory")
+            raise FusionError("OutOfResources: shared memory")
         return super().block(w, dtype)
 
 
@@ -156,7 +156,7 @@ def test_a_gpu_that_is_too_small_for_a_width(verdict, monkeypatch):
     assert result.cause == ""
     assert result.speed is not None
     assert [c for c, ratio in result.speed["float"].items() if ratio] == [8, 16]
-    monkeypatch.setattr(dispatch, "load_kernels", TooWide)
+    monkeypatch.setattr(loader, "load_kernels", TooWide)
     verdict(Verdict("", "Triton", {"bf16": result.speed["float"]}))
     with use_native("require"):
         fusion = chosen()
@@ -183,11 +183,11 @@ def test_a_check_that_fails_is_the_reason(verdict):
     """What ends the check is shown; results are PyTorch's; it is not tried again at once."""
     checks = verdict(Verdict(FAILED))
     assert chosen() is None
-    dispatch._opened.clear()  # another process
+    loader._opened.clear()  # another process
     assert chosen() is None
     assert len(checks) == 1
     assert native_status(A, torch.bfloat16, CUDA) == "not used: " + FAILED
-    dispatch._opened.clear()
+    loader._opened.clear()
     assert native_status(device=CUDA).endswith("last check: not used: " + FAILED)
     with use_native("require"), pytest.raises(DeviceError, match="CompilationError"):
         chosen()
@@ -208,7 +208,7 @@ def test_short_work_compiles_nothing(verdict):
     assert native_status(device=CUDA) == "Triton 3.6, not checked yet"
     assert checks == []
     assert chosen() is not None
-    dispatch._opened.clear()
+    loader._opened.clear()
     assert chosen((64, 64)) is not None
     assert len(checks) == 1
     assert native_status(A, torch.bfloat16, CUDA) == "Triton, bf16 2.0 to 2.0 times as fast"
@@ -217,7 +217,7 @@ def test_short_work_compiles_nothing(verdict):
 def test_another_network_is_checked_anew(verdict):
     """A verdict holds for a network, a type of features, a GPU and a version of Triton."""
     paths = {
-        dispatch.verdict_path(a, dtype, CUDA, version)
+        loader.verdict_path(a, dtype, CUDA, version)
         for a in (A, Architecture())
         for dtype in (torch.float32, torch.bfloat16)
         for version in ("3.6", "3.7")
@@ -243,8 +243,8 @@ def test_off_and_require(verdict):
 
 def test_without_triton(monkeypatch):
     """Without Triton, PyTorch's functions are used, and the status says why."""
+    monkeypatch.setattr(loader, "triton_version", lambda: None)
     monkeypatch.setattr(dispatch, "triton_version", lambda: None)
-    monkeypatch.setattr(choice, "triton_version", lambda: None)
     assert chosen() is None
     assert not is_native(A, torch.bfloat16, CUDA)
     assert native_status(A, torch.bfloat16, CUDA) == "not used: Triton is not installed"

@@ -16,11 +16,16 @@ from PIL import Image
 
 from restormer_cli.errors import DeviceError, UsageError
 from restormer_cli.inference import Restorer, RestorerConfig, native_status, restore, use_native
-from restormer_cli.inference.native import compiler, dispatch
-from restormer_cli.inference.native.check import Verdict, examine
-from restormer_cli.inference.native.compiler import SOURCE, NativeError
-from restormer_cli.inference.native.dispatch import Fusion, fusion_for, prepare
+from restormer_cli.inference.fusion import dispatch
+from restormer_cli.inference.fusion.cache import cache_folder
+from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for
+from restormer_cli.inference.fusion.passes import FusionError
+from restormer_cli.inference.fusion.verdict import NOT_BUILT, WORTH_BUILDING, Verdict
+from restormer_cli.inference.native import compiler, loader
+from restormer_cli.inference.native.check import examine
+from restormer_cli.inference.native.compiler import SOURCE
 from restormer_cli.inference.native.library import Library
+from restormer_cli.inference.native.loader import prepare
 from restormer_cli.network import Architecture
 from tests.support.networks import tiny_network
 
@@ -50,7 +55,7 @@ def native(size=(64, 64), dtype=torch.float32):
 
 
 def cached():
-    folder = compiler.cache_folder()
+    folder = cache_folder()
     return sorted(path.suffix for path in folder.iterdir()) if folder.is_dir() else []
 
 
@@ -66,14 +71,14 @@ def test_a_library_in_the_cache_is_used_at_once(built):
 def test_short_work_builds_nothing(monkeypatch):
     """Below ten predicted seconds in a process, nothing is built; after that it is."""
     built = []
-    monkeypatch.setattr(dispatch, "build", lambda *_, **__: built.append(1))
-    monkeypatch.setattr(dispatch, "examine", lambda _: Verdict("not now"))
-    monkeypatch.setattr(dispatch, "find_compiler", lambda _: ("c++", "1.0"))
+    monkeypatch.setattr(loader, "build", lambda *_, **__: built.append(1))
+    monkeypatch.setattr(loader, "examine", lambda _: Verdict("not now"))
+    monkeypatch.setattr(loader, "find_compiler", lambda _: ("c++", "1.0"))
     assert native((64, 64)) is None
     assert built == []
-    assert native_status() == f"not used: {dispatch.NOT_BUILT}"
+    assert native_status() == f"not used: {NOT_BUILT}"
     seconds = dispatch._seconds_of_work
-    images = int(dispatch.WORTH_BUILDING / seconds)
+    images = int(WORTH_BUILDING / seconds)
     for _ in range(images + 1):
         assert native((64, 64)) is None
     assert built == [1]
@@ -163,7 +168,7 @@ def test_files_that_others_can_change_are_not_loaded(built, tmp_path, monkeypatc
     path = copy_of(built, tmp_path / "home", monkeypatch)
     assert prepare(ask=False).kernels is not None
     (path.parent if part == "folder" else path.with_suffix(part)).chmod(0o777)
-    with pytest.raises(NativeError, match="can be changed by other users"):
+    with pytest.raises(FusionError, match="can be changed by other users"):
         prepare(ask=False)
     assert native() is None
     assert "can be changed by other users" in native_status()
@@ -175,7 +180,7 @@ def test_files_of_other_users_are_not_loaded(built, tmp_path, monkeypatch):
     copy_of(built, tmp_path / "home", monkeypatch)
     user = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
-    with pytest.raises(NativeError, match="belongs to another user"):
+    with pytest.raises(FusionError, match="belongs to another user"):
         prepare(ask=False)
 
 
@@ -230,7 +235,6 @@ def test_only_faster_widths_are_used(built):
     speed = ((16, 2.0), (48, 1.5), (96, 0.9))
     fusion = Fusion(Library(built), torch.float32, speed)
     assert [w for w in (16, 32, 48, 64, 96, 128) if fusion.is_faster(w)] == [16, 32, 48]
-    assert Fusion(Library(built), torch.float32, None).is_faster(384)
 
 
 def test_the_setting_is_checked_early(identity, monkeypatch):

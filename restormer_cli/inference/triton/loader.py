@@ -15,9 +15,9 @@ import torch
 
 from ...network import Architecture
 from ..devices import device_model
-from ..native.compiler import NativeError, cache_folder
-from ..native.passes import Kernels
-from ..native.verdict import NOT_BUILT, Opened, Verdict, read_verdict, write_verdict
+from ..fusion.cache import cache_folder
+from ..fusion.passes import FusionError, Kernels
+from ..fusion.verdict import NOT_BUILT, Opened, Verdict, read_verdict, write_verdict
 from .check import examine
 
 SOURCE = Path(__file__).with_name("blocks.py")
@@ -59,7 +59,7 @@ def _open(
 ) -> Opened:
     try:
         verdict = read_verdict(path, SOURCE)
-    except NativeError as error:
+    except FusionError as error:
         return Opened(None, Verdict(str(error)))
     if verdict is None:
         if not ask:
@@ -83,7 +83,7 @@ def last_verdict() -> Verdict | None:
     try:
         paths = sorted(cache_folder().glob("triton-*.json"), key=lambda path: path.stat().st_mtime)
         return read_verdict(paths[-1], SOURCE) if paths else None
-    except (OSError, NativeError):
+    except (OSError, FusionError):
         return None
 
 

@@ -1,35 +1,23 @@
-"""Decide whether the engine uses the fused block: build it, check it, and report the state."""
+"""Decide whether the engine uses a fused block, and report the state."""
 
 from __future__ import annotations
 
 import math
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from threading import Lock
 
 import torch
 
 from ...errors import DeviceError
 from ...network import Architecture, BlockWeights, multiply_adds_per_pixel
 from ..devices import PRECISIONS
-from ..triton.dispatch import NO_TRITON, last_verdict, open_kernels, triton_version
-from .check import examine
-from .compiler import (
-    COMPILE_LIMIT,
-    SOURCE,
-    NativeError,
-    build,
-    find_compiler,
-    library_path,
-    require_private,
-)
-from .library import MULTIPLE, TYPES, Library, fits
+from ..native.library import MULTIPLE, TYPES, fits
+from ..native.loader import open_library
+from ..triton.loader import NO_TRITON, last_verdict, open_kernels, triton_version
 from .mode import VARIABLE, native_mode
 from .passes import KINDS, FusedPasses, Kernels
-from .verdict import NOT_BUILT, WORTH_BUILDING, Opened, Verdict, read_verdict, write_verdict
+from .verdict import NOT_BUILT, WORTH_BUILDING, Opened, Verdict
 
 CPU = torch.device("cpu")
 
@@ -67,8 +55,6 @@ class Fusion:
         return all(ratio > 1 for ratio in below + above)
 
 
-_lock = Lock()
-_opened: Opened | None = None
 _seconds_of_work = 0.0
 
 
@@ -204,59 +190,6 @@ def _open_for(a: Architecture, dtype: torch.dtype, device: torch.device, *, ask:
     if device.type == "cuda":
         return open_kernels(a, dtype, device, ask=ask)
     return open_library(ask=ask)
-
-
-def open_library(*, ask: bool) -> Opened:
-    """Return the library of this process; build and check it first if `ask` is set.
-
-    Without `ask`, only a library that was built before is opened.
-    """
-    global _opened
-    with _lock:
-        if _opened is None or (ask and not _opened.is_final):
-            _opened = _open(ask)
-        return _opened
-
-
-def _open(ask: bool) -> Opened:
-    try:
-        return prepare(ask=ask)
-    except NativeError as error:
-        return Opened(None, Verdict(str(error)))
-
-
-def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -> Opened:
-    """Open the library in the cache; build and check it first if `ask` is set.
-
-    The verdict is stored beside the library, with the library's SHA-256. A failure is stored, too,
-    and remembered for a day.
-
-    Raises:
-        NativeError: there is no compiler, or it fails, or the library cannot be stored or loaded.
-    """
-    compiler, version = find_compiler(limit)
-    path = library_path(version, source)
-    with suppress(OSError):  # it is not there
-        require_private(path)
-    verdict = read_verdict(path.with_suffix(".json"), path)
-    if verdict is None:
-        if not ask:
-            return Opened(None, Verdict(NOT_BUILT), is_final=False)
-        try:
-            build(compiler, path, source=source, limit=limit)
-            verdict = examine(path)
-        except NativeError as error:
-            verdict = Verdict(str(error))
-        write_verdict(path.with_suffix(".json"), verdict, path)
-    if verdict.cause:
-        return Opened(None, verdict)
-    try:
-        library = Library(path)
-    except OSError as error:
-        raise NativeError(f"{path} cannot be loaded: {error}") from error
-    if library.instructions != verdict.instructions:  # the system may refuse AMX to a process
-        raise NativeError(f"this process has {library.instructions}, not {verdict.instructions}")
-    return Opened(library, verdict)
 
 
 def _unsuitable(

@@ -16,6 +16,10 @@ KINDS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}
 """Types of features, and their names in verdicts."""
 
 
+class FusionError(Exception):
+    """Kernels cannot be used; the message is the cause."""
+
+
 class FusedPasses(ABC):
     """A transformer block whose two passes over a map are functions of our own.
 

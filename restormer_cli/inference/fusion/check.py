@@ -1,0 +1,145 @@
+"""Compare kernels with PyTorch's functions on a random block, and time both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix, same
+from ..blocking import Compute, Region, block_convolution
+from .passes import Kernels
+
+EXACT = 1e-5
+"""Largest difference to PyTorch in fp32, relative to the largest value."""
+
+SLACK, SCATTER = 1.1, 4.0
+"""Largest error in bf16 or fp16, relative to that of PyTorch, and what is added to it for n values,
+in units of 1 / sqrt(n): by about one such unit, the ratio of two rounding errors scatters."""
+
+
+class Outcome(NamedTuple):
+    """Results of the two passes over a block."""
+
+    gram: Tensor
+    squares: Tensor
+    finished: Tensor
+
+
+@dataclass
+class Case:
+    """A block with random weights, and a region of a map of random features."""
+
+    name: str
+    weights: BlockWeights  # their device is that of the comparison
+    region: Region
+    size: tuple[int, int]
+    halo: bool = True  # without, the region is the whole map
+
+    def compare(self, kernels: Kernels, dtype: torch.dtype) -> str:
+        """Return what is wrong with the results of the kernels, or an empty string."""
+        x, matrix = self.inputs(dtype)
+        exact = self.eager(x.float(), matrix, torch.float32)
+        fused = self.fused(kernels, x, matrix)
+        eager = self.eager(x, matrix, dtype)
+        for name, true, result, other in zip(Outcome._fields, exact, fused, eager, strict=True):
+            scale = true.abs().max()
+            if dtype == torch.float32:
+                error, allowed = float((result - true).abs().max() / scale), EXACT
+            else:
+                error, eager_error = (
+                    float((part.float() - true).square().mean().sqrt() / scale)
+                    for part in (result, other)
+                )
+                allowed = (SLACK + SCATTER / true.numel() ** 0.5) * eager_error
+            if not error <= allowed:  # also if it is NaN
+                return f"{name} differs by {error:.1e}, {allowed:.1e} is allowed"
+        return ""
+
+    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the features of the region with its halo of 2, zero outside, and a matrix."""
+        generator = torch.Generator().manual_seed(1)
+        channels = self.weights.ffn_out.weight.shape[0]
+        height, width = self.size
+        whole = torch.zeros(1, height + 4, width + 4, channels)
+        inside = torch.randn(1, height, width, channels, generator=generator)
+        whole[:, 2:-2, 2:-2] = 2 * inside + 0.3
+        top, bottom, left, right = self.region
+        x = whole[:, top : bottom + 4, left : right + 4] if self.halo else inside
+        matrix = torch.randn(1, channels, channels, generator=generator) / channels**0.5
+        device = self.weights.ffn_out.weight.device
+        return x.to(device, dtype).contiguous(), matrix.to(device)
+
+    def fused(self, kernels: Kernels, x: Tensor, matrix: Tensor) -> Outcome:
+        """Return the results of the kernels."""
+        block = kernels.block(self.weights, x.dtype)
+        sums = block.sums(self._with_halo_of_1(x), self.region, self.size)
+        return Outcome(*sums, block.finish(x, [block.packed(matrix[0])], self.region, self.size))
+
+    def eager(self, x: Tensor, matrix: Tensor, dtype: torch.dtype) -> Outcome:
+        """Return PyTorch's results."""
+        sums, finish = eager_passes(self.weights, matrix, dtype)
+        convolve = block_convolution(self.region, *self.size) if self.halo else same
+        gram, squares = sums(self._with_halo_of_1(x), self.region, convolve)
+        return Outcome(gram, squares, finish(x, self.region, convolve))
+
+    def speed(
+        self, kernels: Kernels, dtype: torch.dtype, clock: Callable[[], float] = time.process_time
+    ) -> float:
+        """Return how many times as fast as PyTorch the kernels are; by default in CPU time."""
+        x, matrix = self.inputs(dtype)
+        inner = self._with_halo_of_1(x)
+        block = kernels.block(self.weights, dtype)
+        packed = [block.packed(matrix[0])]
+        sums, finish = eager_passes(self.weights, matrix, dtype)
+        convolve = block_convolution(self.region, *self.size) if self.halo else same
+
+        def eager() -> None:
+            sums(inner, self.region, convolve)
+            finish(x, self.region, convolve)
+
+        def fused() -> None:
+            block.sums(inner, self.region, self.size)
+            block.finish(x, packed, self.region, self.size)
+
+        return least_seconds(eager, clock) / least_seconds(fused, clock)
+
+    def _with_halo_of_1(self, x: Tensor) -> Tensor:
+        return x[:, 1:-1, 1:-1].contiguous() if self.halo else x
+
+
+def random_block(channels: int, heads: int, **architecture: Any) -> BlockWeights:
+    """Return the weights of a block in which every parameter is random."""
+    generator = torch.Generator().manual_seed(channels)
+    block = TransformerBlock(channels, heads, Architecture(**architecture))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            fan_in = parameter[0].numel()
+            parameter.copy_(1 + 0.1 * noise if parameter.ndim != 4 else noise / fan_in**0.5)
+        return block.weights()
+
+
+def eager_passes(
+    weights: BlockWeights, matrix: Tensor, dtype: torch.dtype
+) -> tuple[Compute[Statistics], Compute[Tensor]]:
+    """Return PyTorch's two passes over a block, with a given mixing matrix."""
+    from ..strips import finish_pass, pack_block, sums_pass  # which imports this package
+
+    w = pack_block(weights, dtype)
+    return sums_pass(w), finish_pass(w, lambda v, _: mix(v, matrix))
+
+
+def least_seconds(function: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Return the least time of three calls, after one to warm up."""
+    function()
+    times = []
+    for _ in range(3):
+        started = clock()
+        function()
+        times.append(clock() - started)
+    return max(min(times), 1e-9)
