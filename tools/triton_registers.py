@@ -40,7 +40,7 @@ def compile_instead(
     for index, (name, value) in enumerate(zip(names, arguments, strict=False)):
         pointer = isinstance(value, torch.Tensor)
         signature[name] = POINTERS[value.dtype] if pointer else "i32"
-        if pointer or value % 16 == 0:
+        if pointer or (value % 16 == 0 and name not in kernel.do_not_specialize):
             attributes[(index,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(options, "constexpr")
     constants = {(names.index(name),): value for name, value in options.items()}

@@ -13,7 +13,6 @@ the image are zeros for the depthwise convolution, not what the 1x1 makes of zer
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -23,11 +22,11 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.errors import TritonError
 
 from ...network import BlockWeights, Projection, Statistics
 from ..blocking import Region
-from ..fusion.passes import KINDS, FusedPasses, FusionError
+from ..fusion.passes import KINDS, FusedPasses
+from .launch import launch
 
 SHARED = 32 << 10
 """Bytes of normalised pixels that a program of `_pointwise` keeps, and twice those of the weights
@@ -38,6 +37,10 @@ PROGRAMS = 4
 
 MULTIPLE = 16
 """Hidden channels are padded with zeros to a multiple of this, so that loads are of 128 bits."""
+
+SIZES = ("pixels", "rows", "columns", "margin", "r0", "r1", "c0", "c1", "heads")
+"""Arguments whose values Triton must not specialise kernels for. It would compile them again for
+images whose sides are, or are not, multiples of 16, and for a margin of 1."""
 
 
 # --- kernels -------------------------------------------------------------------------------------
@@ -50,7 +53,7 @@ def _dot(a, b):
     return tl.dot(a, b, input_precision="tf32x3")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _pointwise(
     x, y, weight, bias, pixels, D,
     C: tl.constexpr, CP: tl.constexpr, CHUNK: tl.constexpr, PIXELS: tl.constexpr,
@@ -108,7 +111,7 @@ def _depthwise(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _gram(
     y, gram, squares, weight, bias, rows, columns, margin, r0, r1, c0, c1, heads, D,
     C: tl.constexpr, CH: tl.constexpr, CHUNK: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
@@ -148,7 +151,7 @@ def _gram(
     tl.store(squares + own * 2 * CH + CH + d, of_k, used)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _finish(
     y, x, out, weight, bias, matrix, matrix_bias, rows, columns, margin, r0, r1, c0, c1, D,
     per_image, C: tl.constexpr, CP: tl.constexpr, CHUNK: tl.constexpr, TH: tl.constexpr,
@@ -288,7 +291,8 @@ class TritonBlock(FusedPasses):
         gram = x.new_empty(b, programs, heads, ch, ch, dtype=torch.float32)
         squares = x.new_empty(b, programs, heads, 2, ch, dtype=torch.float32)
         launch(
-            _gram[heads, programs, b],
+            _gram,
+            (heads, programs, b),
             y,
             gram,
             squares,
@@ -332,7 +336,8 @@ class TritonBlock(FusedPasses):
             max(16, min(64, size // (width * x.itemsize))) for size in (SHARED, SHARED // 2)
         )
         launch(
-            _pointwise[(triton.cdiv(pixels, block),)],
+            _pointwise,
+            (triton.cdiv(pixels, block),),
             x,
             y,
             layer.weight,
@@ -367,7 +372,8 @@ class TritonBlock(FusedPasses):
         height, width, warps = _tile(c)
         programs = min(_tiles(frame, height, width), _programs(x.device))
         launch(
-            _finish[programs, b],
+            _finish,
+            (programs, b),
             y,
             x,
             out,
@@ -389,19 +395,6 @@ class TritonBlock(FusedPasses):
             num_stages=1,
         )
         return out
-
-
-def launch(kernel: Callable[..., Any], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Launch a kernel on the device of its first argument; Triton would take the current one.
-
-    Raises:
-        FusionError: it cannot be compiled, or takes more of a multiprocessor than there is.
-    """
-    try:
-        with torch.cuda.device_of(x):
-            kernel(x, *arguments, **options)
-    except TritonError as error:
-        raise FusionError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
 
 
 def _padded(t: Tensor, axis: int, dtype: torch.dtype) -> Tensor:

@@ -27,7 +27,7 @@ from ..fusion.process import run_check
 from ..fusion.verdict import Verdict
 
 CHECK_LIMIT = 600.0
-"""Seconds after which a check is stopped; compiling some twenty kernels may take a minute."""
+"""Seconds after which a check is stopped; compiling some twenty kernels may take half a minute."""
 
 TIMED_VALUES = 1 << 24
 """Values of the map on which a block is timed: enough to fill a GPU, in 0.5 GiB of memory."""
@@ -63,9 +63,7 @@ def check(
     """
     speed: dict[int, float] = {}
     failures = []
-    for channels, heads in sorted(set(widths(a))):
-        kind = {"bias": a.bias, "layer_norm": a.layer_norm, "expansion": a.expansion}
-        weights = moved(random_block(channels, heads, **kind), device)
+    for channels, weights in random_blocks(a, device):
         side = math.isqrt(values // channels)
         whole = Case("", weights, Region(0, side, 0, side), (side, side), halo=False)
         try:
@@ -80,6 +78,13 @@ def check(
         speed[channels] = min(ratio, speed.get(channels, ratio))
     cause = "" if any(speed.values()) else failures[0]
     return Verdict(cause, kernels.instructions, {KINDS[dtype]: speed})
+
+
+def random_blocks(a: Architecture, device: torch.device) -> Iterator[tuple[int, BlockWeights]]:
+    """Yield the channels of each width of a network, and a block of that width on the device."""
+    kind = {"bias": a.bias, "layer_norm": a.layer_norm, "expansion": a.expansion}
+    for channels, heads in sorted(set(widths(a))):
+        yield channels, moved(random_block(channels, heads, **kind), device)
 
 
 def widths(a: Architecture) -> Iterator[tuple[int, int]]:
@@ -108,12 +113,21 @@ def _clock(device: torch.device) -> float:
 def main(device: str, precision: str, architecture: str) -> Verdict:
     """Check the kernels as the command line says."""
     from .blocks import TritonKernels  # imports Triton
+    from .launch import compile_together
 
     a, on = Architecture.from_dict(json.loads(architecture)), torch.device(device)
     if on.index is not None:
         torch.cuda.set_device(on)
+    kernels, dtype = TritonKernels(), PRECISIONS[precision]
+
+    def run_once(weights: BlockWeights) -> None:
+        region, size, _ = REGIONS[0]
+        case = Case("", weights, region, size)
+        case.fused(kernels, *case.inputs(dtype))
+
     with torch.inference_mode(), full_precision():
-        return check(TritonKernels(), a, PRECISIONS[precision], on)
+        compile_together(partial(run_once, weights) for _, weights in random_blocks(a, on))
+        return check(kernels, a, dtype, on)
 
 
 if __name__ == "__main__":
