@@ -132,7 +132,7 @@ def bench(
     """
     chosen = inference.choose_device(device)
     network = load_architecture(name).to(chosen)
-    sizes = [-(-side // networks.MULTIPLE) * networks.MULTIPLE for side in size or [512]]
+    sizes = [networks.round_up(side) for side in size or [512]]
     measurements = []
     for measurement in evaluation.run_benchmark(network, sizes, repeat=repeat, with_plain=plain):
         measurements.append(measurement)

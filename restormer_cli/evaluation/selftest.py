@@ -28,6 +28,7 @@ from ..checkpoints import CheckpointStatus, load_network
 from ..errors import ImageError, RestormerError
 from ..imaging import psnr
 from ..inference import (
+    MPS_FIXED,
     PRECISIONS,
     BlockShape,
     Restorer,
@@ -58,12 +59,12 @@ SPEED_SIDES = {"cpu": (128, 64), "cuda": (1024, 512), "mps": (512, 256)}
 SELFTEST_SECONDS = 40.0
 """Time since the start of the test after which no further speed is measured."""
 
-KNOWN_ISSUES: tuple[tuple[str, tuple[int, int], str], ...] = (
+KNOWN_ISSUES = (
     (
         "mps",
-        (2, 14),
-        "PyTorch before 2.14 adds up many pixels wrongly on M1 and M2. Restoring avoids this, and "
-        "training is refused",
+        MPS_FIXED,
+        f"PyTorch before {MPS_FIXED} adds up many pixels wrongly on M1 and M2. Restoring avoids "
+        "this, and training is refused",
     ),
 )
 """Type of device, first release of PyTorch without the issue, and the issue."""
@@ -402,9 +403,14 @@ def exhaust_memory(device: torch.device) -> None:
 
 def known_issues(device: torch.device, version: str = torch.__version__) -> list[str]:
     """Return the known issues of this release of PyTorch on the device."""
-    major, minor = map(int, re.findall(r"\d+", version)[:2])
+
+    def release(version: str) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
     return [
-        text for kind, fixed, text in KNOWN_ISSUES if kind == device.type and (major, minor) < fixed
+        text
+        for kind, fixed, text in KNOWN_ISSUES
+        if kind == device.type and release(version) < release(fixed)
     ]
 
 

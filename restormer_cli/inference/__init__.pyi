@@ -1,5 +1,6 @@
 from .blocking import BlockShape as BlockShape
 from .config import RestorerConfig as RestorerConfig
+from .devices import MPS_FIXED as MPS_FIXED
 from .devices import PRECISIONS as PRECISIONS
 from .devices import check_training_device as check_training_device
 from .devices import choose_device as choose_device

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
+from ..network import MULTIPLE, round_up
 from .fusion.mode import native_mode
 
 if TYPE_CHECKING:
     from ..checkpoints import ResolvedCheckpoint
 
-# The names of `devices.PRECISIONS` and `network.MULTIPLE`, which would import torch: wrong usage is
-# reported, and workers are started, without the seconds that this takes.
+# With the names of `devices.PRECISIONS`, which would import torch: wrong usage is reported, and
+# workers are started, without the seconds that this takes.
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-MULTIPLE = 8
 
 FALLBACK_TILES = (2048, 1024, 512, 256)
 """Sides of the tiles to try in turn if the whole image does not fit into memory."""
@@ -88,4 +88,4 @@ def tile_size(tile: int, overlap: int) -> int:
             f"an overlap of {overlap} pixels does not fit tiles of {tile}",
             "The overlap must be smaller than the tile; 32 is usual.",
         )
-    return -(-tile // MULTIPLE) * MULTIPLE
+    return round_up(tile)

@@ -42,16 +42,20 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+MPS_FIXED = "2.14"
+"""Release of PyTorch from which sums over many pixels are right on MPS. Before, matrix products
+over 32767 or more elements are wrong (pytorch#193487)."""
+
+
 def check_training_device(device: torch.device) -> None:
     """Raise DeviceError if this release of PyTorch computes wrong gradients on the device.
 
-    On MPS before 2.14, matrix products over 32767 or more elements are wrong (pytorch#193487). The
-    gradient of a 1x1 convolution sums over all pixels of a batch.
+    The gradient of a 1x1 convolution sums over all pixels of a batch: see `MPS_FIXED`.
     """
-    if device.type == "mps" and torch.__version__ < "2.14":
+    if device.type == "mps" and torch.__version__ < MPS_FIXED:
         raise DeviceError(
             f"PyTorch {torch.__version__} computes wrong gradients on mps",
-            "Install PyTorch 2.14 or later, or train with --device cpu.",
+            f"Install PyTorch {MPS_FIXED} or later, or train with --device cpu.",
         )
 
 

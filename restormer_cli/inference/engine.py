@@ -12,7 +12,7 @@ from torch import Tensor
 from ..callbacks import Notify, Progress
 from ..errors import ImageError
 from ..imaging import psnr
-from ..network import MULTIPLE, Restormer
+from ..network import Restormer, round_up
 from . import strips
 from .blocking import WIDEST, Blocking, smaller_blocks
 from .config import tile_size
@@ -62,7 +62,7 @@ def restore(
         ImageError: the result contains NaN or infinite values, even in fp32.
     """
     height, width = x.shape[-2:]
-    window = window and -(-window // MULTIPLE) * MULTIPLE
+    window = window and round_up(window)
     image = padded(x)
 
     requested = precision
@@ -112,7 +112,7 @@ def padded(x: Tensor) -> Tensor:
     by_pixels = x.is_contiguous(memory_format=torch.channels_last)
     for axis in (-2, -1):
         size = x.shape[axis]
-        missing = -size % MULTIPLE
+        missing = round_up(size) - size
         reflected = min(missing, size - 1)
         for amount, mode in ((reflected, "reflect"), (missing - reflected, "replicate")):
             if amount:
@@ -170,7 +170,7 @@ def peak_bytes(network: Restormer, size: tuple[int, int], tile: int, dtype: torc
     With tiles, the image, the canvas and copies of the result are in host memory. They count only
     if the device is a CPU. Without tiles, they are on the device.
     """
-    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
+    height, width = map(round_up, size)
     rows, columns = (min(tile or side, side) for side in (height, width))
     a, on_cpu = network.architecture, next(network.parameters()).device.type == "cpu"
     channels = 0
@@ -187,5 +187,5 @@ def pixels_processed(height: int, width: int, tile: int, overlap: int) -> int:
     """Return the number of pixels that the network processes for an image, including overlaps."""
     return math.prod(
         len(starts(side, tile, overlap)) * min(tile, side) if tile else side
-        for side in (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
+        for side in map(round_up, (height, width))
     )

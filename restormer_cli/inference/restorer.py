@@ -404,7 +404,7 @@ class Restorer:
     def faster_ways(self) -> list[str]:
         """Return what would make restoring faster here, as phrases."""
         dtype = devices.PRECISIONS[self.precision]
-        obstacle = fusion_obstacle(self.architecture, dtype, self.device)
+        obstacle = fusion_obstacle(self.architecture, dtype, self.device, self.config.window)
         slow = self.precision == "fp32" and self.config.precision == "fp32"
         ways = (
             devices.unused_gpu(self.device),

@@ -1,7 +1,6 @@
 from .reference import reference_forward as reference_forward
 from .restormer import CHANNELS as CHANNELS
 from .restormer import LEVELS as LEVELS
-from .restormer import MULTIPLE as MULTIPLE
 from .restormer import NORM_EPSILON as NORM_EPSILON
 from .restormer import Architecture as Architecture
 from .restormer import BlockWeights as BlockWeights
@@ -22,6 +21,8 @@ from .restormer import pixel_unshuffle as pixel_unshuffle
 from .restormer import project as project
 from .restormer import same as same
 from .restormer import statistics as statistics
+from .sizes import MULTIPLE as MULTIPLE
+from .sizes import round_up as round_up
 from .summary import Structure as Structure
 from .summary import feature_maps_bytes as feature_maps_bytes
 from .summary import multiply_adds_per_pixel as multiply_adds_per_pixel

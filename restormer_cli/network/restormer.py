@@ -23,10 +23,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-LEVELS = 4
-MULTIPLE = 8
-"""Height and width must be multiples of this, because they are halved three times."""
+from .sizes import MULTIPLE
 
+LEVELS = 4
 CHANNELS = ((1, 1), (3, 3), (6, 3))
 """Supported numbers of input and output channels: grey, RGB, and two RGB views to one."""
 

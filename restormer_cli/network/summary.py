@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .restormer import LEVELS, MULTIPLE, Architecture, Restormer, TransformerBlock
+from .restormer import LEVELS, Architecture, Restormer, TransformerBlock
+from .sizes import MULTIPLE, round_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,7 +116,7 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
 
     Height and width, in pixels, are rounded up to multiples of 8, as images are padded.
     """
-    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (height, width))
+    height, width = round_up(height), round_up(width)
     with torch.device("meta"):  # shapes without values
         network = Restormer(architecture)
         image = torch.empty(1, architecture.in_channels, height, width)
@@ -293,7 +294,7 @@ def feature_maps_bytes(
     connections. Level 1 is decoded at twice its width and gets a second map while level 2 is
     still needed.
     """
-    pixels = -(-height // MULTIPLE) * -(-width // MULTIPLE) * MULTIPLE * MULTIPLE
+    pixels = round_up(height) * round_up(width)
     # Twice the channels and a quarter of the pixels: each map is half as large as the one above.
     level = [pixels * architecture.dim >> n for n in range(LEVELS)]
     return max(sum(level), 2 * level[0] + level[1]) * bytes_per_value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -110,6 +110,12 @@ class Case:
 
     def _with_halo_of_1(self, x: Tensor) -> Tensor:
         return x[:, 1:-1, 1:-1].contiguous() if self.halo else x
+
+
+def block_widths(a: Architecture) -> Iterator[tuple[int, int]]:
+    """Yield the channels and heads of a network's blocks."""
+    yield from ((a.dim << level, heads) for level, heads in enumerate(a.heads))
+    yield 2 * a.dim, a.heads[0]  # decoder and refinement at level 1
 
 
 def random_block(channels: int, heads: int, **architecture: Any) -> BlockWeights:

@@ -15,6 +15,7 @@ from ..devices import PRECISIONS
 from ..native.library import MULTIPLE, TYPES, fits
 from ..native.loader import open_library
 from ..triton.loader import NO_TRITON, last_verdict, open_kernels, triton_version
+from .check import block_widths
 from .mode import VARIABLE, native_mode
 from .passes import KINDS, FusedPasses, Kernels
 from .verdict import NOT_BUILT, WORTH_BUILDING, Opened, Verdict
@@ -33,23 +34,24 @@ GPU_SPEED = {torch.float32: 10e12, torch.bfloat16: 50e12, torch.float16: 50e12}
 
 @dataclass(frozen=True)
 class Fusion:
-    """Kernels for features of one type, and the numbers of channels for which they are used."""
+    """Kernels for features of one type, and their speed relative to PyTorch by channels."""
 
     kernels: Kernels
     dtype: torch.dtype
-    speed: tuple[tuple[int, float], ...] | None  # by channels; None to use them for all
+    speed: tuple[tuple[int, float], ...]  # in ascending order of channels
 
     def block(self, w: BlockWeights) -> FusedPasses | None:
         """Return the fused block for these weights in fp32; None if PyTorch is to be used."""
-        channels = w.ffn_out.weight.shape[0]
-        if not self.kernels.fits(channels, w.heads) or not self.is_faster(channels):
+        if not self.is_used(w.ffn_out.weight.shape[0], w.heads):
             return None
         return self.kernels.block(w, self.dtype)
 
+    def is_used(self, channels: int, heads: int) -> bool:
+        """Return True if blocks of this width use the kernels."""
+        return self.kernels.fits(channels, heads) and self.is_faster(channels)
+
     def is_faster(self, channels: int) -> bool:
         """Return True if the kernels are faster at the nearest measured widths."""
-        if self.speed is None:
-            return True
         below = [ratio for width, ratio in self.speed if width <= channels][-1:]
         above = [ratio for width, ratio in self.speed if width >= channels][:1]
         return all(ratio > 1 for ratio in below + above)
@@ -102,14 +104,15 @@ def fusion_for(
 
 
 def is_native(a: Architecture, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return True if forward passes use the fused block, which is built if it is not built.
+    """Return True if any block of a network is fused; the kernels are built if they are not.
 
     Raises:
         UsageError, DeviceError: as for `fusion_for`.
     """
     if native_mode() != "off" and not _unsuitable(a, (0, 0), dtype, device, None):
         _open_for(a, dtype, device, ask=True)
-    return fusion_for(a, (0, 0), dtype, device, None) is not None
+    fusion = fusion_for(a, (0, 0), dtype, device, None)
+    return fusion is not None and any(fusion.is_used(*width) for width in block_widths(a))
 
 
 def check_requirement(
@@ -120,8 +123,12 @@ def check_requirement(
         fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
-def fusion_obstacle(a: Architecture, dtype: torch.dtype, device: torch.device) -> str:
+def fusion_obstacle(
+    a: Architecture, dtype: torch.dtype, device: torch.device, window: int | None
+) -> str:
     """Return why long runs do not use the fused block; empty if they do, or the device has none.
+
+    Images are taken to be larger than the window.
 
     Raises:
         UsageError: RESTORMER_NATIVE is invalid.
@@ -130,7 +137,7 @@ def fusion_obstacle(a: Architecture, dtype: torch.dtype, device: torch.device) -
         return ""
     if native_mode() == "off":
         return f"{VARIABLE} is off"
-    cause = _unsuitable(a, (0, 0), dtype, device, None)
+    cause = _unsuitable(a, (sys.maxsize, sys.maxsize), dtype, device, window)
     cause = cause or _open_for(a, dtype, device, ask=False).verdict.cause
     return "" if cause == NOT_BUILT else cause
 
@@ -159,8 +166,10 @@ def native_status(
     if device.type == "cuda" and a is None:
         version = triton_version()
         return f"Triton {version}, {_last_check()}" if version else f"not used: {NO_TRITON}"
-    opened = open_library(ask=ask) if a is None else _open_for(a, dtype, device, ask=ask)
-    return _in_words(opened.verdict)
+    if a is None:
+        return _in_words(open_library(ask=ask).verdict)
+    cause = _unsuitable(a, (0, 0), dtype, device, None)
+    return _in_words(Verdict(cause) if cause else _open_for(a, dtype, device, ask=ask).verdict)
 
 
 def _last_check() -> str:
@@ -171,11 +180,18 @@ def _last_check() -> str:
 def _in_words(verdict: Verdict) -> str:
     if verdict.cause:
         return f"not used: {verdict.cause}"
-    speeds = [
-        f"{NAMES[kind]} {min(ratios.values()):.1f} to {max(ratios.values()):.1f} times as fast"
-        for kind, ratios in (verdict.speed or {}).items()
-    ]
+    speeds = (_speed_in_words(NAMES[kind], speed) for kind, speed in (verdict.speed or {}).items())
     return f"{verdict.instructions}, {', '.join(speeds)}"
+
+
+def _speed_in_words(precision: str, speed: dict[int, float]) -> str:
+    least = 0 if native_mode() == "require" else 1
+    used = [ratio for ratio in speed.values() if ratio > least]
+    if not used:
+        return f"{precision} not used: no faster than PyTorch's functions"
+    text = f"{precision} {min(used):.1f} to {max(used):.1f} times as fast"
+    others = [str(channels) for channels, ratio in sorted(speed.items()) if ratio <= least]
+    return f"{text} (PyTorch's functions at {', '.join(others)} channels)" if others else text
 
 
 def describe_fusion() -> dict[str, str]:

@@ -186,14 +186,6 @@ class FusedBlock(FusedPasses):
         job.scratch = scratch.data_ptr()
         function(byref(self._weights), byref(job))
 
-    def scratch_bytes(self, region: Region, size: tuple[int, int]) -> int:
-        """Return the memory that a region needs besides its features and result."""
-        passes = ((self._sums, 1), (self._finish, 2))
-        return max(
-            function(byref(self._weights), byref(Job(frame=Frame.of(region, halo, size))))
-            for function, halo in passes
-        )
-
     def _projection(self, *parts: Projection, missing: int = 0) -> tuple[Tensor, ...]:
         """Pack projections whose vectors alternate: the matrix, its bias, the convolution."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...network import Architecture, BlockWeights
 from ..blocking import Region
 from ..devices import PRECISIONS, full_precision, synchronize
-from ..fusion.check import Case, random_block
+from ..fusion.check import Case, block_widths, random_block
 from ..fusion.passes import KINDS, FusionError, Kernels
 from ..fusion.process import run_check
 from ..fusion.verdict import Verdict
@@ -83,14 +83,8 @@ def check(
 def random_blocks(a: Architecture, device: torch.device) -> Iterator[tuple[int, BlockWeights]]:
     """Yield the channels of each width of a network, and a block of that width on the device."""
     kind = {"bias": a.bias, "layer_norm": a.layer_norm, "expansion": a.expansion}
-    for channels, heads in sorted(set(widths(a))):
+    for channels, heads in sorted(set(block_widths(a))):
         yield channels, moved(random_block(channels, heads, **kind), device)
-
-
-def widths(a: Architecture) -> Iterator[tuple[int, int]]:
-    """Yield the channels and heads of a network's blocks."""
-    yield from ((a.dim << level, heads) for level, heads in enumerate(a.heads))
-    yield 2 * a.dim, a.heads[0]  # decoder and refinement at level 1
 
 
 def moved(w: BlockWeights, device: torch.device) -> BlockWeights:

@@ -18,7 +18,7 @@ from restormer_cli.errors import DeviceError, UsageError
 from restormer_cli.inference import Restorer, RestorerConfig, native_status, restore, use_native
 from restormer_cli.inference.fusion import dispatch
 from restormer_cli.inference.fusion.cache import cache_folder
-from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for
+from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, fusion_obstacle
 from restormer_cli.inference.fusion.passes import FusionError
 from restormer_cli.inference.fusion.verdict import NOT_BUILT, WORTH_BUILDING, Verdict
 from restormer_cli.inference.native import compiler, loader
@@ -247,6 +247,13 @@ def test_the_setting_is_checked_early(identity, monkeypatch):
         Restorer("denoise", weights=str(identity(heads=(1, 2, 4, 8))), device="cpu")
 
 
+def test_what_the_network_or_the_run_excludes_is_described(built):
+    """The status and the hint name what the fused block does not support, though it is built."""
+    assert native_status(A, torch.float16) == "not used: it has no fp16"
+    assert fusion_obstacle(A, torch.float32, CPU, None) == ""
+    assert fusion_obstacle(A, torch.float32, CPU, 16) == "it has no attention windows"
+
+
 def test_doctor_and_verbose_describe_it(built, weights, restormer, tmp_path, monkeypatch):
     """`doctor` and -v name the instruction sets and the gain, or why it is not used."""
     image = tmp_path / "image.png"
@@ -268,6 +275,7 @@ def test_bench_shows_both_ways(built, monkeypatch):
 
     network = Restormer(A).eval()
     monkeypatch.setattr(benchmark, "matrix_peak", lambda *_: 1e9)
+    monkeypatch.setattr(Fusion, "is_faster", lambda *_: True)  # on any CPU
     measurements = list(benchmark.run_benchmark(network, [16], with_plain=False))
     ways = [(m.way, m.precision) for m in measurements]
     assert ("strips", "fp32") in ways

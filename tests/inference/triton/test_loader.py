@@ -16,19 +16,19 @@ from restormer_cli.inference import native_status, strips, use_native
 from restormer_cli.inference.blocking import BlockShape, block_convolution
 from restormer_cli.inference.fusion import dispatch
 from restormer_cli.inference.fusion.cache import cache_folder
-from restormer_cli.inference.fusion.check import eager_passes, random_block
+from restormer_cli.inference.fusion.check import block_widths, eager_passes, random_block
 from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, is_native
 from restormer_cli.inference.fusion.passes import FusedPasses, FusionError
 from restormer_cli.inference.fusion.verdict import NOT_BUILT, Verdict
 from restormer_cli.inference.triton import loader
-from restormer_cli.inference.triton.check import check, examine, widths
+from restormer_cli.inference.triton.check import check, examine
 from restormer_cli.network import Architecture, same
 from tests.support.networks import assert_close, random_network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 A = Architecture(dim=8, blocks=(1, 1, 1, 1), refinement=1, heads=(1, 2, 2, 4), expansion=0.75)
 FAILED = "the check failed: python failed with status 1: CompilationError: at 3:4"
-FAST = {channels: 2.0 for channels, _ in widths(A)}
+FAST = {channels: 2.0 for channels, _ in block_widths(A)}
 
 
 class StandIn(FusedPasses):
@@ -161,7 +161,7 @@ def test_a_gpu_that_is_too_small_for_a_width(verdict, monkeypatch):
     with use_native("require"):
         fusion = chosen()
     assert fusion is not None
-    used = [c for c, heads in sorted(set(widths(A))) if fusion.block(random_block(c, heads))]
+    used = [c for c, heads in sorted(set(block_widths(A))) if fusion.block(random_block(c, heads))]
     assert used == [8, 16, 16]
 
 
@@ -175,8 +175,34 @@ def test_only_faster_widths_are_used(verdict):
     verdict(Verdict("", "Triton", {"bf16": FAST | {16: 0.9}}))
     fusion = chosen()
     assert fusion is not None
-    used = [c for c, heads in sorted(set(widths(A))) if fusion.block(random_block(c, heads))]
+    used = [c for c, heads in sorted(set(block_widths(A))) if fusion.block(random_block(c, heads))]
     assert used == [8, 32, 64]
+
+
+def test_slow_widths_are_remembered_and_described(verdict):
+    """The verdict is kept if some widths are slow, and the status names them."""
+    checks = verdict(Verdict("", "Triton", {"bf16": FAST | {32: 0.9, 64: 0.5}}))
+    fast = "Triton, bf16 2.0 to 2.0 times as fast"
+    for _ in range(2):
+        assert native_status(A, torch.bfloat16, CUDA, ask=True) == (
+            f"{fast} (PyTorch's functions at 32, 64 channels)"
+        )
+        assert is_native(A, torch.bfloat16, CUDA)
+        loader._opened.clear()  # another process
+    assert len(checks) == 1
+    with use_native("require"):
+        assert native_status(A, torch.bfloat16, CUDA) == "Triton, bf16 0.5 to 2.0 times as fast"
+
+
+def test_kernels_that_are_slow_everywhere_are_described(verdict):
+    """Kernels that no block uses are reported as not used."""
+    verdict(Verdict("", "Triton", {"bf16": dict.fromkeys(FAST, 0.5)}))
+    assert not is_native(A, torch.bfloat16, CUDA)
+    assert native_status(A, torch.bfloat16, CUDA) == (
+        "Triton, bf16 not used: no faster than PyTorch's functions"
+    )
+    with use_native("require"):
+        assert is_native(A, torch.bfloat16, CUDA)
 
 
 def test_a_check_that_fails_is_the_reason(verdict):
@@ -256,10 +282,11 @@ def test_the_network_in_the_interpreter(kernels, monkeypatch, halo):
     """The engine with the kernels gives the network's results, in strips and on whole maps."""
     network = random_network(**{name: getattr(A, name) for name in ("dim", "heads", "expansion")})
     image = torch.rand(1, 3, 16, 8)
-    monkeypatch.setattr(strips, "fusion_for", lambda *_: Fusion(kernels, torch.float32, None))
+    fusion = Fusion(kernels, torch.float32, ((A.dim, 2.0),))
+    monkeypatch.setattr(strips, "fusion_for", lambda *_: fusion)
     rows = 8 if halo else 16
     result = strips.forward(network, image, blocking=lambda *_: BlockShape(rows, rows, 16, halo))
     with torch.inference_mode():
         assert_close(result, network(image))
-    stages, _ = strips.pack(network, torch.float32, Fusion(kernels, torch.float32, None))
+    stages, _ = strips.pack(network, torch.float32, fusion)
     assert all(isinstance(block, FusedPasses) for stage in stages.values() for block in stage)
