@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restormer_cli.inference.tiling import starts, tiled, weights
+from restormer_cli.inference.engine import blend_weights, starts, tiled
 
 sides = st.integers(1, 200)
 tiles = st.integers(2, 96)
@@ -39,7 +39,7 @@ def test_weights_sum_to_one_everywhere(length: int, size: tuple[int, int]) -> No
     tile, overlap = size
     total = torch.zeros(length)
     for begin, row in zip(
-        starts(length, tile, overlap), weights(length, tile, overlap), strict=True
+        starts(length, tile, overlap), blend_weights(length, tile, overlap), strict=True
     ):
         assert (row >= 0).all()
         total[begin : begin + len(row)] += row
