@@ -14,7 +14,7 @@ import pytest
 from restormer_cli.batch import pages
 from restormer_cli.checkpoints import serialization
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging import noise
+from restormer_cli.imaging.analysis import noise
 from tests.support.program import PROGRAM, Outcome, picture, pixels, python, tree
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 from PIL import ImageCms
 
-from restormer_cli.imaging import difference
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.analysis import difference
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:
