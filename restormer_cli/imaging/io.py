@@ -21,7 +21,7 @@ from ..errors import DamagedError, ImageError
 from ..files import UrlPath, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
-from ..text import format_bytes
+from ..text import first_line, format_bytes
 from .codecs import CODEC_ERRORS, headers, heif, jpeg, netpbm, pillow, png, raw, tiff
 from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
@@ -346,9 +346,8 @@ def _name_of(stream: object, role: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    """Return the system's message of an error, or else the first line of its own."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _damage(error: BaseException) -> str:

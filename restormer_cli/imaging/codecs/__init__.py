@@ -31,6 +31,7 @@ CODEC_ERRORS = (
 )
 """Exceptions of the libraries and our parsers for damaged data."""
 
+INCH = 0.0254  # in metres, the unit of resolutions in PNG and BMP
 OTHER_MAPS = "gain or depth maps, which fit the original picture only"
 STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
 
