@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
@@ -12,8 +13,9 @@ from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
 from ..text import counted, format_duration
 from .events import Planned
+from .masks import MaskReader
 from .pages import open_image
-from .stages import failure_event
+from .stages import failure_event, load_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,10 +71,11 @@ def preview_batch(
 
     Without a restorer, whose weights need a download, strategy, memory and time are None.
     """
+    masks = MaskReader()
     for job in jobs:
         event: Event
         try:
-            event = _preview(job, task, restorer, streams, config)
+            event = _preview(job, task, restorer, streams, config, masks)
         except ImageError as error:
             event = failure_event(job, task, error)
         yield event
@@ -85,13 +88,16 @@ def _preview(
     restorer: Restorer | None,
     streams: StandardStreams,
     config: BatchConfig,
+    masks: MaskReader,
 ) -> Planned:
     source = streams.stdin if job.source is None else job.source
     _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
-    right, mask = (
-        None if path is None else read_bytes(path, max_pixels=config.max_pixels)[1]
-        for path in (job.right, job.mask)
-    )
+    right = mask = None
+    if job.right is not None:
+        _, right = read_bytes(job.right, max_pixels=config.max_pixels)
+    if job.mask is not None:
+        load = partial(load_file, job.mask, None, config.max_pixels)
+        mask, _ = masks.read(job.mask, load, config.max_pixels)
     opened = open_image(job, task, config, data, right, mask)
     facts, plans = [], []
     for page in opened.pages:

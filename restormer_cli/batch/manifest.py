@@ -9,6 +9,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,7 +118,7 @@ class FileFingerprint(NamedTuple):
             same_times = stat.st_mtime_ns == self.mtime_ns and (
                 None in (self.ctime_ns, change_time(stat)) or change_time(stat) == self.ctime_ns
             )
-            return stat.st_size == self.size and (same_times or sha256_file(path) == self.sha256)
+            return stat.st_size == self.size and (same_times or _digest(path, stat) == self.sha256)
         except OSError:
             return False
 
@@ -125,6 +126,18 @@ class FileFingerprint(NamedTuple):
 def change_time(stat: os.stat_result) -> int | None:
     """Return the time of the last change in nanoseconds; None on Windows and for a URL."""
     return None if os.name == "nt" else getattr(stat, "st_ctime_ns", None)
+
+
+def _digest(path: Path, stat: os.stat_result) -> str:
+    if isinstance(path, UrlPath):  # without times, a change may not show
+        return sha256_file(path)
+    return _digest_at(path, stat.st_size, stat.st_mtime_ns, change_time(stat))
+
+
+@lru_cache(maxsize=8)  # one mask is compared with the entries of many outputs
+def _digest_at(path: Path, *_: int | None) -> str:
+    """Return the digest of a file with this size and these times."""
+    return sha256_file(path)
 
 
 def append_entry(
@@ -230,7 +243,8 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     """Decide whether to skip an image, without knowing the weights.
 
     Outputs that were changed, or that no manifest lists, are never replaced. In place, they are
-    inputs and are restored unless this task has already restored them.
+    inputs and are restored unless this task has already restored them, whole or through the same
+    mask.
 
     Returns:
         The reason for skipping, or an entry to compare with the settings, or neither: then the
@@ -242,8 +256,11 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     entries = manifests.outputs(target.parent).get(target.name, [])
     current = _current(target, entries)
     if job.in_place:
-        tasks = (entry["recipe"]["task"] for entry in _history(current, entries))
-        return REPLACED if task in tasks else None, None
+        done = (e for e in _history(current, entries) if e["recipe"]["task"] == task)
+        # Through another mask, another part was restored.
+        masks = (entry.get("mask") for entry in done)
+        restored = any(mask is None or _fits(mask, job.mask) for mask in masks)
+        return REPLACED if restored else None, None
     if not entries:
         return FOREIGN, None
     if current is None:

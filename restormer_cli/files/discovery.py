@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,7 +283,12 @@ def exists(path: Path) -> bool:
 
 def is_special(path: Path) -> bool:
     """Return True for a pipe or a device, where reading may block; False for a broken link."""
-    return not isinstance(path, UrlPath) and exists(path) and not path.is_file()
+    if isinstance(path, UrlPath):
+        return False
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # missing, or no possible name
+        return False
 
 
 def _match(pattern: str) -> Iterable[Path]:
@@ -308,11 +314,11 @@ def _walk(
     visited: set[tuple[int, int]] = set()
     for name, subfolders, files in os.walk(folder, followlinks=True, onerror=onerror):
         parent = Path(name)
-        stat = parent.stat()
-        if (stat.st_dev, stat.st_ino) in visited:  # links may form a loop
+        status = parent.stat()
+        if (status.st_dev, status.st_ino) in visited:  # links may form a loop
             subfolders.clear()
             continue
-        visited.add((stat.st_dev, stat.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         # Sorted, because a folder is searched under the first of its links only.
         paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
         subfolders[:] = [
