@@ -95,6 +95,18 @@ def test_folders_are_mirrored(restormer: Callable[..., Outcome]) -> None:
 
 
 @pytest.mark.usefixtures("weights")
+def test_linked_subfolders_are_noted_once(restormer: Callable[..., Outcome]) -> None:
+    """Images that links show under a second name are restored once, with a note."""
+    picture("f/sub/a.png")
+    Path("f/twice").symlink_to("sub", target_is_directory=True)
+    outcome = restormer("derain", "-r", "-v", "f/", "-o", "out")
+    assert outcome.status == 0
+    assert outcome.stderr.count("linked subfolder") == 1
+    assert "note: 1 linked subfolder left out, because links show the same" in outcome.stderr
+    assert "left out: f/twice" in outcome.stderr
+
+
+@pytest.mark.usefixtures("weights")
 def test_other_pictures_in_a_folder_are_noted_once(restormer: Callable[..., Outcome]) -> None:
     """A note counts them, and -v lists them."""
     for name in ("a.png", "sub/b.png"):
