@@ -17,6 +17,9 @@ from .analysis import psnr as psnr
 from .analysis import sigma_for as sigma_for
 from .codecs.headers import Size as Size
 from .codecs.pillow import to_srgb as to_srgb
+from .coding import Remarks as Remarks
+from .coding import decode as decode
+from .coding import encode as encode
 from .detail import luminance as luminance
 from .formats import FORMATS as FORMATS
 from .formats import LINEAR_ONLY as LINEAR_ONLY
@@ -34,9 +37,6 @@ from .image import Scale as Scale
 from .image import from_float as from_float
 from .image import opacity as opacity
 from .image import to_float as to_float
-from .io import Remarks as Remarks
-from .io import decode as decode
-from .io import encode as encode
 from .io import make_folder as make_folder
 from .io import output_format as output_format
 from .io import read_bytes as read_bytes

@@ -13,11 +13,14 @@ import PIL.Image
 import pytest
 
 from restormer_cli.batch import manifest, masks, stages
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from restormer_cli.imaging import ImageSequence
 
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
@@ -38,7 +41,7 @@ def write_mask(name: str, dtype: str = "uint8", mask: np.ndarray | None = None) 
     mask = levels() if mask is None else mask
     top = 1 if dtype == "float32" else np.iinfo(dtype).max
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    image_io.write_image(image_io.Image((mask[..., None] * top).astype(dtype)), Path(name))
+    image_io.write_image(Image((mask[..., None] * top).astype(dtype)), Path(name))
 
 
 @pytest.fixture
@@ -250,7 +253,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             seen.append(str(source))
         return image_io.read_bytes(source, **options)  # type: ignore[arg-type]
 
-    def decode(data: bytes, **options: object) -> image_io.ImageSequence:
+    def decode(data: bytes, **options: object) -> ImageSequence:
         seen.append("decoded")
         return image_io.decode(data, **options)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Decoders and encoders of the file formats, which `imaging.io` selects.
+"""Decoders and encoders of the file formats, which `imaging.coding` selects.
 
 A decoder takes the bytes of a file and the pixel limit, and returns an `ImageSequence`. An encoder
 takes the images, their count and the quality, and returns the bytes of a file. It encodes each
