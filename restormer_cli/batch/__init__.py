@@ -2,7 +2,7 @@
 
 Read `jobs` first: it finds the output of each input. `stages` reads, restores and writes images in
 overlapping stages, `events` defines the reports of a run, and `manifest` records the outputs, so
-that a later run can skip unchanged images.
+that a later run can skip unchanged images. `watching` plans jobs as files arrive.
 """
 
 import lazy_loader

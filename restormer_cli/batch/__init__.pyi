@@ -7,12 +7,12 @@ from .events import Skipped as Skipped
 from .events import Started as Started
 from .events import Summary as Summary
 from .events import Tally as Tally
+from .forecast import check_disk_space as check_disk_space
 from .forecast import describe_run as describe_run
 from .forecast import preview_batch as preview_batch
 from .jobs import OUTPUT_FORMATS as OUTPUT_FORMATS
 from .jobs import BatchConfig as BatchConfig
 from .jobs import Job as Job
-from .jobs import check_disk_space as check_disk_space
 from .jobs import plan_jobs as plan_jobs
 from .manifest import UNCHANGED as UNCHANGED
 from .manifest import Manifests as Manifests
@@ -37,3 +37,4 @@ from .stages import failure_event as failure_event
 from .stages import queue_images as queue_images
 from .stages import run_batch as run_batch
 from .stages import send_to_stdout as send_to_stdout
+from .watching import WatchPlan as WatchPlan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from ..imaging import Noise
-    from .constraints import (
+    from .schema import (
         Count,
         Fraction,
         NonNegative,

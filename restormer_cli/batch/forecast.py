@@ -1,22 +1,28 @@
-"""Tell what a run will take: in one sentence before it starts, or of each image in a dry run."""
+"""Predict the time and space that a run takes, before it starts or in a dry run."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from ..files import UrlPath, is_special
+from ..files import UrlPath, is_folder, is_special
 from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
-from ..text import counted, format_duration
+from ..text import counted, format_bytes, format_duration
 from .events import Planned
+from .jobs import nearest_parent
+from .masks import MaskReader
 from .pages import open_image
-from .stages import failure_event
+from .stages import failure_event, load_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ..imaging import Size
     from ..inference import Restorer
@@ -32,6 +38,8 @@ MAX_SECONDS = 0.3
 
 WORTH_TRYING = 64
 """Pixels of a run, relative to those of measuring the speed, from which it is measured."""
+
+_MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
 
 
 def describe_run(jobs: Sequence[Job], restorer: Restorer | None) -> str:
@@ -69,10 +77,11 @@ def preview_batch(
 
     Without a restorer, whose weights need a download, strategy, memory and time are None.
     """
+    masks = MaskReader()
     for job in jobs:
         event: Event
         try:
-            event = _preview(job, task, restorer, streams, config)
+            event = _preview(job, task, restorer, streams, config, masks)
         except ImageError as error:
             event = failure_event(job, task, error)
         yield event
@@ -85,13 +94,16 @@ def _preview(
     restorer: Restorer | None,
     streams: StandardStreams,
     config: BatchConfig,
+    masks: MaskReader,
 ) -> Planned:
     source = streams.stdin if job.source is None else job.source
     _, data = read_bytes(source, max_pixels=config.max_pixels, name=job.names[0])
-    right, mask = (
-        None if path is None else read_bytes(path, max_pixels=config.max_pixels)[1]
-        for path in (job.right, job.mask)
-    )
+    right = mask = None
+    if job.right is not None:
+        _, right = read_bytes(job.right, max_pixels=config.max_pixels)
+    if job.mask is not None:
+        load = partial(load_file, job.mask, None, config.max_pixels)
+        mask, _ = masks.read(job.mask, load, config.max_pixels)
     opened = open_image(job, task, config, data, right, mask)
     facts, plans = [], []
     for page in opened.pages:
@@ -114,6 +126,33 @@ def _preview(
     )
 
 
+def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
+    """Return messages on file systems that certainly lack space, and on those that possibly do.
+
+    An output needs about the space of its input, at least a tenth. Other formats are not counted.
+    """
+    sizes: dict[Path, int] = defaultdict(int)
+    for job in jobs:
+        if job.target is not None and not isinstance(job.target, UrlPath):
+            sizes[job.target.parent] += _expected_size(job)
+    needed: dict[int, int] = defaultdict(int)
+    free: dict[int, tuple[int, Path]] = {}
+    for folder, size in sizes.items():
+        existing = nearest_parent(folder, is_folder)
+        device = existing.stat().st_dev
+        if device not in free:
+            free[device] = shutil.disk_usage(existing).free, folder
+        needed[device] += size
+    certain, possible = list[str](), list[str]()
+    for device, (available, folder) in free.items():
+        if (size := needed[device]) > available:
+            messages = certain if _MIN_SIZE * size > available else possible
+            messages.append(
+                f"{folder}: needs about {format_bytes(size)}, {format_bytes(available)} free"
+            )
+    return certain, possible
+
+
 def _read_sizes(jobs: Sequence[Job]) -> list[Size]:
     """Return the sizes of local files, as far as their headers tell them in the time."""
     end = time.monotonic() + MAX_SECONDS
@@ -130,6 +169,13 @@ def _read_sizes(jobs: Sequence[Job]) -> list[Size]:
         if time.monotonic() > end:
             break
     return sizes
+
+
+def _expected_size(job: Job) -> int:
+    if job.source and job.target and job.source.suffix.lower() == job.target.suffix.lower():
+        with suppress(OSError):  # reading reports it
+            return job.source.stat().st_size
+    return 0
 
 
 def _seconds(sizes: Sequence[Size], restorer: Restorer) -> float:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import UsageError
 from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
@@ -20,17 +18,15 @@ from ..imaging import (
     replacement,
     requested_format,
 )
-from ..text import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..imaging import Noise
 
 OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff", "dng": "dng"}
 """Values of `--format`, and the keys of FORMATS that they stand for."""
 
-_MIN_SIZE = 0.1  # smallest size of an output, relative to an input of the same format
 _MAX_NAMES = 5  # of inputs with one output, listed in an error
 _MAX_PROBLEMS = 20  # listed in an error; the others are only counted
 _WRITABLE = {suffix: kind for kind, spec in FORMATS.items() for suffix in spec.suffixes}
@@ -111,6 +107,21 @@ def plan_jobs(
         UsageError: outputs would replace inputs or cannot be written, or all jobs have a problem.
             The error lists all problems.
     """
+    jobs, problems = plan_group(inputs, output, format, in_place=in_place, right=right)
+    if problems or (jobs and all(job.problem for job in jobs)):
+        refuse_problems(jobs, problems)
+    return jobs
+
+
+def plan_group(
+    inputs: list[Input],
+    output: str | None,
+    format: str | None,  # noqa: A002 - the option's name
+    *,
+    in_place: bool = False,
+    right: str | None = None,
+) -> tuple[list[Job], list[str]]:
+    """Return the jobs of `plan_jobs`, and the problems for which it would refuse them."""
     kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
     views = zip(inputs, targets, _rights(inputs, right), strict=True)
@@ -118,19 +129,36 @@ def plan_jobs(
     if in_place and output is None:
         jobs = [_with_own_format(job) for job in jobs]
     jobs = _resolve_collisions([_with_linear_input(job) for job in jobs])
-    problems = [*_replacements(jobs, in_place), *_unwritable(jobs)]
-    if problems or (jobs and all(job.problem for job in jobs)):
-        problems = [*dict.fromkeys(job.problem for job in jobs if job.problem), *problems]
-        listed = problems[:_MAX_PROBLEMS]
-        if more := len(problems) - len(listed):
-            listed.append(f"and {more} more")
-        if len(problems) > 1:
-            listed.insert(0, f"{len(problems)} problems:")
-        raise UsageError(
-            "\n  ".join(listed),
-            "Nothing was changed. Use -o FOLDER or --format for other names, or separate runs.",
-        )
-    return jobs
+    return jobs, [*_replacements(jobs, in_place), *_unwritable(jobs)]
+
+
+def refuse_problems(jobs: Iterable[Job], problems: list[str]) -> NoReturn:
+    """Raise UsageError with the problems, and those of the jobs."""
+    problems = [*dict.fromkeys(job.problem for job in jobs if job.problem), *problems]
+    listed = problems[:_MAX_PROBLEMS]
+    if more := len(problems) - len(listed):
+        listed.append(f"and {more} more")
+    if len(problems) > 1:
+        listed.insert(0, f"{len(problems)} problems:")
+    raise UsageError(
+        "\n  ".join(listed),
+        "Nothing was changed. Use -o FOLDER or --format for other names, or separate runs.",
+    )
+
+
+def job_names(
+    input_: Input,
+    output: str | None,
+    format: str | None,  # noqa: A002 - the option's name
+) -> set[str]:
+    """Return the real paths of an input in a folder and of its possible outputs.
+
+    Inputs without a common path do not affect each other's jobs.
+    """
+    kind = OUTPUT_FORMATS[format] if format else None
+    (target,) = _targets([input_], output, kind, in_place=False)
+    paths = input_.path, target, _with_whole_name(Job(input_.path, target)).target
+    return {_real(path) for path in paths if path is not None}
 
 
 def with_format(path: Path, kind: str | None) -> Path:
@@ -149,31 +177,9 @@ def with_format(path: Path, kind: str | None) -> Path:
     return path.with_name(f"{stem}{FORMATS[kind].suffixes[0]}")
 
 
-def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
-    """Return messages on file systems that certainly lack space, and on those that possibly do.
-
-    An output needs about the space of its input, at least a tenth. Other formats are not counted.
-    """
-    sizes: dict[Path, int] = defaultdict(int)
-    for job in jobs:
-        if job.target is not None and not isinstance(job.target, UrlPath):
-            sizes[job.target.parent] += _expected_size(job)
-    needed: dict[int, int] = defaultdict(int)
-    free: dict[int, tuple[int, Path]] = {}
-    for folder, size in sizes.items():
-        existing = _nearest(folder, is_folder)
-        device = existing.stat().st_dev
-        if device not in free:
-            free[device] = shutil.disk_usage(existing).free, folder
-        needed[device] += size
-    certain, possible = list[str](), list[str]()
-    for device, (available, folder) in free.items():
-        if (size := needed[device]) > available:
-            messages = certain if _MIN_SIZE * size > available else possible
-            messages.append(
-                f"{folder}: needs about {format_bytes(size)}, {format_bytes(available)} free"
-            )
-    return certain, possible
+def nearest_parent(folder: Path, accepts: Callable[[Path], bool]) -> Path:
+    """Return the first accepted path of the folder and the folders above it."""
+    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
 
 
 def _targets(
@@ -328,23 +334,11 @@ def _unwritable(jobs: list[Job]) -> Iterator[str]:
     for folder in dict.fromkeys(target.parent for target in targets):
         if isinstance(folder, UrlPath):  # only writing shows it
             continue
-        existing = _nearest(folder, os.path.lexists)
+        existing = nearest_parent(folder, os.path.lexists)
         if not is_folder(existing):
             yield f"{folder} cannot be created: {existing} is not a folder"
         elif not os.access(existing, os.W_OK | os.X_OK):
             yield f"{existing} is not writable"
-
-
-def _nearest(folder: Path, accepts: Callable[[Path], bool]) -> Path:
-    """Return the first accepted path of the folder and the folders above it."""
-    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
-
-
-def _expected_size(job: Job) -> int:
-    if job.source and job.target and job.source.suffix.lower() == job.target.suffix.lower():
-        with suppress(OSError):  # reading reports it
-            return job.source.stat().st_size
-    return 0
 
 
 def _real(path: Path) -> str:

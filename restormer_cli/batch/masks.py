@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ImageError, UsageError
-from ..files import UrlPath, as_path, exists, is_folder
+from ..files import UrlPath, as_path, exists, is_folder, is_special
 from ..imaging import decode, luminance, opacity, readable_suffixes, to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ..files import Input
     from ..imaging import Array, Image
     from .jobs import Job
+    from .manifest import FileFingerprint
 
 _NEARLY_BLACK = 0.02  # masks of the values 0 and 1 of 255 are meant to be 0 and 255
 _MISSING_HINT = "Add it to the folder, or restore the other images alone."
@@ -58,24 +59,63 @@ def assign_masks(jobs: Sequence[Job], inputs: Sequence[Input], mask: str | None)
     return masked
 
 
-def open_masks(data: bytes, name: str, pages: int, max_pixels: int) -> Iterator[Array]:
-    """Yield the mask of each page, H W float32: 1 where it is restored, 0 where it stays.
+class Mask:
+    """A mask file. If it has one page, that is decoded once, however many images it is for."""
 
-    The mask of a page is its luminance, on black where it is transparent. A single one is for all
-    pages. A damaged mask is an error, even if damaged images are allowed.
+    def __init__(self, data: bytes, name: str, max_pixels: int) -> None:
+        self._data, self._name, self._max_pixels = data, name, max_pixels
+        self._single: Array | None = None
 
-    Raises:
-        ImageError: the mask cannot be decoded, or does not fit the image.
-    """
-    masks = decode(data, max_pixels=max_pixels, name=name)
-    if masks.count == 1:
-        return repeat(_weights(next(masks.images), name))
-    if masks.count != pages:
-        raise ImageError(
-            f"{name}: the mask has {masks.count} {masks.unit}s, the image {pages}",
-            "Give a mask with one page, or with those of the image.",
-        )
-    return (_weights(image, name) for image in masks.images)
+    def pages(self, count: int) -> Iterator[Array]:
+        """Yield the mask of each page of an image, H W float32: 1 to restore it, 0 to keep it.
+
+        The mask of a page is its luminance, on black where it is transparent. A single one is for
+        all pages. A damaged mask is an error, even if damaged images are allowed.
+
+        Raises:
+            ImageError: the mask cannot be decoded, or does not fit the image.
+        """
+        if self._single is not None:
+            return repeat(self._single)
+        name = self._name
+        masks = decode(self._data, max_pixels=self._max_pixels, name=name)
+        if masks.count == 1:
+            self._single = _weights(next(masks.images), name)
+            return repeat(self._single)
+        if masks.count != count:
+            raise ImageError(
+                f"{name}: the mask has {masks.count} {masks.unit}s, the image {count}",
+                "Give a mask with one page, or with those of the image.",
+            )
+        return (_weights(image, name) for image in masks.images)
+
+
+class MaskReader:
+    """Read the masks of a run. The last one is kept, because one mask is often for all images."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._read: tuple[Mask, FileFingerprint] | None = None
+
+    def read(
+        self, path: Path, load: Callable[[], tuple[bytes, FileFingerprint]], max_pixels: int
+    ) -> tuple[Mask, FileFingerprint]:
+        """Return a mask and the fingerprint of its file.
+
+        Args:
+            path: of the mask.
+            load: reads the file. It is called unless the last mask has this path and is unchanged;
+                a pipe cannot be read again.
+            max_pixels: limit of each page.
+        """
+        last = self._read if self._path == path else None
+        if last is not None and (is_special(path) or last[1].fits(path)):
+            return last
+        del last
+        self._read = None  # frees its memory before the next one is read
+        data, file = load()
+        self._path, self._read = path, (Mask(data, str(path), max_pixels), file)
+        return self._read
 
 
 def check_mask(mask: Array | None, image: Image, name: object) -> None:

@@ -26,7 +26,7 @@ from ..imaging import (
 )
 from ..memory import MemoryGuard
 from ..text import counted
-from .masks import check_mask, open_masks
+from .masks import check_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..imaging import ImageSequence
     from ..inference import Restoration
     from .jobs import BatchConfig, Job
+    from .masks import Mask
 
 _NAMES = {"heif": "HEIF", "raw": "camera raw file", "webp": "WebP", "jpeg2000": "JPEG 2000"}
 """Names of formats in messages; all others are in upper case."""
@@ -97,9 +98,9 @@ def open_image(
     config: BatchConfig,
     data: bytes,
     right: bytes | None = None,
-    mask: bytes | None = None,
+    mask: Mask | None = None,
 ) -> OpenedImage:
-    """Decode the files of a job: its image and, if it has them, its right view and its mask.
+    """Decode the files of a job: its image and, if they are given, its right view and its mask.
 
     Raises:
         ImageError: a file cannot be decoded, they do not fit one another, or the output cannot
@@ -118,7 +119,7 @@ def open_image(
         rights = (view.display_pixels() for view in views.images)
     masks: Iterator[Array | None] = repeat(None)
     if mask is not None:
-        masks = open_masks(mask, str(job.mask), images.count, config.max_pixels)
+        masks = mask.pages(images.count)
 
     def decode_pages() -> Iterator[DecodedPage]:
         decoded = zip(islice(images.images, total), rights, masks, strict=False)

@@ -1,4 +1,7 @@
-"""JSON Schema of the events, made from their dataclasses. Imported only when asked for."""
+"""JSON Schema of the events, made from their dataclasses and the types of their fields.
+
+Imported only when asked for: the events name these types in annotations alone.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,27 @@ from typing import Annotated, Any, Union, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from ..checkpoints import TASKS
 from ..imaging import Noise
-from . import constraints
 from .events import Failed, Planned, Restored, Skipped, Started, Summary, Weights
+
+# Types of fields, with the constraints that the schema states.
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Scale = tuple[float, float]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Task = Annotated[str, Meta(extra_json_schema={"enum": list(TASKS)})]
+Source = Annotated[str, Meta(extra_json_schema={"enum": ["official", "lite", "hub", "file"]})]
+Precision = Annotated[str, Meta(extra_json_schema={"enum": ["fp32", "bf16", "fp16"]})]
+Orientations = Annotated[int, Meta(extra_json_schema={"enum": [1, 4, 8]})]
 
 
 def event_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a line of `--json`."""
     # Names in the annotations of the events, and of Noise, which is not negative.
-    types = vars(constraints) | {"float": constraints.NonNegative}
+    types = globals() | {"float": NonNegative}
     types |= {kind.__name__: _struct(kind, types) for kind in (Noise, Weights)}
     kinds = Planned, Started, Restored, Skipped, Failed, Summary
     structs = tuple(_struct(kind, types, kind.name) for kind in kinds)

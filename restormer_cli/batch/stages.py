@@ -28,7 +28,7 @@ from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
-from .masks import mask_remarks
+from .masks import MaskReader, mask_remarks
 from .pages import (
     DecodedPage,
     OpenedImage,
@@ -150,10 +150,16 @@ def queue_images(
         except ImageError as error:  # the read stage reports it
             return error
 
+    masks: dict[Path, bytes | ImageError | None] = {}  # one pipe may be for several images
     for number, job in enumerate(jobs):
         data = read(stdin if job.source is None else job.source, job.names[0])
-        others = (None if path is None else read(path, str(path)) for path in (job.right, job.mask))
-        yield QueuedImage(number, job, data, *others)
+        right = None if job.right is None else read(job.right, str(job.right))
+        mask = None
+        if job.mask is not None and (mask := masks.get(job.mask)) is None:
+            mask = read(job.mask, str(job.mask))
+            if mask is not None:
+                masks[job.mask] = mask
+        yield QueuedImage(number, job, data, right, mask)
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
@@ -166,6 +172,31 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
 def failure_event(job: Job, task: str, error: ImageError) -> Failed:
     """Return the event for an error of one image, without repeating the image's name."""
     return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
+
+
+def load_file(
+    path: Path | None, data: bytes | ImageError | None, max_pixels: int
+) -> tuple[bytes, FileFingerprint]:
+    """Return the content and the fingerprint of a file.
+
+    Args:
+        path: of the file.
+        data: its content, or the error of reading it, if `queue_images` has read it.
+        max_pixels: limit of each image; see `imaging.read_bytes`.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    mtime = ctime = None
+    if isinstance(data, ImageError):
+        raise data
+    if path is not None and data is None:
+        with suppress(OSError):  # `read_bytes` reports it
+            stat = path.stat()  # before reading, to detect changes after it
+            mtime, ctime = stat.st_mtime_ns, change_time(stat)
+        _, data = read_bytes(path, max_pixels=max_pixels)
+    assert data is not None  # noqa: S101 - `queue_images` reads stdin
+    return data, FileFingerprint.of(data, mtime, ctime)
 
 
 @dataclass
@@ -202,35 +233,24 @@ class ImageStages:
     progress: Callable[[ImageProgress], None] | None
     observer: Observer | None
     stop: Flag
+    masks: MaskReader = field(default_factory=MaskReader)
 
     @MemoryGuard("to read it")
     def read(self, queued: QueuedImage) -> _CurrentImage:
         """Decode the first page, and its right view if there is one."""
         self._check_stop()
         job = queued.job
-        data, source_file = self._load(job.source, queued.data)
+        max_pixels = self.config.max_pixels
+        data, source_file = load_file(job.source, queued.data, max_pixels)
         right = right_file = mask = mask_file = None
         if job.right is not None:
-            right, right_file = self._load(job.right, queued.right)
+            right, right_file = load_file(job.right, queued.right, max_pixels)
         if job.mask is not None:
-            mask, mask_file = self._load(job.mask, queued.mask)
+            load = partial(load_file, job.mask, queued.mask, max_pixels)
+            mask, mask_file = self.masks.read(job.mask, load, max_pixels)
         opened = open_image(job, self.restorer.task.name, self.config, data, right, mask)
         opened.pages = chain([next(opened.pages)], opened.pages)
         return _CurrentImage(queued.number, job, opened, source_file, right_file, mask_file)
-
-    def _load(
-        self, path: Path | None, data: bytes | ImageError | None
-    ) -> tuple[bytes, FileFingerprint]:
-        mtime = ctime = None
-        if isinstance(data, ImageError):
-            raise data
-        if path is not None and data is None:
-            with suppress(OSError):  # `read_bytes` reports it
-                stat = path.stat()  # before reading, to detect changes after it
-                mtime, ctime = stat.st_mtime_ns, change_time(stat)
-            _, data = read_bytes(path, max_pixels=self.config.max_pixels)
-        assert data is not None  # noqa: S101 - `queue_images` reads stdin
-        return data, FileFingerprint.of(data, mtime, ctime)
 
     @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:

@@ -23,6 +23,7 @@ from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOpti
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ..batch import Event, Job, Observer, Tally
     from ..files import Inputs
@@ -158,6 +159,8 @@ class _Run:
         self.lite_was_used = False
         self.backends: dict[RestorerConfig, Backend] = {}  # which keep their networks
         self.reported = set[object]()  # problems of inputs, and outputs among them
+        self.cleaned: set[Path] = set()  # folders of outputs, without leftovers
+        self.manifests = batch.Manifests()
         if options.watch:
             files.check_watch(options.inputs or (), options.output)
         self._plan()
@@ -177,19 +180,7 @@ class _Run:
     def _plan(self) -> None:
         """Find the inputs and name their outputs."""
         options = self.options
-        inputs = files.find_inputs(
-            options.inputs or (),
-            imaging.readable_suffixes(),
-            listed=files.read_list_file(options.files_from, null=options.null),
-            recursive=options.recursive,
-            outputs=[
-                files.as_path(path)
-                for path in (options.output, options.compare, options.mask)
-                if path not in (None, "-")
-            ],
-            may_be_empty=options.watch,
-        )
-        self.inputs = batch.leave_out_outputs(inputs)
+        self.inputs = batch.leave_out_outputs(self._find())
         self.jobs = batch.plan_jobs(
             self.inputs.found,
             output=options.output,
@@ -199,11 +190,27 @@ class _Run:
         )
         self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
 
+    def _find(self) -> Inputs:
+        options = self.options
+        return files.find_inputs(
+            options.inputs or (),
+            imaging.readable_suffixes(),
+            listed=files.read_list_file(options.files_from, null=options.null),
+            recursive=options.recursive,
+            outputs=self._not_searched(),
+            may_be_empty=options.watch,
+        )
+
+    def _not_searched(self) -> list[Path]:
+        options = self.options
+        paths = (options.output, options.compare, options.mask)
+        return [files.as_path(path) for path in paths if path is not None and path != "-"]
+
     def execute(self) -> Tally:
         """Restore the images, or only report the plan in a dry run."""
         try:
             self._report_inputs()
-            self._report_unread()
+            self._report_left_out()
             self._note_unused_options()
             if self.options.watch:
                 self._watch()
@@ -235,15 +242,25 @@ class _Run:
         for config, _ in self._by_noise_level([]):  # report missing weights at once
             self._backend(config).prepare(1)
         arrivals: files.Arrivals[Job] = files.Arrivals()
+        plan = batch.WatchPlan(
+            self._find,
+            folders,
+            imaging.readable_suffixes(),
+            recursive=self.options.recursive,
+            searched_not=self._not_searched(),
+            output=self.options.output,
+            format=None if self.options.format == "keep" else self.options.format,
+            mask=self.options.mask,
+        )
+        self.manifests = plan.manifests
         names = printable(", ".join(map(str, folders)))
         self.console.say(f"watching {names}. Ctrl-C ends it after the image being written")
-        for _ in files.watch_folders(folders, arrivals, recursive=self.options.recursive):
-            self._plan()
+        for changed in files.watch_folders(folders, arrivals, recursive=self.options.recursive):
+            self.inputs, jobs, whole = plan.look(changed)
             self._report_inputs()
-            sources = {job: job.source for job in self.jobs if job.source is not None}
-            if jobs := arrivals.complete(sources):
-                self.total += len(jobs)
-                self._restore_all(jobs)
+            if arrived := arrivals.complete(jobs, whole=whole):
+                self.total += len(arrived)
+                self._restore_all(arrived)
 
     def _restore_all(self, jobs: list[Job]) -> None:
         """Restore the images, report those that cannot be, and remove leftovers of killed runs."""
@@ -256,7 +273,9 @@ class _Run:
             hint = job.hint if job.problem else "Check the path."
             self._emit([Failed(*job.names, self.task, cause, hint)])
         if not self.options.dry_run:
-            folders = {job.target.parent: None for job in jobs if job.target is not None}
+            folders = {job.target.parent for job in jobs if job.target is not None}
+            # Once per folder: it is listed, and killed runs were before this one.
+            folders, self.cleaned = folders - self.cleaned, folders | self.cleaned
             for path in files.remove_leftovers(folders):
                 name = printable(str(path))
                 self.console.say(f"note: {name}: temporary file of a killed run, removed")
@@ -277,17 +296,21 @@ class _Run:
         self.console.show(summary)
         self.observers.finish(summary, self.console.say)
 
-    def _report_unread(self) -> None:
-        """Report the files in folders that look like pictures and were left out."""
-        unread = self.inputs.unread
-        if not unread:
-            return
-        kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
-        self.console.say(
-            f"note: {counted(len(unread), 'file')} of other kinds of pictures left out ({kinds}). "
-            "-v lists them; name a file to try it"
-        )
-        for path in unread:
+    def _report_left_out(self) -> None:
+        """Report files that look like pictures, and linked subfolders, that were left out."""
+        unread, linked = self.inputs.unread, self.inputs.linked
+        if unread:
+            kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
+            self.console.say(
+                f"note: {counted(len(unread), 'file')} of other kinds of pictures left out "
+                f"({kinds}). -v lists them; name a file to try it"
+            )
+        if linked:
+            self.console.say(
+                f"note: {counted(len(linked), 'linked subfolder')} left out, because links show "
+                "the same images under other names. -v lists them"
+            )
+        for path in [*unread, *linked]:
             self.console.detail(f"left out: {printable(str(path))}")
 
     def _report_inputs(self) -> None:
@@ -391,12 +414,13 @@ class _Run:
 
     def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
         """Return the jobs that --skip-existing does not skip, and report the others."""
-        manifests = batch.Manifests()
+        manifests = self.manifests
         found = {job: batch.skip_reason(job, self.task, manifests) for job in jobs}
         reasons = {job: reason for job, (reason, _) in found.items()}
         entries = {job: entry for job, (_, entry) in found.items() if entry is not None}
         for note in manifests.notes:
             self.console.warn(note)
+        manifests.notes.clear()
         if entries:
             fingerprints = backend.prepare(len(jobs))
             for job, entry in entries.items():

@@ -10,6 +10,7 @@ from .discovery import Input as Input
 from .discovery import Inputs as Inputs
 from .discovery import Pair as Pair
 from .discovery import exists as exists
+from .discovery import find_changed as find_changed
 from .discovery import find_inputs as find_inputs
 from .discovery import is_folder as is_folder
 from .discovery import is_special as is_special

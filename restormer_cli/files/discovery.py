@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,7 @@ class Inputs:
     problems: list[Problem]
     own: list[Path]  # outputs of other inputs, which are left out
     unread: list[Path] = field(default_factory=list)  # pictures in folders, by their suffixes
+    linked: list[Path] = field(default_factory=list)  # subfolders searched under another name
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def find_inputs(
     inputs: dict[str, Input] = {}
     problems: list[Problem] = []
     unread: dict[Path, None] = {}
+    linked: list[Path] = []
 
     def report(name: str, error: OSError) -> None:
         cause = f"cannot be searched ({error.strerror or error})"
@@ -149,7 +152,9 @@ def find_inputs(
             if isinstance(path, UrlPath):
                 files: Iterable[Path] = _list_url(path, recursive, outputs)
             else:
-                files = _walk(path, recursive, outputs, lambda e: report(str(e.filename), e))
+                files = _walk(
+                    path, recursive, outputs, lambda e: report(str(e.filename), e), linked
+                )
             pictures = [file for file in files if _is_image(file, suffixes | PICTURE_SUFFIXES)]
         except OSError as error:
             report(str(path), error)
@@ -186,7 +191,54 @@ def find_inputs(
         add(as_path(name))
     own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
     found = [i for i in inputs.values() if i.path not in own]
-    return Inputs(found, problems, list(own), list(unread))
+    return Inputs(found, problems, list(own), list(unread), linked)
+
+
+def find_changed(
+    changed: Iterable[Path],
+    folders: Iterable[Path],
+    suffixes: AbstractSet[str],
+    *,
+    recursive: bool = False,
+    outputs: Collection[Path] = (),
+) -> list[Input] | None:
+    """Find the images among paths that changed, as `find_inputs` finds them in folders.
+
+    Args:
+        changed: absolute paths.
+        folders: local folders, of which no subfolder is searched under two names.
+        suffixes: as in `find_inputs`.
+        recursive: as in `find_inputs`.
+        outputs: as in `find_inputs`.
+
+    Returns:
+        The images in natural order. None if only a search of the folders can find them, because a
+        folder changed, or a path leads through a link.
+    """
+    found: dict[Path, Input] = {}
+    left_out = {output.resolve() for output in outputs}
+    roots = {folder: Path(os.path.abspath(folder)) for folder in folders}  # noqa: PTH100
+    for path in sorted(changed, key=lambda file: [natural_key(p) for p in file.parts]):
+        for folder, root in roots.items():
+            if path == root or not path.is_relative_to(root):
+                continue
+            relative = path.relative_to(root)
+            if len(relative.parts) > 1 and not recursive:
+                continue
+            above = [root / parent for parent in [*relative.parents][-2::-1]]
+            subfolder = is_folder(path)
+            if any(
+                each.resolve() in left_out or _is_left_out(each, exists, is_folder)
+                for each in [*above, *[path] * subfolder]
+            ):
+                continue
+            if any(each.is_symlink() for each in above) or (subfolder and recursive):
+                return None
+            if not subfolder and exists(path) and _is_image(path, suffixes):
+                found.setdefault(path, Input(folder / relative, folder))
+        if not any(path != root and path.is_relative_to(root) for root in roots.values()):
+            return None
+    return [*found.values()]
 
 
 def list_images(folder: Path, suffixes: AbstractSet[str], *, recursive: bool = False) -> list[Path]:
@@ -282,7 +334,12 @@ def exists(path: Path) -> bool:
 
 def is_special(path: Path) -> bool:
     """Return True for a pipe or a device, where reading may block; False for a broken link."""
-    return not isinstance(path, UrlPath) and exists(path) and not path.is_file()
+    if isinstance(path, UrlPath):
+        return False
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # missing, or no possible name
+        return False
 
 
 def _match(pattern: str) -> Iterable[Path]:
@@ -301,18 +358,26 @@ def _is_image(file: Path, suffixes: Collection[str]) -> bool:
 
 
 def _walk(
-    folder: Path, recursive: bool, outputs: Iterable[Path], onerror: Callable[[OSError], None]
+    folder: Path,
+    recursive: bool,
+    outputs: Iterable[Path],
+    onerror: Callable[[OSError], None],
+    linked: list[Path],
 ) -> Iterator[Path]:
-    """Yield the files in a folder, except in hidden subfolders and folders of outputs."""
+    """Yield the files in a folder, except in hidden subfolders and folders of outputs.
+
+    Subfolders that were searched under another name are added to `linked`.
+    """
     left_out = {output.resolve() for output in outputs}
     visited: set[tuple[int, int]] = set()
     for name, subfolders, files in os.walk(folder, followlinks=True, onerror=onerror):
         parent = Path(name)
-        stat = parent.stat()
-        if (stat.st_dev, stat.st_ino) in visited:  # links may form a loop
+        status = parent.stat()
+        if (status.st_dev, status.st_ino) in visited:  # links may form a loop
+            linked.append(parent)
             subfolders.clear()
             continue
-        visited.add((stat.st_dev, stat.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         # Sorted, because a folder is searched under the first of its links only.
         paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
         subfolders[:] = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..errors import UsageError
@@ -11,7 +13,6 @@ from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     Stamp = tuple[int, int, int]  # size in bytes, modification time in ns, and number of the file
 
@@ -22,46 +23,52 @@ LOOK_INTERVAL = 0.25
 """Seconds between looks at files that are not complete."""
 
 RESCAN_INTERVAL = 60.0
-"""Seconds between looks without a notice: network drives do not tell of others' changes."""
+"""Seconds between searches of whole folders: network drives do not notify of others' changes."""
 
 Item = TypeVar("Item")
 
 
 class Arrivals(Generic[Item]):
-    """Tells complete files from those that are still being written, and new ones from known ones.
-
-    Attributes:
-        waiting: whether files were incomplete at the last look.
-    """
+    """Distinguish complete files from those being written, and new ones from known ones."""
 
     def __init__(self) -> None:
-        self.waiting = False
-        self._looks: dict[Item, tuple[Stamp, float]] = {}  # and the time since when it is the same
-        self._known: dict[Item, Stamp] = {}
+        self._known: dict[Path, tuple[Item, Stamp]] = {}
+        # Incomplete files, and the time since when their stamp is the same.
+        self._looks: dict[Path, tuple[Item, Stamp, float]] = {}
 
-    def complete(self, items: Mapping[Item, Path]) -> list[Item]:
+    @property
+    def waiting(self) -> bool:
+        """True if files were incomplete at the last look."""
+        return bool(self._looks)
+
+    def complete(self, items: Mapping[Path, Item], *, whole: bool = True) -> list[Item]:
         """Return the items whose files are complete, and new or changed since they were returned.
 
         An empty file is never complete: many programs create a file first and fill it later.
+
+        Args:
+            items: the items of files. An item that is not that of the last look is new.
+            whole: True if these are all files, so that others are forgotten. If not, only these
+                files and the incomplete ones are looked at.
         """
         now = time.monotonic()
-        looks: dict[Item, tuple[Stamp, float]] = {}
-        known: dict[Item, Stamp] = {}
+        if whole:
+            self._known = {path: self._known[path] for path in items if path in self._known}
+            self._looks = {path: self._looks[path] for path in items if path in self._looks}
+        waiting = {path: item for path, (item, *_) in self._looks.items()}
         ready = []
-        for item, path in items.items():
+        for path, item in (waiting | dict(items)).items():
             stamp = _stamp(path)
+            _, before, since = self._looks.pop(path, (item, stamp, now))
             if stamp is None:
-                continue
-            if self._known.get(item) == stamp:
-                known[item] = stamp
-                continue
-            before, since = self._looks.get(item, (stamp, now))
-            looks[item] = stamp, since if before == stamp else now
-            if now - looks[item][1] >= SETTLING:
-                del looks[item]
-                known[item] = stamp
-                ready.append(item)
-        self._looks, self._known, self.waiting = looks, known, bool(looks)
+                self._known.pop(path, None)
+            elif self._known.get(path) != (item, stamp):
+                since = since if before == stamp else now
+                if now - since >= SETTLING:
+                    self._known[path] = item, stamp
+                    ready.append(item)
+                else:
+                    self._looks[path] = item, stamp, since
         return ready
 
 
@@ -82,10 +89,11 @@ def check_watch(names: Sequence[str], output: str | None) -> None:
 
 def watch_folders(
     folders: Sequence[Path], arrivals: Arrivals[Item], *, recursive: bool = False
-) -> Iterator[None]:
-    """Yield whenever it is time to look at the folders, and once at the start.
+) -> Iterator[list[Path] | None]:
+    """Yield the absolute paths that changed whenever it is time to look at them.
 
-    That is after a change, while `arrivals` wait for files, and at times without either.
+    That is after a change, and, without paths, while `arrivals` wait for files. None stands for
+    everything in the folders: at the start, and at times, since some changes are not noticed.
 
     Raises:
         UsageError: watchfiles is not installed, or the folders cannot be watched.
@@ -104,14 +112,16 @@ def watch_folders(
         yield_on_timeout=True,
         recursive=recursive,
     )
-    last = float("-inf")  # the first look follows the first notice: none is missed in between
+    last = float("-inf")  # the first search follows the first notice: none is missed in between
     try:
         for changes in notices:
             if gone := [folder for folder in folders if not is_folder(folder)]:
                 raise UsageError(f"{gone[0]}: the watched folder is gone", "Create it again.")
-            if changes or arrivals.waiting or time.monotonic() - last >= RESCAN_INTERVAL:
-                yield
+            if time.monotonic() - last >= RESCAN_INTERVAL:
+                yield None
                 last = time.monotonic()
+            elif changes or arrivals.waiting:
+                yield [Path(os.path.abspath(name)) for _, name in changes]  # noqa: PTH100 - keeps links
     except OSError as error:
         raise UsageError(
             f"the folders cannot be watched ({error.strerror or error})",

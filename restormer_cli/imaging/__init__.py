@@ -1,7 +1,9 @@
-"""One image, lossless: reading, writing, metadata, noise estimates, differences and metrics.
+"""One image, lossless: reading, writing, metadata, conversion for the network, measures.
 
-Read `image` first, then `io`, which decodes a file to an `ImageSequence` of `Image`s. `codecs` has
-the file formats, and `formats` the table of their capabilities.
+Read `image` first, then `coding`, which decodes a file to an `ImageSequence` of `Image`s. `io`
+reads and writes files and streams. `codecs` has the file formats, and `formats` the table of their
+capabilities. `network_view` makes the input of a network and converts its output back. `analysis`
+measures noise, change and quality.
 """
 
 import lazy_loader

@@ -11,17 +11,25 @@ from contextlib import suppress
 from email.utils import parsedate
 from typing import TYPE_CHECKING, TypeAlias
 
-from .codecs import CODEC_ERRORS, jpeg, png, tiff
+from .codecs import CODEC_ERRORS, INCH, jpeg, png
 from .codecs.blocks import exif, photoshop, xmp
 from .codecs.blocks.exif import (
     ASCII,
     BYTE,
     LONG,
-    SUBDIRECTORY,
     UNDEFINED,
-    USER_COMMENT,
     Directory,
     Tag,
+)
+from .codecs.blocks.tags import (
+    ARTIST,
+    COPYRIGHT,
+    DATE_TIME,
+    DESCRIPTION,
+    EXIF_IFD,
+    PHOTOSHOP,
+    SOFTWARE,
+    USER_COMMENT,
 )
 
 if TYPE_CHECKING:
@@ -44,18 +52,17 @@ _HELD = {
 }
 # Smallest and largest dpi: integers in a JPEG's JFIF segment; dots per metre of 31 bits in PNG and
 # BMP; rational numbers of 32 bits elsewhere.
-_PER_METRE = (0.5 * 0.0254, (2**31 - 1) * 0.0254)
+_PER_METRE = (0.5 * INCH, (2**31 - 1) * INCH)
 _DPI = {"jpeg": (0.5, 65535.0), "png": _PER_METRE, "bmp": _PER_METRE}
 _RATIONAL = (0.001, 2**32 - 2.0)
 # Keywords of PNG -> tags (TIFF 6.0, section 8), the more fitting keyword first.
-_DATE_TIME = 306
 _TAGS = {
-    "Description": 270,
-    "Title": 270,
-    "Author": 315,
-    "Copyright": 33432,
-    "Software": 305,
-    "Creation Time": _DATE_TIME,
+    "Description": DESCRIPTION,
+    "Title": DESCRIPTION,
+    "Author": ARTIST,
+    "Copyright": COPYRIGHT,
+    "Software": SOFTWARE,
+    "Creation Time": DATE_TIME,
 }
 _RANKS = {keyword: rank for rank, keyword in enumerate(_TAGS)}
 _BLANK = b"\0 "
@@ -150,8 +157,8 @@ def _leave_format(image: Image, kind: str) -> list[str]:
     if image.format == "tiff" and image.exif is not None:
         with suppress(*CODEC_ERRORS):
             block = exif.parse(image.exif)
-            if resources := block.raw(tiff.PHOTOSHOP) or b"":
-                del block.tags[tiff.PHOTOSHOP]
+            if resources := block.raw(PHOTOSHOP) or b"":
+                del block.tags[PHOTOSHOP]
                 image.exif = exif.build(block.order, block.tags) if block.tags else None
     elif image.format in _RESOURCES:
         resources = _RESOURCES[image.format](old)
@@ -163,7 +170,7 @@ def _leave_format(image: Image, kind: str) -> list[str]:
             with suppress(*CODEC_ERRORS):
                 settings = photoshop.settings(resources)
                 tag = Tag(BYTE, len(settings), settings)
-                image.exif = exif.with_tags(_block(image), {tiff.PHOTOSHOP: tag})
+                image.exif = exif.with_tags(_block(image), {PHOTOSHOP: tag})
         else:
             lost.append("Photoshop settings")
     if image.format == "jpeg":
@@ -214,7 +221,7 @@ def _describe(image: Image, kind: str) -> None:
             text = "\n".join(_with_keyword(*pair) for pair in remarks)
             comment = _user_comment(text, old.order)
             details = {USER_COMMENT: Tag(UNDEFINED, len(comment), comment)}
-            tags[SUBDIRECTORY] = Tag(LONG, 1, Directory(old.order, details))
+            tags[EXIF_IFD] = Tag(LONG, 1, Directory(old.order, details))
             left = [pair for pair in left if pair not in remarks]
         if tags:
             image.exif = exif.with_tags(block, tags)
@@ -229,7 +236,7 @@ def _choose_tags(texts: _Texts, old: Directory) -> tuple[dict[int, Tag], list[tu
     left = []
     for keyword, text in sorted(texts, key=lambda pair: _RANKS.get(pair[0], len(_RANKS))):
         tag = _TAGS.get(keyword, 0)
-        value = (_exif_date(text) if tag == _DATE_TIME else text).encode()
+        value = (_exif_date(text) if tag == DATE_TIME else text).encode()
         taken = tag in tags or (old.raw(tag) or b"").strip(_BLANK)
         if not tag or not value or taken:
             left.append((keyword, text))
@@ -240,7 +247,7 @@ def _choose_tags(texts: _Texts, old: Directory) -> tuple[dict[int, Tag], list[tu
 
 def _has_user_comment(block: Directory) -> bool:
     """Return True if there is a user comment: cameras write blank ones."""
-    details = block.tags[SUBDIRECTORY].value if SUBDIRECTORY in block.tags else None
+    details = block.tags[EXIF_IFD].value if EXIF_IFD in block.tags else None
     comment = details.raw(USER_COMMENT) if isinstance(details, Directory) else None
     return bool((comment or b"")[8:].strip(_BLANK))  # after the character code
 

@@ -20,6 +20,7 @@ import PIL.Image
 import pytest
 
 from restormer_cli.files import atomic
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.camera import dng, mosaic
 from tests.support.program import PROGRAM, Outcome, picture, python
@@ -78,7 +79,7 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
         picture(f"whole.{kind}", (40, 56, 3))
         whole[kind] = Path(f"whole.{kind}").read_bytes()
         Path(f"whole.{kind}").unlink()
-    pages = [image_io.Image(rng.integers(0, 256, (40, 56, 3), "uint8")) for _ in range(3)]
+    pages = [Image(rng.integers(0, 256, (40, 56, 3), "uint8")) for _ in range(3)]
     for name, kind in {"pages.tif": "tiff", "frames.png": "png", "frames.webp": "webp"}.items():
         whole[name], _ = image_io.encode(pages, kind, count=3)
     first, *others = (PIL.Image.fromarray(page.pixels) for page in pages)
@@ -89,7 +90,7 @@ def damaged(rng: np.random.Generator) -> Iterator[tuple[str, bytes, bool]]:
     kinds = list(whole)
     huge = bytearray(whole["bmp"])
     huge[18:26] = (2**30).to_bytes(4, "little") * 2
-    profile = image_io.Image(np.zeros((9, 9, 3), "uint8"), icc=b"\0" * 200, exif=b"II*\0\xff\xff")
+    profile = Image(np.zeros((9, 9, 3), "uint8"), icc=b"\0" * 200, exif=b"II*\0\xff\xff")
     image_io.write_image(profile, Path("profile.png"))
     bad_profile = Path("profile.png").read_bytes()
     Path("profile.png").unlink()

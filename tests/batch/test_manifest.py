@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from restormer_cli.batch import manifest
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, tree
 
@@ -328,7 +329,7 @@ def test_an_unreadable_output_that_is_not_damaged_is_not_replaced(
 ) -> None:
     """An output with NaN, for example, was edited on purpose."""
     repeat()
-    edited = image_io.Image(np.full((8, 8, 3), np.nan, np.float32))
+    edited = Image(np.full((8, 8, 3), np.nan, np.float32))
     image_io.write_image(edited, Path("out/a.png"), format="tiff")
     before = Path("out/a.png").read_bytes()
     assert repeat()["a.png"] == manifest.EDITED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +12,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from restormer_cli.batch import manifest
+from restormer_cli.batch import manifest, masks, stages
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from restormer_cli.imaging import ImageSequence
 
 pytestmark = pytest.mark.usefixtures("folder", "weights")
 
@@ -36,7 +41,7 @@ def write_mask(name: str, dtype: str = "uint8", mask: np.ndarray | None = None) 
     mask = levels() if mask is None else mask
     top = 1 if dtype == "float32" else np.iinfo(dtype).max
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    image_io.write_image(image_io.Image((mask[..., None] * top).astype(dtype)), Path(name))
+    image_io.write_image(Image((mask[..., None] * top).astype(dtype)), Path(name))
 
 
 @pytest.fixture
@@ -236,3 +241,102 @@ def test_other_masks_restore_again(denoise: Callable[..., Outcome]) -> None:
     assert reasons() == [None]
     assert reasons("--keep-detail", 0.5) == [None]
     assert reasons("--keep-detail", 0.5) == [manifest.UNCHANGED]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the name of each mask that is read, and "decoded" for each one that is decoded."""
+    seen: list[str] = []
+
+    def read_bytes(source: object, **options: object) -> tuple[str, bytes]:
+        if "mask" in str(source):
+            seen.append(str(source))
+        return image_io.read_bytes(source, **options)  # type: ignore[arg-type]
+
+    def decode(data: bytes, **options: object) -> ImageSequence:
+        seen.append("decoded")
+        return image_io.decode(data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stages, "read_bytes", read_bytes)
+    monkeypatch.setattr(masks, "decode", decode)
+    return seen
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_one_mask_is_read_and_decoded_once(
+    options: tuple[str, ...], reads: list[str], denoise: Callable[..., Outcome]
+) -> None:
+    """A file serves all images of a run; of a folder, each image has its own mask."""
+    before = [picture(f"f/{name}.png", (*SHAPE, 3), seed=ord(name)) for name in "abc"]
+    write_mask("mask.png")
+    for name in "abc":
+        write_mask(f"masks/{name}.png", mask=levels()[::-1])
+    assert denoise("f", "--mask", "mask.png", "-o", "out", *options).status == 0
+    assert reads == ["mask.png", "decoded"]
+    if not options:
+        for name, image in zip("abc", before, strict=True):
+            assert np.array_equal(pixels(f"out/{name}.png")[LEFT], image[LEFT])
+    reads.clear()
+    assert denoise("f", "--mask", "masks", "-o", "out", *options).status == 0
+    assert [name for name in reads if name != "decoded"] == [f"masks/{n}.png" for n in "abc"]
+    assert reads.count("decoded") == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes")
+def test_a_mask_from_a_pipe_serves_all_images(denoise: Callable[..., Outcome]) -> None:
+    """A pipe can be read only once, and is."""
+    before = picture("f/a.png", (*SHAPE, 3))
+    picture("f/b.png", (*SHAPE, 3), seed=1)
+    write_mask("mask.png")
+    os.mkfifo("pipe")
+    writer = threading.Thread(
+        target=lambda: Path("pipe").write_bytes(Path("mask.png").read_bytes()), daemon=True
+    )
+    writer.start()
+    outcome = denoise("f", "--mask", "pipe", "-o", "out")
+    writer.join(20)
+    assert outcome.status == 0
+    assert np.array_equal(pixels("out/a.png")[LEFT], before[LEFT])
+
+
+def test_a_mask_that_changes_during_a_run_is_read_again(reads: list[str], tmp_path: Path) -> None:
+    """A mask whose content changes between two images is loaded for the second one."""
+    reader, path = masks.MaskReader(), tmp_path / "mask.png"
+    load = partial(stages.load_file, path, None, 10**6)
+    write_mask(str(path))
+    first, _ = reader.read(path, load, 10**6)
+    os.utime(path, (1, 1))  # the same content
+    assert reader.read(path, load, 10**6)[0] is first
+    write_mask(str(path), mask=1 - levels())
+    os.utime(path, (2, 2))
+    second, _ = reader.read(path, load, 10**6)
+    assert np.array_equal(next(second.pages(1)) == 1, next(first.pages(1)) == 0)
+    assert reads.count(str(path)) == 2
+
+
+def test_another_mask_restores_another_part_in_place(denoise: Callable[..., Outcome]) -> None:
+    """In place, an image is restored again only through masks that were not used before."""
+    before = picture("f/a.png", (*SHAPE, 3))
+    write_mask("right.png")
+    write_mask("left.png", mask=1 - levels())
+    command = ("f", "--in-place", "--skip-existing", "--json")
+
+    def reasons(*options: object) -> list[str | None]:
+        outcome = denoise(*command, *options)
+        assert outcome.status == 0
+        kinds = ("restored", "skipped")
+        return [e.get("reason") for e in outcome.events if e["event"] in kinds]
+
+    assert reasons("--mask", "right.png") == [None]
+    right = pixels("f/a.png")
+    assert np.array_equal(right[LEFT], before[LEFT])
+    assert reasons("--mask", "right.png") == [manifest.REPLACED]
+    assert reasons("--mask", "left.png") == [None]
+    both = pixels("f/a.png")
+    assert np.array_equal(both[RIGHT], right[RIGHT])
+    assert not np.array_equal(both[LEFT], before[LEFT])
+    for name in ("left.png", "right.png"):
+        assert reasons("--mask", name) == [manifest.REPLACED]
+    assert reasons() == [None]  # only parts were restored before
+    assert reasons("--mask", "left.png") == [manifest.REPLACED]
+    assert reasons() == [manifest.REPLACED]

@@ -16,12 +16,14 @@ import pytest
 from restormer_cli.batch import forecast, pages, stages
 from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
 from restormer_cli.batch.jobs import BatchConfig, Job
-from restormer_cli.imaging import Noise
+from restormer_cli.imaging import Image, Noise
 from restormer_cli.imaging import io as image_io
 from restormer_cli.inference.restorer import Restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from restormer_cli.imaging import ImageSequence
 
 MILLION = BatchConfig(max_pixels=10**6)
 
@@ -29,7 +31,7 @@ MILLION = BatchConfig(max_pixels=10**6)
 def picture(path: Path, shape: tuple[int, ...] = (9, 14, 3)) -> np.ndarray:
     """Write an image of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    image_io.write_image(image_io.Image(pixels), path)
+    image_io.write_image(Image(pixels), path)
     return pixels
 
 
@@ -190,7 +192,7 @@ def test_an_interruption_leaves_whole_files_only(restorer: Restorer, tmp_path: P
 
 def test_an_interruption_between_pages_leaves_no_file(restorer: Restorer, tmp_path: Path) -> None:
     """An output never has fewer pages than it should."""
-    images = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
+    images = [Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(3)]
     image_io.write_encoded(image_io.encode(images, "tiff", count=3)[0], tmp_path / "a.tif")
 
     def interrupt(part: ImageProgress) -> None:
@@ -238,7 +240,7 @@ def test_reading_is_one_image_ahead_of_computing(
         picture(tmp_path / f"{i}.png")
     read, ahead, decode = [], [], image_io.decode
 
-    def reading(*arguments: object, **options: object) -> image_io.ImageSequence:
+    def reading(*arguments: object, **options: object) -> ImageSequence:
         read.append(options["name"])
         return decode(*arguments, **options)  # type: ignore[arg-type]
 
@@ -316,7 +318,7 @@ def test_a_preview_plans_and_writes_nothing(restorer: Restorer, tmp_path: Path) 
 
 def test_a_preview_reads_the_right_view(restorer: Restorer, tmp_path: Path) -> None:
     """It reports a missing one and one with other pages, as the run would."""
-    images = [image_io.Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(2)]
+    images = [Image(np.zeros((9, 14, 3), np.uint8)) for _ in range(2)]
     image_io.write_encoded(image_io.encode(images, "tiff", count=2)[0], tmp_path / "two.tif")
     left = tmp_path / "left.png"
     picture(left)
@@ -343,7 +345,7 @@ def test_a_noise_that_is_known_is_not_estimated_again(
     """Events report the noise of the job for its first page, in runs and previews."""
     estimated: list[np.ndarray] = []
     monkeypatch.setattr(pages, "estimate_noise", estimated.append)
-    images = [image_io.Image(np.full((9, 14, 3), shade, np.uint8)) for shade in (10, 20)]
+    images = [Image(np.full((9, 14, 3), shade, np.uint8)) for shade in (10, 20)]
     image_io.write_encoded(image_io.encode(images, "tiff", count=2)[0], tmp_path / "a.tif")
     job = Job(tmp_path / "a.tif", tmp_path / "out.tif", noise=Noise(25.0, 24.0))
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")

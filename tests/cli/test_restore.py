@@ -14,7 +14,7 @@ import pytest
 from restormer_cli.batch import pages
 from restormer_cli.checkpoints import serialization
 from restormer_cli.imaging import io as image_io
-from restormer_cli.imaging import noise
+from restormer_cli.imaging.analysis import noise
 from tests.support.program import PROGRAM, Outcome, picture, pixels, python, tree
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ def test_folders_are_mirrored(restormer: Callable[..., Outcome]) -> None:
     assert written == ["out/1.png", "out/sub/2.png", "out/sub/deep/3.webp"]
     for name in written:
         assert np.array_equal(pixels(name), pixels(name.replace("out", "f", 1)))
+
+
+@pytest.mark.usefixtures("weights")
+def test_linked_subfolders_are_noted_once(restormer: Callable[..., Outcome]) -> None:
+    """Images that links show under a second name are restored once, with a note."""
+    picture("f/sub/a.png")
+    Path("f/twice").symlink_to("sub", target_is_directory=True)
+    outcome = restormer("derain", "-r", "-v", "f/", "-o", "out")
+    assert outcome.status == 0
+    assert outcome.stderr.count("linked subfolder") == 1
+    assert "note: 1 linked subfolder left out, because links show the same" in outcome.stderr
+    assert "left out: f/twice" in outcome.stderr
 
 
 @pytest.mark.usefixtures("weights")

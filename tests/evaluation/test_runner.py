@@ -13,6 +13,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from restormer_cli.degradations import presets
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome
 
@@ -28,7 +29,7 @@ def smooth(name: str, seed: int = 0, shape: tuple[int, ...] = (24, 40, 3)) -> np
     pixels = 128 + 90 * np.sin((x * (seed + 2) + y * 3 + 17 * c) / 9)
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_io.write_image(image_io.Image(np.rint(pixels).astype(np.uint8)), path, quality=100)
+    image_io.write_image(Image(np.rint(pixels).astype(np.uint8)), path, quality=100)
     return image_io.read_image(path).pixels / 255
 
 

@@ -111,6 +111,16 @@ def test_a_loop_of_links_ends() -> None:
     assert names("f", recursive=True) == ["f/sub/a.png"]
 
 
+def test_a_linked_folder_is_searched_under_one_name() -> None:
+    """A second name of a folder is left out and listed; a link out of the folder is followed."""
+    touch("f/a/1.png", "elsewhere/2.png")
+    Path("f/b").symlink_to("a", target_is_directory=True)
+    Path("f/c").symlink_to("../elsewhere", target_is_directory=True)
+    inputs = find_inputs(["f"], readable_suffixes(), recursive=True)
+    assert [str(image) for image in inputs.found] == ["f/a/1.png", "f/c/2.png"]
+    assert [path.as_posix() for path in inputs.linked] == ["f/b"]
+
+
 def test_a_broken_link_is_found() -> None:
     """A broken link is not left out silently: reading it is an error."""
     touch("f/a.png")

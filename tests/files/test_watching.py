@@ -154,6 +154,22 @@ def test_a_killed_watch_goes_on_where_it_was(restormer, start):
     assert inputs(outcome, "restored") == ["new.png"]
 
 
+def test_subfolders_that_arrive_are_searched(restormer):
+    """With -r, a folder that is moved in is restored, and then what arrives in it."""
+    picture("elsewhere/sub/first.png")
+    picture("elsewhere/later.png", seed=1)
+    clean = Path("clean/sub")
+
+    def act() -> None:
+        Path("elsewhere/sub").rename("in/sub")
+        wait_for((clean / "first.png").exists)
+        Path("elsewhere/later.png").rename("in/sub/later.png")
+        wait_for((clean / "later.png").exists)
+
+    outcome = watch(restormer, act, "-r")
+    assert inputs(outcome, "restored") == ["first.png", "later.png"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_watch(number, start):
     """Ctrl-C and SIGTERM end a watch that waits, with a summary and status 130."""

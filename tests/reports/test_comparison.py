@@ -10,8 +10,9 @@ import PIL.Image
 import pytest
 from PIL import ImageCms
 
-from restormer_cli.imaging import difference
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.analysis import difference
 from tests.support.program import Outcome, picture, pixels, tree
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("folder", "weights")
 
 def save(name: str, samples: Array, **about: object) -> None:
     """Write an image with these samples."""
-    image = image_io.Image(samples, **about)  # type: ignore[arg-type] # any field of Image
+    image = Image(samples, **about)  # type: ignore[arg-type] # any field of Image
     image_io.write_image(image, Path(name), quality=100)
 
 
@@ -134,7 +135,7 @@ def test_any_image_can_be_compared(
     name: str, dtype: str, shape: tuple[int, ...], restormer: Callable[..., Outcome]
 ) -> None:
     """Any format, depth, shape, number of channels and alpha gives a sheet of the usual width."""
-    image = image_io.Image(picture(name, shape, dtype), icc=b"no profile at all" * 10)
+    image = Image(picture(name, shape, dtype), icc=b"no profile at all" * 10)
     image.alpha = None if name == "a.jpg" else image.pixels[..., 0]
     image_io.write_image(image, Path(name))
     assert restormer("compare", name, name, "-o", "sheet.png").status == 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from restormer_cli.reports import page as report_page
 from tests.support.browser import launch, until, watch
@@ -69,7 +70,7 @@ def brightness(tab: Any, x: float, y: float = 0.3) -> int:
 def pair(restormer: Callable[..., Outcome]) -> str:
     """A page that compares a black image with a white and a grey one."""
     for name, value in (("black.png", BLACK), ("white.png", WHITE), ("grey.png", 128)):
-        image_io.write_image(image_io.Image(np.full((300, 400, 3), value, np.uint8)), Path(name))
+        image_io.write_image(Image(np.full((300, 400, 3), value, np.uint8)), Path(name))
     command = ("compare", "black.png", "white.png", "grey.png", "-o", "page.html")
     assert restormer(*command).status == 0
     return "page.html"

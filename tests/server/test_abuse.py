@@ -13,6 +13,7 @@ import PIL.Image
 import psutil
 import pytest
 
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.server.test_api import check_problem, png
 from tests.support import image_files
@@ -111,7 +112,7 @@ def test_a_computation_may_take_longer_than_the_timeout(launch: Callable[..., Se
 def test_an_answer_that_is_not_read_frees_its_place(launch: Callable[..., Served]) -> None:
     """A client that takes no data is dropped after the timeout."""
     server = launch("--timeout", "1")
-    image = image_io.Image(
+    image = Image(
         image_files.noise(64, 64, 3, "uint16"), bands=image_files.noise(64, 64, 3000, "uint16")
     )
     body = image_io.encode([image], "tiff").data

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from restormer_cli.batch import manifest
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 
 PROGRAM = ("-m", "restormer_cli")
@@ -43,7 +44,7 @@ def picture(
         pixels = rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_io.write_image(image_io.Image(pixels), path, quality=100)
+    image_io.write_image(Image(pixels), path, quality=100)
     return image_io.read_image(path).pixels
 
 

@@ -1,4 +1,4 @@
-"""Decoders and encoders of the file formats, which `imaging.io` selects.
+"""Decoders and encoders of the file formats, which `imaging.coding` selects.
 
 A decoder takes the bytes of a file and the pixel limit, and returns an `ImageSequence`. An encoder
 takes the images, their count and the quality, and returns the bytes of a file. It encodes each
@@ -31,6 +31,7 @@ CODEC_ERRORS = (
 )
 """Exceptions of the libraries and our parsers for damaged data."""
 
+INCH = 0.0254  # in metres, the unit of resolutions in PNG and BMP
 OTHER_MAPS = "gain or depth maps, which fit the original picture only"
 STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
 

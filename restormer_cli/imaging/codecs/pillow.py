@@ -19,8 +19,9 @@ from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from ..integrity import gif, isobmff, jpeg2000, webp
 from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
-from . import CODEC_ERRORS, OTHER_MAPS, bmp, decode_text
+from . import CODEC_ERRORS, INCH, OTHER_MAPS, bmp, decode_text
 from .blocks import exif
+from .blocks.tags import ORIENTATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -209,7 +210,7 @@ def encode_avif(images: Iterable[Image], count: int, quality: int) -> bytes:
     if frames.first.exif is not None:
         # An AVIF has another field for the orientation; for this tag, Pillow would rebuild EXIF.
         with suppress(*CODEC_ERRORS):
-            frames.first.exif = exif.without_tag(frames.first.exif, exif.ORIENTATION)
+            frames.first.exif = exif.without_tag(frames.first.exif, ORIENTATION)
     subsampling = "4:0:0" if frames.mode == "L" else "4:4:4"
     return frames.encode("AVIF", quality, {"subsampling": subsampling})
 
@@ -222,7 +223,7 @@ def encode_bmp(images: Iterable[Image], count: int, quality: int) -> bytes:
     if image.dpi is None:
         return encoded
     # Dots per metre are at 38 in a BITMAPINFOHEADER and its successors.
-    metres = struct.pack("<ii", *(round(dots / 0.0254) for dots in image.dpi))
+    metres = struct.pack("<ii", *(round(dots / INCH) for dots in image.dpi))
     return encoded[:38] + metres + encoded[46:]
 
 

@@ -28,13 +28,13 @@ from ..image import (
 from ..integrity import png as integrity
 from ..integrity.fault import describe_rest
 from ..integrity.messages import library_messages
-from . import CODEC_ERRORS, STALE_CREDENTIALS
+from . import CODEC_ERRORS, INCH, STALE_CREDENTIALS
 from .blocks import exif, photoshop, xmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_Chunks: TypeAlias = list[tuple[bytes, bytes]]  # kinds and bodies
+_Chunks: TypeAlias = integrity.Chunks
 _Frames: TypeAlias = list[tuple[tuple[int, ...], _Chunks]]  # fields of fcTL, and IDAT chunks
 
 SIGNATURE = integrity.SIGNATURE
@@ -56,7 +56,6 @@ _RAW_PROFILE = "Raw profile type "
 _PROFILES = frozenset(["exif", "app1", "icc", "icm", "xmp"])
 _RESOURCES = frozenset(["iptc", "8bim"])
 _DIGITS = 72  # in a line
-_INCH = 0.0254  # in metres, the unit of pHYs
 # Bytes of a pixel -> type and samples to code them as. Compression and filters depend only on the
 # number of bytes (9.2), so each layout is coded as one that OpenCV supports.
 _STAND_IN = {1: ("u1", 1), 2: (">u2", 1), 3: ("u1", 3), 4: ("u1", 4), 6: (">u2", 3), 8: (">u2", 4)}
@@ -69,13 +68,14 @@ _MAX_TERM = 65535  # of a duration's numerator and denominator
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode one image, or the composed frames of an animation, at their own depth."""
-    losses: list[str] = []
-    chunks = _split(data, losses) if _ACTL in data else []
-    frames, still = _parse_frames(chunks)
-    if not frames:
-        return ImageSequence.single(decode_still(data, max_pixels))
     width, height = struct.unpack_from(">II", data, 16)
     check_size(width, height, max_pixels)
+    chunks, cause, damaged, end = integrity.split(data)
+    losses = [f"a damaged chunk, {kind!r}, is left out" for kind in damaged]
+    losses += describe_rest(data, end)
+    frames, still = _parse_frames(chunks, cause)
+    if not frames:
+        return ImageSequence.single(decode_still(chunks, max_pixels, cause, losses))
     for (_, across, down, left, top, *_), _ in frames:
         if left + across > width or top + down > height:
             raise ValueError("a frame lies outside the picture")
@@ -111,27 +111,41 @@ def encode(images: Iterable[Image], total: int, quality: int) -> bytes:
     return integrity.join([*chunks, (b"IEND", b"")])
 
 
-def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Image:
+def decode_still(
+    chunks: _Chunks,
+    max_pixels: int,
+    cause: str | None = None,
+    losses: Iterable[str] = (),
+    *,
+    corrupt: bool = False,
+) -> Image:
     """Decode one image to 8 or 16 bits; a palette becomes RGB.
 
-    `corrupt` is True if decoding has failed: only then, the pixels are inflated a second time.
+    Args:
+        chunks: those of `integrity.split`.
+        max_pixels: limit of the size.
+        cause: of damage, by `integrity.split`.
+        losses: of a file without damage.
+        corrupt: True if decoding has failed: only then, the pixels are inflated a second time.
     """
-    file = data
-    width, height, depth, colour_type, *methods = struct.unpack_from(_IHDR, data, 16)
+    if not chunks or chunks[0][0] != b"IHDR":
+        raise ValueError(cause or "its header is missing")
+    file = chunks
+    width, height, depth, colour_type, *methods = struct.unpack_from(_IHDR, chunks[0][1])
     check_size(width, height, max_pixels)
     depths = _DEPTHS[colour_type]
     colours = 3 if colour_type & _COLOUR else 1
     has_palette = bool(colour_type & _PALETTE)
     image = Image(UNDECODED, format="png")
     if depth in depths:
-        data, image.damage = integrity.repair(data, corrupt=corrupt)
-    chunks = _split(data, image.losses)
+        chunks, image.damage = integrity.repair(chunks, cause, corrupt=corrupt)
+    if image.damage is None:
+        image.losses.extend(losses)
     bodies = dict(chunks)
     needed = {b"IHDR", b"IDAT"} | ({b"PLTE"} if has_palette else set())
     # Checked here, because libpng reports errors on stderr.
     if (
-        chunks[0][0] != b"IHDR"
-        or not needed <= bodies.keys()
+        not needed <= bodies.keys()
         or depth not in depths
         or methods not in ([0, 0, 0], [0, 0, 1])  # compression, filter, interlace
     ):
@@ -142,7 +156,7 @@ def decode_still(data: bytes, max_pixels: int, *, corrupt: bool = False) -> Imag
     with library_messages():  # the exception says enough
         decoded = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None and not corrupt:
-        return decode_still(file, max_pixels, corrupt=True)
+        return decode_still(file, max_pixels, cause, corrupt=True)
     if decoded is None:
         raise ValueError("the pixels cannot be decoded")
     samples = swap_red_blue(decoded.reshape(height, width, -1))
@@ -237,8 +251,8 @@ def _read_metadata(image: Image, chunks: _Chunks, same_layout: bool) -> None:
 
 def _per_inch(per_metre: int) -> float:
     """Convert dots per metre to whole dots per inch if they may have been rounded from these."""
-    dots = per_metre * _INCH
-    return float(round(dots)) if round(round(dots) / _INCH) == per_metre else dots
+    dots = per_metre * INCH
+    return float(round(dots)) if round(round(dots) / INCH) == per_metre else dots
 
 
 def _read_profile(body: bytes) -> bytes:
@@ -320,7 +334,7 @@ def _encode_still(image: Image) -> _Chunks:
     # A compression level would disable OpenCV's run-length strategy, which is faster and, with all
     # filters, smaller for photographs.
     options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS]
-    coded = _split(cv2.imencode(".png", native, options)[1].tobytes(), [])
+    coded = integrity.split(cv2.imencode(".png", native, options)[1].tobytes()).chunks
     header = (width, height, samples.itemsize * 8, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [(b"IHDR", struct.pack(_IHDR, *header))]
     if image.icc is not None:
@@ -331,7 +345,7 @@ def _encode_still(image: Image) -> _Chunks:
         chunks.append((b"cICP", bytes((*image.cicp[:2], *coding))))
     chunks += image.extras
     if image.dpi is not None and b"pHYs" not in dict(image.extras):
-        x, y = (round(dots / _INCH) for dots in image.dpi)
+        x, y = (round(dots / INCH) for dots in image.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))
     if image.exif is not None:
         chunks.append((b"eXIf", image.exif))
@@ -345,42 +359,29 @@ def _encode_still(image: Image) -> _Chunks:
     return chunks + [chunk for chunk in coded if chunk[0] in (b"IDAT", b"IEND")]
 
 
-def _split(data: bytes, losses: list[str]) -> _Chunks:
-    """Return the chunks of a PNG (5.3) with valid checksums."""
-    chunks: _Chunks = []
-    position = len(SIGNATURE)
-    while not chunks or chunks[-1][0] != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        (checksum,) = struct.unpack_from(">I", data, position + 8 + length)
-        position += 12 + length
-        if zlib.crc32(body, zlib.crc32(kind)) == checksum:
-            chunks.append((kind, body))
-        elif kind[:1].isupper():  # critical (5.4)
-            raise ValueError(f"wrong checksum of {kind!r}")
-        else:
-            losses.append(f"a damaged chunk, {kind!r}, is left out")
-    losses += describe_rest(data, position)
-    return chunks
+def _parse_frames(chunks: _Chunks, cause: str | None) -> tuple[_Frames, bool]:
+    """Return the frames of an animation, and True if there is a separate still picture.
 
-
-def _parse_frames(chunks: _Chunks) -> tuple[_Frames, bool]:
-    """Return the frames of an animation, and True if there is a separate still picture."""
+    Raises:
+        ValueError: the animation is damaged, with this cause or because pieces are missing.
+    """
+    if _ACTL not in (kind for kind, _ in chunks):
+        return [], False
+    if cause is not None:
+        raise ValueError(cause)
     frames: _Frames = []
-    animated = still = False
+    still = False
     numbers = count()
     for kind, body in chunks:
         if kind in (_FCTL, _FDAT) and struct.unpack_from(">I", body)[0] != next(numbers):
             raise ValueError("part of a frame is missing")
-        if kind == _ACTL:
-            animated = True
-        elif kind == _FCTL:
+        if kind == _FCTL:
             frames.append((struct.unpack(_FCTL_FORM, body), []))
         elif kind == b"IDAT" and not frames:
             still = True
         elif kind in (b"IDAT", _FDAT):
             frames[-1][1].append((b"IDAT", body if kind == b"IDAT" else body[4:]))
-    return (frames, still) if animated else ([], still)
+    return frames, still
 
 
 def _compose(
@@ -394,7 +395,7 @@ def _compose(
     for (number, across, down, left, top, delay, unit, dispose, blend), pixels in frames:
         size = struct.pack(">II", across, down)
         still = [(b"IHDR", size + header[8:]), *common, *pixels, (b"IEND", b"")]
-        image = decode_still(integrity.join(still), max_pixels)
+        image = decode_still(still, max_pixels)
         samples, colours = image.samples(), image.pixels.shape[2]
         if canvas is UNDECODED:
             width, height = struct.unpack_from(">II", header)

@@ -21,11 +21,28 @@ from ..linear import WHITE, RawDescription, from_srgb_matrix
 from . import CODEC_ERRORS, import_extra
 from .blocks import exif
 from .blocks.exif import Directory
+from .blocks.tags import (
+    ARTIST,
+    COPYRIGHT,
+    DATE_TIME,
+    DESCRIPTION,
+    EXIF_IFD,
+    GPS_IFD,
+    IPTC,
+    MAKE,
+    MODEL,
+    SOFTWARE,
+    SUB_IFDS,
+    XMP,
+)
 from .tiff import dng
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
+
+    _Tags = dict[int, exif.Tag]
 
 # Suffixes of common cameras.
 SUFFIXES = frozenset[str]().union(
@@ -39,11 +56,11 @@ _TIFF_NUMBERS = {"<": b"II*\0", ">": b"MM\0*"}
 _TIFFS = (*_TIFF_NUMBERS.values(), b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 _RAF, _RAF_JPEG = b"FUJIFILMCCD-RAW", 84  # position of offset and size of a JPEG with EXIF
 # Blocks of a CR3 and the tags that lead to them elsewhere: IFD 0, EXIF, GPS.
-_CR3, _CR3_BLOCKS = b"ftypcrx ", ((b"CMT1", 0), (b"CMT2", 34665), (b"CMT4", 34853))
+_CR3, _CR3_BLOCKS = b"ftypcrx ", ((b"CMT1", 0), (b"CMT2", EXIF_IFD), (b"CMT4", GPS_IFD))
 _CR3_HEAD = 2**18  # bytes in which the blocks are
 # Tags that describe the photograph, and not the raw samples or a preview.
-_KEPT = frozenset([270, 271, 272, 305, 306, 315, 33432, 34665, 34853])
-_XMP, _IPTC, _SUBDIRECTORIES = 700, 33723, 330
+_KEPT = frozenset([DESCRIPTION, MAKE, MODEL, SOFTWARE, DATE_TIME, ARTIST, COPYRIGHT])
+_KEPT |= {EXIF_IFD, GPS_IFD}
 _SRGB_CURVE = (2.4, 12.92)  # power, and slope at black (IEC 61966-2-1)
 _LINEAR = (1, 1)
 _REACH = 7  # side of the square in which a sample influences the others when demosaicking
@@ -72,11 +89,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     Brightness is not adapted to the image, so that the images of a series stay comparable.
     """
     image = _read(data, max_pixels, _develop)
-    directory = photo_tags(data)
-    if directory is None:
-        image.losses.append("its EXIF is left out")
-    else:
-        _describe(image, directory, {t: v for t, v in directory.tags.items() if t in _KEPT})
+    _describe(image, data, _KEPT)
     return ImageSequence.single(image)
 
 
@@ -87,15 +100,9 @@ def decode_linear(data: bytes, max_pixels: int) -> ImageSequence:
     private data of a DNG.
     """
     image = _read(data, max_pixels, _demosaic)
-    directory = photo_tags(data)
-    if directory is None:
-        image.losses.append("its EXIF is left out")
-    else:
-        kept = _KEPT | dng.PROFILE_TAGS
-        tags = {tag: value for tag, value in directory.tags.items() if tag in kept}
-        _describe(image, directory, dng.with_private_maker_note(directory.order, tags))
-        if _has_corrections(data, directory):
-            image.losses.append("corrections of the lens (opcodes of the DNG): left out")
+    directory = _describe(image, data, _KEPT | dng.PROFILE_TAGS, dng.with_private_maker_note)
+    if directory is not None and _has_corrections(data, directory):
+        image.losses.append("corrections of the lens (opcodes of the DNG): left out")
     return ImageSequence.single(image)
 
 
@@ -200,9 +207,29 @@ def _describe_colours(raw: Any) -> tuple[RawDescription, Array]:
     return RawDescription((float(red), float(green), float(blue)), rows), factors
 
 
-def _describe(image: Image, directory: Directory, tags: dict[int, exif.Tag]) -> None:
+def _describe(
+    image: Image,
+    data: bytes,
+    kept: AbstractSet[int],
+    adapt: Callable[[str, _Tags], _Tags] = lambda _, tags: tags,
+) -> Directory | None:
+    """Set the metadata of an image from its file, and return the file's first directory.
+
+    Args:
+        image: the image to describe.
+        data: the file.
+        kept: tags to keep.
+        adapt: called with the byte order and the kept tags; returns those of `Image.exif`.
+    """
+    directory = photo_tags(data)
+    if directory is None:
+        image.losses.append("its EXIF is left out")
+        return None
+    tags = {tag: value for tag, value in directory.tags.items() if tag in kept}
+    tags = adapt(directory.order, tags)
     image.exif = exif.build(directory.order, tags) if tags else None
-    image.xmp, image.iptc = directory.raw(_XMP), directory.raw(_IPTC)
+    image.xmp, image.iptc = directory.raw(XMP), directory.raw(IPTC)
+    return directory
 
 
 def photo_tags(data: bytes) -> Directory | None:
@@ -237,7 +264,7 @@ def _cr3_tags(head: bytes) -> Directory:
 def _has_corrections(data: bytes, directory: Directory) -> bool:
     """Return True for a DNG with opcodes, which describe corrections of its own samples."""
     with suppress(*CODEC_ERRORS):
-        starts = directory.integers(_SUBDIRECTORIES, 0)
+        starts = directory.integers(SUB_IFDS, 0)
         below = [exif.parse(data, start) for start in starts if start]
         return any(dng.OPCODE_TAGS & each.tags.keys() for each in (directory, *below))
     return False

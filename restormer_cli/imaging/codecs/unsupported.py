@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 
 from ...errors import ImageError
 from ..integrity.jpeg import FRAMES
@@ -63,6 +62,7 @@ _JPEG_PROCESSES = {  # ITU-T T.81, table B.1
     **dict.fromkeys((0xC3, 0xCB), "lossless JPEG"),
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"),
 }
+_FRAME_HEADER = 6  # bytes before the descriptions of components (ITU-T T.81, B.2.2)
 _TIFF_COMPRESSIONS = {
     34661: "JBIG",
     34712: "JPEG 2000",
@@ -86,15 +86,22 @@ def check_kind(data: bytes, name: str) -> None:
 
 
 def check_jpeg(segments: list[tuple[bytes, bytes]]) -> None:
-    """Raise ImageError if a JPEG, given its markers and bodies, is of an unsupported process."""
+    """Check that a JPEG, given its markers and bodies, is of an unsupported process.
+
+    Raises:
+        ImageError: the process, or the number of bits or components, is not supported.
+        ValueError: a frame header is cut off.
+    """
     for marker, body in segments:
         if marker[1] not in FRAMES:
             continue
         if marker[1] in _JPEG_PROCESSES:
             raise ImageError(f"{_JPEG_PROCESSES[marker[1]]}: not supported", _TO_PNG)
-        if body[:1] != b"\x08":
-            raise ImageError(f"JPEG of {body[0]} bits: not supported", _TO_PNG)
-        (components,) = struct.unpack_from("B", body, 5)
+        if len(body) < _FRAME_HEADER:
+            raise ValueError("the header of its frame is cut off")
+        bits, components = body[0], body[5]
+        if bits != 8:
+            raise ImageError(f"JPEG of {bits} bits: not supported", _TO_PNG)
         if components not in (1, 3, 4):
             raise ImageError(f"JPEG of {components} components: not supported", _TO_PNG)
 

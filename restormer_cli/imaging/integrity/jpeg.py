@@ -34,6 +34,7 @@ _WARNINGS = (
     ("Inconsistent progression", CORRUPT),
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_CUT_SCAN = "the header of a scan is cut off"
 _MAX_PADDING = 16  # bytes after the data of a scan, by some cameras
 # Pillow's mode -> flag to decode the same pixels with OpenCV, which shows libjpeg's warnings.
 _FLAGS = {"L": cv2.IMREAD_GRAYSCALE, "RGB": cv2.IMREAD_COLOR_RGB}
@@ -75,7 +76,11 @@ def load(data: bytes, mode: str = "") -> Loaded:
 
 
 def _check_markers(data: bytes) -> tuple[Fault | None, int]:
-    """Return the first fault of the markers, and the offset of the image's end."""
+    """Return the first fault of the markers, and the offset of the image's end.
+
+    Raises:
+        ValueError: the header of the first scan is cut off.
+    """
     position, interval, scans, frame, components = 2, 0, 0, 0, b""
     accuracy: dict[tuple[int, int], int] = {}  # lowest bits of coefficients that are decoded
     while match := _MARKER.search(data, position):
@@ -98,6 +103,10 @@ def _check_markers(data: bytes) -> tuple[Fault | None, int]:
         elif code == _DRI:
             (interval,) = struct.unpack_from(">H", body)
         elif code == _SOS:
+            if len(body) < 4 + 2 * (body[0] if body else 1):
+                if not scans:  # nothing can be decoded
+                    raise ValueError(_CUT_SCAN)
+                return Fault(_CUT_SCAN, match.start()), position
             scans += 1
             _note_accuracy(accuracy, body)
             stop = _END_OF_DATA.search(data, position)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import struct
 import zlib
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .fault import CORRUPT, CUT, describe, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+Chunks: TypeAlias = list[tuple[bytes, bytes]]  # kinds and bodies
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # 5.2
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (11.2, IHDR)
@@ -25,17 +27,52 @@ _PASSES = (
 _LAST_FILTER = 4  # types of filters (9.2)
 
 
-def repair(data: bytes, *, corrupt: bool) -> tuple[bytes, str | None]:
-    """Return a PNG with all its pixels, of which zeros replace the missing, and the damage.
+class Contents(NamedTuple):
+    """Chunks of a file, checked by `split`."""
+
+    chunks: Chunks  # up to IEND or the end of the file
+    cause: str | None  # of the damage of critical chunks (5.4), which are kept
+    damaged: list[bytes]  # kinds of the other damaged chunks, which are left out
+    end: int  # offset after the last chunk
+
+
+def split(data: bytes) -> Contents:
+    """Split a PNG into its chunks (5.3), and check their checksums."""
+    chunks: Chunks = []
+    damaged: list[bytes] = []
+    cause, position = None, len(SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        if position + 12 > len(data):
+            return Contents(chunks, CUT, damaged, position)
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        stored = data[position + 8 + length : position + 12 + length]
+        position += 12 + length
+        critical = kind[:1].isupper()
+        if position > len(data):
+            cause = cause or CUT
+            if not critical:
+                continue
+        elif zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(stored, "big"):
+            if not critical:
+                damaged.append(kind)
+                continue
+            cause = cause or CORRUPT
+        chunks.append((kind, body))
+    return Contents(chunks, cause, damaged, position)
+
+
+def repair(chunks: Chunks, cause: str | None, *, corrupt: bool) -> tuple[Chunks, str | None]:
+    """Return chunks with all pixels, of which zeros replace the missing, and the damage.
 
     Args:
-        data: the file.
-        corrupt: True if its pixels cannot be decoded, even if all chunks are sound.
+        chunks: those of `split`.
+        cause: that of `split`.
+        corrupt: True if the pixels cannot be decoded, even if all chunks are sound.
 
     Raises:
         ValueError: the header or all pixels are missing.
     """
-    chunks, cause = _split(data)
     kinds = [kind for kind, _ in chunks]
     if kinds[:1] != [b"IHDR"] or b"IDAT" not in kinds:
         raise ValueError(cause or "its header or its pixels are missing")
@@ -43,7 +80,7 @@ def repair(data: bytes, *, corrupt: bool) -> tuple[bytes, str | None]:
     packed = [body for kind, body in chunks if kind == b"IDAT"]
     fields = struct.unpack(">IIBBBBB", header)
     if cause is None and not corrupt:
-        return data, None
+        return chunks, None
     size = sum(_rows(fields))
     raw = inflate(b"".join(packed), size)
     del raw[_valid_size(raw, fields) :]
@@ -51,29 +88,7 @@ def repair(data: bytes, *, corrupt: bool) -> tuple[bytes, str | None]:
     pixels = zlib.compress(raw.ljust(size, b"\0"), 1)
     others = [(kind, body) for kind, body in chunks if kind not in (b"IDAT", b"IEND")]
     others[first:first] = [(b"IDAT", pixels)]
-    return join([*others, (b"IEND", b"")]), describe(cause or CORRUPT, part or None)
-
-
-def _split(data: bytes) -> tuple[list[tuple[bytes, bytes]], str | None]:
-    """Return the chunks (5.3) without those that are damaged and not needed, and a fault."""
-    chunks: list[tuple[bytes, bytes]] = []
-    cause, position = None, len(SIGNATURE)
-    while not chunks or chunks[-1][0] != b"IEND":
-        if position + 12 > len(data):
-            return chunks, CUT
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        stored = data[position + 8 + length : position + 12 + length]
-        position += 12 + length
-        if position > len(data):
-            cause = cause or CUT
-        elif zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(stored, "big"):
-            if not kind[:1].isupper():  # not critical (5.4): the decoder leaves it out
-                continue
-            cause = cause or CORRUPT
-        if kind[:1].isupper() or position <= len(data):
-            chunks.append((kind, body))
-    return chunks, cause
+    return [*others, (b"IEND", b"")], describe(cause or CORRUPT, part or None)
 
 
 def _rows(header: tuple[int, ...]) -> Iterator[int]:

@@ -15,15 +15,29 @@ import PIL.Image
 
 from ..codecs import CODEC_ERRORS
 from ..codecs.blocks import exif
+from ..codecs.blocks.tags import (
+    BITS,
+    COMPRESSION,
+    HEIGHT,
+    JPEG_TABLES,
+    PLANAR,
+    PREDICTOR,
+    ROWS,
+    SAMPLES,
+    STRIP_OFFSETS,
+    STRIP_SIZES,
+    TILE_HEIGHT,
+    TILE_OFFSETS,
+    TILE_SIZES,
+    TILE_WIDTH,
+    WIDTH,
+)
 from . import jpeg
 from .fault import CORRUPT, inflate
 from .messages import library_messages
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _PREDICTOR = 256, 257, 258, 259, 277, 317
-_STRIP_OFFSETS, _ROWS, _STRIP_SIZES, _PLANAR = 273, 278, 279, 284
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES, _JPEG_TABLES = 322, 323, 324, 325, 347
 # Tags of the offsets and sizes of strips, and of tiles.
-LOCATIONS = ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
+LOCATIONS = ((STRIP_OFFSETS, STRIP_SIZES), (TILE_OFFSETS, TILE_SIZES))
 _RAW, _JPEG, _DEFLATE = 1, 7, (8, 32946)  # compressions
 _WITHOUT_ZEROS = frozenset([2, 3, 4, 5])  # CCITT and LZW: no code consists of zeros
 _PACK_BITS, _NEEDED = 32773, 4  # bytes at the end of a strip without which it lacks pixels
@@ -53,13 +67,13 @@ class Damage(NamedTuple):
 
 def with_sizes(page: exif.Directory, file_size: int) -> exif.Directory:
     """Return a page whose strips or tiles have sizes: zeros and a missing tag are replaced."""
-    offsets, sizes = LOCATIONS[_TILE_OFFSETS in page.tags]
+    offsets, sizes = LOCATIONS[TILE_OFFSETS in page.tags]
     if offsets not in page.tags or (sizes in page.tags and all(page.integers(sizes))):
         return page
     starts = page.integers(offsets)
     declared = page.integers(sizes) if sizes in page.tags else ()
     ends = dict(pairwise([*sorted(set(starts)), file_size]))
-    raw = page.integer(_COMPRESSION, _RAW) == _RAW
+    raw = page.integer(COMPRESSION, _RAW) == _RAW
     values = []
     for number, start in enumerate(starts):
         size = declared[number] if number < len(declared) else 0
@@ -87,7 +101,7 @@ def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
     picture = PIL.Image.open(io.BytesIO(file), formats=("TIFF",))
     mode, size, error = picture.mode, picture.size, None
     page = exif.parse(file)
-    compression = page.integer(_COMPRESSION, _RAW)
+    compression = page.integer(COMPRESSION, _RAW)
     found = _segments(page) if compression != _RAW else []
     with library_messages() as lines:
         try:
@@ -104,7 +118,7 @@ def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
         )
     ):
         return picture, None
-    if not found or page.integer(_PLANAR, 1) == 2:
+    if not found or page.integer(PLANAR, 1) == 2:
         raise error or ValueError(CORRUPT)
     canvas = PIL.Image.new(mode, size)
     if mode == "P":
@@ -123,20 +137,20 @@ def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
 
 def _shape(page: exif.Directory, number: int) -> tuple[int, int, int, int, int]:
     """Return left, top, width and height of a strip or tile, and the bytes of its pixels."""
-    width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
-    tiled = _TILE_WIDTH in page.tags
-    across = page.integer(_TILE_WIDTH) if tiled else width
-    down = page.integer(_TILE_HEIGHT) if tiled else min(page.integer(_ROWS, height), height)
+    width, height = page.integer(WIDTH), page.integer(HEIGHT)
+    tiled = TILE_WIDTH in page.tags
+    across = page.integer(TILE_WIDTH) if tiled else width
+    down = page.integer(TILE_HEIGHT) if tiled else min(page.integer(ROWS, height), height)
     columns, rows = -(-width // across), -(-height // down)
     row, column = divmod(number % (columns * rows), columns)
     high = down if tiled else min(down, height - row * down)
-    samples = 1 if page.integer(_PLANAR, 1) == 2 else page.integer(_SAMPLES, 1)
-    raw_row = -(-across * max(page.integers(_BITS, 1)) * samples // 8)
+    samples = 1 if page.integer(PLANAR, 1) == 2 else page.integer(SAMPLES, 1)
+    raw_row = -(-across * max(page.integers(BITS, 1)) * samples // 8)
     return column * across, row * down, across, high, raw_row * high
 
 
 def _segments(page: exif.Directory) -> list[Segment]:
-    offsets, sizes = LOCATIONS[_TILE_OFFSETS in page.tags]
+    offsets, sizes = LOCATIONS[TILE_OFFSETS in page.tags]
     if offsets not in page.tags or sizes not in page.tags:
         return []
     located = zip(page.integers(offsets), page.integers(sizes), strict=False)
@@ -154,7 +168,7 @@ def _has_checksum(
     It is faster to sum them up than to inflate them again, because libtiff ignores the checksum.
     """
     left, top, width, height, start, size = segment
-    if page.integer(_COMPRESSION, _RAW) not in _DEFLATE or picture.mode != "L":
+    if page.integer(COMPRESSION, _RAW) not in _DEFLATE or picture.mode != "L":
         return False
     pixels = picture.crop((left, top, left + width, top + height)).tobytes()
     return zlib.adler32(pixels).to_bytes(4, "big") == file[start : start + size][-4:]
@@ -162,7 +176,7 @@ def _has_checksum(
 
 def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
     """Check a strip or tile for damage that libtiff does not report."""
-    compression = page.integer(_COMPRESSION, _RAW)
+    compression = page.integer(COMPRESSION, _RAW)
     piece = file[segment.start : segment.start + segment.size]
     if compression in _WITHOUT_ZEROS and bytes(_LONGEST_ZEROS) in piece:
         return False
@@ -178,7 +192,7 @@ def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
             return False
         return decoder.eof
     if compression == _JPEG:
-        tables = page.raw(_JPEG_TABLES) or b""
+        tables = page.raw(JPEG_TABLES) or b""
         return jpeg.load(tables[:-2] + piece[2 if tables else 0 :]).fault is None
     return True
 
@@ -186,7 +200,7 @@ def _is_sound(file: bytes, page: exif.Directory, segment: Segment) -> bool:
 def _is_used_up(page: exif.Directory, segment: Segment, piece: bytes) -> bool:
     """Return True if all of the data is needed: a decoder that has lost its place needs less."""
     short = piece.rstrip(b"\0")[:-_NEEDED]
-    if not short or page.integer(_PLANAR, 1) == 2:
+    if not short or page.integer(PLANAR, 1) == 2:
         return True
     with library_messages():
         try:
@@ -198,14 +212,14 @@ def _is_used_up(page: exif.Directory, segment: Segment, piece: bytes) -> bool:
 
 def _alone(page: exif.Directory, segment: Segment, piece: bytes) -> PIL.Image.Image:
     """Open a strip or tile with the data `piece` as a picture."""
-    dropped = {_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES}
+    dropped = {TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES}
     tags = {tag: value for tag, value in page.tags.items() if tag not in dropped}
     numbers = {
-        _WIDTH: segment.width,
-        _HEIGHT: segment.height,
-        _ROWS: segment.height,
-        _STRIP_OFFSETS: 8,
-        _STRIP_SIZES: len(piece),
+        WIDTH: segment.width,
+        HEIGHT: segment.height,
+        ROWS: segment.height,
+        STRIP_OFFSETS: 8,
+        STRIP_SIZES: len(piece),
     }
     tags |= {tag: exif.integer_tag(page.order, exif.LONG, n) for tag, n in numbers.items()}
     return PIL.Image.open(io.BytesIO(exif.build(page.order, tags, piece)), formats=("TIFF",))
@@ -218,12 +232,12 @@ def _load_segment(
     piece = file[segment.start : segment.start + segment.size]
     sound = _is_sound(file, page, segment)
     lost = 0.0
-    if page.integer(_COMPRESSION) in _DEFLATE and not sound and _PREDICTOR not in page.tags:
+    if page.integer(COMPRESSION) in _DEFLATE and not sound and PREDICTOR not in page.tags:
         size = _shape(page, 0)[4] // _shape(page, 0)[3] * segment.height
         inflated = inflate(piece, size)
         piece, lost = bytes(inflated.ljust(size, b"\0")), 1 - len(inflated) / size
         raw = exif.integer_tag(page.order, exif.SHORT, _RAW)
-        page = page._replace(tags={**page.tags, _COMPRESSION: raw})
+        page = page._replace(tags={**page.tags, COMPRESSION: raw})
         sound = True
     with library_messages() as lines:
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from restormer_cli.errors import DamagedError
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.image import Image
 from tests.support.image_files import XMP, encoded, exif, noise, rewritten, wide_gamut
@@ -48,3 +50,22 @@ def test_cmyk_jpegs_become_rgb(profile):
     assert image.pixels.shape == (16, 16, 3)
     assert image.icc is None
     assert image.losses[0] == "CMYK is converted to RGB"
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        (b"\xff\xc0", "the header of its frame is cut off"),
+        (b"\xff\xda", "the header of a scan is cut off"),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_header_that_is_cut_off_is_named(marker, message, size):
+    """A frame or scan header that is too short for its fields is damage with a cause."""
+    whole = encoded(PIL.Image.fromarray(noise(16, 16, 3)), "JPEG")
+    at = whole.index(marker)
+    length = int.from_bytes(whole[at + 2 : at + 4], "big")
+    body = whole[at + 4 : at + 2 + length][:size]
+    cut = whole[: at + 2] + (2 + size).to_bytes(2, "big") + body + whole[at + 2 + length :]
+    with pytest.raises(DamagedError, match=re.escape(message)):
+        image_io.read_image(cut)

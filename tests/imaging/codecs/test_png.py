@@ -134,3 +134,33 @@ def test_a_profile_without_its_end_is_left_out(missing, kept):
     image = image_io.read_image(png(noise(4, 5, 3), 2, 8, chunk(b"iCCP", body)))
     assert image.icc == (icc if kept else None)
     assert image.losses == ([] if kept else ["the ICC profile is damaged: it is left out"])
+
+
+@pytest.mark.parametrize("animated", [False, True])
+def test_checksums_are_computed_once_for_the_file(animated, monkeypatch):
+    """Reading sums each chunk of the file once, and once more only what OpenCV decodes."""
+    samples = noise(6, 5, 3)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in samples))
+    control = struct.pack(">IIIIIHHBB", 0, 5, 6, 0, 0, 1, 10, 0, 0)
+    second = struct.pack(">I", 1) + control[4:]
+    animation = [
+        chunk(b"acTL", struct.pack(">II", 2, 0)),
+        chunk(b"fcTL", control),
+    ]
+    data = png(samples, 2, 8, chunk(b"tEXt", b"Author\0Jane"), *animation * animated)
+    if animated:
+        frame = chunk(b"fcTL", second) + chunk(b"fdAT", struct.pack(">I", 2) + pixels)
+        data = data[:-12] + frame + data[-12:]
+    summed = []
+
+    def crc32(body, start=0):
+        if start:  # the kind comes first
+            summed.append(bytes(body))
+        return zlib_crc32(body, start)
+
+    zlib_crc32 = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", crc32)
+    images = image_io.decode(data)
+    assert len(list(images.images)) == 1 + animated
+    assert summed.count(b"Author\0Jane") == 1
+    assert summed.count(pixels) == 2 + animated  # the second frame's, after its number

@@ -1,1 +1,1 @@
-"""Blocks of metadata that files of several formats contain: EXIF, Photoshop's resources, XMP."""
+"""Metadata that files of several formats contain: EXIF, Photoshop, XMP, numbers of TIFF tags."""

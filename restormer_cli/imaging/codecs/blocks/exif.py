@@ -17,13 +17,24 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .. import CODEC_ERRORS
+from .tags import (
+    EXIF_IFD,
+    GPS_IFD,
+    HEIGHT,
+    INTEROPERABILITY_IFD,
+    ORIENTATION,
+    RESOLUTION_UNIT,
+    STRIP_OFFSETS,
+    STRIP_SIZES,
+    WIDTH,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SEGMENT = b"Exif\0\0"  # start of a JPEG's APP1 (EXIF 2.32, 4.7.2)
-ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
-SUBDIRECTORY, USER_COMMENT = 34665, 37510
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
 INTEGERS = {BYTE: "B", SHORT: "H", LONG: "I", 13: "I", 16: "Q", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -31,13 +42,15 @@ _SIZES |= {16: 8, 17: 8, 18: 8}  # BigTIFF only
 # Magic number -> struct formats of a directory's length, an entry and an offset.
 _LAYOUTS = {42: ("H", "HHI4s", "I"), 43: ("Q", "HHQ8s", "Q")}
 # Tags whose value is another directory: Exif, GPS, Interoperability (EXIF 2.32, 4.6.3).
-_DIRECTORIES = frozenset([34665, 34853, 40965])
+_DIRECTORIES = frozenset([EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD])
 _TO_INCHES = {2: 1, 3: 2.54}  # ResolutionUnit -> units per inch
-_WIDTHS, _HEIGHTS = (256, 40962), (257, 40963)  # ImageWidth, PixelXDimension; the same for height
+# ImageWidth and PixelXDimension, and the same for height.
+_WIDTHS, _HEIGHTS = (WIDTH, 40962), (HEIGHT, 40963)
 # Horizontal and vertical values: resolution, and resolution in the focal plane.
 _AXES = ((X_RESOLUTION, Y_RESOLUTION), (41486, 41487))
 _WORDS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # type -> bytes to swap
-_STRIPS = ((273, 279), (513, 514))  # offset and size of a thumbnail, uncompressed or JPEG
+# Offset and size of a thumbnail, uncompressed or JPEG.
+_STRIPS = ((STRIP_OFFSETS, STRIP_SIZES), (513, 514))
 _JPEG = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")  # the start of a picture
 _MAX_PICTURES = 16  # in a block, to bound the search in hostile ones
 _SCAN, _END = 0xDA, b"\xff\xd9"  # JPEG markers (ITU-T T.81, table B.1)
@@ -335,7 +348,7 @@ def without_tag(block: bytes, tag: int) -> bytes:
 def _directories(block: bytes) -> list[Directory]:
     """Return the first directory and the one with the photograph's data."""
     first = parse(block)
-    nested = first.tags.get(SUBDIRECTORY)
+    nested = first.tags.get(EXIF_IFD)
     return [first, *([nested.value] if nested and isinstance(nested.value, Directory) else [])]
 
 

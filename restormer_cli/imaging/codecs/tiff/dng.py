@@ -17,7 +17,33 @@ from ...image import from_float, swap_red_blue
 from ...linear import WHITE
 from .. import CODEC_ERRORS
 from ..blocks import exif
-from ..blocks.exif import ASCII, BYTE, LONG, SHORT, SUBDIRECTORY, Directory, Tag, integer_tag
+from ..blocks.exif import ASCII, BYTE, LONG, SHORT, Directory, Tag, integer_tag
+from ..blocks.tags import (
+    BITS,
+    COMPRESSION,
+    EXIF_IFD,
+    HEIGHT,
+    IPTC,
+    MAKE,
+    MODEL,
+    ORIENTATION,
+    PHOTOMETRIC,
+    PLANAR,
+    POSITIONING,
+    ROWS,
+    SAMPLES,
+    STRIP_OFFSETS,
+    STRIP_SIZES,
+    SUB_IFDS,
+    SUBFILE,
+    SUBSAMPLING,
+    TILE_HEIGHT,
+    TILE_OFFSETS,
+    TILE_SIZES,
+    TILE_WIDTH,
+    WIDTH,
+    XMP,
+)
 from . import lossless_jpeg
 
 if TYPE_CHECKING:
@@ -35,9 +61,7 @@ OPCODE_TAGS = frozenset([51008, 51009, 51022])
 PROFILE_TAGS = frozenset([_CAMERA, 50709, *range(50721, 50731), 50734, 50735, 50736, _PRIVATE_DATA])
 PROFILE_TAGS |= {50778, 50779, 50931, 50932, *range(50936, 50943), 50964, 50965, 50981, 50982}
 PROFILE_TAGS |= frozenset(range(51107, 51111))
-_MAKE, _MODEL, _ORIENTATION = 271, 272, 274
-_XMP, _IPTC = 700, 33723
-_SUBDIRECTORIES, _PREVIEW_COLOURS = 330, 50970
+_PREVIEW_COLOURS = 50970
 _SIGNED_RATIONAL = 10
 _D65 = 21  # EXIF's number of the illuminant
 _JPEG, _YCBCR, _LINEAR_RAW = 7, 6, 34892
@@ -71,9 +95,9 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
         **photo,
         **preview_tags,
         **_common_tags(order),
-        _SUBDIRECTORIES: Tag(LONG, 1, below),
+        SUB_IFDS: Tag(LONG, 1, below),
     }
-    for tag, value in ((_XMP, image.xmp), (_IPTC, image.iptc)):
+    for tag, value in ((XMP, image.xmp), (IPTC, image.iptc)):
         if value is not None:
             tags[tag] = Tag(BYTE, len(value), value)
     return exif.build(order, tags, b"".join([*tiles, preview]))
@@ -87,13 +111,13 @@ def with_private_maker_note(order: str, tags: Mapping[int, Tag]) -> dict[int, Ta
     4, DNGPrivateData; the inner format is that of "Adobe" with "MakN").
     """
     kept = dict(tags)
-    photo = kept[SUBDIRECTORY].value if SUBDIRECTORY in kept else None
+    photo = kept[EXIF_IFD].value if EXIF_IFD in kept else None
     note = photo.raw(_MAKER_NOTE) if isinstance(photo, Directory) else None
     if not isinstance(photo, Directory) or not note or _PRIVATE_DATA in kept:
         return kept
     offset = photo.tags[_MAKER_NOTE].offset
     without = {tag: value for tag, value in photo.tags.items() if tag != _MAKER_NOTE}
-    kept[SUBDIRECTORY] = Tag(LONG, 1, photo._replace(tags=without))
+    kept[EXIF_IFD] = Tag(LONG, 1, photo._replace(tags=without))
     mark = b"II" if order == "<" else b"MM"
     block = mark + struct.pack(">I", offset) + note
     private = b"Adobe\0MakN" + struct.pack(">I", len(block)) + block
@@ -113,7 +137,7 @@ def _photo_tags(image: Image) -> tuple[str, dict[int, Tag]]:
 
 def _camera_tags(order: str, raw: RawDescription, photo: Mapping[int, Tag]) -> dict[int, Tag]:
     """Return tags of the camera's name and colours; those of a DNG as input take their place."""
-    make, model = (_text(photo, tag) for tag in (_MAKE, _MODEL))
+    make, model = (_text(photo, tag) for tag in (MAKE, MODEL))
     first, again = (text.lower().split()[:1] for text in (make, model))
     name = model if first == again else f"{make} {model}"  # models often begin with their make
     matrix = [value for row in raw.from_xyz for value in row]
@@ -131,7 +155,7 @@ def _common_tags(order: str) -> dict[int, Tag]:
     return {
         VERSION: Tag(BYTE, 4, b"\1\4\0\0"),
         _BACKWARD_VERSION: Tag(BYTE, 4, b"\1\1\0\0"),
-        _ORIENTATION: integer_tag(order, SHORT, 1),
+        ORIENTATION: integer_tag(order, SHORT, 1),
     }
 
 
@@ -155,18 +179,18 @@ def _raw_tags(
     """Return the tags of the samples (chapter 4; of TIFF 6.0, sections 8 and 15, up to 325)."""
     width, height = size
     integers: dict[int, tuple[int, list[int]]] = {
-        254: (LONG, [0]),  # the full picture
-        256: (LONG, [width]),
-        257: (LONG, [height]),
-        258: (SHORT, [16] * 3),
-        259: (SHORT, [_JPEG]),
-        262: (SHORT, [_LINEAR_RAW]),
-        277: (SHORT, [3]),
-        284: (SHORT, [1]),  # interleaved
-        322: (LONG, [tile[0]]),
-        323: (LONG, [tile[1]]),
-        324: (LONG, starts),
-        325: (LONG, [len(tile) for tile in tiles]),
+        SUBFILE: (LONG, [0]),  # the full picture
+        WIDTH: (LONG, [width]),
+        HEIGHT: (LONG, [height]),
+        BITS: (SHORT, [16] * 3),
+        COMPRESSION: (SHORT, [_JPEG]),
+        PHOTOMETRIC: (SHORT, [_LINEAR_RAW]),
+        SAMPLES: (SHORT, [3]),
+        PLANAR: (SHORT, [1]),  # interleaved
+        TILE_WIDTH: (LONG, [tile[0]]),
+        TILE_HEIGHT: (LONG, [tile[1]]),
+        TILE_OFFSETS: (LONG, starts),
+        TILE_SIZES: (LONG, [len(tile) for tile in tiles]),
         50713: (SHORT, [1, 1]),  # size of the pattern of black levels
         50714: (LONG, [0] * 3),  # black level
         50717: (LONG, [WHITE] * 3),  # white level
@@ -195,19 +219,19 @@ def _preview(
     _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _PREVIEW_QUALITY])
     jpeg = encoded.tobytes()
     integers: dict[int, tuple[int, list[int]]] = {
-        254: (LONG, [1]),  # a preview
-        256: (LONG, [size[0]]),
-        257: (LONG, [size[1]]),
-        258: (SHORT, [8] * 3),
-        259: (SHORT, [_JPEG]),
-        262: (SHORT, [_YCBCR]),
-        273: (LONG, [start]),
-        277: (SHORT, [3]),
-        278: (LONG, [size[1]]),
-        279: (LONG, [len(jpeg)]),
-        284: (SHORT, [1]),
-        530: (SHORT, [2, 2]),  # half chroma, as OpenCV writes it
-        531: (SHORT, [1]),  # centred, as in JFIF
+        SUBFILE: (LONG, [1]),  # a preview
+        WIDTH: (LONG, [size[0]]),
+        HEIGHT: (LONG, [size[1]]),
+        BITS: (SHORT, [8] * 3),
+        COMPRESSION: (SHORT, [_JPEG]),
+        PHOTOMETRIC: (SHORT, [_YCBCR]),
+        STRIP_OFFSETS: (LONG, [start]),
+        SAMPLES: (SHORT, [3]),
+        ROWS: (LONG, [size[1]]),
+        STRIP_SIZES: (LONG, [len(jpeg)]),
+        PLANAR: (SHORT, [1]),
+        SUBSAMPLING: (SHORT, [2, 2]),  # half chroma, as OpenCV writes it
+        POSITIONING: (SHORT, [1]),  # centred, as in JFIF
         _PREVIEW_COLOURS: (LONG, [_SRGB_PREVIEW]),
     }
     tags = {tag: integer_tag(order, kind, *values) for tag, (kind, values) in integers.items()}

@@ -23,6 +23,31 @@ from ...scale import find_scale
 from .. import CODEC_ERRORS, pillow
 from ..blocks import exif, photoshop
 from ..blocks.exif import LONG, SHORT, Directory, Tag, integer_tag
+from ..blocks.tags import (
+    BITS,
+    COMPRESSION,
+    EXTRA_SAMPLES,
+    FILL_ORDER,
+    HEIGHT,
+    ICC,
+    IPTC,
+    PALETTE,
+    PHOTOMETRIC,
+    PHOTOSHOP,
+    PLANAR,
+    PREDICTOR,
+    ROWS,
+    SAMPLE_FORMAT,
+    SAMPLES,
+    STRIP_OFFSETS,
+    STRIP_SIZES,
+    SUB_IFDS,
+    SUBFILE,
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    WIDTH,
+    XMP,
+)
 from ..unsupported import check_tiff
 from . import stacks, ycbcr
 
@@ -31,13 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 266, 273, 277, 278, 279, 284
-_PREDICTOR, _PALETTE, _TILE_WIDTH, _TILE_HEIGHT = 317, 320, 322, 323
-_SUBFILE, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _XMP, _ICC = 254, 338, 339, 700, 34675
-IPTC, PHOTOSHOP = 33723, 34377
 _DAMAGED = "the directory of its tags is damaged"
-_REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of _SUBFILE (section 8)
+_REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
 # Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
@@ -54,9 +74,9 @@ _CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 
 _SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
 _OLD_JPEG = frozenset(range(512, 522))  # tables may be anywhere in the file (section 22)
 # Tags that the encoder sets, and tags of other pictures, which are not restored.
-_STORAGE = _CODING | {_SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, 330, 334}
-_STORAGE |= {*range(340, 347), _XMP, _ICC, IPTC, 37724}
-_OMITTED = {330: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
+_STORAGE = _CODING | {SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, SUB_IFDS, 334}
+_STORAGE |= {*range(340, 347), XMP, ICC, IPTC, 37724}
+_OMITTED = {SUB_IFDS: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
 
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
@@ -70,7 +90,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
         page = exif.parse(data, start)
-        kind = page.integer(_SUBFILE, 0)
+        kind = page.integer(SUBFILE, 0)
         if kind & _MASK:
             masks += 1
         elif kind & _REDUCED:
@@ -80,9 +100,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             declared = max(declared, stacks.count_slices(page))
             omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
             prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
-            if not page.tags.keys() >= {_WIDTH, _HEIGHT}:
+            if not page.tags.keys() >= {WIDTH, HEIGHT}:
                 raise ValueError(_DAMAGED)
-            check_size(page.integer(_WIDTH), page.integer(_HEIGHT), max_pixels, prefix)
+            check_size(page.integer(WIDTH), page.integer(HEIGHT), max_pixels, prefix)
         start = page.following
     if not starts:
         raise ImageError("contains only thumbnails or masks", "Name a file with the full picture.")
@@ -119,7 +139,7 @@ def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
             file[:8] = exif.header(order, 0)
         tags, strips = _encode_page(page, old, len(file))
         if count > 1:
-            tags[_SUBFILE] = integer_tag(order, LONG, _PAGE)
+            tags[SUBFILE] = integer_tag(order, LONG, _PAGE)
         file += b"".join(strips)
         file += bytes(len(file) % 2)  # directories begin on a word boundary
         start = len(file)
@@ -135,7 +155,7 @@ def _check_tags(page: Directory) -> list[str]:
     Raises:
         ValueError: pixels cannot be decoded without these tags.
     """
-    if page.damaged & _CODING or 0 in page.integers(_BITS, 1):
+    if page.damaged & _CODING or 0 in page.integers(BITS, 1):
         raise ValueError(_DAMAGED)
     count = len(page.damaged)
     return [f"{counted(count, 'damaged tag')}: left out"] if count else []
@@ -153,18 +173,18 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         UNDECODED,
         format="tiff",
         exif=exif.build(page.order, kept) if kept else None,
-        icc=page.raw(_ICC),
-        xmp=page.raw(_XMP),
+        icc=page.raw(ICC),
+        xmp=page.raw(XMP),
         dpi=page.dpi(),
         iptc=_iptc(page) or photoshop.iptc(resources),
         losses=losses,
     )
     if wide := sum(tag not in _STORAGE and v.kind > 13 for tag, v in described.items()):
         image.losses.append(f"{counted(wide, 'tag')} of BigTIFF's 64-bit types: left out")
-    bits = frozenset(page.integers(_BITS, 1))
-    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
-    compression = page.integer(_COMPRESSION, _RAW)
-    palette = page.integers(_PALETTE) if _PALETTE in page.tags else ()
+    bits = frozenset(page.integers(BITS, 1))
+    photometric = page.integer(PHOTOMETRIC, _BLACK_IS_ZERO)
+    compression = page.integer(COMPRESSION, _RAW)
+    palette = page.integers(PALETTE) if PALETTE in page.tags else ()
     check_tiff(compression)
     page = integrity.with_sizes(page, len(data))
     damage: list[Damage | None] = []
@@ -188,7 +208,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         pillow.read_samples(image, picture)
         if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
             image.losses.append("its palette of 16 bits is read as 8 bits")
-        extra = page.integer(_SAMPLES, 1) - _COLOURS.get(photometric, 1)
+        extra = page.integer(SAMPLES, 1) - _COLOURS.get(photometric, 1)
         if extra > 0 and image.alpha is None:
             image.losses.append(f"{_bands(extra)} left out")
     else:
@@ -226,21 +246,21 @@ def _describe(damage: list[Damage | None], cut: float) -> str | None:
 def _decode_samples(
     image: Image, data: bytes, page: Directory, damage: list[Damage | None]
 ) -> None:
-    bits, forms = set(page.integers(_BITS, 1)), set(page.integers(_SAMPLE_FORMAT, 1))
+    bits, forms = set(page.integers(BITS, 1)), set(page.integers(SAMPLE_FORMAT, 1))
     types = {f"{_KINDS.get(form, 'c')}{size // 8}" for form in forms for size in bits}
     if len(types) > 1 or not types <= _TYPES:
         raise ImageError(
             f"TIFF samples of {_listed(bits)} bits and format {_listed(forms)} are not supported",
             "Convert it to 8 or 16 unsigned bits, or to 32-bit floating point.",
         )
-    photometric = page.integer(_PHOTOMETRIC, _BLACK_IS_ZERO)
+    photometric = page.integer(PHOTOMETRIC, _BLACK_IS_ZERO)
     colours = 3 if photometric == _RGB else 1
     samples = _read_segments(data, page, np.dtype(page.order + types.pop()), damage)
     if samples.shape[2] < colours:
         raise ImageError(
             f"{samples.shape[2]} samples a pixel are not an RGB picture", "Convert it to RGB."
         )
-    image.set_samples(samples, colours, page.integers(_EXTRA_SAMPLES, 0))
+    image.set_samples(samples, colours, page.integers(EXTRA_SAMPLES, 0))
     if photometric == _WHITE_IS_ZERO:
         if samples.dtype.kind == "f":
             low, high = find_scale(image.pixels)
@@ -258,26 +278,26 @@ def _read_segments(
     Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The damage
     of each plane is added to `damage`.
     """
-    order, tiled = page.order, _TILE_WIDTH in page.tags
-    width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
-    count, predictor = page.integer(_SAMPLES, 1), page.integer(_PREDICTOR, 1)
-    planes = count if page.integer(_PLANAR, 1) == 2 else 1
-    run = page.integer(_TILE_WIDTH) if tiled else width  # pixels that the predictor spans
+    order, tiled = page.order, TILE_WIDTH in page.tags
+    width, height = page.integer(WIDTH), page.integer(HEIGHT)
+    count, predictor = page.integer(SAMPLES, 1), page.integer(PREDICTOR, 1)
+    planes = count if page.integer(PLANAR, 1) == 2 else 1
+    run = page.integer(TILE_WIDTH) if tiled else width  # pixels that the predictor spans
     padded = -(-width // run) * run
     pixel_size = count // planes * dtype.itemsize
     locations = integrity.LOCATIONS[tiled]
     per_plane = len(page.integers(locations[0])) // planes
     decoded = []
     for plane in range(planes):
-        tags = _select(page, {_HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS, _TILE_HEIGHT})
+        tags = _select(page, {HEIGHT, COMPRESSION, FILL_ORDER, ROWS, TILE_HEIGHT})
         for tag in locations:
             if tag in page.tags:
                 values = page.integers(tag)[plane * per_plane : (plane + 1) * per_plane]
                 tags[tag] = integer_tag(order, LONG, *values)
-        tags[_WIDTH] = integer_tag(order, LONG, padded * pixel_size)
+        tags[WIDTH] = integer_tag(order, LONG, padded * pixel_size)
         if tiled:
-            tags[_TILE_WIDTH] = integer_tag(order, LONG, run * pixel_size)
-        for tag, value in ((_BITS, 8), (_PHOTOMETRIC, _BLACK_IS_ZERO), (_SAMPLES, 1)):
+            tags[TILE_WIDTH] = integer_tag(order, LONG, run * pixel_size)
+        for tag, value in ((BITS, 8), (PHOTOMETRIC, _BLACK_IS_ZERO), (SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
         file = _extract_page(data, order, tags)
         picture, found = integrity.load(file)
@@ -306,8 +326,8 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
     for offsets, sizes in integrity.LOCATIONS:
         if offsets in tags and sizes in tags and not _OLD_JPEG & tags.keys():
             starts, lengths = page.integers(offsets), page.integers(sizes)
-            area = page.integer(_WIDTH) * page.integer(_HEIGHT)
-            most = len(data) + 64 * area * page.integer(_SAMPLES, 1)
+            area = page.integer(WIDTH) * page.integer(HEIGHT)
+            most = len(data) + 64 * area * page.integer(SAMPLES, 1)
             if len(starts) != len(lengths) or sum(lengths) > most:
                 continue
             located = zip(starts, lengths, strict=True)
@@ -395,21 +415,21 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     if start + sum(map(len, strips)) > 2**32 - 2**24:
         raise ValueError("larger than the 4 GB limit of a TIFF")
     integers: dict[int, tuple[int, list[int]]] = {
-        _WIDTH: (LONG, [width]),
-        _HEIGHT: (LONG, [height]),
-        _BITS: (SHORT, [samples.itemsize * 8] * count),
-        _COMPRESSION: (SHORT, [_DEFLATE]),
-        _PHOTOMETRIC: (SHORT, [_RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO]),
-        _STRIP_OFFSETS: (LONG, list(accumulate(map(len, strips[:-1]), initial=start))),
-        _SAMPLES: (SHORT, [count]),
-        _ROWS: (LONG, [rows]),
-        _STRIP_SIZES: (LONG, [len(strip) for strip in strips]),
-        _PLANAR: (SHORT, [1]),
-        _PREDICTOR: (SHORT, [predictor]),
-        _SAMPLE_FORMAT: (SHORT, [form] * count),
+        WIDTH: (LONG, [width]),
+        HEIGHT: (LONG, [height]),
+        BITS: (SHORT, [samples.itemsize * 8] * count),
+        COMPRESSION: (SHORT, [_DEFLATE]),
+        PHOTOMETRIC: (SHORT, [_RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO]),
+        STRIP_OFFSETS: (LONG, list(accumulate(map(len, strips[:-1]), initial=start))),
+        SAMPLES: (SHORT, [count]),
+        ROWS: (LONG, [rows]),
+        STRIP_SIZES: (LONG, [len(strip) for strip in strips]),
+        PLANAR: (SHORT, [1]),
+        PREDICTOR: (SHORT, [predictor]),
+        SAMPLE_FORMAT: (SHORT, [form] * count),
     }
     if extra_samples:
-        integers[_EXTRA_SAMPLES] = (SHORT, extra_samples)
+        integers[EXTRA_SAMPLES] = (SHORT, extra_samples)
     if image.bands is not None:
         image.notes.append(f"{_bands(image.bands.shape[2])} carried unchanged")
     tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
@@ -418,8 +438,8 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     for tag, (kind, numbers) in integers.items():
         tags[tag] = integer_tag(order, kind, *numbers)
     for tag, kind, value in (
-        (_ICC, exif.UNDEFINED, image.icc),
-        (_XMP, exif.BYTE, image.xmp),
+        (ICC, exif.UNDEFINED, image.icc),
+        (XMP, exif.BYTE, image.xmp),
         (IPTC, exif.BYTE, image.iptc),
     ):
         if value is not None:

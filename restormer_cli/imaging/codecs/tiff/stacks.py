@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from .. import CODEC_ERRORS
 from ..blocks.exif import LONG, Directory, Tag, integer_tag
+from ..blocks.tags import (
+    COMPRESSION,
+    DESCRIPTION,
+    HEIGHT,
+    SAMPLES,
+    STRIP_OFFSETS,
+    STRIP_SIZES,
+    WIDTH,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WIDTH, _HEIGHT, _COMPRESSION, _DESCRIPTION, _OFFSETS = 256, 257, 259, 270, 273
-_SAMPLES, _SIZES, _METAMORPH = 277, 279, 33629
+_METAMORPH = 33629  # tag of a stack
 _IMAGEJ_COUNT = re.compile(rb"\AImageJ=[\s\S]*?^images=(\d+)", re.MULTILINE)
 # Lines about the number and the order of slices.
 _IMAGEJ_AXES = re.compile(rb"^(?:images|channels|slices|frames|hyperstack)=.*\n?", re.MULTILINE)
@@ -29,14 +37,14 @@ ORDER = "an order of its slices in channels, depth and time"
 
 def count_slices(page: Directory) -> int:
     """Return the number of slices that a directory declares, 1 if it declares none."""
-    description = page.raw(_DESCRIPTION) or b""
+    description = page.raw(DESCRIPTION) or b""
     with suppress(*CODEC_ERRORS):
         if match := _IMAGEJ_COUNT.match(description):
             return max(1, int(match[1]))
         if _METAMORPH in page.tags:
             return max(1, page.tags[_METAMORPH].number)
         shaped = _parse_shape(description)
-        plane = page.integer(_WIDTH) * page.integer(_HEIGHT) * page.integer(_SAMPLES, 1)
+        plane = page.integer(WIDTH) * page.integer(HEIGHT) * page.integer(SAMPLES, 1)
         if shaped.get("truncated"):
             return max(1, math.prod(map(int, shaped["shape"])) // plane)
     return 1
@@ -45,14 +53,14 @@ def count_slices(page: Directory) -> int:
 def split(data: bytes, page: Directory) -> list[Directory]:
     """Return a directory for each slice, or only `page` if its slices are not in the file."""
     with suppress(*CODEC_ERRORS):
-        offsets, sizes = page.integers(_OFFSETS), page.integers(_SIZES)
+        offsets, sizes = page.integers(STRIP_OFFSETS), page.integers(STRIP_SIZES)
         ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
         step = ends[-1] - offsets[0]
-        contiguous = page.integer(_COMPRESSION, 1) == 1 and ends[:-1] == list(offsets[1:])
+        contiguous = page.integer(COMPRESSION, 1) == 1 and ends[:-1] == list(offsets[1:])
         count = min(count_slices(page), (len(data) - offsets[0]) // step) if contiguous else 1
         moved = [[offset + number * step for offset in offsets] for number in range(max(1, count))]
         return [
-            page._replace(tags={**page.tags, _OFFSETS: integer_tag(page.order, kind, *places)})
+            page._replace(tags={**page.tags, STRIP_OFFSETS: integer_tag(page.order, kind, *places)})
             for places in moved
             for kind in (LONG if places[-1] < 2**32 else 16,)
         ]
@@ -62,14 +70,14 @@ def split(data: bytes, page: Directory) -> list[Directory]:
 def as_pages(tags: Mapping[int, Tag]) -> dict[int, Tag]:
     """Return tags without the number of slices, since readers would expect them in this page."""
     kept = {tag: value for tag, value in tags.items() if tag != _METAMORPH}
-    text = kept[_DESCRIPTION].value if _DESCRIPTION in kept else b""
+    text = kept[DESCRIPTION].value if DESCRIPTION in kept else b""
     if not isinstance(text, bytes):
         return kept
     if _IMAGEJ_COUNT.match(text):
         text = _IMAGEJ_AXES.sub(b"", text)
-        kept[_DESCRIPTION] = Tag(2, len(text), text)
+        kept[DESCRIPTION] = Tag(2, len(text), text)
     elif _parse_shape(text).get("truncated"):
-        del kept[_DESCRIPTION]
+        del kept[DESCRIPTION]
     return kept
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import PIL.Image
 
 from ....errors import ImageError
+from ..blocks.tags import HEIGHT, PLANAR, ROWS, STRIP_OFFSETS, SUBSAMPLING, WIDTH
 
 if TYPE_CHECKING:
     from ..blocks.exif import Directory
 
-_WIDTH, _HEIGHT, _STRIP_OFFSETS, _ROWS, _STRIP_SIZES = 256, 257, 273, 278, 279
-_PLANAR, _SUBSAMPLING = 284, 530
 _DEFAULT = (2, 2)  # subsampling
 
 
@@ -23,17 +22,17 @@ def decode(data: bytes, page: Directory) -> PIL.Image.Image:
     Raises:
         ImageError: it has tiles or planes.
     """
-    width, height = page.integer(_WIDTH), page.integer(_HEIGHT)
-    wide, high = page.integers(_SUBSAMPLING, *_DEFAULT)[:2]
-    if _STRIP_OFFSETS not in page.tags or page.integer(_PLANAR, 1) != 1 or not wide * high:
+    width, height = page.integer(WIDTH), page.integer(HEIGHT)
+    wide, high = page.integers(SUBSAMPLING, *_DEFAULT)[:2]
+    if STRIP_OFFSETS not in page.tags or page.integer(PLANAR, 1) != 1 or not wide * high:
         raise ImageError(
             "YCbCr TIFF in tiles or planes, without compression: not supported",
             "Convert it to RGB: tiff2rgba in.tif out.tif",
         )
     columns = -(-width // wide)
-    strip_rows = min(page.integer(_ROWS, height), height)
+    strip_rows = min(page.integer(ROWS, height), height)
     bands = []
-    for number, start in enumerate(page.integers(_STRIP_OFFSETS)):
+    for number, start in enumerate(page.integers(STRIP_OFFSETS)):
         rows = -(-min(strip_rows, height - number * strip_rows) // high)
         size = rows * columns * (wide * high + 2)
         strip = np.frombuffer(data[start : start + size].ljust(size, b"\0"), np.uint8)

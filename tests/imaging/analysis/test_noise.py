@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import gamma
 
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.analysis.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
 from restormer_cli.imaging.image import Image
-from restormer_cli.imaging.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
 from tests.support.program import Outcome, picture, pixels
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from restormer_cli.imaging import difference
+from restormer_cli.imaging.analysis import difference
 from restormer_cli.imaging.image import Box
 from tests.support.program import Outcome, picture, pixels
 

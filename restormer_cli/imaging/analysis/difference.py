@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .image import Array, Box, to_float
+from ..image import Array, Box, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from restormer_cli.checkpoints.catalog import TASKS
 from restormer_cli.degradations import to_8_bit
-from restormer_cli.imaging import metrics
+from restormer_cli.imaging.analysis import metrics
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..degradations import to_8_bit
+from ...degradations import to_8_bit
 
 SSIM_WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03

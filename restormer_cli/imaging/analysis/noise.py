@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .image import Array
+    from ..image import Array
 
 PATCH = 7  # side of a patch, as in the paper
 # Ratio of gradient strength to variance that one in 10^6 patches of pure noise exceeds: a quantile

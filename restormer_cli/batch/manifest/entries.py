@@ -1,0 +1,206 @@
+"""The file of a manifest: add an entry, and read the entries."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..._version import __version__
+from ...files import UrlPath, write_atomic
+from .fingerprints import FileFingerprint, SettingsFingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from ..events import Restored
+
+NAME = ".restormer.jsonl"
+"""File name of a manifest."""
+
+FOLDER = ".restormer"
+"""Folder with a file for each entry of the manifest in an object store, which cannot append."""
+
+Entry = dict[str, Any]
+"""The fields of Restored, with the fingerprints of the files in "input", "output", "right" and
+"mask", and with "in_place", "recipe" (the settings fingerprint), "version" and "time". Old
+manifests lack "mask" and "in_place"."""
+
+
+def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
+    """Return whether an output was made with these settings."""
+    return bool(entry["recipe"] == settings)
+
+
+def append_entry(
+    target: Path,
+    event: Restored,
+    settings: SettingsFingerprint,
+    source: FileFingerprint,
+    right: FileFingerprint | None,
+    output: FileFingerprint,
+    *,
+    in_place: bool,
+    mask: FileFingerprint | None = None,
+) -> list[str]:
+    """Add an entry about an output to the manifest beside it; return a note if this fails.
+
+    Other processes may append at the same time, so there is a single write. The entry starts on a
+    new line even if a killed run has left an incomplete one.
+    """
+    entry = {
+        **event.as_dict(),
+        "input": {"name": event.input, **source._asdict()},
+        "right": right and right._asdict(),
+        "mask": mask and mask._asdict(),
+        "output": {"name": target.name, **output._asdict()},
+        "in_place": in_place,
+        "recipe": settings,
+        "version": __version__,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(entry).encode() + b"\n"
+    path = target.parent / NAME
+    try:
+        if isinstance(target, UrlPath):
+            path = _url_entry(target)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+            return []
+        with path.open("a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                text = (b"" if file.read(1) == b"\n" else b"\n") + text
+            file.write(text)
+            os.fsync(file.fileno())
+    except OSError as error:
+        cause = error.strerror or error
+        return [f"{path} cannot be written ({cause}): --skip-existing will not skip this image"]
+    return []
+
+
+@dataclass
+class _Manifest:
+    """What was read of a manifest."""
+
+    outputs: dict[str, list[Entry]] = field(default_factory=dict)  # entries newest first
+    file: tuple[int, int] = (0, 0)  # device and number
+    end: int = 0  # offset up to which it was read
+
+    def added_lines(self, path: Path) -> list[bytes]:
+        """Read the lines that were added to a local file; all lines if the file is another one.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != self.file or status.st_size < self.end:
+                self.outputs, self.end = {}, 0
+            self.file = status.st_dev, status.st_ino
+            file.seek(self.end)
+            data = file.read()
+        lines = data.split(b"\n")
+        # A run that was killed, or that is writing, leaves an incomplete last line.
+        last = b"" if _parse(lines[-1]) else lines.pop()
+        self.end += len(data) - len(last)
+        return lines
+
+    def add(self, lines: list[bytes]) -> int:
+        """Add entries, oldest first, and return the number of damaged ones."""
+        found: dict[str, list[Entry]] = defaultdict(list)
+        damaged = 0
+        for line in filter(None, map(bytes.strip, reversed(lines))):
+            entry = _parse(line)
+            if entry is None:
+                damaged += 1
+            else:
+                found[entry["output"]["name"]].append(entry)
+        for name, entries in found.items():
+            self.outputs[name] = entries + self.outputs.get(name, [])
+        return damaged
+
+
+class Manifests:
+    """Manifests of several folders, each read once; after `refresh`, what was added to them.
+
+    Attributes:
+        notes: sentences on manifests that are damaged or cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, _Manifest] = {}
+        self._current: set[Path] = set()
+        self.notes: list[str] = []
+
+    def refresh(self) -> None:
+        """Look for added entries when a folder is used next."""
+        self._current.clear()
+
+    def outputs(self, folder: Path) -> dict[str, list[Entry]]:
+        """Return the entries of each output in a folder, newest first."""
+        if folder not in self._current:
+            known = self._folders.get(folder, _Manifest())
+            self._folders[folder] = self._update(folder, known, self._list(folder, known))
+            self._current.add(folder)
+        return self._folders[folder].outputs
+
+    def entries(self, target: Path) -> list[Entry]:
+        """Return the entries of an output, newest first."""
+        if not isinstance(target, UrlPath):
+            return self.outputs(target.parent).get(target.name, [])
+        # One request, however many outputs the folder has.
+        read = partial(_read_all, [_url_entry(target)])
+        return self._update(target.parent, _Manifest(), read).outputs.get(target.name, [])
+
+    @staticmethod
+    def _list(folder: Path, known: _Manifest) -> Callable[[], list[bytes]]:
+        """Return the function that reads what `known` lacks."""
+        if isinstance(folder, UrlPath):
+            known.outputs = {}
+            return lambda: _read_all((folder / FOLDER).files(recursive=False))
+        return partial(known.added_lines, folder / NAME)
+
+    def _update(
+        self, folder: Path, manifest: _Manifest, read: Callable[[], list[bytes]]
+    ) -> _Manifest:
+        """Return the manifest with what `read` returns, or an empty one, and note problems."""
+        path = folder / NAME
+        try:
+            damaged = manifest.add(read())
+        except FileNotFoundError:
+            return _Manifest()
+        except OSError as error:
+            self.notes.append(f"{path} cannot be read ({error.strerror or error}) and is ignored")
+            return _Manifest()
+        if damaged:
+            self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")
+        return manifest
+
+
+def _read_all(files: Iterable[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in files]
+
+
+def _url_entry(target: UrlPath) -> Path:
+    """Return the file with the entry of an output in an object store."""
+    path: Path = target.parent / FOLDER / f"{target.name}.json"
+    return path
+
+
+def _parse(line: bytes) -> Entry | None:
+    """Return the entry, or None if it lacks a field that is read later."""
+    try:
+        entry = json.loads(line)
+        others = [file for file in (entry["right"], entry.get("mask")) if file is not None]
+        for recorded in (entry["input"], entry["output"], *others):
+            FileFingerprint.from_entry(recorded)
+        _ = entry["recipe"]["task"], entry["output"]["name"] + ""
+    except (ValueError, KeyError, TypeError):
+        return None
+    return dict(entry)

@@ -1,0 +1,17 @@
+from .difference import Change as Change
+from .difference import amplification as amplification
+from .difference import block_differences as block_differences
+from .difference import change_warnings as change_warnings
+from .difference import false_colour as false_colour
+from .difference import measure_change as measure_change
+from .difference import most_changed as most_changed
+from .metrics import PROTOCOLS as PROTOCOLS
+from .metrics import PSNR_DEFINITION as PSNR_DEFINITION
+from .metrics import SSIM_DEFINITION as SSIM_DEFINITION
+from .metrics import SSIM_WINDOW as SSIM_WINDOW
+from .metrics import Protocol as Protocol
+from .metrics import Scores as Scores
+from .metrics import psnr as psnr
+from .noise import Noise as Noise
+from .noise import estimate_noise as estimate_noise
+from .noise import sigma_for as sigma_for
