@@ -223,6 +223,39 @@ def test_weights_and_views_must_fit(
     assert both.status == 2
 
 
+OTHER_TASK = "is for derain, not for denoise: use `restormer derain`, or other weights"
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_weights_of_another_task_are_warned_of_once(
+    devices: str, restormer: Callable[..., Outcome]
+) -> None:
+    """It is printed once, and the event of every image has it."""
+    for name in ("a.png", "b.png"):
+        picture(name)
+    weights = ("--weights", "restormer-lite-derain", "--device", devices)
+    outcome = restormer("denoise", "a.png", "b.png", *weights, "--json")
+    assert outcome.status == 0
+    assert outcome.stderr.count(OTHER_TASK) == 1
+    restored = [event for event in outcome.events if event["event"] == "restored"]
+    warning = f"restormer-lite-derain {OTHER_TASK}"
+    assert [event["warnings"][0] for event in restored] == [warning] * 2
+    assert OTHER_TASK not in restormer("derain", "a.png", *weights).stderr
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", ["restormer-lite-derain", "deraining"])
+def test_a_dry_run_warns_of_weights_of_another_task(
+    name: str, publish: Callable[..., Any], restormer: Callable[..., Outcome]
+) -> None:
+    """Also if the weights are not on this machine yet."""
+    publish("deraining", b"weights")
+    picture("a.png")
+    outcome = restormer("denoise", "a.png", "--weights", name, "--dry-run")
+    assert outcome.status == 0
+    assert outcome.stderr.count(f"warning: {name} {OTHER_TASK}") == 1
+
+
 @pytest.mark.usefixtures("weights")
 def test_a_dry_run_writes_nothing(restormer: Callable[..., Outcome]) -> None:
     """A dry run shows files, sizes, strategy, memory and time, and writes nothing."""

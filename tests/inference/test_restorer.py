@@ -132,6 +132,14 @@ def test_nan_in_the_image_is_rejected(identity):
         restorer(image)
 
 
+def test_weights_of_another_task_give_a_python_warning():
+    """They restore, because a network may be fine-tuned from another task's."""
+    with pytest.warns(UserWarning, match="restormer-lite-derain is for derain, not for denoise"):
+        restorer = Restorer("denoise", weights="restormer-lite-derain", device="cpu")
+    assert len(restorer.warnings) == 1
+    assert Restorer("derain", weights="restormer-lite-derain", device="cpu").warnings == []
+
+
 def test_an_unknown_precision_is_rejected():
     """A precision that is not supported is a usage error that lists the choices."""
     with pytest.raises(UsageError, match="fp8") as error:
