@@ -318,7 +318,7 @@ def test_too_little_memory_to_verify_the_precision(tiny, monkeypatch):
         return answer
 
     monkeypatch.setattr(engine, "psnr_to_fp32", psnr)
-    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", notify=print)
     image = picture((24, 32, 3), "uint8")
     with pytest.raises(ImageError, match="not enough memory"):
         restorer.restore(image)
@@ -435,7 +435,7 @@ def test_plans_use_the_verified_precision(tiny, monkeypatch):
     """If half precision is too far from fp32, plans and retries use fp32."""
     monkeypatch.setattr(devices, "native_bf16", lambda _: True)
     monkeypatch.setattr(engine, "psnr_to_fp32", lambda *_: 20.0)
-    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", notify=print)
     used = []
 
     def restore(network, x, *, precision, **settings):
