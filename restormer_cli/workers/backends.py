@@ -109,7 +109,8 @@ class DryRun(InProcess):
         # Offline, a run uses other weights or fails, and so does a dry run.
         if (missing or weights.startswith("hf:")) and not is_offline():
             name = checkpoint.name if official else weights
-            lite = ", or the lite ones used if that fails" if weights == "auto" else ""
+            has_lite = weights == "auto" and not self.config.dual_pixel
+            lite = ", or the lite ones used if that fails" if has_lite else ""
             self.reporter.say(
                 f"The weights {name} would be downloaded first{lite}; memory is known after that."
             )

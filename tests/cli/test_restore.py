@@ -213,6 +213,19 @@ def test_right_views_in_folders_are_matched_by_name(
     assert "error: l/3.png: r/3.png: no such file" in outcome.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_views_of_different_sizes_fail(
+    options: list[str], dual: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """A dry run finds them, too."""
+    picture("l.png")
+    picture("r.png", (20, 34, 3))
+    outcome = restormer("defocus", "l.png", "--right", "r.png", "--weights", dual, *options)
+    assert outcome.status == 1
+    error = "error: l.png: r.png: the right view has 34 x 20 pixels, the image 34 x 21"
+    assert error in outcome.stderr
+
+
 def test_weights_and_views_must_fit(
     dual: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
