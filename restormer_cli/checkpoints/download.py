@@ -231,6 +231,15 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path}: {error.strerror}", "Check its permissions.")
 
 
+def unwritable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a checkpoint file that cannot be written."""
+    cause = isinstance(error, OSError) and error.strerror
+    return CheckpointError(
+        f"{path}: cannot be written ({cause or first_line(error)})",
+        "Check that its folder is writable and has free space.",
+    )
+
+
 def _release_file(checkpoint: Checkpoint) -> Path:
     return Path(constants.HF_HOME) / "restormer" / checkpoint.file
 

@@ -167,7 +167,9 @@ def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
     for name, parameter in known.items():
         if parameter.required and name not in given:
             raise Problem(
-                "invalid-request", f"the parameter {name} is missing", f"Give {parameter.choices}."
+                "invalid-request",
+                f"the parameter {name} is missing",
+                f"Add ?{name}=VALUE to the address: {parameter.choices}.",
             )
         if parameter.task not in (None, values.get("task")) and name in given:
             raise Problem(
