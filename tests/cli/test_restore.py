@@ -283,6 +283,16 @@ def test_a_dry_run_writes_nothing(restormer: Callable[..., Outcome]) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("weights")
+def test_a_dry_run_of_several_images_adds_them_up(restormer: Callable[..., Outcome]) -> None:
+    """The last line has their number, pixels and time."""
+    for name in ("f/a.png", "f/b.png"):
+        picture(name, (100, 100, 3))
+    Path("f/c.png").write_bytes(b"x")
+    *_, last = restormer("derain", "f", "--dry-run").stderr.splitlines()
+    assert re.fullmatch(r"to restore: 2 images, 0.02 MP, about \d+ s", last)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", ["0", "512"])
 def test_a_dry_run_predicts_peak_memory(tile: str) -> None:

@@ -14,7 +14,7 @@ from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, SIGMAS
 from ...errors import ImageError, RestormerError, UsageError
-from ...text import counted, printable
+from ...text import counted, format_duration, printable
 from ..options import DefocusOptions
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Session:
         self.config = options.restorer_config(task)
         self.tally = batch.Tally(task)
         self.lite_was_used = False
+        self.planned: list[Planned] = []  # of a dry run
         self.backends: dict[RestorerConfig, Backend] = {}  # which keep their networks
         self.reported = set[object]()  # problems of inputs, and outputs among them
         if options.watch:
@@ -154,8 +155,12 @@ class Session:
             self.observers.add(event)
             if isinstance(event, Restored):
                 self.lite_was_used |= event.weights.source == "lite"
+            if isinstance(event, Planned) and self.options.dry_run:
+                self.planned.append(event)
 
     def _finish(self, *, interrupted: bool) -> None:
+        if len(self.planned) > 1:
+            self.console.say(_total(self.planned))
         summary = self.tally.summary(interrupted=interrupted)
         self.console.show(summary)
         self.observers.finish(summary, self.console.say)
@@ -313,6 +318,15 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
             )
         stdout = sys.stdout.buffer
     return batch.StandardStreams(stdin, stdout)
+
+
+def _total(planned: Sequence[Planned]) -> str:
+    """Return what the images of a dry run will take together."""
+    sizes = [(p.width or 0) * (p.height or 0) * (p.pages or 1) for p in planned]
+    text = f"to restore: {counted(len(planned), 'image')}, {sum(sizes) / 1e6:.3g} MP"
+    seconds = [p.seconds for p in planned if p.seconds is not None]
+    complete = len(seconds) == len(planned)
+    return f"{text}, about {format_duration(sum(seconds))}" if complete else text
 
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
