@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Notify, Progress
-from ..checkpoints import (
-    TASKS,
-    load_network,
-    resolve_checkpoint,
-    task_warning,
-    warn_in_python,
-)
+from ..checkpoints import TASKS, load_network, resolve_checkpoint, task_warning, warn_in_python
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
 from ..imaging import Image, find_scale, prepare
 from ..memory import MemoryGuard, is_out_of_memory, release
