@@ -31,8 +31,8 @@ def _escape(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(character)[1:-1]
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its class if it has no message."""
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error or its message; if that is empty, the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -127,6 +127,7 @@ def open_image(
             with named_page(number + 1, total):
                 check_page(image, kind, in_place=in_place)
                 check_mask(weights, image, job.mask)
+                check_right(view, image, job.right)
             yield DecodedPage(image, view, weights, _noise(task, job, number, image))
 
     return OpenedImage(in_place, kind, total, decode_pages(), notes, warnings)
@@ -174,6 +175,17 @@ def check_page(image: Image, kind: str, *, in_place: bool) -> None:
     if in_place:
         damage = [] if image.damage is None else [f"damaged: {image.damage}"]
         refuse_losses([*damage, *image.losses, *fit(image, kind).losses])
+
+
+def check_right(view: Array | None, image: Image, name: object) -> None:
+    """Raise ImageError if the right view has another size than the image."""
+    height, width = image.pixels.shape[:2]
+    if view is not None and view.shape[:2] != (height, width):
+        raise ImageError(
+            f"{name}: the right view has {view.shape[1]} x {view.shape[0]} pixels, "
+            f"the image {width} x {height}",
+            "The two views of a dual-pixel image must have the same size.",
+        )
 
 
 def refuse_losses(losses: list[str]) -> None:

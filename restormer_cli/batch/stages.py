@@ -378,7 +378,11 @@ class ImageStages:
             colour_drift=round(change.drift, 7),
             peak_memory=peak_memory(self.restorer.device),
             notes=[*current.input.notes, *merge_texts([*p.losses, *p.notes] for p in pages)],
-            warnings=[*current.input.warnings, *merge_texts(page.warnings for page in pages)],
+            warnings=[
+                *self.restorer.warnings,
+                *current.input.warnings,
+                *merge_texts(page.warnings for page in pages),
+            ],
             scale=first.scale,
         )
 

@@ -7,7 +7,6 @@ from .catalog import CheckpointQuery as CheckpointQuery
 from .catalog import weights_label as weights_label
 from .download import cached_file as cached_file
 from .download import is_offline as is_offline
-from .onnx import Exported as Exported
 from .onnx import export_onnx as export_onnx
 from .onnx import require_packages as require_packages
 from .resolve import CheckpointStatus as CheckpointStatus
@@ -15,6 +14,7 @@ from .resolve import ResolvedCheckpoint as ResolvedCheckpoint
 from .resolve import list_checkpoints as list_checkpoints
 from .resolve import pull_checkpoint as pull_checkpoint
 from .resolve import resolve_checkpoint as resolve_checkpoint
+from .resolve import task_warning as task_warning
 from .resolve import verify_checkpoints as verify_checkpoints
 from .resolve import warn_in_python as warn_in_python
 from .serialization import load_network as load_network

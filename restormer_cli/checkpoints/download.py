@@ -38,6 +38,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented n
 from ..callbacks import Notify
 from ..errors import CheckpointError
 from ..files import sha256_file
+from ..text import first_line
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
 TIMEOUT = 15  # seconds without a byte after which a download fails
@@ -230,6 +231,15 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path}: {error.strerror}", "Check its permissions.")
 
 
+def unwritable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a checkpoint file that cannot be written."""
+    cause = isinstance(error, OSError) and error.strerror
+    return CheckpointError(
+        f"{path}: cannot be written ({cause or first_line(error)})",
+        "Check that its folder is writable and has free space.",
+    )
+
+
 def _release_file(checkpoint: Checkpoint) -> Path:
     return Path(constants.HF_HOME) / "restormer" / checkpoint.file
 
@@ -243,7 +253,7 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
         path = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision)
     except ValueError as error:  # not a valid repository name
         raise CheckpointError(
-            str(error).splitlines()[0], "Name the file as hf:ORG/REPO/FILE[@REV]."
+            first_line(error), "Name the file as hf:ORG/REPO/FILE[@REV]."
         ) from error
     except OSError as error:
         raise UnavailableError(
@@ -299,7 +309,7 @@ def _plain_cause(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return (str(reason) or type(error).__name__).splitlines()[0]
+    return first_line(reason)
 
 
 def _download(url: str, partial: Path) -> None:

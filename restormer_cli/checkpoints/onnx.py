@@ -20,6 +20,7 @@ from .._version import __version__
 from ..errors import CheckpointError, UsageError
 from ..files import write_atomic
 from ..network import MULTIPLE, NORM_EPSILON, Restormer
+from .download import unwritable
 from .serialization import load_network
 
 if TYPE_CHECKING:
@@ -90,10 +91,7 @@ def export_onnx(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error})",
-            "Check that its folder is writable and has free space.",
-        ) from error
+        raise unwritable(path, error) from error
     return Exported(path, len(content), difference)
 
 

@@ -5,14 +5,25 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
+
 from ..callbacks import Notify
 from ..errors import CheckpointError
 from . import download
-from .catalog import CHECKPOINTS, LICENCE, TASKS, Checkpoint, CheckpointQuery, Task
+from .catalog import (
+    CHECKPOINTS,
+    HUB_REPOSITORY,
+    LICENCE,
+    TASKS,
+    Checkpoint,
+    CheckpointQuery,
+    Task,
+)
 from .download import UnavailableError, expected_sha256
 
 _PACKAGE = Path(__file__).parents[1]
@@ -29,6 +40,7 @@ class ResolvedCheckpoint:
     path: Path
     sha256: str  # computed from the content
     licence: str | None = None  # None if it is unknown
+    task: str | None = None  # key in `TASKS`; None if it is unknown
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,19 @@ class Verdict:
 def warn_in_python(message: str) -> None:
     """Issue a Python warning: the default `notify` where there is no console."""
     warnings.warn(message, stacklevel=2)
+
+
+def task_warning(name: str, own: str | None, task: str) -> str | None:
+    """Return a warning if weights are known to be for another task than that they are used for.
+
+    Args:
+        name: name of the weights.
+        own: their task; None if it is unknown.
+        task: the task that they are used for.
+    """
+    if own in (None, task):
+        return None
+    return f"{name} is for {own}, not for {task}: use `restormer {own}`, or other weights"
 
 
 def resolve_checkpoint(
@@ -93,7 +118,8 @@ def resolve_checkpoint(
     if weights.startswith("hf:"):
         return _from_hub(weights, progress)
     path = Path(weights).expanduser()
-    return ResolvedCheckpoint(path.name, "file", path, download.verify(path, None))
+    digest = download.verify(path, None)
+    return ResolvedCheckpoint(path.name, "file", path, digest, task=_task_of(path, digest))
 
 
 def resolve_name(name: str) -> ResolvedCheckpoint:
@@ -121,7 +147,8 @@ def pull_checkpoint(
     """
     path = download.fetch(checkpoint, notify=notify, progress=progress)
     digest = download.verify(path, expected_sha256(path, checkpoint))
-    return ResolvedCheckpoint(checkpoint.name, "official", path, digest, LICENCE)
+    task = checkpoint.task
+    return ResolvedCheckpoint(checkpoint.name, "official", path, digest, LICENCE, task)
 
 
 def list_checkpoints() -> list[CheckpointStatus]:
@@ -186,7 +213,8 @@ def _lite(checkpoint: Checkpoint, task: Task) -> ResolvedCheckpoint:
             f"{'two views' if checkpoint.channels == 6 else task.name}",
             f"Use --weights official. Bundled are those for {', '.join(bundled) or 'no task'}.",
         )
-    return ResolvedCheckpoint(path.stem, "lite", path, download.verify(path, None), LICENCE)
+    digest = download.verify(path, None)
+    return ResolvedCheckpoint(path.stem, "lite", path, digest, LICENCE, task.name)
 
 
 def _lite_file(task: Task) -> Path | None:
@@ -204,4 +232,20 @@ def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
     path = download.from_hub(
         f"{organisation}/{repository}", file, revision or "main", progress=progress
     )
-    return ResolvedCheckpoint(name, "hub", path, download.verify(path, expected_sha256(path)))
+    digest = download.verify(path, expected_sha256(path))
+    published = {f"{HUB_REPOSITORY}/{c.file}": c.task for c in CHECKPOINTS.values()}
+    task = published.get(name) or _task_of(path, digest)
+    return ResolvedCheckpoint(name, "hub", path, digest, task=task)
+
+
+def _task_of(path: Path, digest: str) -> str | None:
+    """Return the task of a file: that of the published file, or that in a training's record."""
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.sha256 == digest:
+            return checkpoint.task
+    try:
+        with safetensors.safe_open(str(path), framework="np") as file:
+            task = json.loads((file.metadata() or {})["record"])["task"]
+    except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError):
+        return None  # not safetensors, or without a record
+    return task if isinstance(task, str) and task in TASKS else None

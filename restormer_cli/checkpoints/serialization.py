@@ -22,7 +22,7 @@ from ..files import write_atomic
 from ..memory import MemoryGuard
 from ..network import LEVELS, Architecture, Restormer
 from ..text import first_line
-from .download import unreadable
+from .download import unreadable, unwritable
 from .resolve import ResolvedCheckpoint, resolve_name
 
 State = dict[str, Tensor]
@@ -151,10 +151,7 @@ def save_network(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, safetensors.torch.save(tensors, metadata))
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error})",
-            "Check that its folder is writable and has free space.",
-        ) from error
+        raise unwritable(path, error) from error
 
 
 def _identify(head: bytes) -> tuple[str, str] | None:

@@ -16,8 +16,9 @@ from ..errors import RestormerError
 from ..memory import MemoryGuard, save_address_space
 from ..streams import STDOUT, safe_streams
 from .console import Console
+from .doctor import doctor
 from .evaluate import evaluate
-from .info import bench, doctor, info
+from .info import bench, info
 from .options import typer_command
 from .report import compare, report, serve
 from .restore import deblur, defocus, denoise, derain

@@ -39,6 +39,7 @@ class Console:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    _warned: set[str] = field(default_factory=set)  # of the whole run
     _bar: Progress | None = None
     _pace: Pace | None = None
 
@@ -77,7 +78,8 @@ class Console:
             self._line(text)
 
     def warn(self, text: str) -> None:
-        """Show a warning."""
+        """Show a warning; it is not repeated for every image that has it, too."""
+        self._warned.add(text)
         self._line(f"warning: {text}")
 
     def error(self, error: RestormerError) -> None:
@@ -112,7 +114,8 @@ class Console:
                 for note in event.notes:
                     self.say(f"note: {printable(event.input)}: {printable(note)}")
                 for warning in event.warnings:
-                    self.warn(f"{printable(event.input)}: {printable(warning)}")
+                    if warning not in self._warned:
+                        self._line(f"warning: {printable(event.input)}: {printable(warning)}")
             case Skipped():
                 self.say(f"{printable(event.input)}: skipped, {event.reason}")
             case Failed():

@@ -128,6 +128,8 @@ def export(
         )
     checkpoints.require_packages()
     found = checkpoints.resolve_checkpoint(weights, official, TASKS[task], notify=console.warn)
+    if warning := checkpoints.task_warning(found.name, found.task, task):
+        console.warn(warning)
     exported = checkpoints.export_onnx(found, task, path, precision)
     if json:
         console.object({**asdict(exported), "weights": found.name, "sha256": found.sha256})

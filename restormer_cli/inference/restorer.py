@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Notify, Progress
-from ..checkpoints import TASKS, load_network, resolve_checkpoint
+from ..checkpoints import TASKS, load_network, resolve_checkpoint, task_warning, warn_in_python
 from ..errors import CheckpointError, DeviceError, ImageError, UsageError
 from ..imaging import Image, find_scale, prepare
 from ..memory import MemoryGuard, is_out_of_memory, release
@@ -77,8 +77,13 @@ class Restorer:
 
     Args:
         task: name of a task ("denoise", "derain", "deblur", "defocus"), or a configuration.
-        notify: called with a message if the weights or the precision differ from the request.
+        notify: called with a message if the weights or the precision differ from the request, or
+            the weights are for another task; by default, it is a Python warning.
         **options: fields of `RestorerConfig`, if `task` is a name.
+
+    Attributes:
+        weights: the checkpoint.
+        warnings: reasons to check every result.
 
     Raises:
         UsageError: an option is invalid, or options do not go together.
@@ -96,7 +101,7 @@ class Restorer:
         config = RestorerConfig(task, **options) if isinstance(task, str) else task
         self.config = config
         self.task = TASKS[config.task]
-        self.notify = notify or (lambda _: None)
+        self.notify = notify or warn_in_python
         self.device = devices.choose_device(config.device)
         self.precision = devices.choose_precision(config.precision, self.device)
         self._copy = transfer.copy_for(self.device)
@@ -105,6 +110,8 @@ class Restorer:
         if isinstance(weights, str):
             weights = resolve_checkpoint(weights, config.checkpoint, self.task, notify=self.notify)
         self.weights = weights
+        other_task = task_warning(weights.name, weights.task, config.task)
+        self.warnings = [other_task] if other_task else []
         guard = MemoryGuard(f"on {self.device} for {self.weights.name}", kind=DeviceError)
         with guard, devices.device_errors(self.device):
             self.network = load_network(self.weights).to(self.device)
@@ -124,6 +131,8 @@ class Restorer:
             )
         with guard, devices.device_errors(self.device):
             self._verify_device()
+        for warning in self.warnings:
+            self.notify(warning)
 
     def __call__(self, image: np.ndarray, right: np.ndarray | None = None) -> np.ndarray:
         """Return the pixels of `restore`."""

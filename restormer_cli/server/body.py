@@ -1,39 +1,87 @@
-"""Read the body of a request within limits, and notice a client that hangs up."""
+"""Read the files in a request within limits, and notice a client that hangs up."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from email.message import Message
+from email.parser import HeaderParser
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from ..text import format_bytes
+from ..text import format_bytes, printable
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 
     from starlette.types import Receive, Scope
 
     from .config import ServerConfig
+    from .parameters import Part
 
 Result = TypeVar("Result")
 
 MIN_RATE = 10_000
 """Bytes per second that an upload must have on average, after the first `timeout` seconds."""
 
+FORM = "multipart/form-data"
 
-async def read_body(scope: Scope, receive: Receive, config: ServerConfig) -> bytes:
-    """Return the body, which is an image file.
+_MAX_HEAD = 8192
+"""Maximum size of the headers of a part, in bytes."""
+
+
+class File(NamedTuple):
+    """A file in a request."""
+
+    name: str  # given by the client; may be empty
+    data: bytes
+
+
+async def read_files(
+    scope: Scope, receive: Receive, config: ServerConfig, parts: Sequence[Part]
+) -> dict[str, File]:
+    """Return the files by part: the body is the first one, or a form if there are several parts.
 
     Raises:
-        Problem: the body is too large, too slow, empty or encoded.
+        Problem: the body is too large, too slow, empty, encoded or not a form with these parts.
         ClientDisconnect: the client hung up.
     """
     headers = Headers(scope=scope)
-    _check_headers(headers)
+    kind = _check_headers(headers, forms=len(parts) > 1)
+    body = await _read_body(scope, headers, receive, config)
+    if kind != FORM:
+        return {parts[0].name: File("", body)}
+    message = Message()
+    message["Content-Type"] = headers["content-type"]
+    boundary = message.get_boundary("").encode("latin-1", "replace")
+    files: dict[str, File] = {}
+    for name, file in _split_form(body, boundary):
+        if name in files or name not in {part.name for part in parts}:
+            cause = "given twice" if name in files else "unknown"
+            listed = ", ".join(part.name for part in parts)
+            raise Problem(
+                "invalid-request",
+                f"the part {printable(name)!r} of the form is {cause}",
+                f"The parts are: {listed}. All else is a parameter of the address.",
+            )
+        files[name] = file
+    for name in (parts[0].name, *files):
+        if name not in files or not files[name].data:
+            cause = "empty" if name in files else "missing"
+            raise Problem(
+                "invalid-request",
+                f"the part {name} of the form is {cause}",
+                f"Send a file: curl -F {name}=@photo.jpg",
+            )
+    return files
+
+
+async def _read_body(
+    scope: Scope, headers: Headers, receive: Receive, config: ServerConfig
+) -> bytes:
     too_large = Problem(
         "too-large",
         f"the body is over {format_bytes(config.max_bytes)}",
@@ -84,9 +132,10 @@ async def unless_gone(receive: Receive, work: Coroutine[None, None, Result]) -> 
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-def _check_headers(headers: Headers) -> None:
+def _check_headers(headers: Headers, *, forms: bool) -> str:
+    """Return the type of the body, unless it cannot be read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind.startswith("multipart/"):
+    if kind.startswith("multipart/") and not (forms and kind == FORM):
         raise Problem(
             "unsupported-body",
             f"the body is {kind}",
@@ -98,6 +147,29 @@ def _check_headers(headers: Headers) -> None:
             f"the body is encoded with {encoding}",
             "Send the file without a Content-Encoding.",
         )
+    return kind
+
+
+def _split_form(body: bytes, boundary: bytes) -> Iterator[tuple[str, File]]:
+    """Yield name and file of each part of a form (RFC 7578)."""
+    malformed = Problem(
+        "unsupported-body",
+        "the body is no complete form",
+        "Send it as curl does: curl -F image=@photo.jpg -F mask=@mask.png",
+    )
+    delimiter = b"--" + boundary
+    if not boundary or not body.startswith(delimiter):
+        raise malformed
+    end = len(delimiter)
+    while body[end : end + 2] != b"--":
+        start = body.find(b"\r\n\r\n", end, end + _MAX_HEAD)
+        stop = body.find(b"\r\n" + delimiter, start)
+        if start < 0 or stop < start + 4:
+            raise malformed
+        head = HeaderParser().parsestr(body[end:start].decode(errors="replace").lstrip())
+        name = head.get_param("name", "", "content-disposition")
+        yield str(name), File(head.get_filename(""), body[start + 4 : stop])
+        end = stop + 2 + len(delimiter)
 
 
 async def _chunks(receive: Receive, timeout: float) -> AsyncIterator[bytes]:

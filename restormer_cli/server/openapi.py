@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
+from .body import FORM
 from .guards import PROTECTED
 from .problems import KINDS, MEDIA_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from .parameters import Parameter
+    from .parameters import Parameter, Part
     from .routes import Operation
 
 COMMON_PROBLEMS = ("invalid-request", "forbidden", "misdirected", "internal")
@@ -78,15 +79,24 @@ def _describe(operation: Operation, secured: bool) -> dict[str, Any]:
         ],
         "responses": responses,
     }
-    if operation.takes_image:
-        described["requestBody"] = {
-            "required": True,
-            "description": "The image file.",
-            "content": {"application/octet-stream": {}, "image/*": {}},
-        }
+    if operation.parts:
+        described["requestBody"] = _request_body(operation.parts)
     if secured and operation.path.startswith(PROTECTED):
         described["security"] = [{"token": []}]
     return described
+
+
+def _request_body(parts: Sequence[Part]) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/octet-stream": {}, "image/*": {}}
+    if len(parts) > 1:
+        schema = {
+            "type": "object",
+            "required": [parts[0].name],
+            "properties": {part.name: {"description": part.description} for part in parts},
+            "additionalProperties": False,
+        }
+        content[FORM] = {"schema": schema}
+    return {"required": True, "description": parts[0].description, "content": content}
 
 
 def _parameter(parameter: Parameter, place: str) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from ..batch import OUTPUT_FORMATS
-from ..checkpoints import SIGMAS, TASKS
+from ..checkpoints import AUTO_SIGMA, SIGMAS, TASKS
 from ..text import printable
 from .problems import Problem
 
@@ -29,6 +29,7 @@ class Parameter:
     description: str
     schema: dict[str, Any]
     required: bool = False
+    task: str | None = None  # the only one that has it; None for all
 
     def read(self, text: str) -> Any:
         """Return the value of a text.
@@ -60,12 +61,29 @@ class Parameter:
             return f"a number from {self.schema['minimum']} to {self.schema['maximum']}"
         return "true or false"
 
+    @property
+    def mention(self) -> str:
+        """The parameter as it is written in a hint."""
+        return f"{self.name}=true" if self.schema.get("type") == "boolean" else self.name
+
+
+class Part(NamedTuple):
+    """A file in a request."""
+
+    name: str
+    description: str
+
+    @property
+    def mention(self) -> str:
+        """The part as it is written in a hint."""
+        return self.name
+
 
 NAME = Parameter(
     "name",
     "Name of the image: for messages, for the name of the result, and to recognise camera raw "
-    "files by their suffix.",
-    {"type": "string", "default": "image"},
+    "files by their suffix. Default: that of the part image of a form, else image.",
+    {"type": "string"},
 )
 IDENTIFIER = Parameter(
     "id",
@@ -95,14 +113,28 @@ RESTORE = (
         {"type": "boolean", "default": False},
     ),
     Parameter(
+        "keep_detail",
+        "Fraction of the removed detail of brightness that is given back. denoise only.",
+        {"type": "number", "minimum": 0, "maximum": 1, "default": 0.0},
+        task="denoise",
+    ),
+    Parameter(
         "sigma",
-        "Level of Gaussian noise (0..255) that the official weights of denoise are for. Default: "
-        "weights for camera noise.",
-        {"type": "string", "enum": list(SIGMAS)},
+        "Level of Gaussian noise (0..255) that the official weights are for. auto: estimate it. "
+        "Default: weights for camera noise. denoise only.",
+        {"type": "string", "enum": [AUTO_SIGMA, *SIGMAS]},
+        task="denoise",
     ),
     NAME,
     IDENTIFIER,
 )
+IMAGE = Part("image", "The image file.")
+PARTS = (
+    IMAGE,
+    Part("mask", "Image of the same size: white is restored, black stays, grey blends."),
+    Part("right", "Right dual-pixel view; the image is the left one. defocus only."),
+)
+"""Files of a request to restore an image, as a form; the image alone can be the whole body."""
 
 
 def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
@@ -135,13 +167,21 @@ def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
     for name, parameter in known.items():
         if parameter.required and name not in given:
             raise Problem(
-                "invalid-request", f"the parameter {name} is missing", f"Give {parameter.choices}."
+                "invalid-request",
+                f"the parameter {name} is missing",
+                f"Add ?{name}=VALUE to the address: {parameter.choices}.",
+            )
+        if parameter.task not in (None, values.get("task")) and name in given:
+            raise Problem(
+                "invalid-request",
+                f"{name} and {values['task']} do not go together",
+                f"Use {name} with task={parameter.task} only.",
             )
     return values
 
 
-def file_name(text: str) -> str:
+def file_name(text: str, default: str = "image") -> str:
     """Return the last part of a path from a client as the name of a file, without a folder."""
     name = PurePosixPath(text.replace("\\", "/")).name
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name).lstrip(".")
-    return name.encode(errors="replace").decode()[-MAX_NAME:] or "image"
+    return name.encode(errors="replace").decode()[-MAX_NAME:] or default

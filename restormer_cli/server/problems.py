@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
+from ..checkpoints import TASKS
 from ..errors import DamagedError, ImageError, RestormerError, UsageError
 from ..memory import is_out_of_memory
 
@@ -34,6 +36,11 @@ KINDS: dict[str, tuple[int, str]] = {
 }
 """HTTP status and title of each kind of problem; its type is `urn:restormer:KIND`."""
 
+_OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+_TASK_COMMAND = re.compile(rf"`restormer ({'|'.join(TASKS)})`")
+_OF_THE_SERVER = re.compile(rf"{_OPTION.pattern}|`restormer |pip install")
+"""Remedies that only whoever runs the server can apply."""
+
 
 class Problem(Exception):  # noqa: N818 - as RFC 9457 calls it
     """An error to answer with.
@@ -53,8 +60,13 @@ class Problem(Exception):  # noqa: N818 - as RFC 9457 calls it
         self.headers = dict(headers or {})
 
     @classmethod
-    def of(cls, error: RestormerError) -> Problem:
-        """Return the problem for an error of this program."""
+    def of(cls, error: RestormerError, mentions: Mapping[str, str]) -> Problem:
+        """Return the problem for an error of this program, in the words of the API.
+
+        Args:
+            error: the error, whose message and hint mention options and commands.
+            mentions: parameters and parts of the request, as written in a hint, by name.
+        """
         match error:
             case ImageError() if error.__cause__ and is_out_of_memory(error.__cause__):
                 kind = "unavailable"
@@ -66,7 +78,10 @@ class Problem(Exception):  # noqa: N818 - as RFC 9457 calls it
                 kind = "invalid-request"
             case _:
                 kind = "unavailable"
-        return cls(kind, error.message, error.hint)
+        hint = _for_clients(error.hint, mentions)
+        if _OF_THE_SERVER.search(hint):
+            hint = f"On the server: {hint[0].lower()}{hint[1:]}"
+        return cls(kind, _for_clients(error.message, mentions), hint)
 
     def response(self) -> Response:
         """Return the answer."""
@@ -79,3 +94,12 @@ class Problem(Exception):  # noqa: N818 - as RFC 9457 calls it
             "hint": self.hint,
         }
         return Response(json.dumps(content), status, self.headers, media_type=MEDIA_TYPE)
+
+
+def _for_clients(text: str, mentions: Mapping[str, str]) -> str:
+    """Replace options that the request has as parameters, and commands that it has as tasks."""
+
+    def mention(match: re.Match[str]) -> str:
+        return mentions.get(match[1].replace("-", "_"), match[0])
+
+    return _TASK_COMMAND.sub(r"task=\1", _OPTION.sub(mention, text))

@@ -7,24 +7,28 @@ import gc
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from .. import reports
-from ..batch import Cancelled, ImageStages, Job, QueuedImage, failure_event
-from ..errors import ImageError
+from ..batch import Cancelled, ImageStages, Job, QueuedImage, failure_event, first_noise
+from ..checkpoints import AUTO_SIGMA, TASKS, resolve_checkpoint
+from ..errors import ImageError, UsageError
 from ..files import RESTORED_MARK, exists
-from ..imaging import FORMATS, decode, write_encoded
+from ..imaging import FORMATS, decode, sigma_for, write_encoded
 from ..memory import MemoryGuard, release
+from .parameters import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..batch import BatchConfig, Event, ImageProgress, Restored
+    from ..imaging import Noise
     from ..inference import Restorer, RestorerConfig
+    from .body import File
     from .config import ServerConfig
 
 Result = TypeVar("Result")
@@ -62,15 +66,44 @@ class Order(NamedTuple):
     """An image to restore."""
 
     name: str  # for messages, and for the format of camera raw files
-    data: bytes
+    files: Mapping[str, File]  # "image" and perhaps "mask" and "right"
     format: str | None  # a key of FORMATS; None for that of the input
     restorer: RestorerConfig
     batch: BatchConfig
+    noise: Noise | None = None  # if it was estimated
 
     @property
     def job(self) -> Job:
         """The job of the image, whose result goes to no file."""
-        return Job(Path(self.name), None, format=self.format)
+        return Job(
+            Path(self.name),
+            None,
+            right=self._path("right"),
+            format=self.format,
+            noise=self.noise,
+            mask=self._path("mask"),
+        )
+
+    @property
+    def queued(self) -> QueuedImage:
+        """The job and its files."""
+        data = {name: file.data for name, file in self.files.items()}
+        return QueuedImage(0, self.job, data["image"], data.get("right"), data.get("mask"))
+
+    def with_own_sigma(self) -> Order:
+        """Return the order with the weights that `sigma=auto` chooses, as the command does."""
+        restorer, noise = self.restorer, None
+        if restorer.sigma != AUTO_SIGMA:
+            return self
+        if restorer.weights in ("auto", "official"):
+            with suppress(ImageError):  # reported when the image is restored
+                noise = first_noise(self.files["image"].data, self.batch, self.name)
+        return self._replace(restorer=replace(restorer, sigma=sigma_for(noise)), noise=noise)
+
+    def _path(self, part: str) -> Path | None:
+        """Return the name of a file, for messages."""
+        file = self.files.get(part)
+        return None if file is None else Path(file_name(file.name, part))
 
 
 class RestoredFile(NamedTuple):
@@ -122,12 +155,12 @@ class RestoringQueue:
         self.is_closing = False
 
     def load(self) -> None:
-        """Load the network of the default task, to report its problems at the start.
+        """Load the network of the weights' own task, to report its problems at the start.
 
         Raises:
             RestormerError: the weights or the device are unavailable.
         """
-        self._thread.submit(self._restorer, self._config.restorer).result()
+        self._thread.submit(self._load_first).result()
 
     @contextmanager
     def place(self, identifier: str | None = None) -> Iterator[Place]:
@@ -224,10 +257,24 @@ class RestoringQueue:
 
         return work
 
+    def _load_first(self) -> None:
+        config = self._config.restorer
+        weights = config.weights
+        if isinstance(weights, str) and weights not in ("auto", "official", "lite"):
+            default, warn = TASKS[config.task], self._reporter.warn
+            found = resolve_checkpoint(weights, config.checkpoint, default, notify=warn)
+            config = replace(config, task=found.task or config.task)
+        try:
+            self._restorer(config)
+        except UsageError:
+            # The network may take two views.
+            self._restorer(replace(config, task="defocus", dual_pixel=True))
+
     def _restore(self, order: Order, place: Place) -> RestoredFile:
+        order = order.with_own_sigma()
         restorer = self._restorer(order.restorer)
         stages = ImageStages(restorer, order.batch, place.show_progress, None, place.stop)
-        current = stages.read(QueuedImage(0, order.job, order.data))
+        current = stages.read(order.queued)
         event, data = stages.write(stages.compute(current))
         assert data is not None  # noqa: S101 - the job has no target
         name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.input.kind].suffixes[0]}"

@@ -21,10 +21,20 @@ from ..batch import OUTPUT_FORMATS, BatchConfig
 from ..checkpoints import TASKS
 from ..errors import RestormerError
 from ..imaging import FORMATS
-from .body import discard_body, read_body, unless_gone
+from .body import discard_body, read_files, unless_gone
 from .guards import Guard
 from .openapi import document
-from .parameters import IDENTIFIER, NAME, RESTORE, Parameter, file_name, read_query
+from .parameters import (
+    IDENTIFIER,
+    IMAGE,
+    NAME,
+    PARTS,
+    RESTORE,
+    Parameter,
+    Part,
+    file_name,
+    read_query,
+)
 from .problems import Problem
 from .queue import BusyError, ClosingError, Order, Place, RestoredFile, RestoringQueue, preview
 
@@ -58,9 +68,15 @@ class Operation(NamedTuple):
     content: tuple[str, ...]  # media types of the answer
     parameters: tuple[Parameter, ...] = ()
     path_parameters: tuple[Parameter, ...] = ()
-    takes_image: bool = False
+    parts: tuple[Part, ...] = ()  # files in the body
     problems: tuple[str, ...] = ()  # kinds, besides those of all operations
     headers: tuple[tuple[str, str], ...] = ()  # of the answer: name and description
+
+    @property
+    def mentions(self) -> dict[str, str]:
+        """Parameters and parts, as they are written in a hint, by name."""
+        described: tuple[Parameter | Part, ...] = (*self.parameters, *self.parts)
+        return {each.name: each.mention for each in described}
 
 
 class Call(NamedTuple):
@@ -139,21 +155,24 @@ async def restore(service: Service, call: Call) -> None:
         quality=values["quality"],
         max_pixels=config.max_pixels,
         strength=values["strength"],
+        keep_detail=values["keep_detail"],
         allow_damaged=values["allow_damaged"],
     )
     with service.queue.place(values["id"]) as place:
-        data = await read_body(call.scope, call.receive, config)
-        order = Order(file_name(values["name"]), data, wanted, network, batch)
+        files = await read_files(call.scope, call.receive, config, PARTS)
+        network = replace(network, dual_pixel="right" in files)
+        name = file_name(values["name"] or files["image"].name)
+        order = Order(name, files, wanted, network, batch)
         work = service.queue.run(place, service.queue.restore(order))
         await send_file(call, await unless_gone(call.receive, work))
 
 
 async def draw_preview(service: Service, call: Call) -> None:
     """Answer with a JPEG of the image in the body."""
-    config, name = service.config, file_name(call.values["name"])
+    config, name = service.config, file_name(call.values["name"] or "")
     with service.queue.place() as place:
-        data = await read_body(call.scope, call.receive, config)
-        work = service.queue.run(place, preview(name, data, config.max_pixels))
+        files = await read_files(call.scope, call.receive, config, (IMAGE,))
+        work = service.queue.run(place, preview(name, files["image"].data, config.max_pixels))
         picture = await unless_gone(call.receive, work)
         await call.answer(Response(picture, media_type="image/jpeg"))
 
@@ -177,7 +196,7 @@ OPERATIONS = (
         "POST", "/v1/restore", "Restore an image", restore,
         tuple(f"image/{kind}" for kind in FORMATS),
         parameters=RESTORE,
-        takes_image=True,
+        parts=PARTS,
         problems=("unauthorized", *IMAGE_PROBLEMS),
         headers=(
             (RESULT_HEADER, "The event `restored` as JSON, described by `restormer schema`."),
@@ -193,7 +212,7 @@ OPERATIONS = (
         "POST", "/v1/preview", "A JPEG of an image that a browser cannot show", draw_preview,
         ("image/jpeg",),
         parameters=(NAME,),
-        takes_image=True,
+        parts=(IMAGE,),
         problems=("unauthorized", *IMAGE_PROBLEMS[1:]),
     ),
 )  # fmt: skip
@@ -228,7 +247,7 @@ class _Endpoint:
         except Problem as problem:
             await problem.response()(scope, receive, send)
         except RestormerError as error:
-            await Problem.of(error).response()(scope, receive, send)
+            await Problem.of(error, self.operation.mentions).response()(scope, receive, send)
         except BusyError as error:
             refusal = Problem(
                 "busy",
@@ -245,7 +264,7 @@ class _Endpoint:
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem once the client has sent its body."""
         try:
-            if self.operation.takes_image and not self.service.queue.is_closing:
+            if self.operation.parts and not self.service.queue.is_closing:
                 await discard_body(scope, receive, self.service.config)
         except ClientDisconnect:
             return

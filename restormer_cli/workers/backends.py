@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..batch import describe_run, preview_batch, run_batch, settings_fingerprint
-from ..checkpoints import CHECKPOINTS
+from ..checkpoints import CHECKPOINTS, task_warning
 from .pool import Launcher, Reporter, WorkerPool
 from .processes import ProcessLauncher
 from .ray_cluster import RayLauncher
@@ -109,10 +109,14 @@ class DryRun(InProcess):
         # Offline, a run uses other weights or fails, and so does a dry run.
         if (missing or weights.startswith("hf:")) and not is_offline():
             name = checkpoint.name if official else weights
-            lite = ", or the lite ones used if that fails" if weights == "auto" else ""
+            has_lite = weights == "auto" and not self.config.dual_pixel
+            lite = ", or the lite ones used if that fails" if has_lite else ""
             self.reporter.say(
                 f"The weights {name} would be downloaded first{lite}; memory is known after that."
             )
+            own = CHECKPOINTS[weights].task if weights in CHECKPOINTS else None
+            if warning := task_warning(name, own, self.config.task):
+                self.reporter.warn(warning)
             return None
         return self._load()
 

@@ -41,6 +41,38 @@ def resolve(weights, name="deraining"):
     return resolution.resolve_checkpoint(weights, checkpoint, task, notify=notes.append), notes
 
 
+def test_the_task_of_a_file_is_known_from_its_hash_or_its_record(hub, official, tiny, tmp_path):
+    """A copy of a published file, a trained file and files of the Hub name their task."""
+    network = tiny_network(seed=3)
+    for name, record in {"mine": {"task": "deblur"}, "odd": {"task": "dehaze"}, "bare": {}}.items():
+        path = tmp_path / f"{name}.safetensors"
+        serialization.save_network(network.state_dict(), network.architecture, path, record=record)
+        hub.files[f"org/repo/{path.name}"] = path.read_bytes()
+    copy = tmp_path / "renamed.pth"
+    copy.write_bytes(hub.release["deraining.pth"])
+    tasks = {
+        "deraining": "derain",
+        str(copy): "derain",
+        "hf:deepinv/Restormer/deraining.pth": "derain",
+        str(tmp_path / "mine.safetensors"): "deblur",
+        "hf:org/repo/mine.safetensors": "deblur",
+        str(tmp_path / "odd.safetensors"): None,
+        str(tmp_path / "bare.safetensors"): None,
+        str(tiny("plain.pth")): None,
+    }
+    assert {weights: resolve(weights)[0].task for weights in tasks} == tasks
+
+
+def test_the_warning_of_another_task_names_both_and_the_command():
+    """Weights of the same or an unknown task give no warning."""
+    warning = resolution.task_warning("mine.pth", "derain", "denoise")
+    assert warning == (
+        "mine.pth is for derain, not for denoise: use `restormer derain`, or other weights"
+    )
+    assert resolution.task_warning("mine.pth", "derain", "derain") is None
+    assert resolution.task_warning("mine.pth", None, "derain") is None
+
+
 @pytest.mark.parametrize("weights", ["auto", "official", "deraining"])
 def test_the_official_checkpoint_is_the_first_choice(official, lite, weights):
     """If the Hub answers, the official checkpoint is used without a note."""

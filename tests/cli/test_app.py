@@ -71,7 +71,7 @@ def test_an_unexpected_exception_keeps_its_traceback(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unexpected exception is not turned into an error message."""
-    monkeypatch.setattr("restormer_cli.cli.restore.run", lambda *_: 1 // 0)
+    monkeypatch.setattr("restormer_cli.cli.restore.commands.run", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         app.main(["derain", "a.png"])
 

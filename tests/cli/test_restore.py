@@ -225,6 +225,19 @@ def test_right_views_in_folders_are_matched_by_name(
     assert "error: l/3.png: r/3.png: no such file" in outcome.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_views_of_different_sizes_fail(
+    options: list[str], dual: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """A dry run finds them, too."""
+    picture("l.png")
+    picture("r.png", (20, 34, 3))
+    outcome = restormer("defocus", "l.png", "--right", "r.png", "--weights", dual, *options)
+    assert outcome.status == 1
+    error = "error: l.png: r.png: the right view has 34 x 20 pixels, the image 34 x 21"
+    assert error in outcome.stderr
+
+
 def test_weights_and_views_must_fit(
     dual: Path, identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
@@ -233,6 +246,39 @@ def test_weights_and_views_must_fit(
     assert restormer("defocus", "in.png", "--weights", dual).status == 2
     both = restormer("defocus", "in.png", "--right", "in.png", "--weights", identity())
     assert both.status == 2
+
+
+OTHER_TASK = "is for derain, not for denoise: use `restormer derain`, or other weights"
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_weights_of_another_task_are_warned_of_once(
+    devices: str, restormer: Callable[..., Outcome]
+) -> None:
+    """It is printed once, and the event of every image has it."""
+    for name in ("a.png", "b.png"):
+        picture(name)
+    weights = ("--weights", "restormer-lite-derain", "--device", devices)
+    outcome = restormer("denoise", "a.png", "b.png", *weights, "--json")
+    assert outcome.status == 0
+    assert outcome.stderr.count(OTHER_TASK) == 1
+    restored = [event for event in outcome.events if event["event"] == "restored"]
+    warning = f"restormer-lite-derain {OTHER_TASK}"
+    assert [event["warnings"][0] for event in restored] == [warning] * 2
+    assert OTHER_TASK not in restormer("derain", "a.png", *weights).stderr
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", ["restormer-lite-derain", "deraining"])
+def test_a_dry_run_warns_of_weights_of_another_task(
+    name: str, publish: Callable[..., Any], restormer: Callable[..., Outcome]
+) -> None:
+    """Also if the weights are not on this machine yet."""
+    publish("deraining", b"weights")
+    picture("a.png")
+    outcome = restormer("denoise", "a.png", "--weights", name, "--dry-run")
+    assert outcome.status == 0
+    assert outcome.stderr.count(f"warning: {name} {OTHER_TASK}") == 1
 
 
 @pytest.mark.usefixtures("weights")
@@ -247,6 +293,16 @@ def test_a_dry_run_writes_nothing(restormer: Callable[..., Outcome]) -> None:
     assert re.search(r" of memory, about \d+ s$", outcome.stderr, re.MULTILINE)
     assert tree() == before
     assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_dry_run_of_several_images_adds_them_up(restormer: Callable[..., Outcome]) -> None:
+    """The last line has their number, pixels and time."""
+    for name in ("f/a.png", "f/b.png"):
+        picture(name, (100, 100, 3))
+    Path("f/c.png").write_bytes(b"x")
+    *_, last = restormer("derain", "f", "--dry-run").stderr.splitlines()
+    assert re.fullmatch(r"to restore: 2 images, 0.02 MP, about \d+ s", last)
 
 
 @pytest.mark.slow

@@ -132,6 +132,14 @@ def test_nan_in_the_image_is_rejected(identity):
         restorer(image)
 
 
+def test_weights_of_another_task_give_a_python_warning():
+    """They restore, because a network may be fine-tuned from another task's."""
+    with pytest.warns(UserWarning, match="restormer-lite-derain is for derain, not for denoise"):
+        restorer = Restorer("denoise", weights="restormer-lite-derain", device="cpu")
+    assert len(restorer.warnings) == 1
+    assert Restorer("derain", weights="restormer-lite-derain", device="cpu").warnings == []
+
+
 def test_an_unknown_precision_is_rejected():
     """A precision that is not supported is a usage error that lists the choices."""
     with pytest.raises(UsageError, match="fp8") as error:
@@ -310,7 +318,7 @@ def test_too_little_memory_to_verify_the_precision(tiny, monkeypatch):
         return answer
 
     monkeypatch.setattr(engine, "psnr_to_fp32", psnr)
-    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", notify=print)
     image = picture((24, 32, 3), "uint8")
     with pytest.raises(ImageError, match="not enough memory"):
         restorer.restore(image)
@@ -427,7 +435,7 @@ def test_plans_use_the_verified_precision(tiny, monkeypatch):
     """If half precision is too far from fp32, plans and retries use fp32."""
     monkeypatch.setattr(devices, "native_bf16", lambda _: True)
     monkeypatch.setattr(engine, "psnr_to_fp32", lambda *_: 20.0)
-    restorer = Restorer("denoise", weights=str(tiny()), device="cpu")
+    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", notify=print)
     used = []
 
     def restore(network, x, *, precision, **settings):

@@ -113,6 +113,25 @@ def test_photos_are_restored_compared_and_downloaded(
     until(tab, "document.activeElement.textContent.startsWith('a.png')")
 
 
+def test_detail_can_be_kept_where_noise_is_removed(
+    visit: Callable[..., Any], server: Served
+) -> None:
+    """The slider sets `keep_detail`; other tasks have neither."""
+    tab = visit()
+    slider = tab.get_by_label("Keep detail")
+    slider.fill("50")
+    assert tab.locator("#keep-detail-value").text_content() == "50 %"
+    add(tab, a_png=png(64, 64))
+    wait(tab)
+    expected = server.restore(png(64, 64), keep_detail=0.5).body
+    assert downloaded(tab, "Download: a.png") == expected
+    tab.get_by_label("Rain").check()
+    assert not slider.is_visible()
+    add(tab, b_png=png())
+    wait(tab)
+    assert tab.locator("#count").text_content() == "2 of 2 restored"
+
+
 def test_equal_names_stay_apart_in_the_archive(visit: Callable[..., Any]) -> None:
     """Two photos of one name are two files of the archive."""
     tab = visit()
@@ -260,10 +279,10 @@ def test_the_keyboard_suffices(visit: Callable[..., Any]) -> None:
     """Tab reaches the tasks, the settings and the files in order; all have names."""
     tab = visit()
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         tab.keyboard.press("Tab")
         reached.append(tab.evaluate("document.activeElement.id || document.activeElement.name"))
-    assert reached == ["task", "strength", "format", "files"]
+    assert reached == ["task", "strength", "keep-detail", "format", "files"]
     tab.get_by_role("radio", name="Noise").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate("settings().task") == "derain"

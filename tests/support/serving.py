@@ -139,6 +139,20 @@ def start_server(folder: Path, *options: str) -> Served:
     return served
 
 
+def form(**files: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a form with these files, as browsers write it, and its headers."""
+    parts = [
+        f'--b-1\r\nContent-Disposition: form-data; name="{name}"; filename="{name} größe.png"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + data
+        + b"\r\n"
+        for name, data in files.items()
+    ]
+    return b"".join([*parts, b"--b-1--\r\n"]), {
+        "Content-Type": 'multipart/form-data; boundary="b-1"'
+    }
+
+
 def read_answer(connection: socket.socket) -> Answer:
     """Read the answer to a request that was sent by hand."""
     response = http.client.HTTPResponse(connection)

@@ -54,16 +54,23 @@ byId("tasks").append(...page.tasks.map(({ name, title }, index) => {
 }));
 byId("format").append(create("option", { value: "keep" }, "as the photo"),
   ...page.formats.map((name) => create("option", { value: name }, name.toUpperCase())));
-byId("strength").addEventListener("input", () => {
-  byId("strength-value").textContent = `${byId("strength").value} %`;
-});
+for (const name of ["strength", "keep-detail"]) {
+  byId(name).addEventListener("input", () => {
+    byId(`${name}-value`).textContent = `${byId(name).value} %`;
+  });
+}
+const chosenTask = () => document.querySelector("[name=task]:checked").value;
+const showDetail = () => { byId("kept").hidden = chosenTask() !== "denoise"; };
+byId("tasks").addEventListener("change", showDetail);
+showDetail();
 
 /** Return the parameters that are chosen now; a photo keeps those of its start. */
 function settings() {
   return {
-    task: document.querySelector("[name=task]:checked").value,
+    task: chosenTask(),
     format: byId("format").value,
     strength: byId("strength").value / 100,
+    ...(byId("kept").hidden ? {} : { keep_detail: byId("keep-detail").value / 100 }),
   };
 }
 

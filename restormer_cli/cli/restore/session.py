@@ -1,9 +1,8 @@
-"""The restoring commands: `denoise`, `derain`, `deblur` and `defocus`."""
+"""One run of a restoring command: its plan, its execution and what is reported of it."""
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import sys
 from contextlib import closing, suppress
@@ -11,143 +10,27 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-import typer
-
-from .. import batch, files, imaging, reports, workers
-from ..batch import Failed, Planned, Restored, Skipped
-from ..checkpoints import AUTO_SIGMA, SIGMAS
-from ..errors import ImageError, RestormerError, UsageError
-from ..text import counted, printable
-from .console import Console
-from .options import Contradictions, DefocusOptions, DenoiseOptions, RestoreOptions, check_options
+from ... import batch, files, imaging, reports, workers
+from ...batch import Failed, Planned, Restored, Skipped
+from ...checkpoints import AUTO_SIGMA, SIGMAS
+from ...errors import ImageError, RestormerError, UsageError
+from ...text import counted, format_duration, printable
+from ..options import DefocusOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from ..batch import Event, Job, Observer, Tally
-    from ..files import Inputs
-    from ..imaging import Image, Noise
-    from ..inference import RestorerConfig
-    from ..workers import Backend
+    from ...batch import Event, Job, Observer, Tally
+    from ...files import Inputs
+    from ...imaging import Image, Noise
+    from ...inference import RestorerConfig
+    from ...workers import Backend
+    from ..console import Console
+    from ..options import RestoreOptions
 
 
-def denoise(console: Console, options: DenoiseOptions) -> None:
-    """Remove noise: of a camera at high ISO, or added Gaussian noise.
-
-    Examples:
-        restormer denoise photo.jpg               # write photo.restored.jpg
-        restormer denoise photo.jpg -o clean.png  # write this file
-        restormer denoise a.jpg --mask sky.png    # only where the mask is white
-        restormer denoise holiday/ -r -o clean/   # a folder and its subfolders
-        restormer denoise scan.tif --sigma 25     # Gaussian noise of a known level
-        restormer denoise '*.jpg' --weights lite  # bundled weights, no network
-    """
-    run(console, "denoise", options)
-
-
-def derain(console: Console, options: RestoreOptions) -> None:
-    """Remove rain streaks.
-
-    Examples:
-        restormer derain street.jpg -o dry.png    # write this file
-        restormer derain frames/ --device cuda    # a folder, on the first GPU
-        restormer derain frames/ --skip-existing  # resume a run
-    """
-    run(console, "derain", options)
-
-
-def deblur(console: Console, options: RestoreOptions) -> None:
-    """Remove motion blur of a moving subject or a moving camera.
-
-    Examples:
-        restormer deblur shaken.jpg            # write shaken.restored.jpg
-        restormer deblur - < in.jpg > out.jpg  # in a pipe
-        restormer deblur shots/ --dry-run      # show the plan and its memory
-    """
-    run(console, "deblur", options)
-
-
-def defocus(console: Console, options: DefocusOptions) -> None:
-    """Sharpen out-of-focus images, from one view or from two dual-pixel views.
-
-    Examples:
-        restormer defocus soft.jpg               # write soft.restored.jpg
-        restormer defocus l.png --right r.png    # two dual-pixel views
-        restormer defocus l/ --right r/ -o out/  # folders of them, same names
-    """
-    run(console, "defocus", options)
-
-
-CONTRADICTIONS: Contradictions = (
-    (
-        lambda o: not o.inputs and o.files_from is None,
-        "no input given",
-        "Name images, folders or patterns, or - for an image from stdin.",
-    ),
-    (lambda o: o.output == "", "-o is empty", "Name a file, a folder, or - for stdout."),
-    (lambda o: o.mask == "", "--mask is empty", "Name an image, or a folder of masks."),
-    (
-        lambda o: o.null and o.files_from is None,
-        "--null needs a list of inputs",
-        "Add --files-from LIST.",
-    ),
-    (
-        lambda o: o.files_from == "-" and "-" in (o.inputs or ()),
-        "stdin cannot be both an image and the list of inputs",
-        "Save one of them to a file.",
-    ),
-    (
-        lambda o: o.json and o.output == "-",
-        "--json and -o - both write to stdout",
-        "Name an output file.",
-    ),
-    (lambda o: math.isnan(o.strength), "--strength is not a number", "Give a number from 0 to 1."),
-    (
-        lambda o: isinstance(o, DenoiseOptions) and math.isnan(o.keep_detail),
-        "--keep-detail is not a number",
-        "Give a number from 0 to 1.",
-    ),
-    (
-        lambda o: o.in_place and o.output == "-",
-        "--in-place and -o - name two different outputs",
-        "Leave out one of them.",
-    ),
-    (
-        lambda o: o.ray is not None and bool(o.preview or o.report or o.compare),
-        "--preview, --report and --compare do not work with --ray, which may restore elsewhere",
-        "Leave them out. `restormer report FOLDER` makes a report afterwards.",
-    ),
-    (
-        lambda o: (
-            o.watch
-            and any((o.files_from, o.in_place, o.dry_run, o.report, o.compare, o.ray, _right(o)))
-        ),
-        "--watch does not go with --files-from, --in-place, --dry-run, --right, --ray, --report or "
-        "--compare",
-        "Leave them out. `restormer report FOLDER` makes a report at any time.",
-    ),
-    (lambda o: o.watch and "," in o.device, "--watch uses one device", "Name one with --device."),
-)
-
-
-def run(console: Console, task: str, options: RestoreOptions) -> None:
-    """Restore all inputs of a command.
-
-    Raises:
-        typer.Exit: an input failed.
-        UsageError: the options or the inputs make no sense. No file was changed.
-        CheckpointError: the weights are unavailable or do not fit the task.
-        DeviceError: the device is unavailable.
-    """
-    check_options(options, CONTRADICTIONS)
-    with reports.open_preview(console, options.preview and not options.dry_run) as preview:
-        tally = _Run(console, task, options, preview).execute()
-    if tally.failed:
-        raise typer.Exit(1)
-
-
-class _Run:
+class Session:
     """Plan of a run, made before any file is changed, and its execution."""
 
     def __init__(
@@ -157,6 +40,7 @@ class _Run:
         self.config = options.restorer_config(task)
         self.tally = batch.Tally(task)
         self.lite_was_used = False
+        self.planned: list[Planned] = []  # of a dry run
         self.backends: dict[RestorerConfig, Backend] = {}  # which keep their networks
         self.reported = set[object]()  # problems of inputs, and outputs among them
         self.cleaned: set[Path] = set()  # folders of outputs, without leftovers
@@ -186,7 +70,7 @@ class _Run:
             output=options.output,
             format=None if options.format == "keep" else options.format,
             in_place=options.in_place,
-            right=_right(options),
+            right=right_view(options),
         )
         self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
 
@@ -290,8 +174,12 @@ class _Run:
             self.observers.add(event)
             if isinstance(event, Restored):
                 self.lite_was_used |= event.weights.source == "lite"
+            if isinstance(event, Planned) and self.options.dry_run:
+                self.planned.append(event)
 
     def _finish(self, *, interrupted: bool) -> None:
+        if len(self.planned) > 1:
+            self.console.say(_total(self.planned))
         summary = self.tally.summary(interrupted=interrupted)
         self.console.show(summary)
         self.observers.finish(summary, self.console.say)
@@ -456,6 +344,15 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
     return batch.StandardStreams(stdin, stdout)
 
 
+def _total(planned: Sequence[Planned]) -> str:
+    """Return what the images of a dry run will take together."""
+    sizes = [(p.width or 0) * (p.height or 0) * (p.pages or 1) for p in planned]
+    text = f"to restore: {counted(len(planned), 'image')}, {sum(sizes) / 1e6:.3g} MP"
+    seconds = [p.seconds for p in planned if p.seconds is not None]
+    complete = len(seconds) == len(planned)
+    return f"{text}, about {format_duration(sum(seconds))}" if complete else text
+
+
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
     """Return whether outputs are recorded: not for a single input with a file as output."""
     several = len(inputs.found) > 1 or any(i.folder for i in inputs.found)
@@ -465,7 +362,8 @@ def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
     return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))
 
 
-def _right(options: RestoreOptions) -> str | None:
+def right_view(options: RestoreOptions) -> str | None:
+    """Return the right view, or the folder of right views; None without."""
     return options.right if isinstance(options, DefocusOptions) else None
 
 

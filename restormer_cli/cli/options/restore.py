@@ -1,160 +1,19 @@
-"""Declarations of the shared options, and their adaptation to Typer."""
+"""Options of the restoring commands."""
 
-import inspect
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..errors import UsageError
-from .console import Console
+from .declare import BATCH, FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
+from .shared import Crops, MaxPixels, NetworkOptions
 
 if TYPE_CHECKING:
-    from ..batch import BatchConfig
-    from ..inference import RestorerConfig
-
-FILES = "Input and output"
-RESTORATION = "Restoration"
-MACHINE = "Weights and device"
-BATCH = "Batch"
-MESSAGES = "Messages"
-RESULTS = "Looking at results"
-SERVER = "Server"
-PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, SERVER, MESSAGES, RESULTS)
-"""Panels of a command's help text in order. None: arguments and options without a panel."""
+    from ...batch import BatchConfig
+    from ...inference import RestorerConfig
 
 UNREPORTED = frozenset(["inputs", "json", "quiet", "verbose", "report"])
 """Options that a report leaves out, because they do not affect the outputs."""
-
-
-class Option(NamedTuple):
-    """Declaration of an option in an annotation.
-
-    The option `--max-pixels` and its environment variable RESTORMER_MAX_PIXELS are named after the
-    annotated field or parameter `max_pixels`. An option of type bool takes no value.
-    """
-
-    panel: str
-    help: str
-    short: str | None = None
-    metavar: str | None = None
-    min: float | None = None
-    max: float | None = None
-
-
-Weights = Annotated[
-    str,
-    Option(
-        MACHINE,
-        "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
-        "or, if they are unavailable, the bundled lite ones.",
-        metavar="WHICH",
-    ),
-]
-Device = Annotated[
-    str,
-    Option(
-        MACHINE,
-        "Device to run on. auto: the first available of cuda, mps and cpu.",
-        metavar="auto|cpu|cuda[:N]|mps",
-    ),
-]
-Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    Option(
-        MACHINE,
-        "Floating-point format. auto: the fastest whose result is within 50 dB PSNR of fp32.",
-    ),
-]
-Json = Annotated[bool, Option(MESSAGES, "Write results and events to stdout as JSON lines.")]
-Quiet = Annotated[bool, Option(MESSAGES, "Show only warnings and errors.", short="-q")]
-MaxPixels = Annotated[
-    int, Option(FILES, "Reject images of more than N pixels.", min=1, metavar="N")
-]
-Crops = Annotated[
-    list[str] | None,
-    Option(
-        RESULTS,
-        "Part to enlarge, in pixels; repeatable. Default: where images differ most.",
-        metavar="X,Y,W,H",
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
-    """Options of every command that restores images."""
-
-    tile: Annotated[
-        str,
-        Option(
-            RESTORATION,
-            "Side of the tiles, in pixels. 0: no tiles, which is exact. auto: tiles only if memory "
-            "cannot hold the whole image.",
-            metavar="auto|0|N",
-        ),
-    ] = "auto"
-    overlap: Annotated[
-        int,
-        Option(
-            RESTORATION,
-            "Width in pixels of the overlap that blends tiles.",
-            min=0,
-            metavar="PIXELS",
-        ),
-    ] = 32
-    window: Annotated[
-        int | None,
-        Option(
-            RESTORATION,
-            "Side of the windows for attention statistics (TLC), in pixels; 384 suits deblur. "
-            "Default: the whole image.",
-            min=8,
-            metavar="PIXELS",
-        ),
-    ] = None
-    ensemble: Annotated[
-        bool,
-        Option(
-            RESTORATION,
-            "Average over all 8 flips and rotations: slightly better, 8 times slower. With "
-            "--right: over 4.",
-        ),
-    ] = False
-
-    weights: Weights = "auto"
-    device: Device = "auto"
-    precision: Precision = "auto"
-
-    json: Json = False
-    quiet: Quiet = False
-    verbose: Annotated[bool, Option(MESSAGES, "Show details.", short="-v")] = False
-
-    def restorer_config(self, task: str) -> "RestorerConfig":
-        """Return the configuration of the restorer for a task.
-
-        Raises:
-            UsageError: the options contradict each other, or --tile is not a number.
-        """
-        from ..inference import RestorerConfig
-
-        if self.tile != "auto" and not self.tile.isdecimal():
-            raise UsageError(
-                f"--tile is {self.tile!r}",
-                "Give auto, 0 for the whole image, or a number of pixels.",
-            )
-        return RestorerConfig(
-            task,
-            weights=self.weights,
-            device=self.device,
-            precision=self.precision,
-            tile="auto" if self.tile == "auto" else int(self.tile),
-            overlap=self.overlap,
-            window=self.window,
-            ensemble=self.ensemble,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +159,7 @@ class RestoreOptions(NetworkOptions):
 
     def batch_config(self) -> "BatchConfig":
         """Return the settings for reading, blending and writing images."""
-        from ..batch import BatchConfig
+        from ...batch import BatchConfig
 
         return BatchConfig(
             format=self.format,
@@ -382,76 +241,3 @@ class DefocusOptions(RestoreOptions):
     def restorer_config(self, task: str) -> "RestorerConfig":
         """Return the configuration, for two views if the right one is given."""
         return replace(super().restorer_config(task), dual_pixel=self.right is not None)
-
-
-Contradictions = tuple[tuple[Callable[[Any], bool], str, str], ...]
-"""Combinations of options to reject: predicate, error message and hint of each."""
-
-
-def check_options(options: object, contradictions: Contradictions) -> None:
-    """Raise UsageError for the first contradiction that applies to the options."""
-    for applies, message, hint in contradictions:
-        if applies(options):
-            raise UsageError(message, hint)
-
-
-def typer_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Adapt a command to Typer, which passes the context and one value for each option.
-
-    The adapted command applies --json, --quiet and --verbose to the console.
-
-    Args:
-        function: `function(console, options)`, where `options` is annotated with a dataclass whose
-            fields are the options, or `function(console, ...)` with one parameter for each.
-    """
-    kind = get_type_hints(function).get("options")
-    declared = kind or function
-    hints = get_type_hints(declared, include_extras=True)
-    parameters = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=_for_typer(name, hints[name]))
-        for name, parameter in inspect.signature(declared).parameters.items()
-        if name != "console"
-    ]
-    parameters.sort(key=lambda p: PANELS.index(p.annotation.__metadata__[0].rich_help_panel))
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-
-    def command(*, context: typer.Context, **values: Any) -> None:
-        console: Console = context.obj
-        switches = {"json", "quiet", "verbose"} & values.keys()
-        console.configure(**{name: values[name] for name in switches})
-        _check_working_folder()
-        if kind:
-            function(console, kind(**values))
-        else:
-            function(console, **values)
-
-    command.__doc__ = function.__doc__
-    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
-    return command
-
-
-def _check_working_folder() -> None:
-    """Raise UsageError if the working folder was deleted, where no relative path has a meaning."""
-    try:
-        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
-    except OSError as error:
-        raise UsageError(
-            f"the working folder is gone ({error.strerror})", "Change to another folder."
-        ) from error
-
-
-def _for_typer(name: str, hint: Any) -> Any:
-    value_type, option = hint.__origin__, hint.__metadata__[0]
-    if not isinstance(option, Option):
-        return hint
-    declaration = typer.Option(
-        *filter(None, ("--" + name.replace("_", "-"), option.short)),
-        help=option.help,
-        metavar="" if value_type is bool else option.metavar,
-        min=option.min,
-        max=option.max,
-        envvar=f"RESTORMER_{name.upper()}",
-        show_envvar=False,  # the end of the help text states the rule for all of them
-        rich_help_panel=option.panel,
-    )
-    return Annotated[value_type, declaration]

@@ -1,0 +1,29 @@
+"""Options of the commands.
+
+Read `declare` first: an option is declared once, as the annotation of a field or parameter, and
+Typer's declaration is made from it. `shared` has the options of several commands, and `restore`
+those of the restoring ones. None of them is lazy: they import only Typer.
+"""
+
+from .declare import SERVER, Contradictions, Option, check_options, typer_command
+from .restore import DefocusOptions, DenoiseOptions, RestoreOptions
+from .shared import Crops, Device, Json, MaxPixels, NetworkOptions, Precision, Quiet, Weights
+
+__all__ = [
+    "SERVER",
+    "Contradictions",
+    "Crops",
+    "DefocusOptions",
+    "DenoiseOptions",
+    "Device",
+    "Json",
+    "MaxPixels",
+    "NetworkOptions",
+    "Option",
+    "Precision",
+    "Quiet",
+    "RestoreOptions",
+    "Weights",
+    "check_options",
+    "typer_command",
+]

@@ -1,0 +1,109 @@
+"""Declare an option, refuse contradictions, and adapt a command to Typer."""
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+
+from ...errors import UsageError
+from ..console import Console
+
+FILES = "Input and output"
+RESTORATION = "Restoration"
+MACHINE = "Weights and device"
+BATCH = "Batch"
+MESSAGES = "Messages"
+RESULTS = "Looking at results"
+SERVER = "Server"
+PANELS = (None, FILES, RESTORATION, MACHINE, BATCH, SERVER, MESSAGES, RESULTS)
+"""Panels of a command's help text in order. None: arguments and options without a panel."""
+
+
+class Option(NamedTuple):
+    """Declaration of an option in an annotation.
+
+    The option `--max-pixels` and its environment variable RESTORMER_MAX_PIXELS are named after the
+    annotated field or parameter `max_pixels`. An option of type bool takes no value.
+    """
+
+    panel: str
+    help: str
+    short: str | None = None
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+Contradictions = tuple[tuple[Callable[[Any], bool], str, str], ...]
+"""Combinations of options to reject: predicate, error message and hint of each."""
+
+
+def check_options(options: object, contradictions: Contradictions) -> None:
+    """Raise UsageError for the first contradiction that applies to the options."""
+    for applies, message, hint in contradictions:
+        if applies(options):
+            raise UsageError(message, hint)
+
+
+def typer_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Adapt a command to Typer, which passes the context and one value for each option.
+
+    The adapted command applies --json, --quiet and --verbose to the console.
+
+    Args:
+        function: `function(console, options)`, where `options` is annotated with a dataclass whose
+            fields are the options, or `function(console, ...)` with one parameter for each.
+    """
+    kind = get_type_hints(function).get("options")
+    declared = kind or function
+    hints = get_type_hints(declared, include_extras=True)
+    parameters = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=_for_typer(name, hints[name]))
+        for name, parameter in inspect.signature(declared).parameters.items()
+        if name != "console"
+    ]
+    parameters.sort(key=lambda p: PANELS.index(p.annotation.__metadata__[0].rich_help_panel))
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+    def command(*, context: typer.Context, **values: Any) -> None:
+        console: Console = context.obj
+        switches = {"json", "quiet", "verbose"} & values.keys()
+        console.configure(**{name: values[name] for name in switches})
+        _check_working_folder()
+        if kind:
+            function(console, kind(**values))
+        else:
+            function(console, **values)
+
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    return command
+
+
+def _check_working_folder() -> None:
+    """Raise UsageError if the working folder was deleted, where no relative path has a meaning."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is the same
+    except OSError as error:
+        raise UsageError(
+            f"the working folder is gone ({error.strerror})", "Change to another folder."
+        ) from error
+
+
+def _for_typer(name: str, hint: Any) -> Any:
+    value_type, option = hint.__origin__, hint.__metadata__[0]
+    if not isinstance(option, Option):
+        return hint
+    declaration = typer.Option(
+        *filter(None, ("--" + name.replace("_", "-"), option.short)),
+        help=option.help,
+        metavar="" if value_type is bool else option.metavar,
+        min=option.min,
+        max=option.max,
+        envvar=f"RESTORMER_{name.upper()}",
+        show_envvar=False,  # the end of the help text states the rule for all of them
+        rich_help_panel=option.panel,
+    )
+    return Annotated[value_type, declaration]

@@ -1,0 +1,122 @@
+"""Options that several commands share, and those of every command that restores images."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from ...errors import UsageError
+from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
+
+if TYPE_CHECKING:
+    from ...inference import RestorerConfig
+
+Weights = Annotated[
+    str,
+    Option(
+        MACHINE,
+        "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
+        "or, if they are unavailable, the bundled lite ones.",
+        metavar="WHICH",
+    ),
+]
+Device = Annotated[
+    str,
+    Option(
+        MACHINE,
+        "Device to run on. auto: the first available of cuda, mps and cpu.",
+        metavar="auto|cpu|cuda[:N]|mps",
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    Option(
+        MACHINE,
+        "Floating-point format. auto: the fastest whose result is within 50 dB PSNR of fp32.",
+    ),
+]
+Json = Annotated[bool, Option(MESSAGES, "Write results and events to stdout as JSON lines.")]
+Quiet = Annotated[bool, Option(MESSAGES, "Show only warnings and errors.", short="-q")]
+MaxPixels = Annotated[
+    int, Option(FILES, "Reject images of more than N pixels.", min=1, metavar="N")
+]
+Crops = Annotated[
+    list[str] | None,
+    Option(
+        RESULTS,
+        "Part to enlarge, in pixels; repeatable. Default: where images differ most.",
+        metavar="X,Y,W,H",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Options of every command that restores images."""
+
+    tile: Annotated[
+        str,
+        Option(
+            RESTORATION,
+            "Side of the tiles, in pixels. 0: no tiles, which is exact. auto: tiles only if memory "
+            "cannot hold the whole image.",
+            metavar="auto|0|N",
+        ),
+    ] = "auto"
+    overlap: Annotated[
+        int,
+        Option(
+            RESTORATION,
+            "Width in pixels of the overlap that blends tiles.",
+            min=0,
+            metavar="PIXELS",
+        ),
+    ] = 32
+    window: Annotated[
+        int | None,
+        Option(
+            RESTORATION,
+            "Side of the windows for attention statistics (TLC), in pixels; 384 suits deblur. "
+            "Default: the whole image.",
+            min=8,
+            metavar="PIXELS",
+        ),
+    ] = None
+    ensemble: Annotated[
+        bool,
+        Option(
+            RESTORATION,
+            "Average over all 8 flips and rotations: slightly better, 8 times slower. With "
+            "--right: over 4.",
+        ),
+    ] = False
+
+    weights: Weights = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Annotated[bool, Option(MESSAGES, "Show details.", short="-v")] = False
+
+    def restorer_config(self, task: str) -> "RestorerConfig":
+        """Return the configuration of the restorer for a task.
+
+        Raises:
+            UsageError: the options contradict each other, or --tile is not a number.
+        """
+        from ...inference import RestorerConfig
+
+        if self.tile != "auto" and not self.tile.isdecimal():
+            raise UsageError(
+                f"--tile is {self.tile!r}",
+                "Give auto, 0 for the whole image, or a number of pixels.",
+            )
+        return RestorerConfig(
+            task,
+            weights=self.weights,
+            device=self.device,
+            precision=self.precision,
+            tile="auto" if self.tile == "auto" else int(self.tile),
+            overlap=self.overlap,
+            window=self.window,
+            ensemble=self.ensemble,
+        )
