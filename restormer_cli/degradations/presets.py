@@ -32,11 +32,11 @@ def _with_jpeg(degradation: Degradation) -> Degradation:
 
 DEGRADATIONS: dict[str, Degradation] = {
     "denoise": mixture(
-        (0.08, untouched),
+        (0.12, untouched),
         (0.3, blind_gaussian_noise),
         (0.12, equal_noise),
-        (0.2, camera_noise),
-        (0.3, processed_noise),
+        (0.18, camera_noise),
+        (0.28, processed_noise),
     ),
     "derain": mixture(
         (0.22, untouched),
