@@ -13,20 +13,18 @@ on the photographs:
 - chelsea and coffee: a cat by Stefan van der Walt and a cup by Rachel Michetti, both CC0, from
   scikit-image
 
-The picture of real noise needs the package `bm3d` (see `baselines.py`) and the photograph `REAL` in
-full size. It is left as it is if either is missing.
+The picture of real noise needs the photograph `REAL` in full size, and is left as it is without it.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from baselines import cbm3d
+from baselines import non_local_means
 from skimage import data
 
 from restormer_cli import Restorer
@@ -52,8 +50,8 @@ REAL = Path("/usr/share/backgrounds/Kleiber_by_Lukas_Baubkus.jpg")
 REAL_CORNERS = ((1650, 2500), (2000, 1700))
 """Top left corners of the parts of `REAL` that are shown: plumage, and bark out of focus."""
 
-REAL_SIGMA = 8
-"""Level for CBM3D: of 5, 8 and 11, the lowest that removes the noise from the bark."""
+REAL_STRENGTH = 5
+"""Strength of non-local means: of 3, 5 and 8, the lowest that removes the noise from the bark."""
 
 MARGIN = 64
 """Width in pixels of the border around a part of `REAL` that is restored with it."""
@@ -151,11 +149,11 @@ def write_hard_rain(photos: Path, derain: Restorer) -> None:
 
 
 def write_real_noise(denoise: Restorer) -> None:
-    """Write noisy, restored and CBM3D side by side, at 100 %."""
+    """Write noisy, restored and non-local means side by side, at 100 %."""
     photo, rows = read_image(REAL).pixels, []
     for top, left in REAL_CORNERS:
         degraded = part(photo, top - MARGIN, left - MARGIN, TRUE_SIDE + 2 * MARGIN)
-        classical = from_float(cbm3d(to_float(degraded), REAL_SIGMA), np.uint8)
+        classical = from_float(non_local_means(to_float(degraded), REAL_STRENGTH), np.uint8)
         views = (degraded, denoise(degraded), classical)
         rows.append([part(view, MARGIN, MARGIN, TRUE_SIDE) for view in views])
     write(rows, "real-noise.jpg", quality=90)
@@ -173,10 +171,10 @@ def main() -> None:
     }
     write_tasks(photos, restorers)
     write_hard_rain(photos, restorers["derain"])
-    if find_spec("bm3d") and REAL.exists():
+    if REAL.exists():
         write_real_noise(restorers["denoise"])
     else:
-        print(f"real-noise.jpg is left as it is: it needs bm3d and {REAL}")  # noqa: T201
+        print(f"real-noise.jpg is left as it is: it needs {REAL}")  # noqa: T201
 
 
 if __name__ == "__main__":
