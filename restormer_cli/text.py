@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration such as "0.3 s", "12 s", "5 min" or "2 h 10 min"."""
+    """Return a duration such as "12 s", "5 min" or "2 h 10 min"."""
     minutes = round(seconds / 60)
     if minutes < 1:
-        return f"{seconds:.{1 if 0 < seconds < 0.95 else 0}f} s"
+        return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
