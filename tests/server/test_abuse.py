@@ -15,9 +15,8 @@ import pytest
 
 from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
-from tests.server.test_api import check_problem, png
 from tests.support import image_files
-from tests.support.serving import read_answer
+from tests.support.serving import check_problem, png, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

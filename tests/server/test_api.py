@@ -17,6 +17,7 @@ from restormer_cli import batch
 from restormer_cli.imaging import io as image_io
 from tests.support import image_files
 from tests.support.program import picture
+from tests.support.serving import check_problem, png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,24 +28,8 @@ if TYPE_CHECKING:
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "tiff": "image/tiff", "webp": "image/webp"}
 
 
-def png(height: int = 21, width: int = 34, seed: int = 0, **options: Any) -> bytes:
-    pixels = image_files.noise(height, width, 3, seed=seed)
-    return image_files.encoded(PIL.Image.fromarray(pixels), "PNG", **options)
-
-
 def kind_of(answer: Answer) -> str:
     return str(PIL.Image.open(io.BytesIO(answer.body)).format).lower()
-
-
-def check_problem(answer: Answer, status: int, kind: str) -> dict[str, Any]:
-    """Check an answer against RFC 9457 and the program's own fields."""
-    assert (answer.status, answer.json["type"]) == (status, f"urn:restormer:{kind}"), answer
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json["status"] == status
-    assert answer.json["title"]
-    assert answer.json["detail"]
-    assert "\n" not in answer.json["detail"]
-    return dict(answer.json)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "deep.png", "deep.tiff", "a.webp"])

@@ -10,10 +10,9 @@ import PIL.Image
 import pytest
 
 from restormer_cli.imaging import io as image_io
-from tests.server.test_api import check_problem, png
 from tests.support import image_files
 from tests.support.program import picture
-from tests.support.serving import form
+from tests.support.serving import check_problem, form, png
 
 if TYPE_CHECKING:
     from collections.abc import Callable

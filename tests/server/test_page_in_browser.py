@@ -11,10 +11,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.server.test_api import png
 from tests.support import image_files
 from tests.support.browser import launch as launch_browser
 from tests.support.browser import until, watch
+from tests.support.serving import png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,14 +18,13 @@ import pytest
 
 from restormer_cli.inference import RestorerConfig
 from restormer_cli.server import ServerConfig
-from restormer_cli.server.queue import RestoringQueue
-from tests.server.test_api import check_problem, png
 from tests.support import image_files
-from tests.support.serving import SECONDS, start_server
+from tests.support.serving import SECONDS, check_problem, png, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from restormer_cli.server.queue import RestoringQueue
     from tests.support.program import Outcome
     from tests.support.serving import Served
 
@@ -135,6 +134,13 @@ class Silent:
         """Do nothing."""
 
 
+def make_queue(config: ServerConfig) -> RestoringQueue:
+    """Return a queue; imports packages of the extra `serve`."""
+    from restormer_cli.server.queue import RestoringQueue
+
+    return RestoringQueue(config, Silent())
+
+
 @pytest.mark.usefixtures("extra")
 def test_an_unexpected_error_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client gets a problem without internals, and the log the traceback."""
@@ -145,7 +151,7 @@ def test_an_unexpected_error_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(routes, "task_list", fail)
     config = ServerConfig(restorer=RestorerConfig("denoise"))
-    queue = RestoringQueue(config, Silent())
+    queue = make_queue(config)
     headers = [(b"host", b"localhost")]
     scope = {"type": "http", "method": "GET", "path": "/v1/tasks", "headers": headers}
     scope |= {"query_string": b"", "root_path": "", "server": ("localhost", 80)}
@@ -165,10 +171,11 @@ def test_an_unexpected_error_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> No
     assert b"secret" not in messages[1]["body"]
 
 
+@pytest.mark.usefixtures("extra")
 def test_one_network_is_in_memory(tiny: Callable[..., Path]) -> None:
     """Another task frees the previous network before it loads its own."""
     config = RestorerConfig("denoise", weights=str(tiny()), device="cpu")
-    queue = RestoringQueue(ServerConfig(restorer=config), Silent())
+    queue = make_queue(ServerConfig(restorer=config))
     first = weakref.ref(queue._restorer(config).network)
     assert queue._restorer(config).network is first()
     queue._restorer(RestorerConfig("derain", weights=str(tiny()), device="cpu"))

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import PIL.Image
 import torch
 
 import restormer_cli
+from tests.support import image_files
 from tests.support.networks import tiny_network
 from tests.support.program import PROGRAM
 
@@ -159,3 +161,19 @@ def read_answer(connection: socket.socket) -> Answer:
     response.begin()
     names = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, names, response.read())
+
+
+def png(height: int = 21, width: int = 34, seed: int = 0, **options: Any) -> bytes:
+    pixels = image_files.noise(height, width, 3, seed=seed)
+    return image_files.encoded(PIL.Image.fromarray(pixels), "PNG", **options)
+
+
+def check_problem(answer: Answer, status: int, kind: str) -> dict[str, Any]:
+    """Check an answer against RFC 9457 and the program's own fields."""
+    assert (answer.status, answer.json["type"]) == (status, f"urn:restormer:{kind}"), answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json["status"] == status
+    assert answer.json["title"]
+    assert answer.json["detail"]
+    assert "\n" not in answer.json["detail"]
+    return dict(answer.json)
