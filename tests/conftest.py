@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 # Tests run in parallel, so more threads would only compete for the cores. PyTorch reads the
 # variable on import, and subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell lets its background jobs ignore Ctrl-C, and subprocesses inherit this, too: tests that
+# interrupt one would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest
