@@ -13,8 +13,8 @@ import pytest
 from restormer_cli.batch import event_schema
 from restormer_cli.imaging.image import Image
 from restormer_cli.imaging.io import read_image, write_image
-from tests.imaging.test_scale import picture
 from tests.support.image_files import noise
+from tests.support.scenes import smooth_picture
 from tests.support.tiff_files import EXTRA_SAMPLES, extra_samples, tiff
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_a_float_image_is_restored_on_its_own_scale(
     full: int, kind: str, restormer: Callable[..., Outcome]
 ) -> None:
     """Noise, change and result are those of the same picture in integers."""
-    levels = np.rint(np.clip(picture(0.05), 0, 1) * full)
+    levels = np.rint(np.clip(smooth_picture(0.05), 0, 1) * full)
     levels[0, 0] = 0, full, full
     dtype = "uint8" if full == 255 else "uint16"
     write_image(Image(levels.astype(dtype)), Path("integers.png"))
@@ -125,8 +125,8 @@ def test_a_float_image_is_restored_on_its_own_scale(
 def test_a_dry_run_reports_the_scale(restormer: Callable[..., Outcome]) -> None:
     """Also for images on the scale 0..1; it is null for integers."""
     for name, samples, scale in (
-        ("a.tif", picture(), [0, 1]),
-        ("b.tif", picture() * 4095, [0, 4095]),
+        ("a.tif", smooth_picture(), [0, 1]),
+        ("b.tif", smooth_picture() * 4095, [0, 4095]),
         ("c.tif", noise(24, 32, 3), None),
     ):
         Path(name).write_bytes(tiff(samples, 2))
@@ -136,7 +136,7 @@ def test_a_dry_run_reports_the_scale(restormer: Callable[..., Outcome]) -> None:
 @pytest.mark.usefixtures("weights")
 def test_a_png_of_a_float_image_has_its_scale(restormer: Callable[..., Outcome]) -> None:
     """If the user names a PNG, black and white are those of the scale, with a note."""
-    samples = np.float32(255) * picture()
+    samples = np.float32(255) * smooth_picture()
     Path("a.pfm").write_bytes(pfm(samples))
     found = event(restormer("denoise", "a.pfm", "-o", "a.png", "--json"))
     pixels = read_image(Path("a.png")).pixels
@@ -148,7 +148,7 @@ def test_a_png_of_a_float_image_has_its_scale(restormer: Callable[..., Outcome])
 def test_a_report_shows_float_images(restormer: Callable[..., Outcome]) -> None:
     """The page of a run and that of a manifest accept images on their own scale."""
     Path("in").mkdir()
-    Path("in/a.tif").write_bytes(tiff(picture(0.05) * np.float32(255), 2))
+    Path("in/a.tif").write_bytes(tiff(smooth_picture(0.05) * np.float32(255), 2))
     assert restormer("denoise", "in", "-o", "out/", "--report", "run.html").status == 0
     assert restormer("report", "out").status == 0
     recorded = json.loads(Path("out/.restormer.jsonl").read_text())
@@ -190,7 +190,7 @@ def test_hidden_colour_has_no_influence(name: str, restormer: Callable[..., Outc
 @pytest.mark.usefixtures("weights")
 def test_the_noise_of_hidden_colour_is_not_reported(restormer: Callable[..., Outcome]) -> None:
     """Flat colour under alpha 0 does not make a noisy image look clean."""
-    pixels = (255 * picture(0.08)).clip(0, 255).astype(np.uint8)
+    pixels = (255 * smooth_picture(0.08)).clip(0, 255).astype(np.uint8)
     alpha = np.full((80, 96), 255, np.uint8)
     pixels[:50], alpha[:50] = 128, 0
     write_image(Image(pixels, alpha), Path("a.png"))

@@ -11,8 +11,8 @@ from restormer_cli.imaging.image import Image
 from restormer_cli.imaging.linear import RawDescription
 from restormer_cli.imaging.network_view import NetworkView, prepare
 from restormer_cli.imaging.scale import find_scale
-from tests.imaging.test_scale import picture
 from tests.support.image_files import noise
+from tests.support.scenes import smooth_picture
 
 RANGES = ((0, 1), (-0.3, 1.4), (0, 255), (-3, 300), (-1024, 3071), (0, 60), (-1e30, 1e30))
 
@@ -115,7 +115,7 @@ def test_hidden_samples_are_never_changed(image):
 @pytest.mark.parametrize("full", [255, 1023, 65535])
 def test_a_float_image_is_restored_like_the_same_integers(full):
     """The network sees the same as for the integers of that range."""
-    levels = np.rint(picture() * full)
+    levels = np.rint(smooth_picture() * full)
     view = prepare(as_float(levels.astype(np.float32)))
     np.testing.assert_allclose(view.seen, levels / full, atol=1e-6)
     result = restored(view, lambda seen: seen / 2)
@@ -127,16 +127,16 @@ def test_a_float_image_is_restored_like_the_same_integers(full):
 
 def test_noise_beyond_the_scale_is_removed():
     """The network's answer replaces samples slightly outside 0..1; nothing is added back."""
-    noisy = picture(0.08)
+    noisy = smooth_picture(0.08)
     assert noisy.min() < -0.05
     assert noisy.max() > 1.05
-    result = restored(prepare(as_float(noisy)), lambda _: picture())
-    np.testing.assert_allclose(result, picture(), atol=0.02)
+    result = restored(prepare(as_float(noisy)), lambda _: smooth_picture())
+    np.testing.assert_allclose(result, smooth_picture(), atol=0.02)
 
 
 def test_highlights_stay():
     """Radiance above the scale is not changed, also single samples; the rest is restored."""
-    radiance = picture(0.01)
+    radiance = smooth_picture(0.01)
     radiance[10:30, 20:50] = 12.5
     radiance[60, 60] = 90
     view = prepare(as_float(radiance))
@@ -162,7 +162,7 @@ def test_highlights_blend():
 def test_hidden_colour_is_not_seen(dtype, premultiplied):
     """Two images that look the same look the same to the network."""
     top = 1 if dtype == "float32" else np.iinfo(dtype).max
-    colours = (picture() * top).astype(dtype)
+    colours = (smooth_picture() * top).astype(dtype)
     alpha = np.zeros((80, 96), dtype)
     alpha[20:60, 20:70] = top
     views = []
@@ -201,7 +201,7 @@ def test_premultiplied_colour_is_divided():
 def test_neutral_images_are_restored_as_grey(dtype, with_alpha):
     """Equal channels give one channel to the network, and the grey image's result in all three."""
     top = 200 if dtype == "float32" else np.iinfo(dtype).max
-    grey = (picture(channels=1) * top).astype(dtype)
+    grey = (smooth_picture(channels=1) * top).astype(dtype)
     alpha = None
     if with_alpha:
         alpha = np.full((80, 96), 1 if dtype == "float32" else top, dtype)
@@ -222,7 +222,7 @@ def test_neutral_images_are_restored_as_grey(dtype, with_alpha):
 
 def test_the_rounding_of_ycbcr_is_neutral():
     """Channels that differ by one level are restored as equal ones."""
-    grey = (40 + 150 * picture(channels=1)).astype(np.uint8)
+    grey = (40 + 150 * smooth_picture(channels=1)).astype(np.uint8)
     colour = np.repeat(grey, 3, axis=2)
     colour[::3, ::2, 0] += 1
     view = prepare(Image(colour))

@@ -1,7 +1,8 @@
-"""Synthetic images and generators for the tests of degradations."""
+"""Synthetic images and generators."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -28,3 +29,12 @@ def column(*values: float) -> Tensor:
 def is_8_bit(x: Tensor) -> bool:
     """Return True if all values are multiples of 1/255."""
     return bool(((x * 255).round() / 255 - x).abs().max() < 1e-6)
+
+
+def smooth_picture(noise: float = 0.0, channels: int = 3) -> np.ndarray:
+    """Return a smooth picture in 0..1 with Gaussian noise that is not clipped."""
+    y, x = np.mgrid[:80, :96]
+    waves = (np.sin(x / 17) * np.cos(y / 23), np.cos((x + y) / 29), np.sin(y / 13 + x / 31))
+    clean = 0.5 + 0.45 * np.dstack(waves[:channels])
+    added = np.random.default_rng(0).normal(0, noise, clean.shape) if noise else 0
+    return (clean + added).astype(np.float32)
