@@ -14,7 +14,7 @@ SHARE = 0.3
 
 
 def with_structures(x: Tensor, generator: Generator) -> Tensor:
-    """Draw a structure on some clean images, B 3 H W in 0..1; the others are returned as they are.
+    """Draw a structure on `SHARE` of the clean images, B 3 H W in 0..1; the others stay as is.
 
     A network trained on hard streaks alone erases wire baskets and the mesh of fences.
     """
@@ -44,9 +44,9 @@ def parallel_lines(
         width: B 1 1 1, pixels.
         generator: source of randomness.
     """
-    height, width_in_pixels = x.shape[2:]
-    row = torch.arange(float(height), device=x.device)[:, None]
-    column = torch.arange(float(width_in_pixels), device=x.device)
+    rows, columns = x.shape[2:]
+    row = torch.arange(float(rows), device=x.device)[:, None]
+    column = torch.arange(float(columns), device=x.device)
     bend = uniform(0, 5, x, generator) * smooth_maps(1, x, generator)
     start = spacing * uniform(0, 1, x, generator)
     across = column * angle.cos() - row * angle.sin() + bend + start
@@ -57,6 +57,6 @@ def parallel_lines(
 
 
 def bars(position: Tensor, period: Tensor, width: Tensor) -> Tensor:
-    """Return 1 within `width` / 2 of each half period, 0 elsewhere, with edges of one pixel."""
+    """Return 1 within `width` / 2 of the middle of each period, else 0, with edges of one pixel."""
     distance = (position.remainder(period) - period / 2).abs()
     return ((width - 2 * distance) / 2 + 0.5).clamp(0, 1)

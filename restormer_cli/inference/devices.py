@@ -21,6 +21,10 @@ from ..text import first_line
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+MPS_FIXED = "2.14"
+"""Release of PyTorch from which sums over many pixels are right on MPS. Before, matrix products
+over 32767 or more elements are wrong (pytorch#193487)."""
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of this name; "auto" prefers CUDA, then MPS, then the CPU.
@@ -40,11 +44,6 @@ def choose_device(name: str = "auto") -> torch.device:
             "`restormer doctor` lists the devices; --device auto chooses the fastest.",
         )
     return device
-
-
-MPS_FIXED = "2.14"
-"""Release of PyTorch from which sums over many pixels are right on MPS. Before, matrix products
-over 32767 or more elements are wrong (pytorch#193487)."""
 
 
 def check_training_device(device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Compile block.cpp for this CPU and keep the library in the user's cache.
 
-A library's name contains a
-hash of everything that it depends on, so that computers with different CPUs can share the folder.
+A library's name contains a hash of everything that it depends on, so that computers with different
+CPUs can share the folder.
 """
 
 from __future__ import annotations
