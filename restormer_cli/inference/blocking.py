@@ -1,8 +1,8 @@
 """Run functions over whole feature maps in strips and blocks.
 
-A pass over a map copies one strip at a time, with a halo of neighbouring rows and columns. It
-keeps the last rows of each strip as the upper halo of the next one. A pass may therefore overwrite
-the map that it reads.
+A pass over a map takes one strip at a time, and the blocks of a strip in parallel. A pass that
+overwrites the map that it reads copies each strip first, with a halo of neighbouring rows, and
+keeps the last rows of a strip as the upper halo of the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product, repeat, starmap
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,6 +39,10 @@ BLOCK_BYTES = 3 << 19
 """Size of a block's feature map on a CPU (measured to be fastest with 1 MiB of cache per core)."""
 
 
+ROWS_PER_COPY = 16
+"""Rows of a strip that a thread copies at a time."""
+
+
 class Region(NamedTuple):
     """Rectangle of pixels: rows top..bottom and columns left..right, ends excluded."""
 
@@ -54,6 +58,22 @@ class Region(NamedTuple):
     def crop(self, x: Tensor) -> Tensor:
         """Return a view of the rectangle in B H W C."""
         return x[:, self.top : self.bottom, self.left : self.right]
+
+    def expanded(self, halo: int) -> Region:
+        """Return the rectangle with a halo on every side."""
+        top, bottom, left, right = self
+        return Region(top - halo, bottom + halo, left - halo, right + halo)
+
+    def within(self, other: Region) -> Region:
+        """Return the intersection with another rectangle."""
+        top, bottom, left, right = other
+        rows = max(self.top, top), min(self.bottom, bottom)
+        return Region(*rows, max(self.left, left), min(self.right, right))
+
+    def relative_to(self, top: int, left: int) -> Region:
+        """Return the rectangle in the coordinates of a part that begins at this row and column."""
+        rows = self.top - top, self.bottom - top
+        return Region(*rows, self.left - left, self.right - left)
 
 
 class BlockShape(NamedTuple):
@@ -71,7 +91,42 @@ Blocking = Callable[[int, int, int], BlockShape]
 Map = list[Tensor]
 """Feature map as groups of channels, each B H W C in its own memory."""
 
+
+class Part(NamedTuple):
+    """Rectangle of a feature map, which begins at a row and a column of the map."""
+
+    groups: Map
+    top: int = 0
+    left: int = 0
+
+    @property
+    def region(self) -> Region:
+        """Rows and columns of the map."""
+        height, width = self.groups[0].shape[1:3]
+        return Region(self.top, self.top + height, self.left, self.left + width)
+
+    def crop(self, region: Region) -> Map:
+        """Return views of rows and columns of the map that lie in the part."""
+        return [region.relative_to(self.top, self.left).crop(group) for group in self.groups]
+
+    def block(self, region: Region) -> Tensor:
+        """Return a region of the map, contiguous B H W C, zero where it is not in the part."""
+        inside = region.within(self.region)
+        if inside == region:
+            return joined(self.crop(region), -1).contiguous()
+        first, channels = self.groups[0], [group.shape[-1] for group in self.groups]
+        height, width = region.bottom - region.top, region.right - region.left
+        block = first.new_zeros(len(first), height, width, sum(channels))
+        target = inside.relative_to(region.top, region.left).crop(block)
+        for piece, group in zip(target.split(channels, -1), self.crop(inside), strict=True):
+            piece.copy_(group)
+        return block
+
+
 Result = TypeVar("Result")
+
+Edges = tuple[list[int], list[int]]
+"""Rows and columns that blocks do not cross."""
 
 Compute = Callable[[Tensor, Region, Convolve], Result]
 """Function of a block with its halo, its region without the halo, and its 3x3 convolution."""
@@ -163,54 +218,98 @@ class StripRunner:
         source: Map,
         compute: Compute[Result],
         halo: int = 1,
-        edges: tuple[list[int], list[int]] = ([], []),
+        edges: Edges = ([], []),
+        *,
+        overwritten: bool = False,
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the region and the result of `compute` for each block of a map, in order.
 
-        Blocks have `halo` extra pixels on every side and do not cross `edges` (rows, columns). A
-        block that covers the map has none if its shape says so.
+        Blocks have `halo` extra pixels on every side and do not cross `edges`. A block that covers
+        the map has none if its shape says so. `overwritten` is as for `visit`.
         """
         height, width = source[0].shape[1:3]
-        shape = self.blocking(sum(group.shape[-1] for group in source), height, width)
+        shape = self._shape(source)
+
+        def on_block(part: Part, region: Region) -> Result:
+            block = part.block(region.expanded(halo))
+            return compute(block, region, block_convolution(region, height, width))
+
+        def on_map(part: Part, region: Region) -> Result:
+            return compute(part.block(region), region, same)
+
+        if shape.rows >= height and shape.columns >= width and not any(edges) and not shape.halo:
+            yield from self.visit(source, on_map)
+        else:
+            yield from self.visit(source, on_block, halo, edges, overwritten=overwritten)
+
+    def visit(
+        self,
+        source: Map,
+        compute: Callable[[Part, Region], Result],
+        halo: int = 0,
+        edges: Edges = ([], []),
+        *,
+        overwritten: bool = False,
+    ) -> Iterator[tuple[Region, Result]]:
+        """Yield the result of `compute` for the region of each block of a map, in order.
+
+        It gets a part of the map that contains the region, and its halo if that is in the map. If
+        the map is `overwritten` meanwhile, the part is a copy.
+        """
+        parts = self._copied_strips(source, halo, edges) if overwritten else repeat(Part(source))
+        for part, regions in zip(parts, self._regions(source, edges), strict=False):
+            yield from zip(regions, self._map(partial(compute, part), regions), strict=True)
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
+
+    def _shape(self, x: Map) -> BlockShape:
+        height, width = x[0].shape[1:3]
+        return self.blocking(sum(group.shape[-1] for group in x), height, width)
+
+    def _regions(self, x: Map, edges: Edges) -> Iterator[list[Region]]:
+        """Yield the regions of the blocks of each strip."""
+        (height, width), shape = x[0].shape[1:3], self._shape(x)
+        columns = spans(width, shape.columns, edges[1])
+        for top, bottom in spans(height, shape.strip, edges[0]):
+            rows = [(top + start, top + end) for start, end in spans(bottom - top, shape.rows)]
+            yield list(starmap(Region, (a + b for a, b in product(rows, columns))))
+
+    def _copied_strips(self, source: Map, halo: int, edges: Edges) -> Iterator[Part]:
+        """Yield a copy of each strip with a halo on every side, zero outside the map.
+
+        All have the same memory. The map may be overwritten down to the end of the last strip.
+        """
+        (height, width), most = source[0].shape[1:3], self._shape(source).strip
+        shape = min(most, height) + 2 * halo, width + 2 * halo
+        copies = [group.new_zeros(len(group), *shape, group.shape[-1]) for group in source]
+        for top, bottom in spans(height, most, edges[0]):
+            rows, end = bottom - top, min(bottom + halo, height)
+
+            def copy_rows(span: tuple[int, int], top: int = top) -> None:
+                start, end = span
+                for copy, group in zip(copies, source, strict=True):
+                    inside = copy[:, halo + start : halo + end, halo : halo + width]
+                    inside.copy_(group[:, top + start : top + end])
+
+            self._map(copy_rows, spans(end - top, ROWS_PER_COPY))
+            for copy in copies:
+                copy[:, halo + end - top : rows + 2 * halo] = 0
+            above = [copy[:, rows : rows + halo].clone() for copy in copies]
+            yield Part([copy[:, : rows + 2 * halo] for copy in copies], top - halo, -halo)
+            for copy, last in zip(copies, above, strict=True):
+                copy[:, :halo] = last
+
+    def _map(self, function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
+        """Call a function with each item, in parallel and without gradients."""
         # These modes are per thread, and inference tensors can be changed in inference mode only.
         no_grad = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
-        def on_block(strip: Tensor, top: int, region: Region) -> Result:
-            rows = slice(region.top - top, region.bottom - top + 2 * halo)
-            columns = slice(region.left, region.right + 2 * halo)
+        def call(item: Any) -> Result:
             with no_grad():
-                block = strip[:, rows, columns].contiguous()
-                return compute(block, region, block_convolution(region, height, width))
+                return function(item)
 
-        def on_map(region: Region) -> Result:
-            with no_grad():
-                return compute(joined(source, -1).contiguous(), region, same)
-
-        covers = shape.rows >= height and shape.columns >= width and not any(edges)
-        if covers and not shape.halo:
-            region = Region(0, height, 0, width)
-            (result,) = self.map_blocks(on_map, [region])
-            yield region, result
-            self._count_strip()
-            return
-        above = None
-        for top, bottom in spans(height, shape.strip, edges[0]):
-            strip = _copy_strip(source, top, bottom, halo, above)
-            above = strip[:, -2 * halo : strip.shape[1] - halo].clone()
-            regions = [
-                Region(top + start, top + end, left, right)
-                for start, end in spans(bottom - top, shape.rows)
-                for left, right in spans(width, shape.columns, edges[1])
-            ]
-            results = self.map_blocks(partial(on_block, strip, top), regions)
-            del strip  # before the next one is allocated
-            yield from zip(regions, results, strict=True)
-            self._count_strip()
-
-    def _count_strip(self) -> None:
-        self.done += 1
-        if self.progress:
-            self.progress(self.done, self.total)
+        return self.map_blocks(call, items)
 
     def write(
         self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1, halo: int = 1
@@ -226,7 +325,8 @@ class StripRunner:
             for part, group in zip(result.split(widths, -1), target, strict=True):
                 region.scaled(scale).crop(group).copy_(part)
 
-        for _ in self.collect(source, compute_and_write, halo):
+        overwritten = any(a is b for a, b in product(source, target))
+        for _ in self.collect(source, compute_and_write, halo, overwritten=overwritten):
             pass
 
 
@@ -272,25 +372,6 @@ def _start_threads(count: int) -> ThreadPoolExecutor | None:
 def joined(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Concatenate tensors; a single one is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), axis)
-
-
-def _copy_strip(source: Map, top: int, bottom: int, halo: int, above: Tensor | None) -> Tensor:
-    """Copy rows top..bottom of a map with a halo on every side, zero beyond the image.
-
-    `above` is the upper halo, copied before the map was overwritten; None for the first strip.
-    """
-    b, height, width = source[0].shape[:3]
-    channels = [group.shape[-1] for group in source]
-    strip = source[0].new_empty(b, bottom - top + 2 * halo, width + 2 * halo, sum(channels))
-    below = min(bottom + halo, height)
-    end = below - top + halo
-    inside = strip[:, halo:end, halo : halo + width]
-    for part, group in zip(inside.split(channels, -1), source, strict=True):
-        part.copy_(group[:, top:below])
-    strip[:, :, :halo] = strip[:, :, halo + width :] = 0
-    strip[:, end:] = 0
-    strip[:, :halo] = 0 if above is None else above
-    return strip
 
 
 def block_convolution(region: Region, height: int, width: int) -> Convolve:

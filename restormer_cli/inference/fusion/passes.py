@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import reduce
 from typing import Any, Protocol
 
@@ -34,14 +35,22 @@ class FusedPasses(ABC):
 
     def transform(self, run: StripRunner, x: Map) -> None:
         """Apply the block to a map in place; the attention is that of the whole image."""
+        total = reduce(Statistics.plus, self.collect(run, x))
+        matrices = mixing_matrix(attention(total, self._attention), self._attention)
+        self.overwrite(run, x, [self.packed(matrix) for matrix in matrices])
+
+    def collect(self, run: StripRunner, x: Map) -> Iterator[Statistics]:
+        """Yield the statistics of regions that cover the map."""
         height, width = x[0].shape[1:3]
 
         def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
             return self.sums(block, region, (height, width))
 
-        total = reduce(Statistics.plus, (part for _, part in run.collect(x, sums)))
-        matrices = mixing_matrix(attention(total, self._attention), self._attention)
-        mixes = [self.packed(matrix) for matrix in matrices]
+        return (part for _, part in run.collect(x, sums))
+
+    def overwrite(self, run: StripRunner, x: Map, mixes: list[Tensor]) -> None:
+        """Replace the map by the block's result, given the packed mixing matrix of each image."""
+        height, width = x[0].shape[1:3]
 
         def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
             return self.finish(block, mixes, region, (height, width))

@@ -1,12 +1,11 @@
 // A transformer block of Restormer in two passes over a rectangle of its feature map. `sums` adds
 // up q k^T and the squares of q and k. `finish` applies attention and the feed-forward network.
 // They compute the same as the functions of `network.restormer`, but keep all values between
-// reading x and writing the result in the cache of a core: they take bands of rows of about
+// reading the map and writing the result in the cache of a core: they take bands of rows of about
 // BAND_PIXELS pixels, and a depthwise convolution keeps the last two rows of a band for the next.
 //
 // Features and weights are of type E, bf16 or float; sums are always float. Channels are innermost,
 // and a vector has LANES of them. `library.py` packs the weights and provides the memory.
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -35,21 +34,17 @@ constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;  // SSE, NEON, or whatever the compiler makes of it
 #endif
-
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 struct bf16 { uint16_t bits; };  // the upper half of a float
-
 inline Vector load(const float* p) { Vector v; memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, Vector v) { memcpy(p, &v, sizeof v); }
 #ifdef __AVX512BF16__
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+inline __m512i lower(__m256i halves) { return _mm512_cvtepu16_epi32(halves); }
+inline __m256i rounded(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
 inline Vector load(const bf16* p) {
-    const __m256i halves = _mm256_loadu_si256((const __m256i*)p);
-    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+    return (Vector)_mm512_slli_epi32(lower(_mm256_loadu_si256((const __m256i*)p)), 16);
 }
-inline void store(bf16* p, Vector v) {
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
-}
+inline void store(bf16* p, Vector v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
 #endif
 inline Vector splat(float f) { return f - Vector{}; }
 inline Vector clamp(Vector v, float limit) {
@@ -118,13 +113,8 @@ template <class E> constexpr ptrdiff_t padded(ptrdiff_t k) {
 // In the right factor, element (k, n) is at w[k * row + n] for float. For bf16, neighbouring rows
 // are interleaved: it is at w[(k / 2 * row + n) * 2 + k % 2].
 template <class E> constexpr ptrdiff_t PAIR = sizeof(E) == 2 ? 2 : 1;
-
 // Row r of vector v of a matrix of floats is at `at + r * row + v * vector`.
-struct Floats {
-    float* at;
-    ptrdiff_t row, vector;
-};
-
+struct Floats { float* at; ptrdiff_t row, vector; };
 // One step of a product: of one row of k, or of two interleaved ones.
 inline Vector right_factor(const float* w) { return load(w); }
 inline Vector left_factor(const float* a) { return splat(*a); }
@@ -140,11 +130,9 @@ inline Vector add(Vector sum, __m512bh left, __m512bh right) {
     return (Vector)_mm512_dpbf16_ps((__m512)sum, left, right);
 }
 #endif
-
 #ifdef __AMX_BF16__
 // Linux grants the registers of AMX to a process on request (ARCH_REQ_XCOMP_PERM for XTILEDATA).
 const bool has_amx = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-
 struct Tiles {  // AMX is configured while this lives: eight tiles of 16 rows of 64 bytes
     Tiles() {
         if (!has_amx) return;
@@ -195,7 +183,6 @@ inline void multiply_tiles(const bf16* a, ptrdiff_t a_row, int rows, int K, cons
 constexpr bool has_amx = false;
 struct Tiles { ~Tiles() {} };
 #endif
-
 template <int NV, class E>
 inline void multiply_block(const E* a, ptrdiff_t a_row, int rows, int K, const E* w,
                            ptrdiff_t w_row, Floats start, Floats out) {
@@ -229,7 +216,6 @@ void multiply(int vectors, const E* a, ptrdiff_t a_row, int rows, int K, const E
     if (vectors == 1) multiply_block<1>(a, a_row, rows, K, w, w_row, start, out);
     else multiply_block<2>(a, a_row, rows, K, w, w_row, start, out);
 }
-
 // out += a w for all columns of a weight matrix, which is packed in blocks of two vectors.
 template <class E> void add_product(const E* a, int rows, int K, const E* w, int N, float* out) {
     for (int n = 0; n < N; n += 2 * LANES) {
@@ -242,7 +228,7 @@ template <class E> void add_product(const E* a, int rows, int K, const E* w, int
 
 // --- LayerNorm and depthwise convolution --------------------------------------------------------
 // Divide the C channels of each pixel by their standard deviation, after centring if `centred`.
-template <class T, class E> void normalise(const T* x, int pixels, int C, bool centred, E* out) {
+template <class E> void normalise(const float* x, int pixels, int C, bool centred, E* out) {
     for (int i = 0; i < pixels; i++, x += C, out += padded<E>(C)) {
         Vector sum = {}, squares = {};
         for (int c = 0; c < C; c += LANES) sum += load(x + c);
@@ -289,11 +275,36 @@ struct Frame {
     int band() const { return std::min(rows, std::max(4, BAND_PIXELS / columns)); }  // in rows
 };
 
-struct Layer {
-    const void* matrix;
-    const float *bias, *depthwise;  // `convolve` takes the weights of the depthwise convolution
-};
+// Channels at.. of a feature map, from a pixel on; `row` is the distance of rows.
+struct Group { void* first; int at, channels; ptrdiff_t row; };
+typedef Group Map[2];  // the second group may be empty
+// Copy channels of pixels between memory with other numbers of them, and add a bias if any.
+template <class From, class To>
+inline void copy(const From* from, int from_pixel, To* to, int to_pixel, int pixels, int channels,
+                 const float* bias = nullptr) {
+    for (int p = 0; p < pixels; p++, from += from_pixel, to += to_pixel)
+        for (int c = 0; c < channels; c += LANES)
+            store(to + c, bias ? load(from + c) + load(bias + c) : load(from + c));
+}
+// Copy rows of a frame from a map; they are zero outside the image.
+template <class E> void read(const Map& x, const Frame& f, int first, int rows, int C, float* to) {
+    const int end = std::min(first + rows, f.rows - f.bottom), width = f.columns - f.left - f.right;
+    memset(to, 0, (ptrdiff_t)rows * f.columns * C * sizeof(float));
+    for (const Group& g : x)
+        for (int r = std::max(first, f.top); r < end; r++)
+            copy((const E*)g.first + (r - f.top) * g.row, g.channels,
+                 to + ((r - first) * f.columns + f.left) * C + g.at, C, width, g.channels);
+}
+template <class E>
+void write(const float* from, int first, int rows, int width, int C, const Map& out) {
+    for (const Group& g : out)
+        for (int r = 0; r < rows; r++)
+            copy(from + r * width * C + g.at, C, (E*)g.first + (first + r) * g.row, g.channels,
+                 width, g.channels);
+}
 
+// A product, and the weights for `convolve`.
+struct Layer { const void* matrix; const float *bias, *depthwise; };
 struct Weights {
     int channels, hidden, heads, centred;
     Layer qk, v, gates, out;  // vectors of q and k alternate, as those of gate and value; out: 1x1
@@ -307,15 +318,12 @@ template <class E> struct Projection {
     int seen = 0;
     const ptrdiff_t row, plane;  // in floats
     float *kept, *planes;  // last two rows of all vectors; a band and two rows of two vectors
-
     Projection(const Layer& layer, int K, int N, const Frame& f, int band, Scratch& scratch)
         : layer(layer), frame(f), K(K), vectors(N / LANES), row(f.columns * LANES),
           plane((band + 2) * row + TILE * LANES), kept(scratch.take<float>(2 * row * vectors)),
           planes(scratch.take<float>(2 * plane)) {}
-
     // Number of rows that the next band of `rows` rows gives.
     int ready(int rows) const { return std::max(0, rows - std::max(0, 2 - seen)); }
-
     // Add a band of normalised pixels. Call use(vector, convolved) for each vector of the result;
     // convolved(emit) computes it.
     template <class Use> void add(const E* normal, int rows, Use use) {
@@ -349,14 +357,13 @@ template <class E> struct Projection {
 
 // --- The two passes -----------------------------------------------------------------------------
 struct Job {
-    const void* x;  // the frame
-    void* out;      // of `finish`: the frame without two pixels on every side
-    Layer mix;      // of `finish`: output projection times attention
+    Map x;      // from the first pixel of the frame inside the image on
+    Map out;    // of `finish`: from the pixel two rows and columns inside the frame on
+    Layer mix;  // of `finish`: output projection times attention
     float *gram, *squares;  // of `sums`: heads c c, and 2 C; added to
     char* scratch;          // or null, to return its size in bytes
     Frame frame;
 };
-
 template <class E> E* take_rows(ptrdiff_t rows, int K, Scratch& scratch) {
     const ptrdiff_t size = (rows + TILE) * padded<E>(K);
     E* a = scratch.take<E>(size);
@@ -377,13 +384,11 @@ void keep_keys(const float* pixels, int count, float* k, int C) {
     for (int p = 0; p < count; p++) store(k + p * C, load(pixels + p * LANES));
 }
 #ifdef __AVX512BF16__
-inline Bits rounded(Vector v) { Bits u = (Bits)v; return u + 0x7fff + ((u >> 16) & 1); }
 void keep_keys(const float* pixels, int count, bf16* k, int C) {
     for (int p = 0; p < count; p += 2) {
-        const Bits even = rounded(load(pixels + p * LANES));
-        const Bits odd = rounded(load(pixels + (p + 1) * LANES));
-        const Bits pairs = (even >> 16) | (odd & 0xffff0000u);
-        memcpy(k + p * C, &pairs, sizeof pairs);
+        const __m512i even = lower(rounded(load(pixels + p * LANES)));
+        const __m512i odd = lower(rounded(load(pixels + (p + 1) * LANES)));
+        _mm512_storeu_si512(k + p * C, even | _mm512_slli_epi32(odd, 16));
     }
 }
 #endif
@@ -394,6 +399,7 @@ template <class E> size_t sums(const Weights& w, const Job& job) {
     const ptrdiff_t most = padded<E>((ptrdiff_t)band * width);
     Scratch scratch{job.scratch};
     Projection<E> qk(w.qk, C, 2 * C, f, band, scratch);
+    float* x = scratch.take<float>(band * f.columns * C);
     E* normal = take_rows<E>(band * f.columns, C, scratch);
     E *q = scratch.take<E>(C * most), *k = scratch.take<E>(C * most);
     float* pixels = scratch.take<float>(LANES * most);
@@ -402,7 +408,7 @@ template <class E> size_t sums(const Weights& w, const Job& job) {
     for (int y = 0; y < f.rows; y += band) {
         const int rows = std::min(band, f.rows - y);
         const int count = qk.ready(rows) * width, all = padded<E>(count);
-        const E* x = (const E*)job.x + (ptrdiff_t)y * f.columns * C;
+        read<E>(job.x, f, y, rows, C, x);
         normalise(x, rows * f.columns, C, w.centred, normal);
         memset(pixels + count * LANES, 0, (all - count) * LANES * sizeof(float));
         qk.add(normal, rows, [&](int vector, auto convolved) {
@@ -424,18 +430,13 @@ template <class E> size_t sums(const Weights& w, const Job& job) {
     return scratch.used;
 }
 
-// to = from + bias, for C channels of a row of pixels
-template <class T> void add_bias(const T* from, const float* bias, int pixels, int C, float* to) {
-    for (int p = 0; p < pixels; p++, from += C, to += C)
-        for (int c = 0; c < C; c += LANES) store(to + c, load(from + c) + load(bias + c));
-}
-
 template <class E> size_t finish(const Weights& w, const Job& job) {
     const Frame f = job.frame, g = f.inner();  // of x, and of y = x + attention
     const int C = w.channels, D = w.hidden, band = f.band(), width = g.columns - 2;
     Scratch scratch{job.scratch};
     Projection<E> v(w.v, C, C, f, band, scratch);
     Projection<E> gates(w.gates, C, 2 * D, g, band, scratch);
+    float* bands = scratch.take<float>((band + 1) * f.columns * C);  // with the row before
     E* normal = take_rows<E>(band * f.columns, C, scratch);
     E* values = take_rows<E>(band * g.columns, C, scratch);
     E* gated = take_rows<E>(band * width, D, scratch);
@@ -445,16 +446,16 @@ template <class E> size_t finish(const Weights& w, const Job& job) {
     if (!job.scratch) return scratch.used;
     const Tiles tiles;
     const ptrdiff_t x_row = f.columns * C, y_row = g.columns * C;
-    const E* x = (const E*)job.x;
-    E* out = (E*)job.out;
-    int before = 0;  // rows of y in the previous band
-    for (int rows; v.seen < f.rows; x += rows * x_row) {
-        rows = std::min(band, f.rows - v.seen);
+    float* x = bands + x_row;
+    int before = 0, written = 0;  // rows of y in the previous band, rows of the result
+    while (v.seen < f.rows) {
+        const int rows = std::min(band, f.rows - v.seen);
         const int ready = v.ready(rows), complete = gates.ready(ready);
         // The first row of y that gets a result is the second of the frame, or the last but one of
-        // the previous band. The first new row of x to be added to y precedes x by a row.
+        // the previous band. The first new row of x to be added to y precedes the band by a row.
         const int centre = gates.seen < 2 ? 3 - gates.seen : 1;
-        const E* residual = x + (rows - ready - 1) * x_row + C;
+        const float* residual = x + (rows - ready - 1) * x_row + C;
+        read<E>(job.x, f, v.seen, rows, C, x);
         normalise(x, rows * f.columns, C, w.centred, normal);
         v.add(normal, rows, [&](int vector, auto convolved) {
             E* to = values + vector * LANES;
@@ -463,7 +464,8 @@ template <class E> size_t finish(const Weights& w, const Job& job) {
         memmove(y, y + before * y_row, 2 * y_row * sizeof(float));
         before = ready;
         for (int r = 0; r < ready; r++)
-            add_bias(residual + r * x_row, job.mix.bias, g.columns, C, y + (r + 2) * y_row);
+            copy(residual + r * x_row, C, y + (r + 2) * y_row, C, g.columns, C, job.mix.bias);
+        memcpy(bands, x + (rows - 1) * x_row, x_row * sizeof(float));
         add_product(values, ready * g.columns, C, (const E*)job.mix.matrix, C, y + 2 * y_row);
         normalise(y + 2 * y_row, ready * g.columns, C, w.centred, normal);
         gates.add(normal, ready, [&](int vector, auto convolved) {
@@ -477,15 +479,13 @@ template <class E> size_t finish(const Weights& w, const Job& job) {
             }
         });
         for (int r = 0; r < complete; r++)
-            add_bias(y + (r + centre) * y_row + C, w.out.bias, width, C, result + r * width * C);
+            copy(y + (r + centre) * y_row + C, C, result + r * width * C, C, width, C, w.out.bias);
         add_product(gated, complete * width, D, (const E*)w.out.matrix, C, result);
-        for (ptrdiff_t i = 0; i < (ptrdiff_t)complete * width * C; i += LANES)
-            store(out + i, load(result + i));
-        out += (ptrdiff_t)complete * width * C;
+        write<E>(result, written, complete, width, C, job.out);
+        written += complete;
     }
     return scratch.used;
 }
-
 }  // namespace
 extern "C" {
 int lanes() { return LANES; }

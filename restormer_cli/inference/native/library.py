@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from ctypes import POINTER, Structure, byref, c_int, c_size_t, c_void_p
+from collections.abc import Callable, Iterator
+from ctypes import POINTER, Array, Structure, byref, c_int, c_size_t, c_ssize_t, c_void_p
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
-from ..blocking import Region
+from ..blocking import Map, Part, Region, StripRunner
 from ..fusion.passes import KINDS, FusedPasses
 
 MULTIPLE = 16
@@ -61,11 +62,21 @@ class Frame(Structure):
         )
 
 
+class Group(Structure):
+    """`Group` in block.cpp."""
+
+    _fields_ = [("first", c_void_p), ("at", c_int), ("channels", c_int), ("row", c_ssize_t)]
+
+
+Groups = Group * 2
+"""`Map` in block.cpp."""
+
+
 class Job(Structure):
     """`Job` in block.cpp."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("x", "out")),
+        *((name, Groups) for name in ("x", "out")),
         ("mix", Layer),
         *((name, c_void_p) for name in ("gram", "squares", "scratch")),
         ("frame", Frame),
@@ -145,40 +156,98 @@ class FusedBlock(FusedPasses):
         self._weights = Weights(self._channels, hidden + missing, w.heads, w.centred, *layers)
         self._mix_bias = _vector(w.attention_out.bias, self._channels)
 
+    def collect(self, run: StripRunner, x: Map) -> Iterator[Statistics]:
+        """Yield the statistics of a map's regions, which are read where they are."""
+        if not _aligned(x):
+            return super().collect(run, x)
+        height, width = x[0].shape[1:3]
+
+        def sums(part: Part, region: Region) -> Statistics:
+            return self._sums_of(part, region, (height, width))
+
+        return (sums for _, sums in run.visit(x, sums))
+
+    def overwrite(self, run: StripRunner, x: Map, mixes: list[Tensor]) -> None:
+        """Replace a map by the result; only the strip that is overwritten is copied."""
+        if not _aligned(x):
+            super().overwrite(run, x, mixes)
+            return
+        height, width = x[0].shape[1:3]
+
+        def finish(strip: Part, region: Region) -> None:
+            self._finish_into(Part(x), strip, mixes, region, (height, width))
+
+        for _ in run.visit(x, finish, halo=2, overwritten=True):
+            pass
+
     def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
         """See `FusedPasses.sums`."""
-        frame = self._frame(x, region, 1, size)
-        heads, channels = self._weights.heads, self._channels // self._weights.heads
-        gram = torch.zeros(len(x), heads, channels, channels)
-        squares = torch.zeros(len(x), 2, heads, channels)
-        for image, g, s in zip(x, gram, squares, strict=True):
-            job = Job(x=image.data_ptr(), gram=g.data_ptr(), squares=s.data_ptr(), frame=frame)
-            self._run(self._sums, job)
-        return Statistics(gram, squares)
+        halo = region.expanded(1)
+        return self._sums_of(Part([x], halo.top, halo.left), region, size)
 
     def finish(
         self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
     ) -> Tensor:
         """See `FusedPasses.finish`."""
-        frame = self._frame(x, region, 2, size)
-        out = x.new_empty(len(x), frame.rows - 4, frame.columns - 4, self._channels)
-        for image, mix, result in zip(x, mixes, out, strict=True):
-            job = Job(
-                x=image.data_ptr(),
-                out=result.data_ptr(),
-                mix=Layer.of(mix, self._mix_bias),
-                frame=frame,
-            )
-            self._run(self._finish, job)
+        out = x.new_empty(len(x), x.shape[1] - 4, x.shape[2] - 4, self._channels)
+        halo = region.expanded(2)
+        target = Part([out], region.top, region.left)
+        self._finish_into(target, Part([x], halo.top, halo.left), mixes, region, size)
         return out
 
-    def _frame(self, x: Tensor, region: Region, halo: int, size: tuple[int, int]) -> Frame:
-        """Return the frame of a region; the library would read any memory beyond `x`."""
-        frame = Frame.of(region, halo, size)
-        expected = (len(x), frame.rows, frame.columns, self._channels)
-        if x.shape != expected or x.dtype != self._dtype or not x.is_contiguous():
-            raise ValueError(f"a block is {tuple(x.shape)} of {x.dtype}, not {expected}")
-        return frame
+    def _sums_of(self, part: Part, region: Region, size: tuple[int, int]) -> Statistics:
+        """Return the statistics of a region, which lies in a part with a halo of one pixel."""
+        frame = Frame.of(region, 1, size)
+        inputs = self._groups(part, region, 1, size)
+        heads, channels = self._weights.heads, self._channels // self._weights.heads
+        gram = torch.zeros(len(inputs), heads, channels, channels)
+        squares = torch.zeros(len(inputs), 2, heads, channels)
+        for x, g, s in zip(inputs, gram, squares, strict=True):
+            job = Job(x=x, gram=g.data_ptr(), squares=s.data_ptr(), frame=frame)
+            self._run(self._sums, job)
+        return Statistics(gram, squares)
+
+    def _finish_into(
+        self, out: Part, part: Part, mixes: list[Tensor], region: Region, size: tuple[int, int]
+    ) -> None:
+        """Write the result for a region, which lies in a part with a halo of two pixels."""
+        frame = Frame.of(region, 2, size)
+        inputs = self._groups(part, region, 2, size)
+        results = self._groups(out, region, 0, size)
+        for x, result, mix in zip(inputs, results, mixes, strict=True):
+            layer = Layer.of(mix, self._mix_bias)
+            self._run(self._finish, Job(x=x, out=result, mix=layer, frame=frame))
+
+    def _groups(
+        self, part: Part, region: Region, halo: int, size: tuple[int, int]
+    ) -> list[Array[Group]]:
+        """Return the groups of each image, from the first pixel of a region's halo inside it on.
+
+        Raises:
+            ValueError: a part does not contain the region and its halo, or has another type or
+                order in memory; the library would access any memory.
+        """
+        inside = region.expanded(halo).within(Region(0, size[0], 0, size[1]))
+        views = part.crop(inside)
+        channels = [view.shape[3] for view in views]
+        dense = all(view.stride()[2:] == (view.shape[3], 1) for view in views)
+        right = dense and all(view.dtype == self._dtype for view in views)
+        if not right or sum(channels) != self._channels or inside.within(part.region) != inside:
+            raise ValueError(
+                f"channels {channels} of {views[0].dtype} in {part.region} do not contain "
+                f"{self._channels} of {self._dtype} in {inside}"
+            )
+        first = [0, *accumulate(channels)]
+
+        def groups(image: int) -> Array[Group]:
+            return Groups(
+                *(
+                    Group(view[image].data_ptr(), at, view.shape[3], view.stride(1))
+                    for at, view in zip(first, views, strict=False)
+                )
+            )
+
+        return [groups(image) for image in range(len(views[0]))]
 
     def _run(self, function: Callable[..., int], job: Job) -> None:
         # PyTorch's allocator reports a lack of memory as everywhere else.
@@ -208,6 +277,11 @@ class FusedBlock(FusedPasses):
         pairs = padded.unflatten(1, (-1, 2 if half else 1))  # N K/2 2
         blocks = pairs.split(2 * self._lanes)
         return torch.cat([block.transpose(0, 1).flatten() for block in blocks])
+
+
+def _aligned(x: Map) -> bool:
+    """Return True if the library can read and write the groups of a map."""
+    return all(group.shape[-1] % MULTIPLE == 0 for group in x)
 
 
 def _vector(bias: Tensor | None, size: int) -> Tensor:

@@ -57,6 +57,14 @@ def test_strips_of_any_height_give_the_plain_forward(name, height, width, strip,
     assert all(isinstance(block, FusedBlock) for blocks in stages.values() for block in blocks)
 
 
+@pytest.mark.parametrize("rows", [8, 40])
+def test_groups_of_channels_that_vectors_do_not_divide(rows):
+    """Where only one of a level's two widths fits the library, both are right."""
+    network, image = random_network(dim=24, heads=(1, 1, 2, 4)), torch.rand(2, 3, 40, 24)
+    result = strips.forward(network, image, blocking=lambda *_: BlockShape(rows, rows, 16))
+    assert_close(result, plain(network, image))
+
+
 def test_images_of_a_batch_do_not_mix():
     """Each image of a batch has its own attention."""
     images = torch.rand(3, 3, 40, 24)

@@ -77,14 +77,15 @@ def test_large_values_and_gelu(library):
 def test_a_block_of_another_shape_is_rejected(library):
     """Memory beyond a block is never read: its shape, type and order in memory are checked."""
     block = FusedBlock(library, random_block(16, 1), torch.float32)
-    region, size = Region(0, 8, 0, 8), (8, 8)
+    region, size = Region(1, 9, 1, 9), (10, 10)
     right = torch.zeros(1, 10, 10, 16)
     block.sums(right, region, size)
-    for x in (right[:, 1:], right[..., :8], right.bfloat16(), right.transpose(1, 2)):
-        with pytest.raises(ValueError, match="a block is"):
+    wide = torch.zeros(1, 10, 10, 32)[..., :16]
+    for x in (right[:, 1:], right[:, :, :9], right[..., :8], right.bfloat16(), wide):
+        with pytest.raises(ValueError, match="do not contain"):
             block.sums(x, region, size)
-    with pytest.raises(ValueError, match="a block is"):
-        block.finish(right, [], region, size)
+    with pytest.raises(ValueError, match="do not contain"):
+        block.finish(right, [torch.zeros(16, 16)], Region(2, 8, 2, 9), (11, 11))
 
 
 def test_nan_is_not_hidden(library):
