@@ -31,7 +31,7 @@ from .masks import check_mask
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..imaging import ImageSequence
+    from ..imaging import ImageSequence, NetworkView
     from ..inference import Restoration
     from .jobs import BatchConfig, Job
     from .masks import Mask
@@ -52,6 +52,21 @@ class DecodedPage(NamedTuple):
     def scale(self) -> Scale | None:
         """Scale of float samples, None for integers."""
         return self.image.scale if self.image.pixels.dtype.kind == "f" else None
+
+
+class PreparedPage(NamedTuple):
+    """A page as the network sees it."""
+
+    number: int
+    decoded: DecodedPage
+    view: NetworkView
+
+
+class ComputedPage(NamedTuple):
+    """A page and the network's answer."""
+
+    prepared: PreparedPage
+    result: Restoration
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Event
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ImageError
 from ..memory import MemoryGuard, release
@@ -16,25 +17,33 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
+class Stage(NamedTuple):
+    """A function of one argument, and the number of threads that call it."""
+
+    function: Callable[[Any], Any]
+    threads: int = 1
+
+
 @contextmanager
 def stage_executor(
-    *stages: Callable[[Any], Any], initializer: Callable[[], object] | None = None
+    *stages: Stage, initializer: Callable[[], object] | None = None
 ) -> Iterator[Callable[[Any], Future[Any]]]:
     """Provide a function that submits an item and returns the future of its last stage.
 
-    Each stage runs in one thread, on one item at a time, in the order of submission. It receives
-    the result of the previous stage. The future raises the error of any stage. Leaving the context
-    cancels stages that have not started, and waits for the others.
+    A stage takes the items in the order of submission. It receives the result of the previous
+    stage. The future raises the error of any stage. Leaving the context cancels stages that have
+    not started, and waits for the others.
 
     Args:
-        stages: functions of one argument.
+        stages: what is done with each item.
         initializer: called in every thread.
     """
-    threads = [ThreadPoolExecutor(1, initializer=initializer) for _ in stages]
+    begin = Event()
+    pools = [ThreadPoolExecutor(stage.threads, initializer=initializer) for stage in stages]
 
-    def run(stage: Callable[[Any], Any], before: Future[Any]) -> Any:
+    def run(stage: Stage, before: Future[Any]) -> Any:
         try:
-            return stage(before.result())
+            return stage.function(before.result())
         except ImageError as error:
             # The future keeps the error while the next items are processed.
             release(error)
@@ -44,35 +53,42 @@ def stage_executor(
     def submit(item: Any) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_result(item)
-        for thread, stage in zip(threads, stages, strict=True):
-            future = thread.submit(run, stage, future)
+        for pool, stage in zip(pools, stages, strict=True):
+            future = pool.submit(run, stage, future)
         return future
 
     try:
         with MemoryGuard("to start a thread"):
-            for thread in threads:
-                thread.submit(int)  # a thread starts when it is first used
+            for pool, stage in zip(pools, stages, strict=True):
+                for _ in range(stage.threads):
+                    pool.submit(begin.wait)  # busy, so that the next call starts another thread
+        begin.set()
         yield submit
     finally:
-        for thread in threads:
-            thread.shutdown(cancel_futures=True)
+        begin.set()
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
 
 
 def run_overlapped(
     items: Iterable[Item],
-    *stages: Callable[[Any], Any],
+    *stages: Stage,
     initializer: Callable[[], object] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[Item, Future[Any]], None, None]:
     """Yield the items in order, each with the future of its last stage; see `stage_executor`.
 
-    At most as many items are in progress as there are stages, provided that the consumer waits for
-    each future before it asks for the next item.
+    At most as many items are in progress as the stages have threads, provided that the consumer
+    waits for each future before it asks for the next item. No item is started after `stopped`.
     """
+    most = sum(stage.threads for stage in stages)
     pending: deque[tuple[Item, Future[Any]]] = deque()
     with stage_executor(*stages, initializer=initializer) as submit:
         for item in items:
+            if stopped():
+                break
             pending.append((item, submit(item)))
-            if len(pending) == len(stages):
+            if len(pending) == most:
                 yield pending.popleft()
         while pending:
             yield pending.popleft()  # which keeps no reference to its result

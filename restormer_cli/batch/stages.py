@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Event as Flag
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..errors import ImageError
 from ..files import is_special
@@ -30,16 +31,18 @@ from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
 from .masks import MaskReader, mask_remarks
 from .pages import (
+    ComputedPage,
     DecodedPage,
     OpenedImage,
     Page,
+    PreparedPage,
     merge_texts,
     named_page,
     open_image,
     refuse_losses,
     total_change,
 )
-from .pipeline import run_overlapped
+from .pipeline import Stage, run_overlapped
 
 if TYPE_CHECKING:
     import os
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
 # to 18 of 255 with the lite networks, and by less than 1 with a margin of 8 pixels. Other networks
 # get the image alone, as in their published evaluation.
 _LITE_MARGIN = 8
+
+WRITERS = 2
+"""Images written at a time with a GPU, which computes them faster than one core compresses PNG."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,9 @@ def run_batch(
     """Restore and write images in order; report one that fails, and continue with the next.
 
     Yields Started, then Restored or Failed for each image. At most one image is read, one computed
-    and one written at a time. Outputs are written completely or not at all: if the generator is
-    closed or interrupted, it finishes the image that is being written and drops the others.
+    and one written at a time; with a GPU, `WRITERS` are written. Outputs are written completely or
+    not at all: if the generator is closed or interrupted, it finishes the images that are being
+    written and drops the others.
 
     Args:
         jobs: inputs and outputs.
@@ -114,9 +121,10 @@ def run_batch(
     from ..inference import inherit_threads
 
     work = ImageStages(restorer, config or BatchConfig(), progress, observer, Flag())
-    stages = work.read, work.compute, work.write
     images = queue_images(jobs, streams.stdin, work.config.max_pixels)
-    results = run_overlapped(images, *stages, initializer=inherit_threads())
+    results = run_overlapped(
+        images, *work.stages, initializer=inherit_threads(), stopped=work.stop.is_set
+    )
     task = restorer.task.name
     try:
         for (_, job, *_), future in results:
@@ -130,6 +138,11 @@ def run_batch(
                 work.stop.set()
                 with suppress(Cancelled, CancelledError, ImageError):
                     yield send_to_stdout(future.result(), streams.stdout)
+                for (_, other, *_), written in results:  # another one may be being written
+                    with suppress(Cancelled, CancelledError, ImageError):
+                        event = send_to_stdout(written.result(), streams.stdout)
+                        yield Started(*other.names, task)
+                        yield event
                 raise
             yield event  # outside of `try`, which must not catch an interruption of the consumer
     finally:
@@ -209,6 +222,8 @@ class _CurrentImage:
     source_file: FileFingerprint
     right_file: FileFingerprint | None
     mask_file: FileFingerprint | None
+    prepared: PreparedPage | None = None  # a single page
+    computed: ComputedPage | None = None  # a single page
     pages: list[Page] = field(default_factory=list)  # restored; several are without pixels
     data: bytes | None = None  # the output if it has several pages
 
@@ -234,6 +249,26 @@ class ImageStages:
     observer: Observer | None
     stop: Flag
     masks: MaskReader = field(default_factory=MaskReader)
+    watching: Lock = field(default_factory=Lock)  # the observer, which one thread calls at a time
+
+    @property
+    def stages(self) -> tuple[Stage, Stage, Stage]:
+        """What threads do with a QueuedImage.
+
+        On a GPU, one of them does nothing but run the network. On a CPU, which all cores compute
+        on anyway, that thread does more, so that fewer images in fp32 are in memory.
+        """
+        if self._on_cpu:
+            return Stage(self.read), Stage(self.compute), Stage(self.write)
+        return (
+            Stage(lambda queued: self.prepare(self.read(queued))),
+            Stage(self.infer),
+            Stage(lambda current: self.write(self.finish(current)), WRITERS),
+        )
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.restorer.device.type == "cpu"
 
     @MemoryGuard("to read it")
     def read(self, queued: QueuedImage) -> _CurrentImage:
@@ -252,11 +287,23 @@ class ImageStages:
         opened.pages = chain([next(opened.pages)], opened.pages)
         return _CurrentImage(queued.number, job, opened, source_file, right_file, mask_file)
 
-    @MemoryGuard("to restore it")
     def compute(self, current: _CurrentImage) -> _CurrentImage:
-        """Restore all pages. Encode several pages one by one, to keep few of them in memory."""
+        """Restore all pages."""
+        return self.finish(self.infer(self.prepare(current)))
+
+    def prepare(self, current: _CurrentImage) -> _CurrentImage:
+        """Prepare a single page for the network."""
         if current.input.total == 1:
-            current.pages.append(self._restore(current, self._next_page(current, 1)))
+            current.prepared = self._prepare_page(current, self._next_page(current, 1))
+            current.input.pages = iter(())  # frees the memory of the input
+        return current
+
+    @MemoryGuard("to restore it")
+    def infer(self, current: _CurrentImage) -> _CurrentImage:
+        """Run the network on a single page. Restore several ones and encode them one by one."""
+        if current.prepared is not None:
+            current.computed = self._infer_page(current, current.prepared)
+            current.prepared = None
         else:
             with closing(self._restored_pages(current)) as images:
                 current.data, remarks = encode(
@@ -269,11 +316,25 @@ class ImageStages:
         current.input.pages = iter(())  # frees the memory of the input
         return current
 
+    def finish(self, current: _CurrentImage) -> _CurrentImage:
+        """Make a page of a single answer."""
+        if current.computed is not None:
+            current.pages.append(self._finish_page(current, current.computed))
+            current.computed = None
+        return current
+
     def _restored_pages(self, current: _CurrentImage) -> Generator[Image, None, None]:
-        """Yield the restored pages and add them to `current`, decoding the next meanwhile."""
+        """Yield the restored pages and add them to `current`, preparing the next meanwhile."""
         from ..inference import inherit_threads
 
-        stages = partial(self._next_page, current), partial(self._restore, current)
+        read: Callable[[int], Any] = partial(self._next_page, current)
+        prepare: Callable[[Any], Any] = partial(self._prepare_page, current)
+        infer: Callable[[Any], Any] = partial(self._infer_page, current)
+        finish: Callable[[Any], Any] = partial(self._finish_page, current)
+        if self._on_cpu:
+            stages = [Stage(read), Stage(lambda page: finish(infer(prepare(page))))]
+        else:
+            stages = [Stage(lambda number: prepare(read(number))), Stage(infer), Stage(finish)]
         numbers = range(1, current.input.total + 1)
         with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as results:
             for number, future in results:
@@ -286,18 +347,29 @@ class ImageStages:
         self._check_stop()
         return number, next(current.input.pages)
 
-    def _restore(self, current: _CurrentImage, numbered: tuple[int, DecodedPage]) -> Page:
+    def _prepare_page(
+        self, current: _CurrentImage, numbered: tuple[int, DecodedPage]
+    ) -> PreparedPage:
         self._check_stop()
-        number, decoded = numbered
-        image, right, mask, noise = decoded
+        number, page = numbered
+        margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
+        with _page_guard(current, number, page.image):
+            return PreparedPage(number, page, prepare(page.image, page.right, margin=margin))
+
+    def _infer_page(self, current: _CurrentImage, page: PreparedPage) -> ComputedPage:
+        self._check_stop()
+        report = partial(self._report_progress, current, page.number)
+        with _page_guard(current, page.number, page.decoded.image):
+            result = self.restorer.restore(page.view.seen, page.view.right, progress=report)
+        return ComputedPage(page, result)
+
+    def _finish_page(self, current: _CurrentImage, computed: ComputedPage) -> Page:
+        self._check_stop()
+        (number, decoded, view), result = computed
+        image, _, mask, noise = decoded
         height, width = image.pixels.shape[:2]
         strength = self.config.strength
-        margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
-        with named_page(number, current.input.total), MemoryGuard(f"for {width} x {height} pixels"):
-            view = prepare(image, right, margin=margin)
-            result = self.restorer.restore(
-                view.seen, view.right, progress=partial(self._report_progress, current, number)
-            )
+        with _page_guard(current, number, image):
             restored = view.return_detail(view.merge(result.pixels), self.config.keep_detail)
             change = applied = measure_change(view.colours, restored)
             if mask is not None:
@@ -347,7 +419,7 @@ class ImageStages:
             self._write_file(target, data, current, event)
         if self.observer is not None:
             try:
-                with MemoryGuard("for its report"):
+                with MemoryGuard("for its report"), self.watching:
                     before = replace(first.image, pixels=first.original).on_unit_scale()
                     self.observer(event, before, first.image.on_unit_scale())
             except ImageError as error:
@@ -402,6 +474,14 @@ class ImageStages:
             raise ImageError("it was changed during its restoration", "Restore it again.")
         make_folder(target.parent)
         write_encoded(data, target, ready=record if self.config.record else None)
+
+
+@contextmanager
+def _page_guard(current: _CurrentImage, number: int, image: Image) -> Iterator[None]:
+    """Let errors name the page, and its size if memory runs out."""
+    height, width = image.pixels.shape[:2]
+    with named_page(number, current.input.total), MemoryGuard(f"for {width} x {height} pixels"):
+        yield
 
 
 def _damage(image: Image) -> list[str]:

@@ -45,5 +45,6 @@ from .io import read_size as read_size
 from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image
+from .network_view import NetworkView as NetworkView
 from .network_view import prepare as prepare
 from .scale import find_scale as find_scale

@@ -110,7 +110,6 @@ def serve(
     from ..inference import inherit_threads
 
     work = ImageStages(restorer, config.batch, send, config.observer, Flag())
-    stages = work.read, work.compute, work.write
 
     def finish(job: Job, future: Future[WrittenImage]) -> None:
         match CancelledError() if future.cancelled() else future.exception():
@@ -126,7 +125,7 @@ def serve(
                 traceback.print_exception(error)
                 send(WorkerExited(f"{type(error).__name__}: {error}"))
 
-    with stage_executor(*stages, initializer=inherit_threads()) as submit:
+    with stage_executor(*work.stages, initializer=inherit_threads()) as submit:
         try:
             for image in requests:
                 submit(image).add_done_callback(partial(finish, image.job))

@@ -8,21 +8,43 @@ import weakref
 
 import pytest
 
-from restormer_cli.batch.pipeline import run_overlapped, stage_executor
+from restormer_cli.batch.pipeline import Stage, run_overlapped, stage_executor
 from restormer_cli.errors import ImageError
 
 
 def test_items_pass_all_stages_in_order() -> None:
     """Each stage receives the result of the previous one."""
-    results = run_overlapped(range(5), lambda n: n + 1, lambda n: n * 10)
+    results = run_overlapped(range(5), Stage(lambda n: n + 1), Stage(lambda n: n * 10, 2))
     assert [(item, future.result()) for item, future in results] == [
         (n, (n + 1) * 10) for n in range(5)
     ]
 
 
+def test_two_threads_of_a_stage_work_at_a_time() -> None:
+    """A stage with two threads takes two items at a time, and the results keep their order."""
+    together = threading.Barrier(2, timeout=60)
+
+    def meet(n: int) -> int:
+        together.wait()
+        return n
+
+    results = run_overlapped(range(6), Stage(lambda n: n), Stage(meet, 2))
+    assert [future.result() for _, future in results] == list(range(6))
+
+
+def test_no_item_is_started_after_a_stop() -> None:
+    """Items in progress are still yielded."""
+    started: list[int] = []
+    results = run_overlapped(
+        range(9), Stage(started.append), Stage(lambda n: n), stopped=lambda: len(started) > 3
+    )
+    assert [item for item, future in results if future.result() is None] == started
+    assert 4 <= len(started) < 9
+
+
 def test_an_error_of_a_stage_concerns_one_item() -> None:
     """The future raises it, and later items go on."""
-    with stage_executor(lambda n: 1 // n, lambda n: n + 1) as submit:
+    with stage_executor(Stage(lambda n: 1 // n), Stage(lambda n: n + 1)) as submit:
         futures = [submit(n) for n in (0, 1)]
         with pytest.raises(ZeroDivisionError):
             futures[0].result()
@@ -46,7 +68,7 @@ def test_an_error_that_is_kept_holds_nothing() -> None:
 
     gc.disable()
     try:
-        with stage_executor(read, fail) as submit:
+        with stage_executor(Stage(read), Stage(fail)) as submit:
             future = submit(0)
             with pytest.raises(ImageError, match="no memory"):
                 future.result()
@@ -64,7 +86,7 @@ def test_a_thread_that_cannot_start_is_an_error_of_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr(threading.Thread, "start", start)
     with (
         pytest.raises(ImageError, match="not enough memory to start a thread"),
-        stage_executor(lambda n: n),
+        stage_executor(Stage(lambda n: n)),
     ):
         pass
 
@@ -78,7 +100,7 @@ def test_leaving_waits_for_stages_that_have_begun() -> None:
         release.wait(10)
         finished.append(n)
 
-    with stage_executor(stage) as submit:
+    with stage_executor(Stage(stage)) as submit:
         futures = [submit(n) for n in range(3)]
         begun.wait(10)
         threading.Timer(0.05, release.set).start()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from restormer_cli.batch import forecast, pages, stages
 from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
@@ -283,6 +285,79 @@ def test_a_slow_device_overlaps_with_reading_and_writing(
     jobs = [Job(tmp_path / f"{name}.png", tmp_path / f"{name}.tif") for name in "abcd"]
     events = list(stages.run_batch(jobs, restorer, streams()))
     assert [type(event) for event in events] == [Started, Restored] * 4
+
+
+class OnGpu:
+    """A restorer that computes on the CPU and claims to be on a GPU."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self.device = torch.device("meta")
+        self._restorer = restorer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._restorer, name)
+
+
+def test_a_gpu_only_computes(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a GPU computes an image, others are prepared, converted back and compressed."""
+    together = threading.Barrier(4, timeout=60)
+    # The image of each step, at one moment: two are written at a time.
+    meeting = {"prepare": (3,), "compute": (2,), "measure_change": (), "encode": (0, 1)}
+    threads: dict[str, set[int]] = {step: set() for step in meeting}
+
+    def meet(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        count = itertools.count()
+
+        def met(*arguments: Any, **options: Any) -> Any:
+            threads[step].add(threading.get_ident())
+            if next(count) in meeting[step]:
+                together.wait()
+            return function(*arguments, **options)
+
+        return met
+
+    for step in ("prepare", "measure_change", "encode"):
+        monkeypatch.setattr(stages, step, meet(step, getattr(stages, step)))
+    monkeypatch.setattr(restorer, "restore", meet("compute", restorer.restore))
+    pixels = [picture(tmp_path / f"{name}.png") for name in "abcdef"]
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / f"{name}.tif") for name in "abcdef"]
+    events = list(stages.run_batch(jobs, OnGpu(restorer), streams()))  # type: ignore[arg-type]
+    assert [type(event) for event in events] == [Started, Restored] * 6
+    for job, expected in zip(jobs, pixels, strict=True):
+        assert job.target is not None
+        assert np.array_equal(image_io.read_image(job.target).pixels, expected)
+    assert len(threads["compute"]) == 1
+    assert threads["compute"].isdisjoint(threads["prepare"] | threads["measure_change"])
+
+
+def test_an_interruption_reports_all_images_that_are_written(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU, two images are written at a time: both are finished and reported."""
+    together, save = threading.Barrier(2, timeout=60), image_io.write_encoded
+
+    def slow(data: bytes, target: Path, **options: Any) -> None:
+        if together.wait() == 0:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        assert stopped.wait(60)
+        save(data, target, **options)
+
+    stopped = threading.Event()
+    monkeypatch.setattr(stages, "Flag", lambda: stopped)
+    monkeypatch.setattr(stages, "write_encoded", slow)
+    for name in "abcdefgh":
+        picture(tmp_path / f"{name}.png")
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / "out" / f"{name}.png") for name in "abcdefgh"]
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        events.extend(stages.run_batch(jobs, OnGpu(restorer), streams()))  # type: ignore[arg-type]
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert written == ["a.png", "b.png"]
+    assert [type(event) for event in events] == [Started, Restored] * 2
+    restored = [event.output for event in events if isinstance(event, Restored)]
+    assert restored == [str(tmp_path / "out" / name) for name in written]
 
 
 def test_a_right_view_of_another_size_fails_that_image(
