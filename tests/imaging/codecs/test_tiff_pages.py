@@ -141,7 +141,7 @@ def test_a_damaged_page_fails_the_file_and_is_named(
     Path("f").mkdir()
     write(scans(), "f/a.tif")
     data = bytearray(Path("f/a.tif").read_bytes())
-    at = image_io.decode(bytes(data)).count and data.rindex(b"\x78\x9c")  # the last page's strip
+    at = image_io.decode(bytes(data)).count and data.rindex(b"\x78\x01")  # the last page's strip
     data[at : at + 9] = bytes(9)
     Path("f/b.tif").write_bytes(data)
     outcome = restormer("denoise", "f", "-o", "out", *EXACT)

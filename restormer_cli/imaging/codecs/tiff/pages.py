@@ -364,6 +364,15 @@ def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
     return samples.astype(f"{order}{samples.dtype.kind}{samples.itemsize}").tobytes()
 
 
+def _deflate(data: bytes) -> bytes:
+    """Compress by run lengths: after the predictor, photographs get no smaller by other matches.
+
+    Searching for these takes 3 to 6 times as long.
+    """
+    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
+    return compressor.compress(data) + compressor.flush()
+
+
 def _stored_samples(image: Image) -> tuple[Array, list[int]]:
     """Return H W S samples with alpha and bands in their order, and the ExtraSamples tag."""
     bands = 0 if image.bands is None else image.bands.shape[2]
@@ -409,7 +418,7 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     # Many readers lack the predictor for floats.
     predictor, form = (_NO_PREDICTOR, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
     strips = [
-        zlib.compress(_apply_predictor(samples[top : top + rows], predictor, order))
+        _deflate(_apply_predictor(samples[top : top + rows], predictor, order))
         for top in range(0, height, rows)
     ]
     if start + sum(map(len, strips)) > 2**32 - 2**24:
