@@ -22,7 +22,7 @@ def kernels():
         from restormer_cli.inference.triton.blocks import TritonKernels
 
         builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
-        cast_impl = builder.cast_impl
+        cast_impl, patch_tensor = builder.cast_impl, interpreter._patch_lang_tensor
 
         def widened(a):
             if a.dtype.scalar != tl.bfloat16:
@@ -40,6 +40,12 @@ def kernels():
                 return handle(rounded.astype(np.uint16), tl.bfloat16)
             return cast_impl(self, source, target)
 
+        def patch_index(tensor, *scope):
+            patch_tensor(tensor, *scope)
+            # Old releases convert arrays of one element, which NumPy no longer allows.
+            tensor.__index__ = lambda self: self.handle.data.item()
+
+        patch.setattr(interpreter, "_patch_lang_tensor", patch_index)
         patch.setattr(builder, "create_dot", create_dot)
         patch.setattr(builder, "cast_impl", cast)
         yield TritonKernels()
