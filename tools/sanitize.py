@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from restormer_cli.inference.blocking import Region
+from restormer_cli.inference.blocking import BlockShape, Region, StripRunner
 from restormer_cli.inference.fusion.check import Case, random_block
 from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
@@ -39,6 +39,7 @@ def compare(library: Library) -> None:
         for (channels, heads), size in product(WIDTHS, SIZES)
         for weights in [random_block(channels, heads, bias=True)]
     )
+    compare_groups(library)
     count = 0
     with torch.inference_mode():
         for case, dtype in product([*cases(), *more], filter(library.supports, list(TYPES))):
@@ -46,6 +47,19 @@ def compare(library: Library) -> None:
                 sys.exit(f"{case.name}, {dtype}: {cause}")
             count += 1
     print(f"{library.instructions}: {count} blocks are right, no finding")  # noqa: T201
+
+
+def compare_groups(library: Library) -> None:
+    """Apply a block to maps in one and in two groups of channels, in strips and in place."""
+    runner = StripRunner(lambda *_: BlockShape(8, 8, 16), lambda f, x: [*map(f, x)], None, 0)
+    for size, dtype in product(SIZES, filter(library.supports, list(TYPES))):
+        block = library.block(random_block(32, 2, bias=True), dtype)
+        whole = torch.rand(2, *size, 32).to(dtype)
+        groups = [part.contiguous() for part in whole.split(16, -1)]
+        block.transform(runner, [whole])
+        block.transform(runner, groups)
+        if not torch.equal(torch.cat(groups, -1), whole):
+            sys.exit(f"two groups, {size}, {dtype}: another result than with one")
 
 
 def run(compiler: str, target: str) -> int:

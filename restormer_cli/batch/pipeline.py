@@ -38,7 +38,7 @@ def stage_executor(
         stages: what is done with each item.
         initializer: called in every thread.
     """
-    begin = Event()
+    all_started = Event()
     pools = [ThreadPoolExecutor(stage.threads, initializer=initializer) for stage in stages]
 
     def run(stage: Stage, before: Future[Any]) -> Any:
@@ -61,11 +61,13 @@ def stage_executor(
         with MemoryGuard("to start a thread"):
             for pool, stage in zip(pools, stages, strict=True):
                 for _ in range(stage.threads):
-                    pool.submit(begin.wait)  # busy, so that the next call starts another thread
-        begin.set()
+                    pool.submit(
+                        all_started.wait
+                    )  # busy, so that the next call starts another thread
+        all_started.set()
         yield submit
     finally:
-        begin.set()
+        all_started.set()
         for pool in pools:
             pool.shutdown(cancel_futures=True)
 
@@ -79,16 +81,16 @@ def run_overlapped(
     """Yield the items in order, each with the future of its last stage; see `stage_executor`.
 
     At most as many items are in progress as the stages have threads, provided that the consumer
-    waits for each future before it asks for the next item. No item is started after `stopped`.
+    waits for each future before it asks for the next item. After `stopped`, no item is taken.
     """
-    most = sum(stage.threads for stage in stages)
+    limit = sum(stage.threads for stage in stages)
     pending: deque[tuple[Item, Future[Any]]] = deque()
     with stage_executor(*stages, initializer=initializer) as submit:
         for item in items:
-            if stopped():
-                break
             pending.append((item, submit(item)))
-            if len(pending) == most:
+            if len(pending) == limit:
                 yield pending.popleft()
+                if stopped():
+                    break
         while pending:
             yield pending.popleft()  # which keeps no reference to its result

@@ -12,7 +12,7 @@ from threading import Event as Flag
 from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from ..errors import ImageError
+from ..errors import ImageError, RestormerError
 from ..files import is_special
 from ..imaging import (
     UNDECODED,
@@ -47,6 +47,7 @@ from .pipeline import Stage, run_overlapped
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator
+    from concurrent.futures import Future
 
     from ..imaging import Remarks
     from ..inference import Restorer
@@ -126,25 +127,29 @@ def run_batch(
         images, *work.stages, initializer=inherit_threads(), stopped=work.stop.is_set
     )
     task = restorer.task.name
+    started: Future[WrittenImage] | None = None  # of the image that is not reported yet
     try:
         for (_, job, *_), future in results:
+            started = future
             event: Event
             try:
                 yield Started(*job.names, task)
                 event = send_to_stdout(future.result(), streams.stdout)
             except ImageError as error:
                 event = failure_event(job, task, error)
-            except KeyboardInterrupt:
-                work.stop.set()
-                with suppress(Cancelled, CancelledError, ImageError):
-                    yield send_to_stdout(future.result(), streams.stdout)
-                for (_, other, *_), written in results:  # another one may be being written
-                    with suppress(Cancelled, CancelledError, ImageError):
-                        event = send_to_stdout(written.result(), streams.stdout)
-                        yield Started(*other.names, task)
-                        yield event
-                raise
-            yield event  # outside of `try`, which must not catch an interruption of the consumer
+            started = None
+            yield event
+    except KeyboardInterrupt:
+        work.stop.set()
+        if started is not None:
+            with suppress(Cancelled, CancelledError, RestormerError):
+                yield send_to_stdout(started.result(), streams.stdout)
+        for (_, job, *_), future in results:  # others that are being written
+            with suppress(Cancelled, CancelledError, RestormerError):
+                event = send_to_stdout(future.result(), streams.stdout)
+                yield Started(*job.names, task)
+                yield event
+        raise
     finally:
         work.stop.set()
         results.close()
@@ -241,7 +246,11 @@ class _CurrentImage:
 
 @dataclass(frozen=True)
 class ImageStages:
-    """The stages of an image, each run in its own thread. They raise Cancelled after `stop`."""
+    """The stages of an image, which `stages` divides among threads.
+
+    A single page passes `read`, `prepare`, `infer`, `finish` and `write`. Several pages are
+    prepared, restored and encoded one by one in `infer`. All stages raise Cancelled after `stop`.
+    """
 
     restorer: Restorer
     config: BatchConfig
@@ -249,14 +258,14 @@ class ImageStages:
     observer: Observer | None
     stop: Flag
     masks: MaskReader = field(default_factory=MaskReader)
-    watching: Lock = field(default_factory=Lock)  # the observer, which one thread calls at a time
+    observer_lock: Lock = field(default_factory=Lock)
 
     @property
     def stages(self) -> tuple[Stage, Stage, Stage]:
-        """What threads do with a QueuedImage.
+        """Functions from a QueuedImage to a WrittenImage, each with threads of its own.
 
-        On a GPU, one of them does nothing but run the network. On a CPU, which all cores compute
-        on anyway, that thread does more, so that fewer images in fp32 are in memory.
+        With a GPU, a thread runs the network while others prepare and convert single pages. On a
+        CPU, all cores compute anyway, and doing these in one thread keeps fewer images in memory.
         """
         if self._on_cpu:
             return Stage(self.read), Stage(self.compute), Stage(self.write)
@@ -316,8 +325,9 @@ class ImageStages:
         current.input.pages = iter(())  # frees the memory of the input
         return current
 
+    @MemoryGuard("to restore it")
     def finish(self, current: _CurrentImage) -> _CurrentImage:
-        """Make a page of a single answer."""
+        """Convert the network's result for a single page back to samples."""
         if current.computed is not None:
             current.pages.append(self._finish_page(current, current.computed))
             current.computed = None
@@ -327,14 +337,14 @@ class ImageStages:
         """Yield the restored pages and add them to `current`, preparing the next meanwhile."""
         from ..inference import inherit_threads
 
-        read: Callable[[int], Any] = partial(self._next_page, current)
-        prepare: Callable[[Any], Any] = partial(self._prepare_page, current)
-        infer: Callable[[Any], Any] = partial(self._infer_page, current)
-        finish: Callable[[Any], Any] = partial(self._finish_page, current)
+        decode: Callable[[int], Any] = partial(self._next_page, current)
+        to_view: Callable[[Any], Any] = partial(self._prepare_page, current)
+        restore: Callable[[Any], Any] = partial(self._infer_page, current)
+        to_page: Callable[[Any], Any] = partial(self._finish_page, current)
         if self._on_cpu:
-            stages = [Stage(read), Stage(lambda page: finish(infer(prepare(page))))]
+            stages = [Stage(decode), Stage(lambda page: to_page(restore(to_view(page))))]
         else:
-            stages = [Stage(lambda number: prepare(read(number))), Stage(infer), Stage(finish)]
+            stages = [Stage(lambda n: to_view(decode(n))), Stage(restore), Stage(to_page)]
         numbers = range(1, current.input.total + 1)
         with closing(run_overlapped(numbers, *stages, initializer=inherit_threads())) as results:
             for number, future in results:
@@ -408,7 +418,7 @@ class ImageStages:
 
     @MemoryGuard("to write it")
     def write(self, current: _CurrentImage) -> WrittenImage:
-        """Encode the image unless `compute` has done so, and write it unless it goes to stdout."""
+        """Encode the image unless `infer` has done so, and write it unless it goes to stdout."""
         self._check_stop()
         first, data, target = current.pages[0], current.data, current.job.target
         if data is None:
@@ -419,7 +429,7 @@ class ImageStages:
             self._write_file(target, data, current, event)
         if self.observer is not None:
             try:
-                with MemoryGuard("for its report"), self.watching:
+                with MemoryGuard("for its report"), self.observer_lock:
                     before = replace(first.image, pixels=first.original).on_unit_scale()
                     self.observer(event, before, first.image.on_unit_scale())
             except ImageError as error:

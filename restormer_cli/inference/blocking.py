@@ -38,9 +38,8 @@ WIDEST = 4
 BLOCK_BYTES = 3 << 19
 """Size of a block's feature map on a CPU (measured to be fastest with 1 MiB of cache per core)."""
 
-
 ROWS_PER_COPY = 16
-"""Rows of a strip that a thread copies at a time."""
+"""Rows of a strip that a thread of a CPU copies at a time."""
 
 
 class Region(NamedTuple):
@@ -225,7 +224,7 @@ class StripRunner:
         """Yield the region and the result of `compute` for each block of a map, in order.
 
         Blocks have `halo` extra pixels on every side and do not cross `edges`. A block that covers
-        the map has none if its shape says so. `overwritten` is as for `visit`.
+        the map has none if its shape says so. Set `overwritten` if the map changes meanwhile.
         """
         height, width = source[0].shape[1:3]
         shape = self._shape(source)
@@ -238,7 +237,7 @@ class StripRunner:
             return compute(part.block(region), region, same)
 
         if shape.rows >= height and shape.columns >= width and not any(edges) and not shape.halo:
-            yield from self.visit(source, on_map)
+            yield from self.visit(source, on_map)  # which has read all before anything is written
         else:
             yield from self.visit(source, on_block, halo, edges, overwritten=overwritten)
 
@@ -253,8 +252,8 @@ class StripRunner:
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the result of `compute` for the region of each block of a map, in order.
 
-        It gets a part of the map that contains the region, and its halo if that is in the map. If
-        the map is `overwritten` meanwhile, the part is a copy.
+        It gets a part of the map that contains the region, and its halo as far as it lies in the
+        map. Set `overwritten` if `compute` changes the map: the part is then a copy.
         """
         parts = self._copied_strips(source, halo, edges) if overwritten else repeat(Part(source))
         for part, regions in zip(parts, self._regions(source, edges), strict=False):
@@ -282,23 +281,23 @@ class StripRunner:
         """
         (height, width), most = source[0].shape[1:3], self._shape(source).strip
         shape = min(most, height) + 2 * halo, width + 2 * halo
-        copies = [group.new_zeros(len(group), *shape, group.shape[-1]) for group in source]
+        channels = [group.shape[-1] for group in source]
+        copy = source[0].new_zeros(len(source[0]), *shape, sum(channels))
+        inside = copy[:, halo:, halo : halo + width].split(channels, -1)
+        step = ROWS_PER_COPY if copy.is_cpu else shape[0]
         for top, bottom in spans(height, most, edges[0]):
             rows, end = bottom - top, min(bottom + halo, height)
 
             def copy_rows(span: tuple[int, int], top: int = top) -> None:
                 start, end = span
-                for copy, group in zip(copies, source, strict=True):
-                    inside = copy[:, halo + start : halo + end, halo : halo + width]
-                    inside.copy_(group[:, top + start : top + end])
+                for target, group in zip(inside, source, strict=True):
+                    target[:, start:end].copy_(group[:, top + start : top + end])
 
-            self._map(copy_rows, spans(end - top, ROWS_PER_COPY))
-            for copy in copies:
-                copy[:, halo + end - top : rows + 2 * halo] = 0
-            above = [copy[:, rows : rows + halo].clone() for copy in copies]
-            yield Part([copy[:, : rows + 2 * halo] for copy in copies], top - halo, -halo)
-            for copy, last in zip(copies, above, strict=True):
-                copy[:, :halo] = last
+            self._map(copy_rows, spans(end - top, step))
+            copy[:, halo + end - top : rows + 2 * halo] = 0
+            above = copy[:, rows : rows + halo].clone()
+            yield Part([copy[:, : rows + 2 * halo]], top - halo, -halo)
+            copy[:, :halo] = above
 
     def _map(self, function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
         """Call a function with each item, in parallel and without gradients."""
@@ -316,7 +315,8 @@ class StripRunner:
     ) -> None:
         """Write the result of `compute` for each block to its region of `target`.
 
-        `scale` is the size of `target` relative to `source`.
+        `scale` is the size of `target` relative to `source`. Both may have groups in common, which
+        must be the same tensors, not views of them.
         """
         widths = [group.shape[-1] for group in target]
 

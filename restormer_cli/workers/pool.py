@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..batch import Job, SettingsFingerprint
     from .worker import Send
 
-PREFETCH = 3  # maximum number of images per worker: one is read, one computed, one written
+PREFETCH = 4  # maximum number of images per worker: one is read, one computed, two are written
 STOP_TIMEOUT = 30.0  # seconds in which workers can finish writing when the run is stopped
 
 

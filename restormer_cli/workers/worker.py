@@ -7,10 +7,11 @@ that prevents it, and then any other messages. The last message is WorkerExited.
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
-from functools import partial
 from threading import Event as Flag
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..batch import (
@@ -101,7 +102,7 @@ def serve(
     """Restore and write images in overlapping stages, as `run_batch` does.
 
     Args:
-        requests: the images. At their end, only an image that is being written is finished.
+        requests: the images. At their end, only images that are being written are finished.
         restorer: the network to run.
         config: how to read, blend, write and observe.
         send: called from several threads with the progress of the current image, and with
@@ -125,9 +126,20 @@ def serve(
                 traceback.print_exception(error)
                 send(WorkerExited(f"{type(error).__name__}: {error}"))
 
+    unsent: deque[tuple[Job, Future[WrittenImage]]] = deque()
+    lock = Lock()
+
+    def send_finished(_: Future[WrittenImage]) -> None:
+        with lock:
+            while unsent and unsent[0][1].done():
+                finish(*unsent.popleft())
+
     with stage_executor(*work.stages, initializer=inherit_threads()) as submit:
         try:
             for image in requests:
-                submit(image).add_done_callback(partial(finish, image.job))
+                future = submit(image)
+                with lock:
+                    unsent.append((image.job, future))
+                future.add_done_callback(send_finished)
         finally:
             work.stop.set()

@@ -93,6 +93,7 @@ def test_a_folder_that_cannot_be_made_fails_that_image(restorer: Restorer, tmp_p
         ("read_bytes", "not enough memory to read it"),
         ("estimate_noise", "not enough memory to read it"),
         ("measure_change", "not enough memory for 14 x 9 pixels"),
+        ("mask_remarks", "not enough memory to restore it"),
         ("encode", "not enough memory to write it"),
         ("write_encoded", "not enough memory to write it"),
     ],
@@ -330,6 +331,33 @@ def test_a_gpu_only_computes(
         assert np.array_equal(image_io.read_image(job.target).pixels, expected)
     assert len(threads["compute"]) == 1
     assert threads["compute"].isdisjoint(threads["prepare"] | threads["measure_change"])
+
+
+def test_an_interruption_of_the_consumer_reports_the_next_image(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that is being written while the last one is shown is finished and reported."""
+    begun, stopped, save = threading.Event(), threading.Event(), image_io.write_encoded
+
+    def write(data: bytes, target: Path, **options: Any) -> None:
+        if target.name == "b.png":
+            begun.set()
+            assert stopped.wait(60)
+        save(data, target, **options)
+
+    monkeypatch.setattr(stages, "Flag", lambda: stopped)
+    monkeypatch.setattr(stages, "write_encoded", write)
+    for name in "abcde":
+        picture(tmp_path / f"{name}.png")
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / "out" / f"{name}.png") for name in "abcde"]
+    events = stages.run_batch(jobs, restorer, streams())
+    assert [type(next(events)), type(next(events))] == [Started, Restored]
+    assert begun.wait(60)
+    last = [events.throw(KeyboardInterrupt())]
+    with pytest.raises(KeyboardInterrupt):
+        last.extend(events)
+    assert [type(event) for event in last] == [Started, Restored]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.png"]
 
 
 def test_an_interruption_reports_all_images_that_are_written(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from restormer_cli.batch import stages
 from restormer_cli.batch.events import Failed, ImageProgress
 from restormer_cli.batch.jobs import BatchConfig, Job
+from restormer_cli.batch.pipeline import Stage
 from restormer_cli.batch.stages import QueuedImage, WrittenImage
 from restormer_cli.errors import CheckpointError, DeviceError
 from restormer_cli.inference.config import RestorerConfig
@@ -69,6 +71,32 @@ def test_a_worker_reports_readiness_progress_and_results(weights: Path) -> None:
     assert any(isinstance(message, ImageProgress) for message in others)
     results = [type(message) for message in others if isinstance(message, RESULTS)]
     assert results == [WrittenImage, Failed, WrittenImage]
+
+
+def test_two_writers_keep_the_order_of_results(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU, a second image may be written first; its result is sent after the first one's."""
+    second_is_written, save = threading.Event(), stages.write_encoded
+
+    def write(data: bytes, target: Path, **options: Any) -> None:
+        if target.name == "0.png":
+            assert second_is_written.wait(30)
+        save(data, target, **options)
+        if target.name == "1.png":
+            second_is_written.set()
+
+    def as_on_a_gpu(work: stages.ImageStages) -> tuple[Stage, ...]:
+        return Stage(work.read), Stage(work.compute), Stage(work.write, stages.WRITERS)
+
+    monkeypatch.setattr(stages.ImageStages, "stages", property(as_on_a_gpu))
+    monkeypatch.setattr(stages, "write_encoded", write)
+    names = [f"{seed}.png" for seed in range(4)]
+    for seed, name in enumerate(names):
+        picture(name, seed=seed)
+    sent = run(weights, *names)
+    written = [message.event.input for message in sent if isinstance(message, WrittenImage)]
+    assert written == names
 
 
 def test_images_are_dropped_when_the_requests_end(weights: Path) -> None:

@@ -275,8 +275,8 @@ struct Frame {
     int band() const { return std::min(rows, std::max(4, BAND_PIXELS / columns)); }  // in rows
 };
 
-// Channels at.. of a feature map, from a pixel on; `row` is the distance of rows.
-struct Group { void* first; int at, channels; ptrdiff_t row; };
+// Some channels of a feature map, from a pixel on; `row` is the distance of its rows in elements.
+struct Group { void* pixels; int first_channel, channels; ptrdiff_t row; };
 typedef Group Map[2];  // the second group may be empty
 // Copy channels of pixels between memory with other numbers of them, and add a bias if any.
 template <class From, class To>
@@ -292,15 +292,15 @@ template <class E> void read(const Map& x, const Frame& f, int first, int rows, 
     memset(to, 0, (ptrdiff_t)rows * f.columns * C * sizeof(float));
     for (const Group& g : x)
         for (int r = std::max(first, f.top); r < end; r++)
-            copy((const E*)g.first + (r - f.top) * g.row, g.channels,
-                 to + ((r - first) * f.columns + f.left) * C + g.at, C, width, g.channels);
+            copy((const E*)g.pixels + (r - f.top) * g.row, g.channels, g.first_channel + to +
+                 ((r - first) * f.columns + f.left) * C, C, width, g.channels);
 }
 template <class E>
 void write(const float* from, int first, int rows, int width, int C, const Map& out) {
     for (const Group& g : out)
         for (int r = 0; r < rows; r++)
-            copy(from + r * width * C + g.at, C, (E*)g.first + (first + r) * g.row, g.channels,
-                 width, g.channels);
+            copy(from + r * width * C + g.first_channel, C,
+                 (E*)g.pixels + (first + r) * g.row, g.channels, width, g.channels);
 }
 
 // A product, and the weights for `convolve`.

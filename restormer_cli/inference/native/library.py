@@ -65,7 +65,11 @@ class Frame(Structure):
 class Group(Structure):
     """`Group` in block.cpp."""
 
-    _fields_ = [("first", c_void_p), ("at", c_int), ("channels", c_int), ("row", c_ssize_t)]
+    _fields_ = [
+        ("pixels", c_void_p),
+        *((name, c_int) for name in ("first_channel", "channels")),
+        ("row", c_ssize_t),
+    ]
 
 
 Groups = Group * 2
@@ -230,20 +234,23 @@ class FusedBlock(FusedPasses):
         inside = region.expanded(halo).within(Region(0, size[0], 0, size[1]))
         views = part.crop(inside)
         channels = [view.shape[3] for view in views]
-        dense = all(view.stride()[2:] == (view.shape[3], 1) for view in views)
-        right = dense and all(view.dtype == self._dtype for view in views)
-        if not right or sum(channels) != self._channels or inside.within(part.region) != inside:
+        covered = inside.within(part.region) == inside and sum(channels) == self._channels
+        same_size = len({group.shape[:3] for group in part.groups}) == 1
+        readable = _aligned(views) and all(
+            view.dtype == self._dtype and view.stride()[2:] == (view.shape[3], 1) for view in views
+        )
+        if not (covered and same_size and readable):
             raise ValueError(
                 f"channels {channels} of {views[0].dtype} in {part.region} do not contain "
                 f"{self._channels} of {self._dtype} in {inside}"
             )
-        first = [0, *accumulate(channels)]
+        first_channels = [0, *accumulate(channels[:-1])]
 
         def groups(image: int) -> Array[Group]:
             return Groups(
                 *(
-                    Group(view[image].data_ptr(), at, view.shape[3], view.stride(1))
-                    for at, view in zip(first, views, strict=False)
+                    Group(view[image].data_ptr(), first_channel, view.shape[3], view.stride(1))
+                    for first_channel, view in zip(first_channels, views, strict=True)
                 )
             )
 

@@ -238,3 +238,13 @@ def test_only_a_few_pages_are_in_memory() -> None:
     tracemalloc.stop()
     assert image_io.decode(again).count == pages
     assert peak < 12 * flat.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_patterns_are_compressed_by_their_repetitions(dtype):
+    """A pattern without runs of equal samples takes less than a twentieth of its size."""
+    tile = np.random.default_rng(0).integers(0, 200, (16, 16, 3)).astype(dtype)
+    pixels = np.tile(tile, (16, 16, 1))
+    data, _ = image_io.encode([Image(pixels)], "tiff")
+    assert len(data) < pixels.nbytes / 20
+    assert np.array_equal(next(image_io.decode(data).images).pixels, pixels)

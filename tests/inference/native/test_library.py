@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restormer_cli.inference.blocking import Region
+from restormer_cli.inference.blocking import BlockShape, Region, StripRunner
 from restormer_cli.inference.fusion.check import Case, Outcome, random_block
 from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
 
@@ -72,6 +72,19 @@ def test_large_values_and_gelu(library):
         for dtype in filter(library.supports, TYPES):
             with torch.inference_mode():
                 assert case.compare(library, dtype) == ""
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), (40, 33)])
+def test_a_map_may_have_two_groups_of_channels(library, size):
+    """Two groups give the bits of one, in strips and in place."""
+    runner = StripRunner(lambda *_: BlockShape(16, 8, 16), lambda f, x: [*map(f, x)], None, 0)
+    for dtype in filter(library.supports, TYPES):
+        block = library.block(random_block(32, 2, bias=True), dtype)
+        whole = torch.rand(2, *size, 32).to(dtype)
+        groups = [part.contiguous() for part in whole.split(16, -1)]
+        block.transform(runner, [whole])
+        block.transform(runner, groups)
+        assert torch.equal(torch.cat(groups, -1), whole)
 
 
 def test_a_block_of_another_shape_is_rejected(library):

@@ -60,6 +60,7 @@ _DAMAGED = "the directory of its tags is damaged"
 _REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of SUBFILE (section 8)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
 _RAW, _DEFLATE = 1, 8  # compressions
+_LARGER = 1.1  # relative size that faster compression may have
 # Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 _TYPES = {*("u1", "u2", "u4", "u8"), *("i1", "i2", "i4", "i8"), *("f2", "f4", "f8")}
@@ -364,13 +365,19 @@ def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
     return samples.astype(f"{order}{samples.dtype.kind}{samples.itemsize}").tobytes()
 
 
-def _deflate(data: bytes) -> bytes:
-    """Compress by run lengths: after the predictor, photographs get no smaller by other matches.
-
-    Searching for these takes 3 to 6 times as long.
-    """
-    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
+def _deflate(data: bytes, strategy: int) -> bytes:
+    compressor = zlib.compressobj(strategy=strategy)
     return compressor.compress(data) + compressor.flush()
+
+
+def _choose_strategy(strip: bytes) -> int:
+    """Return zlib's strategy for an image, of which this is one strip.
+
+    Run lengths alone compress the differences between pixels of a photograph as well as all
+    matches, in a sixth to a third of the time, but not texts, patterns and floats.
+    """
+    runs, matches = (len(_deflate(strip, s)) for s in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
+    return zlib.Z_RLE if runs < _LARGER * matches else zlib.Z_DEFAULT_STRATEGY
 
 
 def _stored_samples(image: Image) -> tuple[Array, list[int]]:
@@ -417,10 +424,12 @@ def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Ta
     rows = max(1, 2**18 // (width * count * samples.itemsize))
     # Many readers lack the predictor for floats.
     predictor, form = (_NO_PREDICTOR, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
-    strips = [
-        _deflate(_apply_predictor(samples[top : top + rows], predictor, order))
-        for top in range(0, height, rows)
-    ]
+
+    def strip(top: int) -> bytes:
+        return _apply_predictor(samples[top : top + rows], predictor, order)
+
+    strategy = _choose_strategy(strip(height // 2 // rows * rows))
+    strips = [_deflate(strip(top), strategy) for top in range(0, height, rows)]
     if start + sum(map(len, strips)) > 2**32 - 2**24:
         raise ValueError("larger than the 4 GB limit of a TIFF")
     integers: dict[int, tuple[int, list[int]]] = {
