@@ -115,10 +115,13 @@ class Part(NamedTuple):
             return joined(self.crop(region), -1).contiguous()
         first, channels = self.groups[0], [group.shape[-1] for group in self.groups]
         height, width = region.bottom - region.top, region.right - region.left
-        block = first.new_zeros(len(first), height, width, sum(channels))
-        target = inside.relative_to(region.top, region.left).crop(block)
-        for piece, group in zip(target.split(channels, -1), self.crop(inside), strict=True):
+        block = first.new_empty(len(first), height, width, sum(channels))
+        target = inside.relative_to(region.top, region.left)
+        for piece, group in zip(
+            target.crop(block).split(channels, -1), self.crop(inside), strict=True
+        ):
             piece.copy_(group)
+        clear_outside(block, target)
         return block
 
 
@@ -282,7 +285,7 @@ class StripRunner:
         (height, width), most = source[0].shape[1:3], self._shape(source).strip
         shape = min(most, height) + 2 * halo, width + 2 * halo
         channels = [group.shape[-1] for group in source]
-        copy = source[0].new_zeros(len(source[0]), *shape, sum(channels))
+        copy = source[0].new_empty(len(source[0]), *shape, sum(channels))
         inside = copy[:, halo:, halo : halo + width].split(channels, -1)
         step = ROWS_PER_COPY if copy.is_cpu else shape[0]
         for top, bottom in spans(height, most, edges[0]):
@@ -294,7 +297,8 @@ class StripRunner:
                     target[:, start:end].copy_(group[:, top + start : top + end])
 
             self._map(copy_rows, spans(end - top, step))
-            copy[:, halo + end - top : rows + 2 * halo] = 0
+            first = halo if top == 0 else 0  # otherwise, the rows above are in place
+            clear_outside(copy, Region(first, halo + end - top, halo, halo + width))
             above = copy[:, rows : rows + halo].clone()
             yield Part([copy[:, : rows + 2 * halo]], top - halo, -halo)
             copy[:, :halo] = above
@@ -382,14 +386,21 @@ def block_convolution(region: Region, height: int, width: int) -> Convolve:
 
     def valid(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         halo = (x.shape[1] - (region.bottom - region.top)) // 2
-        outside = (
-            x[:, : max(0, halo - region.top)],
-            x[:, x.shape[1] - max(0, region.bottom + halo - height) :],
-            x[:, :, : max(0, halo - region.left)],
-            x[:, :, x.shape[2] - max(0, region.right + halo - width) :],
-        )
-        for part in outside:
-            part.zero_()
+        block = region.expanded(halo)
+        inside = block.within(Region(0, height, 0, width))
+        clear_outside(x, inside.relative_to(block.top, block.left))
         return same(x, weight, bias, padding=0)
 
     return valid
+
+
+def clear_outside(x: Tensor, inside: Region) -> None:
+    """Set B H W C to zero outside a rectangle."""
+    for part in (
+        x[:, : inside.top],
+        x[:, inside.bottom :],
+        x[:, :, : inside.left],
+        x[:, :, inside.right :],
+    ):
+        if part.numel():
+            part.zero_()
