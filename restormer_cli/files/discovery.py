@@ -167,7 +167,8 @@ def find_inputs(
             else:
                 unread[picture] = None
         if not (images or may_be_empty) and len(problems) == count:
-            hint = "Name another folder." if recursive else "Search its subfolders, too, with -r."
+            searched = recursive or not _has_subfolders(path)
+            hint = "Name another folder." if searched else "Search its subfolders, too, with -r."
             problems.append(Problem(str(path), "there are no images in this folder", hint))
 
     for name in names:
@@ -340,6 +341,10 @@ def is_special(path: Path) -> bool:
         return not stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # missing, or no possible name
         return False
+
+
+def _has_subfolders(folder: Path) -> bool:
+    return any(is_folder(path) for path in folder.iterdir())
 
 
 def _match(pattern: str) -> Iterable[Path]:

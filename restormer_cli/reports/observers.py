@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..files import PAGE_SUFFIXES, UrlPath, as_path, is_folder
 from ..text import format_bytes, printable
 from .comparison import SHEET_SUFFIXES, Panel, parse_crop, write_sheet
-from .page import TASK_TITLES, Report, check_page, summary_figures, timestamp
+from .page import TASK_TITLES, Report, check_folder, check_page, summary_figures, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -137,6 +137,8 @@ def _plan_sheets(compare: str, jobs: list[Job]) -> dict[str, Path]:
     for sheet in sheets:
         if sheet.resolve() in taken:
             raise UsageError(f"{sheet}: also an input or output", "Choose another path.")
+    for sheet in {sheet.parent: sheet for sheet in sheets}.values():
+        check_folder(sheet)
     return {job.names[0]: sheet for job, sheet in zip(jobs, sheets, strict=True)}
 
 

@@ -59,11 +59,16 @@ def check_page(path: Path) -> None:
     """
     if path.suffix.lower() not in PAGE_SUFFIXES:
         raise UsageError(f"{path}: not the name of a page", "Choose a name that ends in .html.")
+    check_folder(path)
+    if exists(path) and not _is_report(path):
+        raise UsageError(f"{path}: exists and is not a restormer report", "Choose another path.")
+
+
+def check_folder(path: Path) -> None:
+    """Raise UsageError if the folder of a file is neither writable nor can be created."""
     parent = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: {parent} is not a writable folder", "Choose another path.")
-    if exists(path) and not _is_report(path):
-        raise UsageError(f"{path}: exists and is not a restormer report", "Choose another path.")
 
 
 def timestamp() -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from restormer_cli.errors import UsageError
 from restormer_cli.files import list_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.program import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +47,14 @@ def test_a_folder_without_images_is_a_usage_error(name: str, message: str) -> No
     with pytest.raises(UsageError, match=message) as raised:
         list_images(Path(name), {".png"})
     assert raised.value.hint
+
+
+def test_the_hint_for_an_empty_folder_fits_it(restormer: Callable[..., Outcome]) -> None:
+    """Subfolders are only suggested if there are any that were not searched."""
+    Path("nested/sub").mkdir(parents=True)
+    for command, hint in (
+        (("denoise", "empty"), "hint: Name another folder."),
+        (("denoise", "nested"), "hint: Search its subfolders, too, with -r."),
+        (("denoise", "nested", "-r"), "hint: Name another folder."),
+    ):
+        assert restormer(*command).stderr.splitlines()[-1] == hint
