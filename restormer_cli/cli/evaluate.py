@@ -68,8 +68,8 @@ class EvaluateOptions(NetworkOptions):
         str | None,
         typer.Option(
             metavar="KIND:SEVERITY",
-            help="Degrade the clean images by noise, rain, motion or defocus, each light, medium "
-            "or heavy; several separated by commas. Default: none.",
+            help="Degrade the clean images by noise, rain, streaks, motion or defocus, each "
+            "light, medium or heavy; several separated by commas. Default: none.",
         ),
     ] = None
     noise: Annotated[

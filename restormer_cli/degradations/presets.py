@@ -66,6 +66,10 @@ def _rain(x: Tensor, generator: Generator, heaviness: float) -> Tensor:
     return to_8_bit(veiled(x + (1 - x) * part, mist.clamp(0, 1), torch.tensor(0.8)))
 
 
+def _streaks(x: Tensor, generator: Generator, cover: float) -> Tensor:
+    return hard_rain(x, generator, cover / 100)
+
+
 def _motion(x: Tensor, generator: Generator, extent: float) -> Tensor:
     return blur.camera_shake(x, generator, torch.full((1, 1, 1, 1), extent))
 
@@ -90,6 +94,7 @@ SEVERITIES = ("light", "medium", "heavy")
 KINDS = {
     "noise": Kind(_noise, "sigma {:g}, in 8 bits", (15, 25, 50)),
     "rain": Kind(_rain, "heaviness {:g} of 1", (0.2, 0.5, 0.9)),
+    "streaks": Kind(_streaks, "opaque streaks over {:g} % of the image", (5, 10, 20)),
     "motion": Kind(_motion, "{:g} pixels of shake", (5, 10, 20)),
     "defocus": Kind(_defocus, "circles of {:g} pixels' radius", (1.5, 3, 6)),
 }

@@ -75,24 +75,24 @@ def streaks(x: Tensor, heaviness: Tensor, generator: Generator) -> Tensor:
     return 1 - torch.exp(-strength * total)  # screen-blends crossing streaks
 
 
-def hard_rain(x: Tensor, generator: Generator) -> Tensor:
+def hard_rain(x: Tensor, generator: Generator, cover: float | None = None) -> Tensor:
     """Add bright streaks with hard edges, many of them opaque, and round to 8 bits.
 
     In Rain100L and Rain100H (Yang et al., CVPR 2017), 3 to 7 % of the pixels are nearly opaque, and
     the 95th percentile of the added light is 79 to 115 of 255. The light is added and clipped, or
-    covers the image.
+    covers the image. Streaks lie on the share `cover` of the pixels, by default on 5 to 25 %.
     """
-    opacity = hard_streaks(x, generator)
+    opacity = hard_streaks(x, generator, cover)
     tint = 1 - 0.1 * torch.rand(len(x), 3, 1, 1, generator=generator, device=x.device)
     light = uniform(60, 230, x, generator) / 255 * tint
     added = x + opacity * light
-    cover = opacity * uniform(0.5, 1, x, generator)
-    covered = x + cover * (uniform(0.6, 1, x, generator) * tint - x)
+    hidden = opacity * uniform(0.5, 1, x, generator)
+    covered = x + hidden * (uniform(0.6, 1, x, generator) * tint - x)
     return to_8_bit(torch.where(chosen(0.7, x, generator), added, covered))
 
 
-def hard_streaks(x: Tensor, generator: Generator) -> Tensor:
-    """Draw the opacity of hard streaks that cover 5 to 25 % of each image: B 1 H W, 0..1."""
+def hard_streaks(x: Tensor, generator: Generator, cover: float | None = None) -> Tensor:
+    """Draw the opacity of hard streaks, as `hard_rain` describes them: B 1 H W, 0..1."""
     b, _, h, w = x.shape
 
     def rand(*shape: int) -> Tensor:
@@ -109,8 +109,10 @@ def hard_streaks(x: Tensor, generator: Generator) -> Tensor:
     parameters = [t.expand_as(angle).flatten(0, 1) for t in (angle, length, width, taper, edge)]
     kernels = hard_kernels(*parameters).unflatten(0, (b, _HARD_LAYERS))
 
-    cover = 0.05 + 0.2 * uniform(0, 1, x, generator)
-    drops = cover / (_HARD_LAYERS * length * (width + 0.5))  # the edges cover half a pixel more
+    covers = 0.05 + 0.2 * uniform(0, 1, x, generator)
+    if cover is not None:
+        covers = torch.full_like(covers, cover)
+    drops = covers / (_HARD_LAYERS * length * (width + 0.5))  # the edges cover half a pixel more
     seeds = (1 - rand(h + 2 * _HARD_REACH, w + 2 * _HARD_REACH) / drops).clamp_min(0)
     total = convolved((seeds > 0) * (0.25 + 0.75 * seeds), kernels).sum(1, keepdim=True)
     return (total * uniform(1, 3, x, generator)).clamp(0, 1)

@@ -235,7 +235,10 @@ _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary
 
 def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -> Packed:
     """Return the network's weights, folded, padded and cast; cached until the weights change."""
-    token = (dtype, fusion, [(p.data_ptr(), p._version) for p in network.parameters()])
+    versions = [
+        (p.data_ptr(), None if p.is_inference() else p._version) for p in network.parameters()
+    ]
+    token = (dtype, fusion, versions)
     if network not in _packed or _packed[network][0] != token:
         stages, convolutions = {}, {}
         with torch.no_grad():

@@ -52,6 +52,15 @@ def test_strips_of_any_height_give_the_plain_forward(variant, height, width, str
     assert_close(result, plain(network, image))
 
 
+def test_a_network_that_was_made_in_inference_mode():
+    """Its weights, whose changes PyTorch does not count, can be used, in that mode and outside."""
+    image = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        network = tiny_network()
+        inside = strips.forward(network, image)
+    assert torch.equal(strips.forward(network, image), inside)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (8, 4000), (4000, 8), (136, 264)])
 def test_extreme_shapes(size):
     """Very small, wide and tall images are restored as in one pass, with the default strips."""
