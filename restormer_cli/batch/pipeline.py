@@ -61,9 +61,8 @@ def stage_executor(
         with MemoryGuard("to start a thread"):
             for pool, stage in zip(pools, stages, strict=True):
                 for _ in range(stage.threads):
-                    pool.submit(
-                        all_started.wait
-                    )  # busy, so that the next call starts another thread
+                    # A busy thread, so that the next call starts another one.
+                    pool.submit(all_started.wait)
         all_started.set()
         yield submit
     finally:

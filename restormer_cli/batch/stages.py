@@ -322,7 +322,7 @@ class ImageStages:
                     quality=self.config.quality,
                 )
             current.add_remarks(remarks)
-        current.input.pages = iter(())  # frees the memory of the input
+            current.input.pages = iter(())  # frees the memory of the input
         return current
 
     @MemoryGuard("to restore it")
