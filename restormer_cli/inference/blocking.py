@@ -284,24 +284,26 @@ class StripRunner:
         """
         (height, width), most = source[0].shape[1:3], self._shape(source).strip
         shape = min(most, height) + 2 * halo, width + 2 * halo
-        channels = [group.shape[-1] for group in source]
-        copy = source[0].new_empty(len(source[0]), *shape, sum(channels))
-        inside = copy[:, halo:, halo : halo + width].split(channels, -1)
-        step = ROWS_PER_COPY if copy.is_cpu else shape[0]
+        copies = [group.new_empty(len(group), *shape, group.shape[-1]) for group in source]
+        step = ROWS_PER_COPY if source[0].is_cpu else shape[0]
         for top, bottom in spans(height, most, edges[0]):
             rows, end = bottom - top, min(bottom + halo, height)
 
             def copy_rows(span: tuple[int, int], top: int = top) -> None:
                 start, end = span
-                for target, group in zip(inside, source, strict=True):
-                    target[:, start:end].copy_(group[:, top + start : top + end])
+                for copy, group in zip(copies, source, strict=True):
+                    rows = copy[:, halo + start : halo + end, halo : halo + width]
+                    rows.copy_(group[:, top + start : top + end])
 
             self._map(copy_rows, spans(end - top, step))
             first = halo if top == 0 else 0  # otherwise, the rows above are in place
-            clear_outside(copy, Region(first, halo + end - top, halo, halo + width))
-            above = copy[:, rows : rows + halo].clone()
-            yield Part([copy[:, : rows + 2 * halo]], top - halo, -halo)
-            copy[:, :halo] = above
+            above = []
+            for copy in copies:
+                clear_outside(copy, Region(first, halo + end - top, halo, halo + width))
+                above.append(copy[:, rows : rows + halo].clone())
+            yield Part([copy[:, : rows + 2 * halo] for copy in copies], top - halo, -halo)
+            for copy, kept in zip(copies, above, strict=True):
+                copy[:, :halo] = kept
 
     def _map(self, function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
         """Call a function with each item, in parallel and without gradients."""
@@ -330,7 +332,13 @@ class StripRunner:
                 region.scaled(scale).crop(group).copy_(part)
 
         overwritten = any(a is b for a, b in product(source, target))
-        for _ in self.collect(source, compute_and_write, halo, overwritten=overwritten):
+        self.apply(source, compute_and_write, halo, overwritten=overwritten)
+
+    def apply(
+        self, source: Map, compute: Compute[None], halo: int = 1, *, overwritten: bool = False
+    ) -> None:
+        """Call `compute` for each block of a map, as `collect` does."""
+        for _ in self.collect(source, compute, halo, overwritten=overwritten):
             pass
 
 
@@ -384,12 +392,12 @@ def block_convolution(region: Region, height: int, width: int) -> Convolve:
     Earlier layers may have changed the zeros outside the image, so they are set again.
     """
 
-    def valid(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def valid(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
         halo = (x.shape[1] - (region.bottom - region.top)) // 2
         block = region.expanded(halo)
         inside = block.within(Region(0, height, 0, width))
         clear_outside(x, inside.relative_to(block.top, block.left))
-        return same(x, weight, bias, padding=0)
+        return same(x, weight, bias, padding=0, stride=stride)
 
     return valid
 

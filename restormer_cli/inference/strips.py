@@ -3,7 +3,8 @@
 Restormer is local except for the sums over pixels in its channel attention. A transformer block
 therefore takes two passes over its feature map: the first computes the sums, the second applies
 the block. Each strip is divided into blocks that run in parallel. The result equals that of
-`Restormer.forward`, which uses the same functions, up to the rounding of sums.
+`Restormer.forward`, which uses the same functions except those of `resampling`, up to the rounding
+of sums.
 
 There is one feature map for each level, updated in place. The decoder overwrites the skip
 connections. Level 1 is decoded at twice its width and gets a second map.
@@ -11,7 +12,6 @@ connections. Level 1 is decoded at twice its width and gets a second map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import starmap
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,8 +35,6 @@ from ..network import (
     feature_maps_bytes,
     feed_forward,
     normalised,
-    pixel_shuffle,
-    pixel_unshuffle,
     project,
     statistics,
 )
@@ -54,6 +52,7 @@ from .blocking import (
 from .devices import full_precision
 from .fusion.dispatch import Fusion, fusion_for
 from .fusion.passes import FusedPasses
+from .resampling import Convolution, pack_convolutions, upsample
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16
@@ -110,34 +109,30 @@ def forward(
             for weights in stages[name]:
                 transform(run, x, weights, windows)
 
-        def conv(name: str, shuffle: Callable[[Tensor], Tensor] = lambda x: x) -> Compute[Tensor]:
-            return lambda block, _, convolve: shuffle(convolve(block, *convolutions[name]))
+        def conv(name: str, stride: int = 1) -> Compute[Tensor]:
+            return lambda block, _, convolve: convolve(block, *convolutions[name], stride=stride)
 
-        def pointwise(name: str, x: Tensor) -> Tensor:
-            weight, bias = convolutions[name]
-            return F.linear(x, weight.flatten(1), bias)
+        def up(level: int, target: Tensor) -> Compute[None]:
+            pixels = conv(f"up{level + 1}_{level}")
+            skip = convolutions.get(f"reduce_chan_level{level}")
 
-        def up(level: int) -> Compute[Tensor]:
-            upsample = conv(f"up{level + 1}_{level}", pixel_shuffle)
-
-            def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
-                skip = region.scaled(2).crop(maps[level][0])
-                features = torch.cat([upsample(block, region, convolve), skip], -1)
-                return pointwise(f"reduce_chan_level{level}", features)
+            def compute(block: Tensor, region: Region, convolve: Convolve) -> None:
+                part = region.scaled(2).crop(target)
+                upsample(pixels(block, region, convolve), part, skip)
 
             return compute
 
         run.write(x, conv("patch_embed"), maps[1])
         stage("encoder_level1", maps[1])
         for level, name in ((2, "encoder_level2"), (3, "encoder_level3"), (4, "latent")):
-            down = conv(f"down{level - 1}_{level}", pixel_unshuffle)
+            down = conv(f"down{level - 1}_{level}", stride=2)
             run.write(maps[level - 1], down, maps[level], scale=0.5)
             stage(name, maps[level])
         for level in (3, 2):
-            run.write(maps.pop(level + 1), up(level), maps[level], scale=2)
+            run.apply(maps.pop(level + 1), up(level, maps[level][0]))
             stage(f"decoder_level{level}", maps[level])
         y = [*empty(1), *maps[1]]
-        run.write(maps.pop(2), conv("up2_1", pixel_shuffle), y[:1], scale=2)
+        run.apply(maps.pop(2), up(1, y[0]))
         stage("decoder_level1", y)
         stage("refinement", y)
         if a.dual_pixel:
@@ -145,7 +140,7 @@ def forward(
             def with_skip(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
                 embedded = convolve(block, *convolutions["patch_embed"])
                 features = torch.cat([region.crop(group) for group in y], -1)
-                return pointwise("skip_conv", embedded) + features
+                return F.linear(embedded, *convolutions["skip_conv"]) + features
 
             run.write(x, with_skip, y)
         restored = torch.empty(b, height, width, a.out_channels, device=device)
@@ -227,7 +222,7 @@ def peak_bytes(network: Restormer, height: int, width: int, dtype: torch.dtype) 
 
 Block = BlockWeights | FusedPasses
 
-Packed = tuple[dict[str, list[Block]], dict[str, tuple[Tensor, "Tensor | None"]]]
+Packed = tuple[dict[str, list[Block]], dict[str, Convolution]]
 """Weights of a network in one precision: those of the stages of blocks, and of convolutions."""
 
 _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary()
@@ -240,7 +235,7 @@ def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -
     ]
     token = (dtype, fusion, versions)
     if network not in _packed or _packed[network][0] != token:
-        stages, convolutions = {}, {}
+        stages = {}
         with torch.no_grad():
             for name, module in network.named_children():
                 if isinstance(module, nn.Sequential):
@@ -248,12 +243,7 @@ def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -
                     stages[name] = [
                         (fusion and fusion.block(w)) or pack_block(w, dtype) for w in blocks
                     ]
-                else:
-                    conv = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
-                    bias = None if conv.bias is None else conv.bias.to(dtype)
-                    # cuDNN would convert the kernels of channels-last maps in each call.
-                    order = torch.preserve_format if conv.weight.is_cpu else torch.channels_last
-                    convolutions[name] = (conv.weight.to(dtype, memory_format=order), bias)
+            convolutions = pack_convolutions(network, dtype)
         _packed[network] = (token, (stages, convolutions))
     return _packed[network][1]
 

@@ -1,8 +1,6 @@
 from .functions import NORM_EPSILON as NORM_EPSILON
 from .functions import Convolve as Convolve
 from .functions import normalised as normalised
-from .functions import pixel_shuffle as pixel_shuffle
-from .functions import pixel_unshuffle as pixel_unshuffle
 from .functions import same as same
 from .reference import reference_forward as reference_forward
 from .restormer import CHANNELS as CHANNELS

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +15,27 @@ from torch import Tensor, nn
 
 NORM_EPSILON = 1e-5
 
-Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""3x3 convolution of B H W C by a weight and a bias; depthwise for a weight of D 1 3 3."""
+
+class Convolve(Protocol):
+    """Convolution of B H W C by a weight and a bias, to B H W D; depthwise for a weight of D 1 3 3.
+
+    Kernels have three rows and columns, or four and a stride of 2, which halves the resolution.
+    """
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1
+    ) -> Tensor:
+        """Return the convolution."""
 
 
-def same(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1) -> Tensor:
-    """Convolve B H W C with a 3x3 kernel and zero padding, to B H W D."""
+def same(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1, *, stride: int = 1
+) -> Tensor:
+    """Convolve with zero padding (see `Convolve`)."""
     groups = x.shape[-1] // weight.shape[1]
     if groups > 1 and x.is_cuda and torch.compiler.is_compiling():
         return depthwise_by_taps(x, weight, bias, padding)
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=groups)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 
