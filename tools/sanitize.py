@@ -27,7 +27,10 @@ from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
 from restormer_cli.inference.native.library import TYPES, Library
 
-SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZERS = (
+    *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    *("-include", "sanitizer/asan_interface.h"),
+)
 WIDTHS = ((16, 1), (32, 2), (48, 1), (80, 1), (96, 2), (384, 8))
 SIZES = ((1, 1), (1, 7), (5, 3), (2, 300), (40, 33))
 

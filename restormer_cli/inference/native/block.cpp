@@ -1,8 +1,8 @@
 // A transformer block of Restormer in two passes over a rectangle of its feature map. `sums` adds
 // up q k^T and the squares of q and k. `finish` applies attention and the feed-forward network.
-// They compute the same as the functions of `network.restormer`, but keep all values between
-// reading the map and writing the result in the cache of a core: they take bands of rows of about
-// BAND_PIXELS pixels, and a depthwise convolution keeps the last two rows of a band for the next.
+// They compute the same as `network.restormer`, but keep what they compute between reading the map
+// and writing the result in the cache of a core: they take bands of rows of about BAND_PIXELS
+// pixels, and a depthwise convolution keeps the band before, whose last two rows it needs.
 //
 // Features and weights are of type E, bf16 or float; sums are always float. Channels are innermost,
 // and a vector has LANES of them. `library.py` packs the weights and provides the memory.
@@ -13,14 +13,10 @@
 #include <cstring>
 #ifdef __AVX512F__
 #include <immintrin.h>
-#endif
-#ifdef __AMX_BF16__
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#else
+#ifndef ASAN_POISON_MEMORY_REGION  // tools/sanitize.py includes sanitizer/asan_interface.h
 #define ASAN_POISON_MEMORY_REGION(p, size) (void)0
 #define ASAN_UNPOISON_MEMORY_REGION(p, size) (void)0
 #endif
@@ -47,42 +43,47 @@ inline Vector load(const bf16* p) {
 inline void store(bf16* p, Vector v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
 #endif
 inline Vector splat(float f) { return f - Vector{}; }
-inline Vector clamp(Vector v, float limit) {
-    v = v > -limit ? v : splat(-limit);
-    return v < limit ? v : splat(limit);
-}
-inline float total(Vector v) {
+// Lane i of the result is the sum of the lanes of v[i]; v changes.
+inline Vector totals(Vector* v) {
 #if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)v);
+    const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i even = odd - _mm512_set1_epi32(1);
+    for (int n = LANES / 2; n > 0; n /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {  // neighbouring lanes of both vectors
+            const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
+            v[i] = (Vector)(_mm512_permutex2var_ps(a, even, b) + _mm512_permutex2var_ps(a, odd, b));
+        }
+    return v[0];
 #else
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
+    Vector sums = {};
+    for (int i = 0; i < LANES * LANES; i++) sums[i / LANES] += v[i / LANES][i % LANES];
+    return sums;
 #endif
 }
 
-// x Phi(x) = x (1/2 + x P(u)) with u = 2 (x / limit)^2 - 1 for |x| < limit; beyond it, x P is set
-// to 1/2. tools/gelu.py derives the coefficients. For |x| <= 12, the error is at most 3e-5 with
-// those for bf16, whose own rounding is 4e-3, and at most 1e-6 with those for float.
+// Phi(x) = 1/2 + x P(u) with u = 2 (x / limit)^2 - 1 for |x| < limit. Beyond it, the sum is not in
+// 0..1 and is clamped. tools/gelu.py derives the coefficients. For |x| <= 12, the error of x Phi(x)
+// is at most 1.7e-4 for bf16, whose own rounding is 4e-3, and at most 1.1e-6 for float.
 template <class E> struct Gelu {
-    static constexpr float limit = 5.4f;
-    static constexpr float p[] = {0.000335887016f, -0.000985521008f, 0.00104720891f,
-        -0.00130975631f, 0.00345718511f, -0.00658013439f, 0.00976631138f, -0.0140336193f,
-        0.0196121484f, -0.0257289391f, 0.0321209766f, -0.0392086506f, 0.048499383f, -0.065328002f,
-        0.130928114f};
+    static constexpr float limit = 5.1f;
+    static constexpr float p[] = {6.54200808e-4f, -1.95683167e-3f, 2.40441125e-3f, -3.22962179e-3f,
+        6.85993685e-3f, -0.0120242587f, 0.017465484f, -0.0240164659f, 0.0317160248f,
+        -0.0402186589f, 0.0507829571f, -0.0690032603f, 0.138605283f};
 };
 template <> struct Gelu<bf16> {
-    static constexpr float limit = 4.4f;
-    static constexpr float p[] = {0.00291403849f, -0.00806533638f, 0.0108083002f, -0.0157523509f,
-        0.0268473402f, -0.0401638076f, 0.0552509241f, -0.07860668f, 0.160404235f};
+    static constexpr float limit = 3.95f;
+    static constexpr float p[] = {5.51550245e-3f, -0.0155296905f, 0.0232660012f, -0.0350746473f,
+        0.0554058971f, -0.0850985336f, 0.17809829f};
 };
 template <class E> inline Vector gelu(Vector x) {
     constexpr float limit = Gelu<E>::limit;
-    const Vector c = clamp(x, limit), u = c * c * (2 / (limit * limit)) - 1.0f;
+    const Vector u = x * x * (2 / (limit * limit)) - 1.0f;
     Vector p = splat(Gelu<E>::p[0]);
 #pragma GCC unroll 16
     for (size_t i = 1; i < sizeof Gelu<E>::p / sizeof(float); i++) p = p * u + Gelu<E>::p[i];
-    return x * (clamp(p * c, 0.5f) + 0.5f);
+    const Vector phi = p * x + 0.5f, most = phi < 1 ? phi : splat(1);
+    return x * (most > 0 ? most : splat(0));
 }
 
 // --- Memory -------------------------------------------------------------------------------------
@@ -103,18 +104,23 @@ struct Scratch {
 // --- Matrix products ----------------------------------------------------------------------------
 constexpr int ROWS = LANES == 16 ? 8 : 4;  // of a product, in registers; a divisor of 16
 constexpr int TILE = 16;                   // rows of an AMX tile; it has 32 columns of bf16
-constexpr int BAND_PIXELS = 512;           // fastest with 2 MiB of cache per core
+constexpr int BAND_PIXELS = 384;           // fastest with 2 MiB of cache per core
 
 // The left factor of a product has rows of `padded(K)` elements, and `TILE` rows in reserve. What
 // is in the reserve does not matter, but the columns after K must be zero.
-template <class E> constexpr ptrdiff_t padded(ptrdiff_t k) {
-    return sizeof(E) == 2 ? (k + 31) / 32 * 32 : k;
-}
+template <class E> constexpr int padded(int k) { return sizeof(E) == 2 ? (k + 31) / 32 * 32 : k; }
 // In the right factor, element (k, n) is at w[k * row + n] for float. For bf16, neighbouring rows
 // are interleaved: it is at w[(k / 2 * row + n) * 2 + k % 2].
 template <class E> constexpr ptrdiff_t PAIR = sizeof(E) == 2 ? 2 : 1;
 // Row r of vector v of a matrix of floats is at `at + r * row + v * vector`.
 struct Floats { float* at; ptrdiff_t row, vector; };
+// out = start + a w, of `rows` rows; `start` may be `out`.
+template <class E> struct Product {
+    const E *a, *w;
+    ptrdiff_t a_row, w_row;
+    int rows, K;
+    Floats start, out;
+};
 // One step of a product: of one row of k, or of two interleaved ones.
 inline Vector right_factor(const float* w) { return load(w); }
 inline Vector left_factor(const float* a) { return splat(*a); }
@@ -143,39 +149,36 @@ struct Tiles {  // AMX is configured while this lives: eight tiles of 16 rows of
     }
     ~Tiles() { if (has_amx) _tile_release(); }
 };
-
 // Tiles 0 to 3 hold two by two tiles of the result, 4 and 5 the left factor, 6 and 7 the right one.
-template <int NV>
-inline void multiply_tiles(const bf16* a, ptrdiff_t a_row, int rows, int K, const bf16* w,
-                           ptrdiff_t w_row, Floats start, Floats out) {
+// If there are no more rows for the lower two, they are the same as the upper two.
+template <int NV> void multiply_tiles(const Product<bf16>& m) {
     asm volatile("" ::: "memory");  // the compiler does not know that tiles are read from memory
-    const ptrdiff_t from = 4 * start.row, to = 4 * out.row;  // in bytes, as the next line
-    const ptrdiff_t a_bytes = 2 * a_row, w_bytes = 4 * w_row;
-    for (int r = 0; r < rows; r += 2 * TILE, a += 2 * TILE * a_row) {
-        const bool both = r + TILE < rows;
-        const float *s0 = start.at + r * start.row, *s1 = s0 + TILE * start.row;
-        float *o0 = out.at + r * out.row, *o1 = o0 + TILE * out.row;
+    const ptrdiff_t from = 4 * m.start.row, to = 4 * m.out.row;  // in bytes, as the next line
+    const ptrdiff_t a_bytes = 2 * m.a_row, w_bytes = 4 * m.w_row;
+    for (int r = 0; r < m.rows; r += 2 * TILE) {
+        const int lower = r + TILE < m.rows ? r + TILE : r;
+        const bf16 *a0 = m.a + r * m.a_row, *a1 = m.a + lower * m.a_row, *w = m.w;
+        const float *s0 = m.start.at + r * m.start.row, *s1 = m.start.at + lower * m.start.row;
+        float *o0 = m.out.at + r * m.out.row, *o1 = m.out.at + lower * m.out.row;
         _tile_loadd(0, s0, from);
-        if (NV == 2) _tile_loadd(1, s0 + start.vector, from);
-        if (both) _tile_loadd(2, s1, from);
-        if (both && NV == 2) _tile_loadd(3, s1 + start.vector, from);
-        for (int k = 0; k < K; k += 32) {
-            _tile_loadd(4, a + k, a_bytes);
-            _tile_loadd(6, w + k * w_row, w_bytes);
+        _tile_loadd(2, s1, from);
+        if (NV == 2) _tile_loadd(1, s0 + m.start.vector, from);
+        if (NV == 2) _tile_loadd(3, s1 + m.start.vector, from);
+        for (int k = 0; k < m.K; k += 32, a0 += 32, a1 += 32, w += 32 * m.w_row) {
+            _tile_loadd(4, a0, a_bytes);
+            _tile_loadd(5, a1, a_bytes);
+            _tile_loadd(6, w, w_bytes);
             _tile_dpbf16ps(0, 4, 6);
-            if (NV == 2) {
-                _tile_loadd(7, w + k * w_row + 2 * LANES, w_bytes);
-                _tile_dpbf16ps(1, 4, 7);
-            }
-            if (!both) continue;
-            _tile_loadd(5, a + TILE * a_row + k, a_bytes);
             _tile_dpbf16ps(2, 5, 6);
-            if (NV == 2) _tile_dpbf16ps(3, 5, 7);
+            if (NV == 1) continue;
+            _tile_loadd(7, w + 2 * LANES, w_bytes);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
         }
         _tile_stored(0, o0, to);
-        if (NV == 2) _tile_stored(1, o0 + out.vector, to);
-        if (both) _tile_stored(2, o1, to);
-        if (both && NV == 2) _tile_stored(3, o1 + out.vector, to);
+        _tile_stored(2, o1, to);
+        if (NV == 2) _tile_stored(1, o0 + m.out.vector, to);
+        if (NV == 2) _tile_stored(3, o1 + m.out.vector, to);
     }
     asm volatile("" ::: "memory");
 }
@@ -183,24 +186,20 @@ inline void multiply_tiles(const bf16* a, ptrdiff_t a_row, int rows, int K, cons
 constexpr bool has_amx = false;
 struct Tiles { ~Tiles() {} };
 #endif
-template <int NV, class E>
-inline void multiply_block(const E* a, ptrdiff_t a_row, int rows, int K, const E* w,
-                           ptrdiff_t w_row, Floats start, Floats out) {
-#ifdef __AMX_BF16__
-    if constexpr (sizeof(E) == 2)
-        if (has_amx) return multiply_tiles<NV>(a, a_row, rows, K, w, w_row, start, out);
-#endif
-    for (int r = 0; r < rows; r += ROWS) {
+template <int NV, class E> void multiply_vectors(const Product<E>& m) {
+    const Floats start = m.start, out = m.out;
+    const ptrdiff_t a_row = m.a_row, w_row = PAIR<E> * m.w_row;
+    for (int r = 0; r < m.rows; r += ROWS) {
         Vector sum[ROWS][NV] = {};
-        const E *left = a + r * a_row, *right = w;
-        for (int k = 0; k < K; k += PAIR<E>, left += PAIR<E>, right += PAIR<E> * w_row) {
-            decltype(right_factor(w)) vectors[NV];
-            for (int v = 0; v < NV; v++) vectors[v] = right_factor(right + v * PAIR<E> * LANES);
+        const E *a = m.a + r * a_row, *w = m.w;
+        for (int k = 0; k < m.K; k += PAIR<E>, a += PAIR<E>, w += w_row) {
+            decltype(right_factor(w)) right[NV];
+            for (int v = 0; v < NV; v++) right[v] = right_factor(w + v * PAIR<E> * LANES);
 #pragma GCC unroll 8
             for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
                 for (int v = 0; v < NV; v++)
-                    sum[i][v] = add(sum[i][v], left_factor(left + i * a_row), vectors[v]);
+                    sum[i][v] = add(sum[i][v], left_factor(a + i * a_row), right[v]);
         }
         for (int i = 0; i < ROWS; i++)
             for (int v = 0; v < NV; v++)
@@ -208,53 +207,65 @@ inline void multiply_block(const E* a, ptrdiff_t a_row, int rows, int K, const E
                       load(start.at + (r + i) * start.row + v * start.vector) + sum[i][v]);
     }
 }
-
-// out = start + a w, for `rows` rows and one or two vectors; `start` may be `out`.
-template <class E>
-void multiply(int vectors, const E* a, ptrdiff_t a_row, int rows, int K, const E* w,
-              ptrdiff_t w_row, Floats start, Floats out) {
-    if (vectors == 1) multiply_block<1>(a, a_row, rows, K, w, w_row, start, out);
-    else multiply_block<2>(a, a_row, rows, K, w, w_row, start, out);
+// Compute a product for one or two vectors.
+template <class E> void multiply(int vectors, const Product<E>& m) {
+#ifdef __AMX_BF16__
+    if constexpr (sizeof(E) == 2)
+        if (has_amx) return vectors == 1 ? multiply_tiles<1>(m) : multiply_tiles<2>(m);
+#endif
+    vectors == 1 ? multiply_vectors<1>(m) : multiply_vectors<2>(m);
 }
 // out += a w for all columns of a weight matrix, which is packed in blocks of two vectors.
 template <class E> void add_product(const E* a, int rows, int K, const E* w, int N, float* out) {
     for (int n = 0; n < N; n += 2 * LANES) {
-        const int vectors = std::min(2, (N - n) / LANES);
+        const int vectors = std::min(2, (N - n) / LANES), k = padded<E>(K);
         const Floats sums{out + n, N, LANES};
-        const E* block = w + n * padded<E>(K);
-        multiply(vectors, a, padded<E>(K), rows, K, block, vectors * LANES, sums, sums);
+        multiply<E>(vectors, {a, w + n * k, k, vectors * LANES, rows, K, sums, sums});
     }
 }
 
 // --- LayerNorm and depthwise convolution --------------------------------------------------------
 // Divide the C channels of each pixel by their standard deviation, after centring if `centred`.
-template <class E> void normalise(const float* x, int pixels, int C, bool centred, E* out) {
-    for (int i = 0; i < pixels; i++, x += C, out += padded<E>(C)) {
-        Vector sum = {}, squares = {};
-        for (int c = 0; c < C; c += LANES) sum += load(x + c);
-        const float mean = total(sum) / C;
-        for (int c = 0; c < C; c += LANES) {
-            const Vector deviation = load(x + c) - mean;
-            squares += deviation * deviation;
+// LANES pixels are taken at a time. If C is one or two vectors, the compiler knows it.
+template <class E, int VECTORS = 0>
+void normalise(const float* x, int pixels, int C, bool centred, E* out) {
+    if (!VECTORS && C == LANES) return normalise<E, 1>(x, pixels, C, centred, out);
+    if (!VECTORS && C == 2 * LANES) return normalise<E, 2>(x, pixels, C, centred, out);
+    if (VECTORS) C = VECTORS * LANES;
+    for (; pixels > 0; pixels -= LANES) {
+        const int count = std::min(LANES, pixels);
+        float mean[LANES], scale[LANES];
+        Vector sums[LANES] = {}, squares[LANES] = {};
+        for (int p = 0; p < count; p++)
+            for (int c = 0; c < C; c += LANES) sums[p] += load(x + p * C + c);
+        store(mean, totals(sums) / (float)C);
+        for (int p = 0; p < count; p++)
+            for (int c = 0; c < C; c += LANES) {
+                const Vector deviation = load(x + p * C + c) - mean[p];
+                squares[p] += deviation * deviation;
+            }
+        store(scale, totals(squares) / (float)C + 1e-5f);
+        for (float& s : scale) s = 1 / std::sqrt(s);
+        for (int p = 0; p < count; p++, x += C, out += padded<E>(C)) {
+            const float shift = centred ? mean[p] : 0;
+            for (int c = 0; c < C; c += LANES) store(out + c, (load(x + c) - shift) * scale[p]);
         }
-        const float scale = 1 / std::sqrt(total(squares) / C + 1e-5f), shift = centred ? mean : 0;
-        for (int c = 0; c < C; c += LANES) store(out + c, (load(x + c) - shift) * scale);
     }
 }
 
-// Convolve one vector of rows first + 2 to rows + 2 of a plane; emit(pixel, sum) for the result,
-// which has two columns less. The weights are nine vectors and a bias.
+// Convolve one vector of rows first - 2 to rows - 1 of a band; those below 0 end at `before`. Call
+// emit(pixel, sum) for the result, which has two columns less. Weights: nine vectors and a bias.
 template <class Emit>
-inline void convolve(const float* plane, const float* weights, int columns, int first, int rows,
-                     Emit emit) {
-    Vector w[9];
-#pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) w[i] = load(weights + i * LANES);
-    const Vector bias = load(weights + 9 * LANES);
+inline void convolve(const float* before, const float* band, const float* weights, int columns,
+                     int first, int rows, Emit emit) {
+    Vector w[10];
+#pragma GCC unroll 10
+    for (int i = 0; i < 10; i++) w[i] = load(weights + i * LANES);
+    const Vector bias = w[9];
+    auto row = [&](int y) { return (y < 0 ? before : band) + (ptrdiff_t)y * columns * LANES; };
     ptrdiff_t pixel = 0;
     for (int y = first; y < rows; y++) {
-        const float* upper = plane + (ptrdiff_t)y * columns * LANES;
-        const float *middle = upper + columns * LANES, *lower = middle + columns * LANES;
+        const float *upper = row(y - 2), *middle = row(y - 1), *lower = row(y);
         Vector next = bias, third = bias;  // sums of one column of the kernel, and of two
         for (ptrdiff_t x = 0; x < columns * LANES; x += LANES) {
             const Vector a = load(upper + x), b = load(middle + x), c = load(lower + x);
@@ -269,10 +280,10 @@ inline void convolve(const float* plane, const float* weights, int columns, int 
 struct Frame {
     int rows, columns, top, bottom, left, right;
     Frame inner() const {  // without one pixel on every side
-        auto less = [](int n) { return std::max(0, n - 1); };
-        return {rows - 2, columns - 2, less(top), less(bottom), less(left), less(right)};
+        return {rows - 2, columns - 2, std::max(0, top - 1), std::max(0, bottom - 1),
+                std::max(0, left - 1), std::max(0, right - 1)};
     }
-    int band() const { return std::min(rows, std::max(4, BAND_PIXELS / columns)); }  // in rows
+    int band() const { return std::min(rows, std::max(2, BAND_PIXELS / columns)); }  // in rows
 };
 
 // Some channels of a feature map, from a pixel on; `row` is the distance of its rows in elements.
@@ -289,18 +300,18 @@ inline void copy(const From* from, int from_pixel, To* to, int to_pixel, int pix
 // Copy rows of a frame from a map; they are zero outside the image.
 template <class E> void read(const Map& x, const Frame& f, int first, int rows, int C, float* to) {
     const int end = std::min(first + rows, f.rows - f.bottom), width = f.columns - f.left - f.right;
-    memset(to, 0, (ptrdiff_t)rows * f.columns * C * sizeof(float));
+    if (f.top || f.bottom || f.left || f.right)
+        memset(to, 0, (ptrdiff_t)rows * f.columns * C * sizeof(float));
     for (const Group& g : x)
         for (int r = std::max(first, f.top); r < end; r++)
             copy((const E*)g.pixels + (r - f.top) * g.row, g.channels, g.first_channel + to +
                  ((r - first) * f.columns + f.left) * C, C, width, g.channels);
 }
-template <class E>
-void write(const float* from, int first, int rows, int width, int C, const Map& out) {
-    for (const Group& g : out)
+template <class E> void write(const float* from, int y, int rows, int width, int C, const Map& x) {
+    for (const Group& g : x)
         for (int r = 0; r < rows; r++)
             copy(from + r * width * C + g.first_channel, C,
-                 (E*)g.pixels + (first + r) * g.row, g.channels, width, g.channels);
+                 (E*)g.pixels + (y + r) * g.row, g.channels, width, g.channels);
 }
 
 // A product, and the weights for `convolve`.
@@ -315,36 +326,34 @@ template <class E> struct Projection {
     const Layer layer;
     const Frame frame;
     const int K, vectors;
-    int seen = 0;
-    const ptrdiff_t row, plane;  // in floats
-    float *kept, *planes;  // last two rows of all vectors; a band and two rows of two vectors
+    const ptrdiff_t row, plane;  // of one vector, in floats
+    float *bands, *before;       // all vectors of a band, and of the one before it
+    int seen = 0, rows_before = 0;
     Projection(const Layer& layer, int K, int N, const Frame& f, int band, Scratch& scratch)
         : layer(layer), frame(f), K(K), vectors(N / LANES), row(f.columns * LANES),
-          plane((band + 2) * row + TILE * LANES), kept(scratch.take<float>(2 * row * vectors)),
-          planes(scratch.take<float>(2 * plane)) {}
+          plane(band * row + TILE * LANES), bands(scratch.take<float>(plane * vectors)),
+          before(scratch.take<float>(plane * vectors)) {}
     // Number of rows that the next band of `rows` rows gives.
     int ready(int rows) const { return std::max(0, rows - std::max(0, 2 - seen)); }
-    // Add a band of normalised pixels. Call use(vector, convolved) for each vector of the result;
-    // convolved(emit) computes it.
+    // Add a band of normalised pixels, of at least two rows unless it is the first or the last one.
+    // Call use(vector, convolved) for each vector of the result; convolved(emit) computes it.
     template <class Use> void add(const E* normal, int rows, Use use) {
         for (int first = 0; first < vectors; first += 2) {
-            const int count = std::min(2, vectors - first);
+            const int count = std::min(2, vectors - first), pixels = rows * frame.columns;
             const E* w = (const E*)layer.matrix + first * LANES * padded<E>(K);
             const Floats start{(float*)layer.bias + first * LANES, 0, LANES};
-            const Floats out{planes + 2 * row, LANES, plane};
-            const int pixels = rows * frame.columns;
-            multiply(count, normal, padded<E>(K), pixels, K, w, count * LANES, start, out);
-            for (int v = 0; v < count; v++) {
-                float *p = planes + v * plane, *last = kept + (first + v) * 2 * row;
-                for (int r = 0; r < rows; r++) clear_outside(p + (r + 2) * row, seen + r);
-                memcpy(p, last, 2 * row * sizeof(float));
-                memcpy(last, p + rows * row, 2 * row * sizeof(float));
-                use(first + v, [&](auto emit) {
-                    convolve(p, layer.depthwise + (first + v) * 10 * LANES, frame.columns,
+            const Floats out{bands + first * plane, LANES, plane};
+            multiply<E>(count, {normal, w, padded<E>(K), count * LANES, pixels, K, start, out});
+            for (int v = first; v < first + count; v++) {
+                float *band = bands + v * plane, *end = before + v * plane + rows_before * row;
+                for (int r = 0; r < rows; r++) clear_outside(band + r * row, seen + r);
+                use(v, [&](auto emit) {
+                    convolve(end, band, layer.depthwise + v * 10 * LANES, frame.columns,
                              rows - ready(rows), rows, emit);
                 });
             }
         }
+        if (rows) std::swap(bands, before), rows_before = rows;
         seen += rows;
     }
     void clear_outside(float* p, int r) const {  // the convolution pads the image with zeros
@@ -371,37 +380,23 @@ template <class E> E* take_rows(ptrdiff_t rows, int K, Scratch& scratch) {
     return a;
 }
 
-// A band of one vector of q, transposed: channel c of pixel p to q[c * row + p].
-template <class E> void keep_queries(const float* pixels, int count, E* q, ptrdiff_t row) {
-    for (int p = 0; p < count; p++) {
-        E lanes[LANES];
-        store(lanes, load(pixels + p * LANES));
-        for (int c = 0; c < LANES; c++) q[c * row + p] = lanes[c];
-    }
-}
-// A band of one vector of k as the right factor of a product.
-void keep_keys(const float* pixels, int count, float* k, int C) {
-    for (int p = 0; p < count; p++) store(k + p * C, load(pixels + p * LANES));
-}
+// A step of a product (see PAIR): one pixel of float, or two of bf16, interleaved.
+template <class E> Vector step(const float* pixels) { return load(pixels); }
 #ifdef __AVX512BF16__
-void keep_keys(const float* pixels, int count, bf16* k, int C) {
-    for (int p = 0; p < count; p += 2) {
-        const __m512i even = lower(rounded(load(pixels + p * LANES)));
-        const __m512i odd = lower(rounded(load(pixels + (p + 1) * LANES)));
-        _mm512_storeu_si512(k + p * C, even | _mm512_slli_epi32(odd, 16));
-    }
+template <> inline Vector step<bf16>(const float* pixels) {
+    const __m512i next = _mm512_slli_epi32(lower(rounded(load(pixels + LANES))), 16);
+    return (Vector)(next | lower(rounded(load(pixels))));
 }
 #endif
-
 template <class E> size_t sums(const Weights& w, const Job& job) {
     const Frame f = job.frame;
     const int C = w.channels, c = C / w.heads, band = f.band(), width = f.columns - 2;
-    const ptrdiff_t most = padded<E>((ptrdiff_t)band * width);
+    const ptrdiff_t most = padded<E>(band * width);
     Scratch scratch{job.scratch};
     Projection<E> qk(w.qk, C, 2 * C, f, band, scratch);
     float* x = scratch.take<float>(band * f.columns * C);
     E* normal = take_rows<E>(band * f.columns, C, scratch);
-    E *q = scratch.take<E>(C * most), *k = scratch.take<E>(C * most);
+    E *q = scratch.take<E>(C * most), *k = scratch.take<E>(C * most);  // q is transposed
     float* pixels = scratch.take<float>(LANES * most);
     if (!job.scratch) return scratch.used;
     const Tiles tiles;
@@ -417,14 +412,19 @@ template <class E> size_t sums(const Weights& w, const Job& job) {
             Vector sum = {};
             convolved([&](ptrdiff_t p, Vector x) { sum += x * x, store(pixels + p * LANES, x); });
             store(squares, load(squares) + sum);
-            if (vector % 2 == 0) keep_queries(pixels, all, q + at * most, most);
-            else keep_keys(pixels, all, k + at * PAIR<E>, C);
+            for (int p = 0; p < all; p += PAIR<E>) {
+                const Vector v = step<E>(pixels + p * LANES);
+                if (vector % 2) store((float*)(k + p * C + at * PAIR<E>), v);
+                for (int c = 0; c < LANES && vector % 2 == 0; c++)
+                    memcpy(q + (at + c) * most + p, (const float*)&v + c, sizeof(float));
+            }
         });
         for (int h = 0; h < w.heads; h++)
             for (int n = 0; n < c; n += 2 * LANES) {
                 const Floats gram{job.gram + (ptrdiff_t)h * c * c + n, c, LANES};
                 const E *left = q + h * c * most, *right = k + (h * c + n) * PAIR<E>;
-                multiply(std::min(2, (c - n) / LANES), left, most, c, count, right, C, gram, gram);
+                const int vectors = std::min(2, (c - n) / LANES);
+                multiply<E>(vectors, {left, right, most, C, c, count, gram, gram});
             }
     }
     return scratch.used;
