@@ -32,6 +32,9 @@ _OPAQUE = 0.1  # opacity from which the network sees a pixel's own colour alone
 _LEAST_OPACITY = 1e-3  # for divisions
 _ROUNDING = 1e-6  # difference that tiles, scaling and colour conversions may cause
 _ROWS = 256
+_DARK = 3 / 255  # brightest samples, below which results are worse than inputs (lite, measured)
+_BRIGHTEST = 0.999  # quantile
+_MAX_SAMPLES = 100_000  # for it, evenly spread
 # Excess over 0..1, of a sample and of the mean around it, below and above which it is noise or a
 # highlight. Noise of sigma 50 of 255 rarely reaches the first two.
 _SINGLE, _SMOOTHED, _COHERENT = (0.7, 1.0), (0.03, 0.1), (0.0, 0.1)
@@ -189,7 +192,7 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         opacity=multiplied,
         linear=linear,
         notes=notes,
-        warnings=_band_warnings(image),
+        warnings=[*_band_warnings(image), *_darkness_warnings(seen)],
     )
 
 
@@ -298,3 +301,14 @@ def _band_warnings(image: Image) -> list[str]:
         return []
     count = 1 + image.bands.shape[2]
     return [f"only the first of {count} bands is restored: the file does not say what they are"]
+
+
+def _darkness_warnings(seen: Array) -> list[str]:
+    samples = seen.reshape(-1)[:: max(1, seen.size // _MAX_SAMPLES)]
+    brightest = float(np.quantile(samples, _BRIGHTEST))
+    if not 0 < brightest < _DARK:
+        return []
+    return [
+        f"almost black: the brightest samples are {255 * brightest:.2g} of 255, of which the "
+        "network sees next to nothing; brighten the image first"
+    ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FULL = tuple(float(2**bits - 1) for bits in (8, 10, 12, 14, 16, 32))
 _BLOCK = 8  # side of the blocks whose means, nearly without noise, decide
 _SLACK = 0.1  # part of a scale by which means may lie outside of it
+_MOST_COUNTS = 2**16 - 1  # full scale up to which counts may be dark
 _DARKEST_WHITE = 0.2  # of a full scale, below which an image is not taken to be on that scale
 _LEAST_CONTRAST = 0.1  # of a full scale over 255, below which values are quantities with an offset
 _FEW, _MOSTLY = 0.1, 0.5  # parts of the means
@@ -39,7 +40,7 @@ def find_scale(pixels: Array, alpha: Array | None = None) -> Scale:
     3. More are above 1: the smallest of 0..255, 1023, 4095, 16383, 65535 and 2^32 - 1 that holds
        the means and is at most five times the brightest, and if over 255, at most ten times their
        range: temperatures in kelvin are no levels. Numbers without fractions are counts: they are
-       on the smallest of these scales that holds them.
+       on the smallest scale up to 0..65535 that holds them, however dark.
     4. Some means are below 0, and all are in -1..1: this scale.
     5. All others: the range of all but 0.1 % of the samples at each end, extended to two digits. It
        begins at 0 unless half of it would be empty.
@@ -58,9 +59,9 @@ def find_scale(pixels: Array, alpha: Array | None = None) -> Scale:
     values = pixels.reshape(-1)[::step]
     counts = most > 1 and bool((values == np.rint(values)).all())
     if counts or bright_share > _MOSTLY:
-        smallest = 0.0 if counts else _DARKEST_WHITE
-        fitting = (f for f in _FULL if smallest * f <= bright <= (1 + _SLACK) * f)
-        full = next(fitting, 0.0)
+        full = next((f for f in _FULL if bright <= (1 + _SLACK) * f), 0.0)
+        if bright < _DARKEST_WHITE * full and not (counts and full <= _MOST_COUNTS):
+            full = 0.0
         if not counts and 0 < bright - dark < _LEAST_CONTRAST * full and full > _FULL[0]:
             full = 0.0
     else:

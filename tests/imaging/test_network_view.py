@@ -259,3 +259,11 @@ def test_bands_beside_grey_are_a_warning():
     image = Image(noise(5, 6, 1), bands=noise(5, 6, 4))
     assert "only the first of 5 bands is restored" in prepare(image).warnings[0]
     assert prepare(Image(noise(5, 6, 3), bands=noise(5, 6, 4))).warnings == []
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(0.0, False), (0.005, True), (0.05, False)])
+def test_an_almost_black_image_is_reported(factor, warned):
+    """A network cannot tell noise from detail in two of 255 levels; a black image has neither."""
+    pixels = smooth_picture(0.02).clip(0, 1) * np.float32(factor)
+    view = prepare(Image(pixels))
+    assert [w.startswith("almost black") for w in view.warnings] == [True] * warned

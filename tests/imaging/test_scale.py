@@ -36,6 +36,14 @@ def test_counts_are_on_a_full_scale():
     assert find_scale(np.rint(smooth_picture() * 400)) == (0, 1023)
 
 
+@pytest.mark.parametrize("most", [100_000, 250_000, 10**8])
+def test_large_counts_have_their_own_scale(most):
+    """Sums of exposures in whole numbers would be nearly black on the scale of 32 bits."""
+    low, high = find_scale(np.rint(smooth_picture(0.02) * most))
+    assert low == 0
+    assert 0.9 * most <= high <= 1.1 * most
+
+
 @pytest.mark.parametrize("light", [10, 100, 10_000])
 def test_highlights_do_not_darken_an_image(light):
     """Radiance that is mostly below 1 is on the scale 0..1."""
