@@ -36,6 +36,14 @@ def first_line(error: BaseException | str) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def reason(error: BaseException) -> str:
+    """Return the system's message of an error, or else the first line of its own.
+
+    Errors of the system have one, but not those of file systems behind URLs.
+    """
+    return getattr(error, "strerror", None) or first_line(error)
+
+
 def counted(count: int, one: str, several: str = "") -> str:
     """Return a count and its noun: "1 more picture", "3 more pictures"."""
     return f"{count} {one if count == 1 else several or one + 's'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from restormer_cli.text import counted, first_line, format_duration, printable
+from restormer_cli.text import counted, first_line, format_duration, printable, reason
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,17 @@ def test_names_are_printed_without_control_characters() -> None:
 def test_a_cause_is_one_line(error: Exception, text: str) -> None:
     """Only the first line of a message is printed, or the name of an error without one."""
     assert first_line(error) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(28, "No space left on device", "a.png"), "No space left on device"),
+        (OSError("the line is down\nat socket.py:12"), "the line is down"),
+        (PermissionError(), "PermissionError"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_the_reason_of_an_error_is_that_of_the_system(error: Exception, text: str) -> None:
+    """The message of the system is printed without the path; errors without one have their own."""
+    assert reason(error) == text

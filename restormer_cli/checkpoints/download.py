@@ -38,7 +38,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented n
 from ..callbacks import Notify
 from ..errors import CheckpointError
 from ..files import sha256_file
-from ..text import first_line
+from ..text import first_line, reason
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
 TIMEOUT = 15  # seconds without a byte after which a download fails
@@ -228,14 +228,13 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
         )
     if isinstance(error, IsADirectoryError):
         return CheckpointError(f"{path}: is a folder", "Name the checkpoint file in it.")
-    return CheckpointError(f"{path}: {error.strerror}", "Check its permissions.")
+    return CheckpointError(f"{path}: {reason(error)}", "Check its permissions.")
 
 
 def unwritable(path: Path, error: Exception) -> CheckpointError:
     """Return the error for a checkpoint file that cannot be written."""
-    cause = isinstance(error, OSError) and error.strerror
     return CheckpointError(
-        f"{path}: cannot be written ({cause or first_line(error)})",
+        f"{path}: cannot be written ({reason(error)})",
         "Check that its folder is writable and has free space.",
     )
 
@@ -257,7 +256,7 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
         ) from error
     except OSError as error:
         raise UnavailableError(
-            f"{error.filename}: {error.strerror}",
+            f"{error.filename}: {reason(error)}",
             "Check its permissions, or set HF_HOME to another folder.",
         ) from error
     return Path(path) if isinstance(path, str) else None
@@ -308,8 +307,7 @@ def _plain_cause(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return first_line(reason)
+    return first_line(error.reason if isinstance(error, urllib.error.URLError) else error)
 
 
 def _download(url: str, partial: Path) -> None:

@@ -15,6 +15,7 @@ from .._version import __version__
 from ..errors import RestormerError
 from ..memory import MemoryGuard, save_address_space
 from ..streams import STDOUT, safe_streams
+from ..text import reason
 from .console import Console
 from .doctor import doctor
 from .evaluate import evaluate
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             console.json = False
             console.error(
                 RestormerError(
-                    f"stdout cannot be written ({error.strerror})",
+                    f"stdout cannot be written ({reason(error)})",
                     "Redirect it to a file with enough space, or to a program that reads it.",
                 )
             )

@@ -16,7 +16,7 @@ from .. import degradations, evaluation, files, imaging, inference
 from ..batch import ImageProgress
 from ..checkpoints import TASKS, weights_label
 from ..errors import UsageError
-from ..text import printable
+from ..text import printable, reason
 from .console import Console
 from .options import Contradictions, NetworkOptions, Precision, check_options
 
@@ -216,7 +216,7 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
             files.write_atomic(options.csv, results.as_csv().encode())
         except OSError as error:
             raise UsageError(
-                f"{options.csv}: cannot be written ({error.strerror})", "Choose another file."
+                f"{options.csv}: cannot be written ({reason(error)})", "Choose another file."
             ) from error
     if unpaired or results.failed:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ import typer
 
 from .. import inference, training
 from ..errors import UsageError
+from ..text import reason
 from .console import Console
 from .evaluate import percentages
 from .options import Device, Json, Quiet
@@ -184,7 +185,7 @@ def train(
                     try:
                         draw_curves(report.history, plot)
                     except OSError as error:  # the training goes on
-                        console.warn(f"{plot}: cannot be written ({error.strerror})")
+                        console.warn(f"{plot}: cannot be written ({reason(error)})")
     if ranks.leads:
         console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..text import reason
 from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def find_inputs(
     linked: list[Path] = []
 
     def report(name: str, error: OSError) -> None:
-        cause = f"cannot be searched ({error.strerror or error})"
+        cause = f"cannot be searched ({reason(error)})"
         problems.append(Problem(name, cause, "Check the path and its permissions."))
 
     def include(path: Path, folder: Path | None = None) -> None:

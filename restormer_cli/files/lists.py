@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..streams import read_chunks
-from ..text import format_bytes
+from ..text import format_bytes, reason
 
 MAX_LIST_BYTES = 2**28
 """Maximum size of a list of inputs: millions of paths."""
@@ -37,7 +37,7 @@ def read_list_file(name: str | None, *, null: bool) -> list[str]:
                         "Split it into several.",
                     )
     except (OSError, MemoryError) as error:
-        cause = getattr(error, "strerror", None) or "not enough memory"
+        cause = "not enough memory" if isinstance(error, MemoryError) else reason(error)
         raise UsageError(
             f"{name}: the list cannot be read ({cause})",
             "Give --files-from a file with one path per line, or - for stdin.",

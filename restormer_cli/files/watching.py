@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..errors import UsageError
+from ..text import reason
 from .discovery import is_folder
 from .paths import UrlPath, as_path
 
@@ -124,7 +125,7 @@ def watch_folders(
                 yield [Path(os.path.abspath(name)) for _, name in changes]  # noqa: PTH100 - keeps links
     except OSError as error:
         raise UsageError(
-            f"the folders cannot be watched ({error.strerror or error})",
+            f"the folders cannot be watched ({reason(error)})",
             "Check their permissions and the system's limit of watches, or set "
             "WATCHFILES_FORCE_POLLING=1.",
         ) from error

@@ -16,7 +16,7 @@ import PIL.Image
 
 from ..errors import DamagedError, ImageError
 from ..memory import MemoryGuard
-from ..text import first_line
+from ..text import reason
 from .codecs import CODEC_ERRORS, heif, jpeg, netpbm, pillow, png, raw, tiff
 from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
@@ -154,11 +154,6 @@ def check_start(start: bytes, name: str) -> None:
         check_kind(start, name)
         if not any(s.match(start) for s in _DECODERS) and not pillow.accepts(start):
             raise PIL.UnidentifiedImageError
-
-
-def reason(error: BaseException) -> str:
-    """Return the system's message of an error, or else the first line of its own."""
-    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _damage(error: BaseException) -> str:

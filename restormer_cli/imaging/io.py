@@ -12,9 +12,9 @@ from ..errors import ImageError
 from ..files import UrlPath, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
-from ..text import format_bytes
+from ..text import format_bytes, reason
 from .codecs import headers
-from .coding import check_start, decode, encode, named_errors, reason
+from .coding import check_start, decode, encode, named_errors
 from .formats import FORMATS, replacement
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be created ({error.strerror})", "Choose another folder."
+            f"{path}: cannot be created ({reason(error)})", "Choose another folder."
         ) from error
 
 

@@ -21,7 +21,7 @@ from .._version import __version__
 from ..batch import Event, Failed, Restored, Skipped, Summary
 from ..errors import ImageError, UsageError
 from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
-from ..text import format_duration
+from ..text import format_duration, reason
 from .display import fit_size, image_size, most_changed_crop, render
 from .template import ASSETS, fill_page
 
@@ -180,7 +180,7 @@ class Report:
             self.previews.remove(keep=() if embedded else keys)
         except OSError as error:
             raise ImageError(
-                f"{self.path}: cannot write the report ({error.strerror})",
+                f"{self.path}: cannot write the report ({reason(error)})",
                 "The images are written. Use restormer report FOLDER to report on them.",
             ) from error
         return len(content)
@@ -213,7 +213,7 @@ class Previews:
                 write_atomic(self._path(key, kind), encode_preview(picture))
         except OSError as error:
             raise ImageError(
-                f"{self.folder}: cannot write previews ({error.strerror})",
+                f"{self.folder}: cannot write previews ({reason(error)})",
                 "Free some space, or choose another path with --report.",
             ) from error
 

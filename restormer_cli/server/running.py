@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..imaging import make_folder
+from ..text import reason
 
 try:
     import uvicorn
@@ -91,9 +92,8 @@ def _listen(config: ServerConfig) -> socket.socket:
             listener.close()
             raise
     except (OSError, OverflowError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"cannot listen on port {config.port} of {config.host} ({cause})",
+            f"cannot listen on port {config.port} of {config.host} ({reason(error)})",
             "Choose another --port, or 0 for any that is free.",
         ) from error
     return listener

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, UsageError
 from ..files import open_atomic, remove_leftovers, write_atomic
 from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
-from ..text import first_line
+from ..text import first_line, reason
 from .dataset import MULTIPLE
 
 WARM_UP = 0.02
@@ -239,8 +239,7 @@ def check_writable(path: Path) -> None:
 
 
 def _not_writable(path: Path, error: Exception) -> CheckpointError:
-    cause = getattr(error, "strerror", None) or str(error)
     return CheckpointError(
-        f"{path}: cannot be written ({cause})",
+        f"{path}: cannot be written ({reason(error)})",
         "Choose a folder that has space and that you may write to.",
     )

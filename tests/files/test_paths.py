@@ -221,6 +221,22 @@ def test_an_unreachable_store_is_reported_for_each_input(
     assert outcome.stderr.count("the line is down") == 1
 
 
+def test_a_store_that_refuses_a_folder_is_reported_with_its_own_message(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of a store have no message of the system: the cause is what the store says."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("the bucket is locked")
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    monkeypatch.setattr(Slow, "makedirs", refuse)
+    picture("a.png")
+    outcome = restormer("derain", "a.png", "-o", "slow://shop/out/a.png")
+    assert outcome.status == 1
+    assert "slow://shop/out: cannot be created (the bucket is locked)" in outcome.stderr
+
+
 def test_paths_derived_from_a_url_are_urls() -> None:
     """A URL stays a URL through path operations and pickling."""
     import pickle

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ...files import UrlPath, write_atomic
+from ...text import reason
 from .fingerprints import FileFingerprint, SettingsFingerprint
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def append_entry(
             file.write(text)
             os.fsync(file.fileno())
     except OSError as error:
-        cause = error.strerror or error
-        return [f"{path} cannot be written ({cause}): --skip-existing will not skip this image"]
+        return [
+            f"{path} cannot be written ({reason(error)}): --skip-existing will not skip this image"
+        ]
     return []
 
 
@@ -176,7 +178,7 @@ class Manifests:
         except FileNotFoundError:
             return _Manifest()
         except OSError as error:
-            self.notes.append(f"{path} cannot be read ({error.strerror or error}) and is ignored")
+            self.notes.append(f"{path} cannot be read ({reason(error)}) and is ignored")
             return _Manifest()
         if damaged:
             self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import typer
 
 from ...errors import UsageError
+from ...text import reason
 from ..console import Console
 
 FILES = "Input and output"
@@ -88,7 +89,7 @@ def _check_working_folder() -> None:
         os.getcwd()  # noqa: PTH109 - Path.cwd is the same
     except OSError as error:
         raise UsageError(
-            f"the working folder is gone ({error.strerror})", "Change to another folder."
+            f"the working folder is gone ({reason(error)})", "Change to another folder."
         ) from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import restormer_cli
 
+from ...text import reason
 from .mode import VARIABLE
 from .passes import FusionError
 from .verdict import Verdict
@@ -47,7 +48,7 @@ def run_limited(command: list[str], limit: float, **environment: str) -> str:
             env=os.environ | environment,
         )
     except OSError as error:
-        raise FusionError(f"{name}: {error.strerror}") from error
+        raise FusionError(f"{name}: {reason(error)}") from error
     try:
         output, errors = process.communicate(timeout=limit)
     except BaseException as error:  # also an interrupt, which the new session does not receive
