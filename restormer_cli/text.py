@@ -1,7 +1,8 @@
-"""Format values for people: printable names, causes, byte counts, durations, aligned columns."""
+"""Format values for people: printable names, causes, numbers, durations, aligned columns."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,11 +50,22 @@ def counted(count: int, one: str, several: str = "") -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with `digits` significant digits, or all before the point: "1,440"."""
+    large = abs(value) >= 10**digits
+    return f"{Decimal(round(value) if large else f'{value:.{digits}g}'):,f}"
+
+
+def format_megapixels(pixels: float) -> str:
+    """Return a number of pixels in megapixels, such as "1,440 MP"."""
+    return f"{format_number(pixels / 1e6)} MP"
+
+
 def format_bytes(count: int) -> str:
     """Return a byte count in decimal units, such as "2.34 MB"."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
+        if amount < 999.5:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"

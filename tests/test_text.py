@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from restormer_cli.text import counted, first_line, format_duration, printable, reason
+from restormer_cli.text import (
+    counted,
+    first_line,
+    format_bytes,
+    format_duration,
+    format_megapixels,
+    format_number,
+    printable,
+    reason,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,6 +22,44 @@ from restormer_cli.text import counted, first_line, format_duration, printable, 
 def test_durations_are_printed_in_units(seconds: int, text: str) -> None:
     """The unit fits the size: seconds, minutes or hours."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (999, "999 bytes"),
+        (2_340_000, "2.34 MB"),
+        (999_499, "999 kB"),
+        (999_600, "1 MB"),
+        (999_600_000, "1.0 GB"),
+    ],
+)
+def test_byte_counts_are_printed_in_the_unit_that_they_round_to(count: int, text: str) -> None:
+    """No unit has more than three digits before the point, also after rounding."""
+    assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0, 3, "0"),
+        (0.00000612, 2, "0.0000061"),
+        (9.456, 3, "9.46"),
+        (99.6, 2, "100"),
+        (999.6, 3, "1,000"),
+        (1_440.2, 3, "1,440"),
+        (1_234_567, 3, "1,234,567"),
+    ],
+)
+def test_numbers_are_printed_without_exponents(value: float, digits: int, text: str) -> None:
+    """Numbers with more digits before the point than asked for have all of those."""
+    assert format_number(value, digits) == text
+
+
+def test_pixels_are_printed_in_megapixels() -> None:
+    """The number has three digits or more, in groups of three."""
+    assert format_megapixels(714) == "0.000714 MP"
+    assert format_megapixels(60 * 24_000_000) == "1,440 MP"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ..errors import ImageError
 from ..files import UrlPath, is_folder, is_special
 from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
-from ..text import counted, format_bytes, format_duration
+from ..text import counted, format_bytes, format_duration, format_megapixels
 from .events import Planned
 from .jobs import nearest_parent
 from .masks import MaskReader
@@ -54,8 +54,7 @@ def describe_run(jobs: Sequence[Job], restorer: Restorer | None) -> str:
         return text
     share = len(sizes) / len(jobs)
     pixels = sum(size.height * size.width * size.pages for size in sizes) / share
-    megapixels = f"{pixels / 1e6:,.0f}" if pixels >= 1e8 else f"{pixels / 1e6:.3g}"
-    text += f", {'about ' if share < 1 else ''}{megapixels} MP"
+    text += f", {'about ' if share < 1 else ''}{format_megapixels(pixels)}"
     if restorer is None or pixels < WORTH_TRYING * restorer.trial_pixels:
         return text
     with suppress(ImageError), MemoryGuard("to try the network"):

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import ImageError, UsageError
 from ..files import UrlPath, as_path, exists, is_folder, is_special
 from ..imaging import decode, luminance, opacity, readable_suffixes, to_float
+from ..text import format_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,7 @@ def mask_remarks(mask: Array | None) -> tuple[list[str], list[str]]:
     if mask is None:
         return [], []
     black = 100 * float((mask == 0).mean())
-    notes = [f"{black:.3g} % of the pixels are black in the mask: they stay as they are"]
+    notes = [f"{format_number(black)} % of the pixels are black in the mask: they stay as they are"]
     if (top := float(mask.max())) >= _NEARLY_BLACK:
         return notes, []
     degree = f"nearly black, at most {255 * top:.2g} of 255" if top else "black"

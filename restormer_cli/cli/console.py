@@ -14,7 +14,7 @@ import typer
 from ..batch import Event, Failed, ImageProgress, Planned, Restored, Skipped, Started, Summary
 from ..checkpoints import weights_label
 from ..errors import RestormerError, UsageError
-from ..text import format_bytes, format_duration, printable
+from ..text import format_bytes, format_duration, format_megapixels, format_number, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,8 +189,8 @@ class Pace:
     def speed(self) -> str:
         """Megapixels restored, and megapixels per second."""
         elapsed = time.monotonic() - self.started
-        megapixels = self.pixels / 1e6
-        return f"{megapixels:.3g} MP, {megapixels / max(elapsed, 1e-3):.2g} MP/s"
+        per_second = self.pixels / 1e6 / max(elapsed, 1e-3)
+        return f"{format_megapixels(self.pixels)}, {format_number(per_second, 2)} MP/s"
 
     def line(self) -> str:
         """Return progress, speed and remaining time as text."""
@@ -258,4 +258,4 @@ def _pages(event: Planned | Restored) -> list[str]:
 def _summary(event: Summary) -> str:
     counts = {"restored": event.restored, "skipped": event.skipped, "failed": event.failed}
     parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    return f"{parts}; {event.megapixels:.3g} MP in {event.seconds:.1f} s"
+    return f"{parts}; {format_megapixels(1e6 * event.megapixels)} in {event.seconds:.1f} s"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from ..text import format_number
 from .detail import removed_detail
 from .image import from_float, opacity, to_float
 
@@ -287,13 +288,15 @@ def _scale_notes(image: Image, kept: float) -> list[str]:
         return []
     low, high = image.scale
     scale = f"restored on the scale {low:g}..{high:g}"
-    beyond = f"; {100 * kept:.2g} % of them lie far beyond and stay as they are" if kept else ""
+    share = format_number(100 * kept, 2)
+    beyond = f"; {share} % of them lie far beyond and stay as they are" if kept else ""
     return [f"samples range from {pixels.min():g} to {pixels.max():g}: {scale}{beyond}"]
 
 
 def _highlight_notes(kept: float) -> list[str]:
     """Return a note on the part of camera colours that is kept."""
-    return [f"{100 * kept:.2g} % of the samples are highlights: they stay as they are"] * (kept > 0)
+    share = format_number(100 * kept, 2)
+    return [f"{share} % of the samples are highlights: they stay as they are"] * (kept > 0)
 
 
 def _band_warnings(image: Image) -> list[str]:

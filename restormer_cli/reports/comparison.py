@@ -26,6 +26,7 @@ from ..imaging import (
     to_float,
     write_image,
 )
+from ..text import format_number
 from .display import fit_size, image_size, render, resize
 from .page import Report, check_page, timestamp
 
@@ -149,7 +150,10 @@ def write_comparison(panels: Sequence[Panel], output: Path, crops: Sequence[Box]
         page.image(
             str(number),
             name=after.name,
-            facts=[after.details, f"mean change {255 * change.mean_absolute:.2g} of 255"],
+            facts=[
+                after.details,
+                f"mean change {format_number(255 * change.mean_absolute, 2)} of 255",
+            ],
             change=change.mean_absolute,
             links={"before": before.name, "after": after.name},
         )
@@ -241,7 +245,7 @@ def _difference_cell(
         left, top, right, bottom = (round(edge * scale) for edge in edges)
         draw.rectangle((left, top, right - 1, bottom - 1), outline=_MARK, width=2)
         draw.text((left + 7, top + 3), str(number), _MARK, _font(17))
-    mean = f"mean {255 * float(differences.mean()):.2g} of 255"
+    mean = f"mean {format_number(255 * float(differences.mean()), 2)} of 255"
     return _Cell(picture, (_heading(factor), "", mean if factor else "the images are identical"))
 
 

@@ -21,7 +21,7 @@ from .._version import __version__
 from ..batch import Event, Failed, Restored, Skipped, Summary
 from ..errors import ImageError, UsageError
 from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
-from ..text import format_duration, reason
+from ..text import format_duration, format_number, reason
 from .display import fit_size, image_size, most_changed_crop, render
 from .template import ASSETS, fill_page
 
@@ -247,9 +247,9 @@ def summary_figures(summary: Summary) -> list[Figure]:
     seconds = summary.seconds
     return [
         *figures,
-        ("megapixels", f"{summary.megapixels:,.3g}"),
+        ("megapixels", format_number(summary.megapixels)),
         ("time", format_duration(seconds) if seconds > 90 else f"{seconds:.0f} s"),
-        ("megapixels per second", f"{summary.megapixels / max(seconds, 1e-3):.2g}"),
+        ("megapixels per second", format_number(summary.megapixels / max(seconds, 1e-3), 2)),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from restormer_cli.batch import Summary
 from restormer_cli.cli import console
 from tests.support.program import PROGRAM, Outcome, picture, python
 
@@ -116,6 +117,15 @@ def test_the_remaining_time_follows_from_the_pace() -> None:
     for pixels in (6_000_000, 0):
         pace.add(pixels)
     assert pace.line() == "2 of 4 images, 6 MP, 0.05 MP/s, 2 min left"
+
+
+def test_large_runs_are_reported_without_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress and summary of many images, restored at over 100 MP/s, have plain numbers."""
+    pace = console.Pace(60, started=time.monotonic() - 1000)
+    pace.add(144_000_000_000)
+    assert pace.speed == "144,000 MP, 144 MP/s"
+    console.Console().show(Summary("denoise", 60, 0, 0, 1440.0, 10.0, interrupted=False))
+    assert capsys.readouterr().err == "60 restored; 1,440 MP in 10.0 s\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

@@ -14,7 +14,7 @@ from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, SIGMAS
 from ...errors import ImageError, RestormerError, UsageError
-from ...text import counted, format_duration, printable
+from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStr
 def _total(planned: Sequence[Planned]) -> str:
     """Return what the images of a dry run will take together."""
     sizes = [(p.width or 0) * (p.height or 0) * (p.pages or 1) for p in planned]
-    text = f"to restore: {counted(len(planned), 'image')}, {sum(sizes) / 1e6:.3g} MP"
+    text = f"to restore: {counted(len(planned), 'image')}, {format_megapixels(sum(sizes))}"
     seconds = [p.seconds for p in planned if p.seconds is not None]
     complete = len(seconds) == len(planned)
     return f"{text}, about {format_duration(sum(seconds))}" if complete else text
