@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
         terminal = Terminal(stderr=True)
-        terminal.print(caption, style="dim", markup=False, highlight=False)
+        terminal.print(caption, style="dim", markup=False, highlight=False, emoji=False)
         terminal.print(picture)
         if self._bar is not None:
             self._bar.start()
@@ -136,15 +136,14 @@ class Console:
     def progress(self, total: int) -> Iterator[None]:
         """Show progress within the context: a bar on a terminal, lines elsewhere."""
         self._pace = Pace(total)
-        if self.quiet or not sys.stderr.isatty():
-            yield
-            return
-        with _progress_bar() as self._bar:
-            self._bar.add_task("", total=total, steps="", speed="")
-            try:
+        has_bar = not self.quiet and sys.stderr.isatty()
+        try:
+            with _progress_bar() if has_bar else nullcontext() as self._bar:
+                if self._bar is not None:
+                    self._bar.add_task("", total=total, steps="", speed="")
                 yield
-            finally:
-                self._bar = None
+        finally:
+            self._bar = self._pace = None
 
     def show_progress(self, progress: ImageProgress) -> None:
         """Move the bar to a fraction of an image."""
@@ -163,7 +162,8 @@ class Console:
         if self._bar is None:
             typer.echo(text, err=True)
         else:  # rich prints it above the bar
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            terminal = self._bar.console
+            terminal.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _move(self, **columns: Any) -> None:
         if self._bar is not None:
@@ -224,6 +224,8 @@ def _progress_bar() -> Progress:
         progress.TimeRemainingColumn(),
         console=Terminal(stderr=True),
         transient=True,
+        redirect_stdout=False,  # `_line` prints above the bar, and decoding replaces stderr, too
+        redirect_stderr=False,
     )
 
 

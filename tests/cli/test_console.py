@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from restormer_cli.batch import Summary
+from restormer_cli.batch import Failed, Summary
 from restormer_cli.cli import console
 from tests.support.program import PROGRAM, Outcome, picture, python
 
@@ -126,6 +127,55 @@ def test_large_runs_are_reported_without_exponents(capsys: pytest.CaptureFixture
     assert pace.speed == "144,000 MP, 144 MP/s"
     console.Console().show(Summary("denoise", 60, 0, 0, 1440.0, 10.0, interrupted=False))
     assert capsys.readouterr().err == "60 restored; 1,440 MP in 10.0 s\n"
+
+
+def test_progress_ends_with_its_batch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure after the batch, as in a watch, is not counted as one more of its images."""
+    monkeypatch.setattr(console, "PROGRESS_INTERVAL", 0)
+    output = console.Console()
+    failure = Failed("a.png", None, "denoise", "no such file", "")
+    with output.progress(1):
+        output.show(failure)
+    output.show(failure)
+    assert capsys.readouterr().err == 2 * "error: a.png: no such file\n"
+
+
+class Terminal(io.StringIO):
+    """A terminal, with what was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_progress_bar_leaves_the_standard_streams_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other threads may replace sys.stderr, so the bar neither replaces nor restores it."""
+    stdout, stderr = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    output = console.Console()
+    with output.progress(2):
+        assert sys.stdout is stdout
+        assert sys.stderr is stderr
+        other = Terminal()
+        sys.stderr = other  # another thread decodes an image
+        output.draw("picture", "a.png")
+        sys.stderr = stderr
+    assert sys.stderr is stderr
+    assert "0/2" in stderr.getvalue()
+
+
+def test_names_above_the_progress_bar_are_not_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither markup nor the name of an emoji in a file name is replaced."""
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    output = console.Console()
+    with output.progress(2):
+        output.say("[bold]a:cat:.png")
+    assert "[bold]a:cat:.png" in stderr.getvalue()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
