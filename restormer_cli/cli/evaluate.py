@@ -213,7 +213,8 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
         console.render(results_table(results))
     if options.csv is not None:
         try:
-            files.write_atomic(options.csv, results.as_csv().encode())
+            table = results.as_csv().encode(errors="surrogateescape")  # names byte by byte
+            files.write_atomic(options.csv, table)
         except OSError as error:
             raise UsageError(
                 f"{options.csv}: cannot be written ({reason(error)})", "Choose another file."

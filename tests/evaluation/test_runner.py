@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +174,16 @@ def test_the_csv_contains_the_table(restormer: Callable[..., Outcome]) -> None:
     assert refused.status == 2
     assert refused.stdout == b""
     assert refused.stderr.startswith("error: no/such/t.csv: there is no such folder")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names must be text elsewhere")
+def test_the_csv_has_the_bytes_of_names(restormer: Callable[..., Outcome]) -> None:
+    """A name that is not UTF-8 is written as it is in the file system."""
+    smooth("a/1.png")
+    os.rename(b"a/1.png", b"a/\xff.png")  # noqa: PTH104 - Path takes no bytes
+    command = ("eval", "derain", "--clean", "a", "--degrade", "rain:light", "--csv", "t.csv")
+    assert restormer(*command).status == 0
+    assert Path("t.csv").read_bytes().splitlines()[1].startswith(b"rain:light,\xff.png,")
 
 
 def test_an_unusable_image_does_not_stop_the_evaluation(restormer: Callable[..., Outcome]) -> None:
