@@ -96,6 +96,14 @@ def test_the_option_table_is_complete():
     assert shared - named == spelled
 
 
+def test_the_options_of_the_server_are_complete():
+    """Its document names every option of `serve`."""
+    options = typer.main.get_command(app).commands["serve"].params
+    section = re.search(r"^## Options\n(.*?)^## ", DOCUMENTS["docs/serve.md"], re.DOTALL | re.M)
+    named = set(re.findall(r"`(--[a-z-]+)", section[1]))
+    assert {option.opts[0] for option in options} - {"--help"} <= named
+
+
 def test_every_mentioned_option_exists():
     """Each option in running text belongs to some command of restormer."""
     group = typer.main.get_command(app)

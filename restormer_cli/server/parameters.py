@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_NAME = 200
-"""Maximum length of the name of an image; longer ones are cut at the start."""
+"""Maximum bytes of the name of an image in UTF-8; longer ones are cut at the start."""
 
 
 @dataclass(frozen=True)
@@ -183,5 +183,6 @@ def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
 def file_name(text: str, default: str = "image") -> str:
     """Return the last part of a path from a client as the name of a file, without a folder."""
     name = PurePosixPath(text.replace("\\", "/")).name
-    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name).lstrip(".")
-    return name.encode(errors="replace").decode()[-MAX_NAME:] or default
+    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name)
+    name = name.encode(errors="replace")[-MAX_NAME:].decode(errors="ignore")
+    return name.lstrip(".") or default

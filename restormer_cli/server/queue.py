@@ -279,7 +279,11 @@ class RestoringQueue:
         assert data is not None  # noqa: S101 - the job has no target
         name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.input.kind].suffixes[0]}"
         if self._config.keep is not None:
-            _keep(self._config.keep, name, data)
+            try:
+                _keep(self._config.keep, name, data)
+            except ImageError as error:  # no fault of the client, who has the result
+                cause = f"{error.message}. The result was sent, but is not kept"
+                self._reporter.warn(f"{cause}. {error.hint}")
         return RestoredFile(name, current.input.kind, data, event)
 
     def _restorer(self, config: RestorerConfig) -> Restorer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import signal
 import socket
 import subprocess
@@ -76,6 +77,31 @@ def test_results_are_kept_on_request(launch: Callable[..., Served]) -> None:
     }
     outside = {path.name for path in served.folder.iterdir()}
     assert outside == {"kept", "tiny.pth", "log.txt"}
+
+
+def test_results_with_long_names_are_kept(launch: Callable[..., Served]) -> None:
+    """A name of many bytes is cut at its start, so that it is that of a file, and not hidden."""
+    served = launch("--keep", "kept")
+    for stem in ("写" * 90, "x" + "." * 300):
+        assert served.restore(png(), name=f"{stem}真.png").status == 200
+    assert {path.name for path in (served.folder / "kept").iterdir()} == {
+        f"{'写' * 64}真.restored.png",
+        "真.restored.png",
+    }
+
+
+@pytest.mark.usefixtures("extra")
+def test_a_result_that_cannot_be_kept_is_sent(tmp_path: Path) -> None:
+    """The client gets the result, and only whoever runs the server a warning with the folder."""
+    served = start_server(tmp_path, "--keep", "kept")
+    (served.folder / "kept").rmdir()
+    answer = served.restore(png())
+    assert answer.status == 200
+    assert "kept/" not in answer.headers["restormer-result"]
+    assert PIL.Image.open(io.BytesIO(answer.body)).size == (34, 21)
+    served.process.terminate()
+    assert served.process.wait(SECONDS) == 0
+    assert "warning: kept/image.restored.png: cannot write (No such file or dir" in served.log
 
 
 @pytest.mark.parametrize(
