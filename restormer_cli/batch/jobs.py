@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import UsageError
-from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, exists, is_folder
+from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, beside, exists, is_folder
 from ..imaging import (
     FORMATS,
     LINEAR_ONLY,
@@ -223,15 +223,9 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
                 "--in-place keeps the format: leave out --format, or name a folder with -o.",
             )
         return input_.path
-    folder = input_.folder
-    if folder is None:
+    if input_.folder is None:
         return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
-    is_url = isinstance(folder, UrlPath)
-    absolute = folder if is_url else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps links
-    if folder.is_root if isinstance(folder, UrlPath) else not absolute.name:
-        raise UsageError(f"{absolute}: a root has no folder beside it", "Name a folder with -o.")
-    base = absolute if folder.name in ("", "..") else folder  # `photos` stays relative
-    return base.with_name(f"{absolute.name}{FOLDER_MARK}") / with_format(input_.relative, kind)
+    return beside(input_.folder, FOLDER_MARK) / with_format(input_.relative, kind)
 
 
 def _file(output: str, kind: str | None) -> Path:

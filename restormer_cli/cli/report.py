@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .. import batch, reports, server
+from .. import batch, files, reports, server
 from ..batch import Failed
 from ..errors import UsageError
 from ..text import format_bytes, printable
@@ -84,7 +84,7 @@ def report(
     outputs = batch.recorded_outputs(folder, manifests)
     for note in manifests.notes:
         console.warn(note)
-    path = output or Path(f"{folder.absolute()}-report.html")
+    path = output or files.beside(folder, "-report.html")
     defaults = {field.name: field.default for field in fields(RestoreOptions)}
     events = reports.report_folder(folder, outputs, path, max_pixels=max_pixels, defaults=defaults)
     failed = False

@@ -69,6 +69,20 @@ def as_path(name: str) -> Path:
     return url
 
 
+def beside(folder: Path, mark: str) -> Path:
+    """Return the path beside a folder that has its name and `mark`; `photos` stays relative.
+
+    Raises:
+        UsageError: the folder is a root.
+    """
+    is_url = isinstance(folder, UrlPath)
+    absolute = folder if is_url else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps links
+    if folder.is_root if isinstance(folder, UrlPath) else not absolute.name:
+        raise UsageError(f"{absolute}: a root has no folder beside it", "Name the output with -o.")
+    base = absolute if folder.name in ("", "..") else folder
+    return base.with_name(absolute.name + mark)
+
+
 class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the platform
     """A URL as a path whose first part is the scheme; file access goes through fsspec.
 

@@ -44,6 +44,19 @@ def test_a_finished_folder_has_a_report(report_finished: Callable[..., Outcome])
     assert page["figures"][0] == ["restored", "3"]
 
 
+@pytest.mark.parametrize("name", [".", "sub/..", "../f-restored/"])
+def test_the_report_of_a_folder_is_beside_it(
+    name: str, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named like the folder, also if the folder is given as the working or parent folder."""
+    for picture_name in ("f/a.png", "f/sub/b.png"):
+        picture(picture_name)
+    assert restormer("derain", "f", "-r").status == 0
+    monkeypatch.chdir("f-restored")
+    assert restormer("report", name).status == 0
+    assert len(page_data("../f-restored-report.html")["images"]) == 2
+
+
 def test_changes_since_the_run_are_reported(report_finished: Callable[..., Outcome]) -> None:
     """Lost or changed inputs and edited outputs give warnings, a lost output a failure."""
     Path("f/a.png").unlink()
