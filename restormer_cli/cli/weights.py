@@ -44,7 +44,8 @@ def pull(
     """Download checkpoints to the cache and verify them, for use without a network."""
     if every == bool(names):
         raise UsageError("no checkpoint named", "Name tasks or checkpoints, or give --all.")
-    for checkpoint in CHECKPOINTS.values() if every else map(official_checkpoint, names or ()):
+    named = [official_checkpoint(name) for name in names or ()]  # all, before the first download
+    for checkpoint in CHECKPOINTS.values() if every else named:
         pulled = checkpoints.pull_checkpoint(checkpoint, notify=console.warn)
         if json:
             console.object(asdict(pulled))

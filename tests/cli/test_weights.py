@@ -46,6 +46,17 @@ def test_pulled_weights_are_found_and_verified(
     assert {row["name"]: row["state"] for row in rows}["deraining"] == "cached"
 
 
+def test_an_unknown_name_is_reported_before_any_download(
+    publish: Callable[..., Any], restormer: Callable[..., Outcome]
+) -> None:
+    """`pull` downloads all named checkpoints, or none if it does not know one."""
+    publish("deraining", b"weights")
+    outcome = restormer("weights", "pull", "derain", "derainn")
+    assert outcome.status == 2
+    assert "unknown checkpoint 'derainn'" in outcome.stderr
+    assert restormer("weights", "path", "derain").status == 3
+
+
 def test_verify_fails_on_damaged_weights(
     publish: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
