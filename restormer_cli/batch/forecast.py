@@ -10,12 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from ..files import UrlPath, is_folder, is_special
+from ..files import UrlPath, is_folder, is_special, nearest_parent
 from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
 from ..text import counted, format_bytes, format_duration, format_megapixels
 from .events import Planned
-from .jobs import nearest_parent
 from .masks import MaskReader
 from .pages import open_image
 from .stages import failure_event, load_file

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import UsageError
-from ..files import FOLDER_MARK, RESTORED_MARK, Input, UrlPath, as_path, beside, exists, is_folder
+from ..files import (
+    FOLDER_MARK,
+    RESTORED_MARK,
+    Input,
+    as_path,
+    beside,
+    exists,
+    is_folder,
+    unwritable,
+)
 from ..imaging import (
     FORMATS,
     LINEAR_ONLY,
@@ -20,7 +29,7 @@ from ..imaging import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..imaging import Noise
 
@@ -177,11 +186,6 @@ def with_format(path: Path, kind: str | None) -> Path:
     return path.with_name(f"{stem}{FORMATS[kind].suffixes[0]}")
 
 
-def nearest_parent(folder: Path, accepts: Callable[[Path], bool]) -> Path:
-    """Return the first accepted path of the folder and the folders above it."""
-    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
-
-
 def _targets(
     inputs: list[Input], output: str | None, kind: str | None, in_place: bool
 ) -> list[Path | None]:
@@ -325,14 +329,7 @@ def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
 def _unwritable(jobs: list[Job]) -> Iterator[str]:
     targets = [job.target for job in jobs if job.target is not None]
     yield from (f"{target} is a folder" for target in targets if is_folder(target))
-    for folder in dict.fromkeys(target.parent for target in targets):
-        if isinstance(folder, UrlPath):  # only writing shows it
-            continue
-        existing = nearest_parent(folder, os.path.lexists)
-        if not is_folder(existing):
-            yield f"{folder} cannot be created: {existing} is not a folder"
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            yield f"{existing} is not writable"
+    yield from filter(None, map(unwritable, dict.fromkeys(target.parent for target in targets)))
 
 
 def _real(path: Path) -> str:

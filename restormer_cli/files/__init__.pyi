@@ -17,6 +17,8 @@ from .discovery import is_special as is_special
 from .discovery import list_images as list_images
 from .discovery import match_pairs as match_pairs
 from .discovery import natural_key as natural_key
+from .discovery import nearest_parent as nearest_parent
+from .discovery import unwritable as unwritable
 from .lists import read_list_file as read_list_file
 from .paths import UrlPath as UrlPath
 from .paths import as_path as as_path

@@ -334,6 +334,24 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for unreadable or long names
 
 
+def nearest_parent(folder: Path, accepts: Callable[[Path], bool]) -> Path:
+    """Return the first accepted path of the folder and the folders above it."""
+    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
+
+
+def unwritable(folder: Path) -> str | None:
+    """Return why no file can be created in a folder, which may be missing; None if one can.
+
+    Only writing shows it for a URL.
+    """
+    if isinstance(folder, UrlPath):
+        return None
+    existing = nearest_parent(folder, os.path.lexists)
+    if not is_folder(existing):
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
+
+
 def is_special(path: Path) -> bool:
     """Return True for a pipe or a device, where reading may block; False for a broken link."""
     if isinstance(path, UrlPath):

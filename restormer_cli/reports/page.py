@@ -20,7 +20,15 @@ from PIL import ImageDraw, ImageOps
 from .._version import __version__
 from ..batch import Event, Failed, Restored, Skipped, Summary
 from ..errors import ImageError, UsageError
-from ..files import PAGE_FOLDER_MARK, PAGE_SUFFIXES, UrlPath, as_path, exists, write_atomic
+from ..files import (
+    PAGE_FOLDER_MARK,
+    PAGE_SUFFIXES,
+    UrlPath,
+    as_path,
+    exists,
+    unwritable,
+    write_atomic,
+)
 from ..text import format_duration, format_number, reason
 from .display import fit_size, image_size, most_changed_crop, render
 from .template import ASSETS, fill_page
@@ -66,9 +74,8 @@ def check_page(path: Path) -> None:
 
 def check_folder(path: Path) -> None:
     """Raise UsageError if the folder of a file is neither writable nor can be created."""
-    parent = next(p for p in path.absolute().parents if os.path.lexists(p))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: {parent} is not a writable folder", "Choose another path.")
+    if cause := unwritable(path.parent):
+        raise UsageError(f"{path}: {cause}", "Choose another path.")
 
 
 def timestamp() -> str:

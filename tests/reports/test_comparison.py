@@ -260,7 +260,7 @@ def test_compare_writes_a_folder_of_sheets_for_several_images(
         (("--compare", "sheet.html"), "sheet.html: --compare writes pictures"),
         (("--crop", "0,0,8,8"), "--crop: has no effect without --compare"),
         (("--compare", "s", "--crop", "8"), "--crop '8': not x,y,width,height"),
-        (("--compare", "f/a.png/sheets"), "f/a.png is not a writable folder"),
+        (("--compare", "f/a.png/sheets"), "f/a.png is not a folder"),
     ],
 )
 def test_contradictory_options_are_an_error(

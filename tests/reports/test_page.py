@@ -156,7 +156,7 @@ def test_the_policy_allows_only_the_page_itself(restormer: Callable[..., Outcome
     [
         ("report.txt", "report.txt: not the name of a page"),
         ("other.html", "other.html: exists and is not a restormer report"),
-        ("a.png/report.html", "is not a writable folder"),
+        ("a.png/report.html", "a.png is not a folder"),
         ("folder.html", "folder.html: exists and is not a restormer report"),
     ],
 )
