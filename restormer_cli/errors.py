@@ -10,7 +10,7 @@ class RestormerError(Exception):
     Attributes:
         message: the thing that failed and the cause.
         hint: a sentence with the remedy; empty if there is none.
-        exit_status: exit status of the process.
+        exit_status: exit status of the process; set to 1 if images were restored before.
     """
 
     exit_status = 1
@@ -30,7 +30,7 @@ class DamagedError(ImageError):
 
 
 class UsageError(RestormerError):
-    """The request is invalid; no file was changed."""
+    """The request is invalid."""
 
     exit_status = 2
 

@@ -103,9 +103,9 @@ def general_options(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its status.
 
-    0: all inputs were processed. 1: some inputs failed, the others were processed. 2: wrong usage,
-    no file was changed. 3: weights or device are unavailable. 130: interrupted by Ctrl-C or
-    SIGTERM, all files written are complete.
+    0: all inputs were processed. 1: some inputs failed, or an error ended the run after others had
+    been restored. 2: wrong usage, no image was restored. 3: weights or device are unavailable, no
+    image was restored. 130: interrupted by Ctrl-C or SIGTERM. All files written are complete.
     """
     save_address_space()
     console = Console()

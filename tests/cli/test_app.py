@@ -6,12 +6,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from restormer_cli import __version__
+from restormer_cli.batch import ImageStages
 from restormer_cli.cli import app
+from restormer_cli.errors import DeviceError
 from restormer_cli.imaging import io as image_io
 from tests.support.program import PROGRAM, Outcome, picture, python, tree
 
@@ -65,6 +67,29 @@ def test_a_failed_start_exits_with_3(options: list[str], restormer: Callable[...
     assert outcome.stderr.startswith("error: ")
     assert "\nhint: " in outcome.stderr
     assert tree() == ["a.png"]
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize(("working", "status"), [(0, 3), (1, 1)])
+def test_a_failure_of_the_device_exits_with_1_after_an_image(
+    working: int, status: int, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 3 means that no image was restored."""
+    infer, results = ImageStages.infer, []
+
+    def fail_after(stages: ImageStages, current: Any) -> Any:
+        if len(results) == working:
+            raise DeviceError("cuda:0 failed", "Update its driver.")
+        results.append(infer(stages, current))
+        return results[-1]
+
+    monkeypatch.setattr(ImageStages, "infer", fail_after)
+    for name in ("a.png", "b.png", "c.png"):
+        picture(name)
+    outcome = restormer("derain", "a.png", "b.png", "c.png", "-o", "out/")
+    assert outcome.status == status
+    assert "error: cuda:0 failed" in outcome.stderr
+    assert [name for name in tree() if name.startswith("out")] == ["out/a.png"][:working]
 
 
 def test_an_unexpected_exception_keeps_its_traceback(

@@ -227,6 +227,24 @@ def test_a_folder_that_goes_away_ends_the_watch(restormer):
     assert "in: the watched folder is gone" in outcome.stderr
 
 
+def test_a_folder_that_goes_away_after_an_image_ends_the_watch_with_its_summary(restormer):
+    """The status is not that of wrong usage, which means that nothing was restored."""
+    picture("in/one.png")
+
+    def remove() -> None:
+        wait_for(restored(1))
+        shutil.rmtree("in")
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    outcome = restormer("denoise", "in", "-o", "clean/", "--watch", "--json")
+    thread.join()
+    assert outcome.status == 1
+    assert "in: the watched folder is gone" in outcome.stderr
+    summary = outcome.events[-2]
+    assert (summary["event"], summary["restored"]) == ("summary", 1)
+
+
 def test_help_says_how_to_install_it(restormer, monkeypatch):
     """Without the extra, the command names it."""
     monkeypatch.setitem(sys.modules, "watchfiles", None)

@@ -113,9 +113,10 @@ class Session:
             )
             self._finish(interrupted=True)
             raise
-        except RestormerError:
+        except RestormerError as error:
             if self.tally.restored:
                 self._finish(interrupted=True)
+                error.exit_status = 1  # the others mean that nothing was changed
             raise
         self._finish(interrupted=False)
         return self.tally
