@@ -387,7 +387,7 @@ class Restorer:
             notify(message)
         plan = replace(plan, precision="fp32") if overflows else plan
         y = joined(restored, 1)
-        if views[0].shape[2] == 1 and x.shape[1] == 3:
+        if views[0].shape[2] == 1 and y.shape[1] == 3:
             # The image plus the mean change, so that unchanged pixels are exact.
             before = x[:, :1]
             y = (before + (y - before).mean(dim=1, keepdim=True)).clamp(0, 1)

@@ -13,6 +13,7 @@ import pytest
 
 from restormer_cli.batch import pages
 from restormer_cli.checkpoints import serialization
+from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.analysis import noise
 from tests.support.program import PROGRAM, Outcome, picture, pixels, python, tree
@@ -211,6 +212,22 @@ def test_the_right_view_affects_the_result(dual: Path, restormer: Callable[..., 
         )
         assert outcome.status == 0
     assert not np.array_equal(pixels("from-right.png"), pixels("from-other.png"))
+
+
+def test_views_without_colour_stay_without_colour(
+    dual: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """A pair of RGB images with equal channels is restored as a pair of grey images is."""
+    for seed, side in enumerate(("left", "right")):
+        grey = picture(f"{side}-1.png", (21, 34, 1), seed=seed)
+        image_io.write_image(Image(np.repeat(grey, 3, axis=2)), Path(f"{side}-3.png"))
+    for channels in (1, 3):
+        views = f"left-{channels}.png", "--right", f"right-{channels}.png"
+        output = f"out-{channels}.png"
+        assert restormer("defocus", *views, "-o", output, "--weights", dual).status == 0
+    grey = pixels("out-1.png")
+    assert not np.array_equal(grey, pixels("left-1.png"))
+    assert np.array_equal(pixels("out-3.png"), np.repeat(grey, 3, axis=2))
 
 
 def test_right_views_in_folders_are_matched_by_name(

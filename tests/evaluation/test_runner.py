@@ -113,12 +113,14 @@ def test_blur_is_measured_on_rgb(restormer: Callable[..., Outcome]) -> None:
     assert result["conditions"][0]["published"]["psnr"] == 33.57
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 def test_two_views_are_measured(
-    tiny: Callable[..., Path], restormer: Callable[..., Outcome]
+    channels: int, tiny: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:
     """--degraded has the left views, --right the right ones; --pair order matches by order."""
     dual = tiny("dual.pth", in_channels=6, dual_pixel=True)
-    smooth("DPDD/indoor/target/9.png"), smooth("l/1.png", 1), smooth("r/1.png", 2)
+    for seed, name in enumerate(("DPDD/indoor/target/9.png", "l/1.png", "r/1.png")):
+        smooth(name, seed, (24, 40, channels))
     command = ("eval", "defocus", "--clean", "DPDD/indoor/target", "--degraded", "l")
     command = (*command, "--right", "r", "--weights", dual, "--json")
     assert restormer(*command).status == 2

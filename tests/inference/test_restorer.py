@@ -66,12 +66,16 @@ def test_float_arrays_are_restored_on_their_own_scale(tiny, factor, offset, nois
     assert (restored - offset) / factor == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_grey_image_is_restored_as_grey(tiny):
-    """An RGB network restores a grey image as the mean of three equal channels."""
-    restorer = Restorer("denoise", weights=str(tiny()), device="cpu", precision="fp32")
-    grey = picture((16, 24), "float32")
-    colour = restorer(np.repeat(grey[..., None], 3, axis=2))
-    assert restorer(grey) == pytest.approx(colour.mean(axis=2), abs=1e-6)
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_grey_image_is_restored_as_grey(tiny, views):
+    """A network for colour restores a grey image as the mean of three equal channels."""
+    weights = str(tiny(in_channels=3 * views, dual_pixel=views == 2))
+    restorer = Restorer(
+        "defocus", weights=weights, device="cpu", precision="fp32", dual_pixel=views == 2
+    )
+    grey = [picture((16, 24), "float32", seed) for seed in range(views)]
+    colour = restorer(*(np.repeat(view[..., None], 3, axis=2) for view in grey))
+    assert restorer(*grey) == pytest.approx(colour.mean(axis=2), abs=1e-6)
 
 
 def test_alpha_is_not_restored(tiny):
