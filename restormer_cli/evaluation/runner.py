@@ -19,7 +19,16 @@ from ..checkpoints import ResolvedCheckpoint
 from ..degradations import Tally, parse_degradation
 from ..errors import ImageError, UsageError
 from ..files import Pair
-from ..imaging import SSIM_WINDOW, Array, Protocol, Scores, read_image, to_float
+from ..imaging import (
+    SSIM_WINDOW,
+    Array,
+    Image,
+    Protocol,
+    Scores,
+    on_common_scale,
+    read_image,
+    to_float,
+)
 from ..inference import Restorer
 
 _UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)  # for noisy images
@@ -191,12 +200,13 @@ def evaluate(
 
 def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, Array | None]:
     """Return the clean image, the degraded image of the same shape, and the right view."""
-    clean = _read(pair.clean, gray)
-    if condition.degrade is not None:
-        degraded = condition.degrade(clean)
-    else:
+    paths = [pair.clean]
+    if condition.degrade is None:
         assert pair.degraded is not None  # noqa: S101 - otherwise the condition degrades
-        degraded = _read(pair.degraded, gray)
+        paths += [path for path in (pair.degraded, pair.right) if path is not None]
+    images = on_common_scale([read_image(path) for path in paths])
+    clean, *views = (_to_array(image, gray) for image in images)
+    degraded = views[0] if condition.degrade is None else condition.degrade(clean)
     (height, width, _), (h, w, _) = clean.shape, degraded.shape
     if (h, w) != (height, width):
         raise ImageError(
@@ -210,7 +220,7 @@ def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, A
         )
     channels = max(clean.shape[2], degraded.shape[2])  # one of them may be grey
     clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
-    return clean, degraded, None if pair.right is None else _read(pair.right, gray)
+    return clean, degraded, views[1] if len(views) > 1 else None
 
 
 def _notify(restorer: Restorer, path: Path, message: str) -> None:
@@ -226,9 +236,9 @@ def _tensor(image: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
-def _read(path: Path, gray: bool) -> Array:
+def _to_array(image: Image, gray: bool) -> Array:
     """Return the pixels of an image, H W C float32, in grey (OpenCV's weights) on request."""
-    pixels = read_image(path).on_unit_scale().pixels
+    pixels = image.pixels
     if gray and pixels.shape[2] == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
     return to_float(pixels)

@@ -35,6 +35,7 @@ from .image import Image as Image
 from .image import ImageSequence as ImageSequence
 from .image import Scale as Scale
 from .image import from_float as from_float
+from .image import on_common_scale as on_common_scale
 from .image import opacity as opacity
 from .image import to_float as to_float
 from .io import make_folder as make_folder

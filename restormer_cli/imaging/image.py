@@ -185,6 +185,12 @@ def from_float(array: Array, dtype: npt.DTypeLike, scale: Scale = UNIT) -> Array
     return np.rint(scaled, out=scaled).astype(dtype, copy=False)
 
 
+def on_common_scale(images: Sequence[Image]) -> list[Image]:
+    """Return images of one scene, of which the floats are scaled to 0..1 like the first of them."""
+    like = next((image for image in images if image.pixels.dtype == np.float32), None)
+    return [image.on_unit_scale(like) for image in images]
+
+
 def opacity(alpha: Array, scale: Scale = UNIT) -> Array:
     """Return alpha as float32 in 0..1; float alpha above 1 is on the scale of the colour."""
     alpha = to_float(alpha)

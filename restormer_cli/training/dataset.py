@@ -18,7 +18,15 @@ import numpy as np
 from ..callbacks import Notify
 from ..errors import ImageError, UsageError
 from ..files import list_images, match_pairs
-from ..imaging import Array, from_float, read_bytes, read_image, readable_suffixes, to_float
+from ..imaging import (
+    Array,
+    from_float,
+    on_common_scale,
+    read_bytes,
+    read_image,
+    readable_suffixes,
+    to_float,
+)
 
 MULTIPLE = 16
 """Divisor of all patch sides. The network needs 8, JPEG with subsampled chroma 16."""
@@ -155,7 +163,8 @@ def _find_photos(folder: Path, partners: Sequence[Path], notify: Notify) -> list
 def _decode(paths: Sequence[Path], share: int, grey: bool) -> Sample:
     """Read all views of a photograph and crop them to at most `share` pixels."""
     files = [read_bytes(path) for path in paths]
-    views = [read_image(data, name=name).on_unit_scale().pixels for name, data in files]
+    images = on_common_scale([read_image(data, name=name) for name, data in files])
+    views = [image.pixels for image in images]
     digest = hashlib.sha256(b"".join(data for _, data in files)).hexdigest()[:16]
     height, width = views[0].shape[:2]
     for path, view in zip(paths, views, strict=True):

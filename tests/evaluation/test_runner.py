@@ -129,6 +129,20 @@ def test_two_views_are_measured(
     assert report(outcome)["conditions"][0]["published"]["psnr"] == 29.48
 
 
+def test_a_pair_of_float_images_is_on_the_scale_of_the_clean_one(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """A dark degraded image is not brightened to its own range before it is measured."""
+    x = np.tile(np.linspace(0, 200, 40, dtype=np.float32), (24, 1))[..., None]
+    for folder, image in (("clean", x), ("dark", x / 8)):
+        Path(folder).mkdir()
+        image_io.write_image(Image(image), Path(folder, "a.tif"))
+    outcome = restormer("eval", "deblur", "--clean", "clean", "--degraded", "dark", "--json")
+    (measured,) = report(outcome)["conditions"][0]["images"]
+    expected = peak_signal_noise_ratio(x / 255, x / 8 / 255, data_range=1)
+    assert measured["degraded"]["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_the_table_shows_the_protocol_and_all_scores(
     restormer: Callable[..., Outcome], weights: Path
 ) -> None:

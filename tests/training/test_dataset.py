@@ -141,6 +141,18 @@ def test_pairs_of_different_sizes_are_left_out(photos: Path, noisy: Path, tmp_pa
     assert "1.png: its size differs from that of" in line
 
 
+def test_float_pairs_are_on_the_scale_of_the_clean_photo(tmp_path: Path) -> None:
+    """A dark degraded photo stays dark beside its clean one, instead of being brightened."""
+    clean = np.tile(np.linspace(0, 200, 40, dtype=np.float32), (24, 1))
+    for number, factor in enumerate((1, 0.8)):
+        write(tmp_path / "clean" / f"{number}.tif", clean * factor)
+        write(tmp_path / "dark" / f"{number}.tif", clean * factor / 8)
+    samples = load_photos(tmp_path / "clean", 1 << 20, fail, partners=[tmp_path / "dark"])
+    for sample in samples:
+        bright, dark = sample.pixels[..., 0].astype(float), sample.pixels[..., 3]
+        assert np.abs(dark - bright / 8).max() <= 1
+
+
 def test_the_same_suffix_is_preferred_to_the_same_stem(photos: Path, tmp_path: Path) -> None:
     """1.png is paired with 1.png, in subfolders too, and 1.jpg is reported."""
     clean, degraded = tmp_path / "clean" / "a", tmp_path / "degraded" / "a"
