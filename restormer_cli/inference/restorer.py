@@ -199,7 +199,8 @@ class Restorer:
             samples = restored
             if alpha.size or np.may_share_memory(restored, image):
                 samples = np.concatenate([restored, alpha], axis=2)
-        pixels, seconds = samples.reshape(image.shape), time.perf_counter() - started
+            pixels = samples.reshape(image.shape).astype(image.dtype, order="C", copy=False)
+        seconds = time.perf_counter() - started
         return Restoration(pixels, plan.strategy, plan.precision, seconds, notes)
 
     def forward(

@@ -46,6 +46,16 @@ def test_bf16_loses_nothing_of_the_image(identity):
     assert np.array_equal(restorer(image), image)
 
 
+@pytest.mark.parametrize("dtype", [">u2", ">f4"])
+def test_the_byte_order_of_an_array_is_kept(identity, dtype):
+    """The result has the type of the array, also if its bytes are in the other order."""
+    restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
+    image = picture((16, 24, 3), np.dtype(dtype).name).astype(dtype)
+    restored = restorer(image)
+    assert restored.dtype.str == dtype
+    assert np.array_equal(restored, image)
+
+
 def test_float_values_beyond_the_range_are_kept(identity):
     """Values of a float image outside 0..1, highlights or negative noise, are not clipped."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
