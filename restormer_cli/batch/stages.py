@@ -56,11 +56,6 @@ if TYPE_CHECKING:
     """Called with the event of an image, its input and its output."""
 
 
-# The zero padding of convolutions shifts colours at the borders of an image: in flat images by up
-# to 18 of 255 with the lite networks, and by less than 1 with a margin of 8 pixels. Other networks
-# get the image alone, as in their published evaluation.
-_LITE_MARGIN = 8
-
 WRITERS = 2
 """Images written at a time with a GPU, which computes them faster than one core compresses PNG."""
 
@@ -362,15 +357,15 @@ class ImageStages:
     ) -> PreparedPage:
         self._check_stop()
         number, page = numbered
-        margin = _LITE_MARGIN if self.restorer.weights.source == "lite" else 0
         with _page_guard(current, number, page.image):
-            return PreparedPage(number, page, prepare(page.image, page.right, margin=margin))
+            view = prepare(page.image, page.right, margin=self.restorer.margin)
+            return PreparedPage(number, page, view)
 
     def _infer_page(self, current: _CurrentImage, page: PreparedPage) -> ComputedPage:
         self._check_stop()
         report = partial(self._report_progress, current, page.number)
         with _page_guard(current, page.number, page.decoded.image):
-            result = self.restorer.restore(page.view.seen, page.view.right, progress=report)
+            result = self.restorer.forward(page.view.seen, page.view.right, progress=report)
         return ComputedPage(page, result)
 
     def _finish_page(self, current: _CurrentImage, computed: ComputedPage) -> Page:

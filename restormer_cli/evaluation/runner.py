@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -170,17 +168,13 @@ def evaluate(
     for pair in pairs:
         try:
             clean, degraded, right = _load(condition, pair, gray)
-            started = time.perf_counter()
-            restored, plan = restorer.forward(
-                degraded,
-                right,
-                progress=partial(progress, pair.name),
-                notify=partial(_notify, restorer, pair.clean),
-            )
-            seconds = time.perf_counter() - started
+            result = restorer.forward(degraded, right, progress=partial(progress, pair.name))
         except ImageError as error:
             yield Failure(pair.name, error.message, error.hint)
             continue
+        for note in result.notes:
+            restorer.notify(f"{pair.clean}: {note}")
+        restored = result.pixels
         height, width, channels = clean.shape
         if tally is not None:
             tally.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
@@ -192,9 +186,9 @@ def evaluate(
             channels=channels,
             degraded=_scores(unprocessed, degraded, clean),
             restored=_scores(protocol, restored, clean),
-            seconds=seconds,
-            precision=plan.precision,
-            strategy=plan.strategy,
+            seconds=result.seconds,
+            precision=result.precision,
+            strategy=result.strategy,
         )
 
 
@@ -221,10 +215,6 @@ def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, A
     channels = max(clean.shape[2], degraded.shape[2])  # one of them may be grey
     clean, degraded = (np.repeat(x, channels // x.shape[2], axis=2) for x in (clean, degraded))
     return clean, degraded, views[1] if len(views) > 1 else None
-
-
-def _notify(restorer: Restorer, path: Path, message: str) -> None:
-    restorer.notify(f"{path}: {message}")
 
 
 def _scores(protocol: Protocol, image: Array, clean: Array) -> Scores:

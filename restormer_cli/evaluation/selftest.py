@@ -255,7 +255,7 @@ class _Subject:
 
         planned = restorer.plan(*SMALL).strategy
         pixels = self.image(SMALL)[0].permute(1, 2, 0).contiguous().numpy()
-        result = restorer.restore(pixels, progress=exhaust_once)
+        result = restorer.forward(pixels, progress=exhaust_once)
         if result.strategy == planned:
             raise ImageError("running out of memory was not noticed")
         restored = torch.from_numpy(result.pixels).permute(2, 0, 1).unsqueeze(0)

@@ -47,5 +47,7 @@ from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image
 from .network_view import NetworkView as NetworkView
+from .network_view import add_margin as add_margin
 from .network_view import prepare as prepare
+from .network_view import remove_margin as remove_margin
 from .scale import find_scale as find_scale

@@ -62,8 +62,7 @@ class NetworkView:
 
         The answer may be overwritten, to save memory.
         """
-        inside = _inside(self.margin)
-        answer, seen = answer[inside], self.seen[inside]
+        answer, seen = (remove_margin(planes, self.margin) for planes in (answer, self.seen))
         if _equal(answer, seen):
             return self.colours
         if self.weight is None:
@@ -178,10 +177,10 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         weight = np.where(clipped, np.float32(0), 1 if weight is None else weight)
         kept = float((weight < 1).mean())
     if right is not None:
-        right = _with_margin(to_float(right[..., channels], image.scale), margin)
-    with_margin = _with_margin(seen, margin)
+        right = add_margin(to_float(right[..., channels], image.scale), margin)
+    with_margin = add_margin(seen, margin)
     if seen is colours:  # keep one copy
-        colours = with_margin[_inside(margin)]
+        colours = remove_margin(with_margin, margin)
     notes = _scale_notes(image, kept) if linear is None else _highlight_notes(kept)
     return NetworkView(
         image=image,
@@ -195,6 +194,21 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         notes=notes,
         warnings=[*_band_warnings(image), *_darkness_warnings(seen)],
     )
+
+
+def add_margin(planes: Array, margin: int) -> Array:
+    """Return H W C samples with reflected pixels at each side."""
+    if not margin:
+        return planes
+    reflect = cv2.BORDER_REFLECT_101
+    padded: Array = cv2.copyMakeBorder(planes, margin, margin, margin, margin, reflect)
+    return np.atleast_3d(padded)
+
+
+def remove_margin(planes: Array, margin: int) -> Array:
+    """Return a view of the samples without the pixels of `add_margin`."""
+    inside = slice(margin, -margin or None)
+    return planes[inside, inside]
 
 
 def _fill_hidden(plane: Array, weight: Array) -> Array:
@@ -224,19 +238,6 @@ def _halve(plane: Array, combine: np.ufunc = np.add) -> Array:
     rows = combine(even[::2], even[1::2])
     halved: Array = combine(rows[:, ::2], rows[:, 1::2])
     return halved
-
-
-def _with_margin(planes: Array, margin: int) -> Array:
-    if not margin:
-        return planes
-    reflect = cv2.BORDER_REFLECT_101
-    padded: Array = cv2.copyMakeBorder(planes, margin, margin, margin, margin, reflect)
-    return np.atleast_3d(padded)
-
-
-def _inside(margin: int) -> tuple[slice, slice]:
-    inside = slice(margin, -margin or None)
-    return inside, inside
 
 
 def _bands(pixels: Array) -> Iterator[slice]:

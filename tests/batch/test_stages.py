@@ -279,7 +279,7 @@ def test_a_slow_device_overlaps_with_reading_and_writing(
         return met
 
     monkeypatch.setattr(pages, "decode", meet("read", pages.decode))
-    monkeypatch.setattr(restorer, "restore", meet("compute", restorer.restore))
+    monkeypatch.setattr(restorer, "forward", meet("compute", restorer.forward))
     monkeypatch.setattr(stages, "encode", meet("write", stages.encode))
     for name in "abcd":
         picture(tmp_path / f"{name}.png")
@@ -321,7 +321,7 @@ def test_a_gpu_only_computes(
 
     for step in ("prepare", "measure_change", "encode"):
         monkeypatch.setattr(stages, step, meet(step, getattr(stages, step)))
-    monkeypatch.setattr(restorer, "restore", meet("compute", restorer.restore))
+    monkeypatch.setattr(restorer, "forward", meet("compute", restorer.forward))
     pixels = [picture(tmp_path / f"{name}.png") for name in "abcdef"]
     jobs = [Job(tmp_path / f"{name}.png", tmp_path / f"{name}.tif") for name in "abcdef"]
     events = list(stages.run_batch(jobs, OnGpu(restorer), streams()))  # type: ignore[arg-type]

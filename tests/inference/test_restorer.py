@@ -56,6 +56,29 @@ def test_the_byte_order_of_an_array_is_kept(identity, dtype):
     assert np.array_equal(restored, image)
 
 
+@pytest.mark.parametrize(("dtype", "white"), [("uint8", 255), ("float32", 1), ("float32", 255)])
+def test_colours_do_not_shift_at_the_borders_with_the_lite_weights(dtype, white):
+    """Without a margin of reflected pixels, this blue shifts by 8 levels in the corners."""
+    restorer = Restorer("derain", weights="lite", device="cpu", precision="fp32")
+    image = np.zeros((24, 40, 3), dtype)
+    image[..., 2] = white
+    restored = restorer(image)
+    assert restored.shape == image.shape
+    assert restored.flags.c_contiguous
+    assert np.abs(restored.astype(float) - image).max() <= 1.5 / 255 * white
+
+
+def test_forward_adds_no_margin():
+    """The published protocols, which `eval` follows, restore the image alone."""
+    restorer = Restorer("derain", weights="lite", device="cpu", precision="fp32")
+    image = picture((24, 40, 3), "float32")
+    alone = restormer_cli.restore(
+        restorer.network, torch.from_numpy(image.transpose(2, 0, 1))[None]
+    )
+    restored = restorer.forward(image).pixels
+    assert restored == pytest.approx(alone[0].numpy().transpose(1, 2, 0), abs=1e-6)
+
+
 def test_float_values_beyond_the_range_are_kept(identity):
     """Values of a float image outside 0..1, highlights or negative noise, are not clipped."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu")
@@ -442,7 +465,7 @@ def test_after_an_overflow_the_precision_is_fp32(tiny, shape):
     assert result.precision == "fp32"
     assert "fp16 overflowed; restored again in fp32" in result.notes
     assert restorer.precision == "fp16"
-    assert restorer.forward(np.zeros((8, 8, 3), np.float32), notify=print)[1].precision == "fp16"
+    assert restorer.forward(np.zeros((8, 8, 3), np.float32)).precision == "fp16"
 
 
 def test_plans_use_the_verified_precision(tiny, monkeypatch):
