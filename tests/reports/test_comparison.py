@@ -14,6 +14,7 @@ from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.analysis import difference
 from tests.support.program import Outcome, picture, pixels, tree
+from tests.support.report_page import page_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,6 +210,16 @@ def test_other_files_are_not_overwritten(
     assert message in outcome.stderr
     assert tree() == ["a.png", "other.html"]
     assert Path("other.html").read_text() == "unrelated"
+
+
+def test_a_page_compares_grey_with_rgb(restormer: Callable[..., Outcome]) -> None:
+    """The change is the same in both orders."""
+    save("grey.png", np.full((24, 32, 1), 100, np.uint8))
+    save("rgb.png", np.full((24, 32, 3), 110, np.uint8))
+    for names in (("grey.png", "rgb.png"), ("rgb.png", "grey.png")):
+        assert restormer("compare", *names, "-o", "page.html").status == 0
+        (image,) = page_data("page.html")["images"]
+        assert "mean change 10 of 255" in image["facts"]
 
 
 def test_compare_writes_a_sheet_for_one_image(

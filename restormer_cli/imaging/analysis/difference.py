@@ -40,16 +40,17 @@ class Change(NamedTuple):
 
 
 def measure_change(before: Array, after: Array) -> Change:
-    """Measure the change between two H W C float32 images of one shape."""
+    """Measure the change between two H W C float32 images of one size, where grey matches RGB."""
     rows, columns = (_block_starts(side) for side in before.shape[:2])
     widths = np.diff([*columns, before.shape[1]])[:, None]
-    total = squares = 0.0
+    total = squares = samples = 0.0
     for band in _difference_bands(before, after, rows):
+        samples += band.size
         total += float(np.abs(band).sum(dtype=np.float64))
         sums = np.add.reduceat(band.sum(axis=0, dtype=np.float64), columns, axis=0)
         squares += float(((sums / (widths * len(band))) ** 2).sum())
-    blocks = len(rows) * len(columns) * before.shape[2]
-    return Change(total / before.size, (squares / blocks) ** 0.5)
+    means = len(rows) * len(columns) * band.shape[2]
+    return Change(total / samples, (squares / means) ** 0.5)
 
 
 def change_warnings(change: Change, strength: float, noise: Noise | None = None) -> list[str]:

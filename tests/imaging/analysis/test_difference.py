@@ -27,6 +27,14 @@ def test_the_change_is_the_mean_of_all_samples(shape: tuple[int, ...]) -> None:
     assert measured.mean_absolute == pytest.approx(np.abs(after - before).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_change_between_grey_and_rgb(reverse: bool) -> None:
+    """Grey is compared with each of the three channels, whichever image comes first."""
+    images = np.full((40, 50, 1), 0.25, np.float32), np.full((40, 50, 3), 0.375, np.float32)
+    measured = difference.measure_change(*(reversed(images) if reverse else images))
+    assert measured == (0.125, 0.125)
+
+
 def test_drift_is_the_change_of_low_frequency() -> None:
     """A change of brightness is all drift; noise of that strength is almost none."""
     before = np.full((256, 320, 3), 0.5, np.float32)
