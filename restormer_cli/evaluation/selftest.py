@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -37,6 +36,7 @@ from ..inference import (
     full_precision,
     is_native,
     native_status,
+    precedes,
     restore,
     use_native,
 )
@@ -403,14 +403,10 @@ def exhaust_memory(device: torch.device) -> None:
 
 def known_issues(device: torch.device, version: str = torch.__version__) -> list[str]:
     """Return the known issues of this release of PyTorch on the device."""
-
-    def release(version: str) -> list[int]:
-        return [int(number) for number in re.findall(r"\d+", version)[:2]]
-
     return [
         text
         for kind, fixed, text in KNOWN_ISSUES
-        if kind == device.type and release(version) < release(fixed)
+        if kind == device.type and precedes(version, fixed)
     ]
 
 

@@ -11,6 +11,7 @@ from .devices import full_precision as full_precision
 from .devices import inherit_threads as inherit_threads
 from .devices import native_bf16 as native_bf16
 from .devices import peak_memory as peak_memory
+from .devices import precedes as precedes
 from .devices import synchronize as synchronize
 from .engine import restore as restore
 from .fusion.dispatch import describe_fusion as describe_fusion

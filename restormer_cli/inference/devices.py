@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch.torch_version import TorchVersion
 
 from ..errors import DeviceError
 from ..memory import available_memory, is_out_of_memory, peak_process_memory
@@ -51,11 +52,16 @@ def check_training_device(device: torch.device) -> None:
 
     The gradient of a 1x1 convolution sums over all pixels of a batch: see `MPS_FIXED`.
     """
-    if device.type == "mps" and torch.__version__ < MPS_FIXED:
+    if device.type == "mps" and precedes(torch.__version__, MPS_FIXED):
         raise DeviceError(
             f"PyTorch {torch.__version__} computes wrong gradients on mps",
             f"Install PyTorch {MPS_FIXED} or later, or train with --device cpu.",
         )
+
+
+def precedes(version: str, release: str) -> bool:
+    """Return True if a version of PyTorch is older than a release, as its pre-releases are."""
+    return bool(TorchVersion(version) < release)
 
 
 def available() -> list[str]:

@@ -165,8 +165,15 @@ def test_only_the_strips_are_measured_after_the_time_limit() -> None:
 
 @pytest.mark.parametrize(
     ("device", "version", "count"),
-    [("mps", "2.9.1", 1), ("mps", "2.13.0", 1), ("mps", "2.14.0a0", 0), ("cuda", "2.6.0+cu126", 0)],
+    [
+        ("mps", "2.9.1", 1),
+        ("mps", "2.13.0", 1),
+        ("mps", "2.14.0a0+git1", 1),
+        ("mps", "2.14.0", 0),
+        ("mps", "3.0", 0),
+        ("cuda", "2.6.0+cu126", 0),
+    ],
 )
 def test_known_issues_of_a_release(device: str, version: str, count: int) -> None:
-    """Releases of PyTorch with known issues on a device are reported."""
+    """Releases of PyTorch with known issues, and pre-releases of the next, are reported."""
     assert len(selftest.known_issues(torch.device(device), version)) == count

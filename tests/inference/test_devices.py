@@ -243,7 +243,8 @@ def test_batches_of_tiles_within_the_largest_tensor(monkeypatch):
 
 def test_training_on_mps_needs_a_release_with_right_gradients(monkeypatch):
     """Older releases are refused with the remedy; other devices are not concerned."""
-    for version, refused in (("2.13.1", True), ("2.14.0", False), ("3.0", False)):
+    versions = {"2.13.1": True, "2.14.0a0+git1": True, "2.14.0": False, "3.0": False}
+    for version, refused in versions.items():
         fake = SimpleNamespace(__version__=torch.torch_version.TorchVersion(version))
         monkeypatch.setattr(devices, "torch", fake)
         devices.check_training_device(CUDA)
