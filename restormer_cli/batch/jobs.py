@@ -22,6 +22,7 @@ from ..files import (
 from ..imaging import (
     FORMATS,
     LINEAR_ONLY,
+    MAX_PIXELS,
     excludes_linear,
     readable_suffixes,
     replacement,
@@ -57,7 +58,7 @@ class BatchConfig:
 
     format: str = "keep"
     quality: int = 95
-    max_pixels: int = 300_000_000
+    max_pixels: int = MAX_PIXELS
     strength: float = 1.0
     keep_detail: float = 0.0
     allow_damaged: bool = False

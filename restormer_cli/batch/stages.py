@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from ..errors import ImageError, RestormerError
 from ..files import is_special
 from ..imaging import (
+    MAX_PIXELS,
     UNDECODED,
     Image,
     change_warnings,
@@ -151,7 +152,7 @@ def run_batch(
 
 
 def queue_images(
-    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = 300_000_000
+    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = MAX_PIXELS
 ) -> Iterator[QueuedImage]:
     """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
 

@@ -1,9 +1,12 @@
 from .catalog import AUTO_SIGMA as AUTO_SIGMA
 from .catalog import CHECKPOINTS as CHECKPOINTS
+from .catalog import LEVELS as LEVELS
 from .catalog import SIGMAS as SIGMAS
 from .catalog import TASKS as TASKS
 from .catalog import Checkpoint as Checkpoint
 from .catalog import CheckpointQuery as CheckpointQuery
+from .catalog import GaussianSigma as GaussianSigma
+from .catalog import NoiseKind as NoiseKind
 from .catalog import weights_label as weights_label
 from .download import cached_file as cached_file
 from .download import is_offline as is_offline

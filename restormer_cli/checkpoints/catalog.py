@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
 
 from ..errors import UsageError
 
@@ -125,8 +126,11 @@ CHECKPOINTS: dict[str, Checkpoint] = {
     )
 }
 
-NOISES = ("real", "gaussian")
-SIGMAS = ("blind", "15", "25", "50")
+NoiseKind = Literal["real", "gaussian"]
+GaussianSigma = Literal["blind", "15", "25", "50"]
+NOISES: tuple[str, ...] = get_args(NoiseKind)
+SIGMAS: tuple[str, ...] = get_args(GaussianSigma)
+LEVELS = SIGMAS[1:]  # of Gaussian noise, of 255
 AUTO_SIGMA = "auto"  # selects the checkpoint by the noise estimated in each image
 
 _SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
@@ -181,7 +185,7 @@ class CheckpointQuery:
             )
         if noise == "gaussian" or gaussian:
             color = "gray" if self.gray else "color"
-            level = f"sigma{sigma}" if sigma in SIGMAS[1:] else "blind"
+            level = f"sigma{sigma}" if sigma in LEVELS else "blind"
             return CHECKPOINTS[f"gaussian_{color}_denoising_{level}"]
         return CHECKPOINTS[TASKS[task].official]
 

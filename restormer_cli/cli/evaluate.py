@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .. import degradations, evaluation, files, imaging, inference
 from ..batch import ImageProgress
-from ..checkpoints import TASKS, weights_label
+from ..checkpoints import TASKS, NoiseKind, weights_label
 from ..errors import UsageError
 from ..text import printable, reason
 from .console import Console
@@ -73,7 +73,7 @@ class EvaluateOptions(NetworkOptions):
         ),
     ] = None
     noise: Annotated[
-        Literal["real", "gaussian"] | None,
+        NoiseKind | None,
         typer.Option(
             help="Noise that the official weights are for. Default: real (camera) with "
             "--degraded, else gaussian."

@@ -15,6 +15,7 @@ import typer
 from .. import batch, files, reports, server
 from ..batch import Failed
 from ..errors import UsageError
+from ..imaging import MAX_PIXELS
 from ..text import format_bytes, printable
 from .console import Console
 from .options import SERVER, Crops, MaxPixels, NetworkOptions, Option, Quiet, RestoreOptions
@@ -36,7 +37,7 @@ def compare(
         ),
     ],
     crop: Crops = None,
-    max_pixels: MaxPixels = 300_000_000,
+    max_pixels: MaxPixels = MAX_PIXELS,
     quiet: Quiet = False,
 ) -> None:
     """Compare images side by side, with enlarged parts and their differences.
@@ -68,7 +69,7 @@ def report(
             help="File of the page. Default: FOLDER-report.html beside the folder.",
         ),
     ] = None,
-    max_pixels: MaxPixels = 300_000_000,
+    max_pixels: MaxPixels = MAX_PIXELS,
     quiet: Quiet = False,
 ) -> None:
     """Make a page of the restored images in a folder, before and after, and their settings.

@@ -46,6 +46,7 @@ from .io import read_size as read_size
 from .io import requested_format as requested_format
 from .io import write_encoded as write_encoded
 from .io import write_image as write_image
+from .limits import MAX_PIXELS as MAX_PIXELS
 from .network_view import NetworkView as NetworkView
 from .network_view import add_margin as add_margin
 from .network_view import prepare as prepare

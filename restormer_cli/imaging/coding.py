@@ -23,6 +23,7 @@ from .codecs.unsupported import check_kind, is_unsupported
 from .formats import fit
 from .image import Array, Image, ImageSequence
 from .integrity.fault import CUT
+from .limits import MAX_PIXELS
 from .metadata import read_orientation
 from .scale import find_scale
 
@@ -70,7 +71,7 @@ class Encoded(NamedTuple):
 def decode(
     data: bytes,
     *,
-    max_pixels: int = 300_000_000,
+    max_pixels: int = MAX_PIXELS,
     name: str = "<bytes>",
     allow_damaged: bool = False,
     kind: str | None = None,

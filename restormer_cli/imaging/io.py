@@ -16,6 +16,7 @@ from ..text import format_bytes, reason
 from .codecs import headers
 from .coding import check_start, decode, encode, named_errors
 from .formats import FORMATS, replacement
+from .limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +31,7 @@ _MAX_OTHER_BYTES = 2**26  # metadata, thumbnails and the like
 def read_image(
     source: Path | BinaryIO | bytes,
     *,
-    max_pixels: int = 300_000_000,
+    max_pixels: int = MAX_PIXELS,
     name: str = "<bytes>",
     allow_damaged: bool = False,
 ) -> Image:
@@ -139,7 +140,7 @@ def make_folder(path: Path) -> None:
 
 
 def read_bytes(
-    source: Path | BinaryIO, *, max_pixels: int = 300_000_000, name: str | None = None
+    source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> tuple[str, bytes]:
     """Return the name and the content of a file or stream.
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .functions import NORM_EPSILON
 from .restormer import LayerNorm, Restormer, TransformerBlock
 
 
@@ -67,7 +68,7 @@ def _feed_forward(x: Tensor, block: TransformerBlock) -> Tensor:  # equation 2
 
 def _normalise(x: Tensor, norm: LayerNorm) -> Tensor:
     y = rearrange(x, "b c h w -> b (h w) c")
-    deviation = (y.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    deviation = (y.var(-1, keepdim=True, unbiased=False) + NORM_EPSILON).sqrt()
     if norm.centred:
         y = y - y.mean(-1, keepdim=True)
     y = y / deviation * norm.body["weight"]

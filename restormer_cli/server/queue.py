@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from .. import reports
 from ..batch import Cancelled, ImageStages, Job, QueuedImage, failure_event, first_noise
-from ..checkpoints import AUTO_SIGMA, TASKS, resolve_checkpoint
+from ..checkpoints import AUTO_SIGMA, LEVELS, TASKS, resolve_checkpoint
 from ..errors import ImageError, UsageError
 from ..files import RESTORED_MARK, exists
 from ..imaging import FORMATS, decode, sigma_for, write_encoded
@@ -98,7 +98,8 @@ class Order(NamedTuple):
         if restorer.weights in ("auto", "official"):
             with suppress(ImageError):  # reported when the image is restored
                 noise = first_noise(self.files["image"].data, self.batch, self.name)
-        return self._replace(restorer=replace(restorer, sigma=sigma_for(noise)), noise=noise)
+        sigma = sigma_for(noise, LEVELS)
+        return self._replace(restorer=replace(restorer, sigma=sigma), noise=noise)
 
     def _path(self, part: str) -> Path | None:
         """Return the name of a file, for messages."""

@@ -23,6 +23,7 @@ from ..batch import (
 )
 from ..errors import DeviceError, ImageError, RestormerError
 from ..files import remove_leftovers
+from ..imaging import MAX_PIXELS
 from .worker import Message, Note, Ready, WorkerExited
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class WorkerPool:
     launcher: Launcher
     task: str
     reporter: Reporter
-    max_pixels: int = 300_000_000
+    max_pixels: int = MAX_PIXELS
     _members: list[_Member] = field(default_factory=list)
     _inbox: SimpleQueue[tuple[_Member, Message]] = field(default_factory=SimpleQueue)
     _notes: set[str] = field(default_factory=set)

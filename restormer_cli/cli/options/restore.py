@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ...checkpoints import GaussianSigma, NoiseKind
+from ...imaging import MAX_PIXELS
 from .declare import BATCH, FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
 from .shared import Crops, MaxPixels, NetworkOptions
 
@@ -56,7 +58,7 @@ class RestoreOptions(NetworkOptions):
             metavar="N",
         ),
     ] = 95
-    max_pixels: MaxPixels = 300_000_000
+    max_pixels: MaxPixels = MAX_PIXELS
     allow_damaged: Annotated[
         bool,
         Option(
@@ -184,7 +186,7 @@ class DenoiseOptions(RestoreOptions):
     """Options of `denoise`."""
 
     noise: Annotated[
-        Literal["real", "gaussian"] | None,
+        NoiseKind | None,
         Option(
             RESTORATION,
             "Noise that the official weights are for: real (camera) or gaussian. Default: "
@@ -192,7 +194,7 @@ class DenoiseOptions(RestoreOptions):
         ),
     ] = None
     sigma: Annotated[
-        Literal["auto", "blind", "15", "25", "50"] | None,
+        Literal["auto", GaussianSigma] | None,
         Option(
             RESTORATION,
             "Level of Gaussian noise (0..255) that the official weights are for. auto: "

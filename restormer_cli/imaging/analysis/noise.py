@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..image import Array
 
 PATCH = 7  # side of a patch, as in the paper
@@ -78,8 +80,8 @@ def estimate_noise(pixels: Array) -> Noise | None:
     return Noise(round(255 * sigma, 2), round(255 * coarse, 2))
 
 
-def sigma_for(noise: Noise | None, levels: tuple[str, ...] = ("15", "25", "50")) -> str:
-    """Return the nearest level, or "blind" if none is near or the noise is not white."""
+def sigma_for(noise: Noise | None, levels: Sequence[str]) -> str:
+    """Return the nearest of the levels, or "blind" if none is near or the noise is not white."""
     if noise is None or not noise.white:
         return "blind"
     near = (level for level in levels if abs(noise.sigma / float(level) - 1) <= _TOLERANCE)
