@@ -98,6 +98,8 @@ def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
+    if isinstance(path, UrlPath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in read_chunks(file):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import os
 import re
 import sys
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path, PosixPath, WindowsPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UsageError
 
@@ -146,11 +147,9 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
         with self._file_system() as (fs, name):
             fs.makedirs(name, exist_ok=True)
 
-    def open(self, *_: Any, **__: Any) -> IO[bytes]:
-        """Open the file for reading bytes, whatever the mode."""
-        with self._file_system() as (fs, name):
-            file: IO[bytes] = fs.open(name, "rb")
-            return file
+    def open(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise OSError: errors of an open file would not be converted. Use `read_bytes`."""
+        raise io.UnsupportedOperation(f"{self} can only be read or written as a whole")
 
     def read_bytes(self) -> bytes:
         """Return the content."""

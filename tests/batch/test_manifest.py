@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from restormer_cli.batch import manifest
-from restormer_cli.imaging import Image
+from restormer_cli.imaging import Image, Noise
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, tree
 
@@ -52,6 +52,18 @@ def repeat(restormer: Callable[..., Outcome]) -> Callable[..., dict[str, str | N
 Reasons = dict[str, str | None]
 SKIPPED: Reasons = {"a.png": manifest.UNCHANGED, "b.png": manifest.UNCHANGED}
 RESTORED: Reasons = {"a.png": None, "b.png": None}
+
+
+def test_an_entry_gives_the_event_of_its_restoration(restormer: Callable[..., Outcome]) -> None:
+    """It has the values and types of the event, also its noise and the scale of its samples."""
+    picture("a.tif", (64, 64, 3), "float32")
+    outcome = restormer("denoise", "a.tif", "-o", "out/", "--json", "--skip-existing")
+    (event,) = (event for event in outcome.events if event["event"] == "restored")
+    (output,) = manifest.recorded_outputs(Path("out"), manifest.Manifests())
+    restored = output.event()
+    assert json.loads(json.dumps(restored.as_dict())) == event
+    assert restored.noise == Noise(**event["noise"])
+    assert restored.scale == tuple(event["scale"])
 
 
 def test_unchanged_images_are_skipped(repeat: Callable[..., Reasons]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from restormer_cli.batch import manifest
 from restormer_cli.batch.jobs import plan_jobs
@@ -267,6 +269,40 @@ def test_a_failed_upload_keeps_the_manifest(
         assert restormer(*line).status == 1
     assert "-> memory://kept/out/a.png" in restormer(*line).stderr
     assert "skipped" in restormer(*line).stderr
+
+
+def test_an_output_that_cannot_be_compared_is_not_replaced(
+    store: MemoryFileSystem, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the connection breaks while the output is read, the image is skipped."""
+    client = SimpleNamespace(ClientError=type("ClientError", (Exception,), {}))
+    monkeypatch.setitem(sys.modules, "aiohttp", client)
+
+    def broken(*_: object) -> bytes:
+        raise client.ClientError("the line is down")
+
+    def cat_file(_: MemoryFileSystem, path: str) -> bytes:
+        return broken() if path == output else bytes(store.store[path].getbuffer())
+
+    picture("a.png")
+    line = ("derain", "a.png", "-o", "memory://kept/", "--skip-existing")
+    assert restormer(*line).status == 0
+    output = "/kept/a.png"
+    store.store[output].modified += timedelta(1)  # so that the content is compared
+    content = store.store[output].getvalue()
+    monkeypatch.setattr(MemoryFile, "read", broken)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    outcome = restormer(*line)
+    assert outcome.status == 0
+    assert "a.png: skipped, " in outcome.stderr
+    assert store.store[output].getvalue() == content
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "a+b"])
+def test_a_url_is_not_opened(mode: str) -> None:
+    """A URL is read or written as a whole: whoever opens one for writing does not read it."""
+    with pytest.raises(OSError, match="can only be read or written as a whole"):
+        paths.UrlPath("memory://shop/a.png").open(mode)
 
 
 def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:

@@ -58,7 +58,7 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def from_entry(cls, recorded: dict[str, Any]) -> FileFingerprint:
-        """Return the fingerprint in an entry's "input", "output" or "right"."""
+        """Return the fingerprint in an entry's "input", "output", "right" or "mask"."""
         size, mtime, digest = (recorded[name] for name in ("size", "mtime_ns", "sha256"))
         return cls(size, mtime, digest, recorded.get("ctime_ns"))
 

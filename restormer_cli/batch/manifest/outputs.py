@@ -17,7 +17,7 @@ from ...files import (
     is_folder,
     natural_key,
 )
-from ...imaging import read_image
+from ...imaging import Noise, read_image
 from ..events import Restored, Weights
 from .entries import NAME, Entry, Manifests
 from .fingerprints import FileFingerprint
@@ -119,7 +119,11 @@ class RecordedOutput:
         try:
             known = [f.name for f in fields(Restored) if f.name in self.entry]
             values = {name: self.entry[name] for name in known} | names
-            return Restored(**values | {"weights": Weights(**values["weights"])})
+            noise, scale = values.get("noise"), values.get("scale")
+            values["weights"] = Weights(**values["weights"])
+            values["noise"] = noise and Noise(**noise)
+            values["scale"] = scale and tuple(scale)
+            return Restored(**values)
         except (KeyError, TypeError) as error:
             raise ImageError("the manifest does not say how it was made") from error
 

@@ -86,7 +86,7 @@ def check_kind(data: bytes, name: str) -> None:
 
 
 def check_jpeg(segments: list[tuple[bytes, bytes]]) -> None:
-    """Check that a JPEG, given its markers and bodies, is of an unsupported process.
+    """Check that a JPEG, given its markers and bodies, is of a supported process.
 
     Raises:
         ImageError: the process, or the number of bits or components, is not supported.
