@@ -239,13 +239,13 @@ def test_a_file_that_was_changed_meanwhile_is_not_replaced(
 ) -> None:
     """What another program wrote during the restoration stays."""
     write([Image(noise(16, 24, 3))], "a.png")
-    restore = Restorer.restore
+    forward = Restorer.forward
 
     def slow(self: Restorer, *arguments: Any, **options: Any) -> Any:
         write([Image(noise(16, 24, 3, seed=1))], "a.png")
-        return restore(self, *arguments, **options)
+        return forward(self, *arguments, **options)
 
-    monkeypatch.setattr(Restorer, "restore", slow)
+    monkeypatch.setattr(Restorer, "forward", slow)
     outcome = restormer("denoise", "a.png", "--in-place")
     assert outcome.status == 1
     assert "it was changed during its restoration" in outcome.stderr

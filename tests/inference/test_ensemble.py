@@ -105,9 +105,9 @@ def test_two_views_are_averaged_over_four(folder: Path, tiny: Callable[..., Path
             dual_pixel=True,
             ensemble=averaged,
         )
-        result = restorer.forward(left / np.float32(255), right, notify=print)[0]
-        mirrored = restorer.forward(right[:, ::-1] / np.float32(255), left[:, ::-1], notify=print)
-        assert np.allclose(mirrored[0][:, ::-1], result, atol=1e-5) == averaged
+        result = restorer.forward(left / np.float32(255), right).pixels
+        mirrored = restorer.forward(right[:, ::-1] / np.float32(255), left[:, ::-1]).pixels
+        assert np.allclose(mirrored[:, ::-1], result, atol=1e-5) == averaged
         assert restorer.plan(16, 24).orientations == (4 if averaged else 1)
 
 

@@ -222,16 +222,16 @@ def test_an_interrupted_run_writes_its_report(
     """The report shows the images that were restored before the interruption."""
     picture("f/a.png")
     picture("f/b.png")
-    restore = restorer.Restorer.restore
+    forward = restorer.Restorer.forward
     calls = []
 
     def once(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return restore(*arguments, **options)
+        return forward(*arguments, **options)
 
-    monkeypatch.setattr(restorer.Restorer, "restore", once)
+    monkeypatch.setattr(restorer.Restorer, "forward", once)
     assert restormer("denoise", "f", "--report", "report.html").status == 130
     page = page_data("report.html")
     assert page["about"].startswith("interrupted ")
