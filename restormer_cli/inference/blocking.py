@@ -8,8 +8,9 @@ keeps the last rows of a strip as the upper halo of the next one.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -353,15 +354,48 @@ def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
     if device.type != "cpu" or threads == 1:
         yield in_this_thread
         return
-    pool = _start_threads(threads)
+    pool = _start_threads(threads - 1)
     # PyTorch's own threads would busy-wait on the cores of the pool.
     torch.set_num_threads(1)
     try:
-        yield in_this_thread if pool is None else lambda f, items: list(pool.map(f, items))
+        yield in_this_thread if pool is None else partial(_map_in_threads, pool, threads)
     finally:
         torch.set_num_threads(threads)
         if pool is not None:
             pool.shutdown()
+
+
+def _map_in_threads(
+    pool: ThreadPoolExecutor, threads: int, function: Callable[[Any], Any], items: Sequence[Any]
+) -> list[Any]:
+    """Call a function with each item, in this thread and in those of a pool.
+
+    A thread that has finished an item takes the next one, which costs less than a future for each.
+    After an exception, no more are taken.
+    """
+    results: list[Any] = [None] * len(items)
+    left = deque(enumerate(items))
+
+    def work() -> None:
+        while True:
+            try:
+                number, item = left.popleft()
+            except IndexError:
+                return
+            try:
+                results[number] = function(item)
+            except BaseException:
+                left.clear()
+                raise
+
+    others = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
+    try:
+        work()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+    return results
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor | None:

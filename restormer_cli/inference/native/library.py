@@ -232,29 +232,31 @@ class FusedBlock(FusedPasses):
                 order in memory; the library would access any memory.
         """
         inside = region.expanded(halo).within(Region(0, size[0], 0, size[1]))
-        views = part.crop(inside)
-        channels = [view.shape[3] for view in views]
+        channels = [group.shape[3] for group in part.groups]
         covered = inside.within(part.region) == inside and sum(channels) == self._channels
         same_size = len({group.shape[:3] for group in part.groups}) == 1
-        readable = _aligned(views) and all(
-            view.dtype == self._dtype and view.stride()[2:] == (view.shape[3], 1) for view in views
+        readable = _aligned(part.groups) and all(
+            group.dtype == self._dtype and group.stride()[2:] == (group.shape[3], 1)
+            for group in part.groups
         )
         if not (covered and same_size and readable):
             raise ValueError(
-                f"channels {channels} of {views[0].dtype} in {part.region} do not contain "
+                f"channels {channels} of {part.groups[0].dtype} in {part.region} do not contain "
                 f"{self._channels} of {self._dtype} in {inside}"
             )
+        top, _, left, _ = inside.relative_to(part.top, part.left)
         first_channels = [0, *accumulate(channels[:-1])]
 
         def groups(image: int) -> Array[Group]:
-            return Groups(
-                *(
-                    Group(view[image].data_ptr(), first_channel, view.shape[3], view.stride(1))
-                    for first_channel, view in zip(first_channels, views, strict=True)
-                )
-            )
+            result = Groups()
+            for i, (first, group) in enumerate(zip(first_channels, part.groups, strict=True)):
+                first_pixel = (image, top, left)
+                offset = sum(n * step for n, step in zip(first_pixel, group.stride(), strict=False))
+                pixels = group.data_ptr() + offset * group.itemsize
+                result[i] = Group(pixels, first, group.shape[3], group.stride(1))
+            return result
 
-        return [groups(image) for image in range(len(views[0]))]
+        return [groups(image) for image in range(len(part.groups[0]))]
 
     def _run(self, function: Callable[..., int], job: Job) -> None:
         # PyTorch's allocator reports a lack of memory as everywhere else.
