@@ -118,6 +118,29 @@ def test_a_second_run_skips_unchanged_images(
     }
 
 
+def test_without_modification_times_contents_are_compared(
+    store: MemoryFileSystem, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed input of the same size is restored again, and an edited output is not replaced."""
+
+    def unknown(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(MemoryFileSystem, "modified", unknown)
+    for seed, name in enumerate(("a.bmp", "b.bmp", "c.bmp")):
+        picture(name, seed=seed)
+        store.pipe_file(f"/shop/in/{name}", Path(name).read_bytes())
+    again = (*COMMAND, "--skip-existing")
+    restormer(*again)
+    store.pipe_file("/shop/in/a.bmp", Path("c.bmp").read_bytes())
+    store.pipe_file("/shop/out/b.bmp", Path("c.bmp").read_bytes())
+    assert results(restormer(*again)) == {
+        "a.bmp": "restored",
+        "b.bmp": manifest.EDITED,
+        "c.bmp": manifest.UNCHANGED,
+    }
+
+
 def test_files_are_restored_from_and_to_a_store(
     shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
 ) -> None:

@@ -65,11 +65,12 @@ class FileFingerprint(NamedTuple):
     def fits(self, path: Path) -> bool:
         """Return whether the file is unchanged. Read it only if one of its times differs.
 
-        A copy that preserves the modification time has another change time.
+        A copy that preserves the modification time has another change time. Without a modification
+        time, as in some remote file systems, only the content decides.
         """
         try:
             stat = path.stat()
-            same_times = stat.st_mtime_ns == self.mtime_ns and (
+            same_times = None is not stat.st_mtime_ns == self.mtime_ns and (
                 None in (self.ctime_ns, change_time(stat)) or change_time(stat) == self.ctime_ns
             )
             return stat.st_size == self.size and (same_times or _digest(path, stat) == self.sha256)
