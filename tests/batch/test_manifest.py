@@ -280,9 +280,11 @@ def test_a_manifest_that_cannot_be_written_is_a_note(restormer: Callable[..., Ou
 
 
 def test_a_single_file_leaves_no_manifest(restormer: Callable[..., Outcome]) -> None:
-    """An output folder has one even for a single image."""
+    """An output folder has one even for a single image. `-` is stdout, not a folder."""
     picture("a.png")
+    Path("-").mkdir()
     restormer("derain", "a.png")
+    restormer("derain", "a.png", "-o", "-")
     restormer("derain", "a.png", "-o", "b.png")
     assert not list(Path().rglob(manifest.NAME))
     restormer("derain", "a.png", "-o", "out/")
@@ -324,6 +326,16 @@ def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) ->
         ("f/b.jpg", None),
     ]
     assert Path("f/a.jpg").read_bytes() == done
+
+
+def test_a_single_image_in_place_is_restored_once(restormer: Callable[..., Outcome]) -> None:
+    """It is recorded in the first run, so that a later run with --skip-existing skips it."""
+    picture("a.jpg")
+    assert restormer("derain", "a.jpg", "--in-place").status == 0
+    done = Path("a.jpg").read_bytes()
+    outcome = restormer("derain", "a.jpg", "--in-place", "--skip-existing")
+    assert f"a.jpg: skipped, {manifest.REPLACED}" in outcome.stderr
+    assert Path("a.jpg").read_bytes() == done
 
 
 def test_several_tasks_in_place_follow_each_other(restormer: Callable[..., Outcome]) -> None:

@@ -355,12 +355,13 @@ def _total(planned: Sequence[Planned]) -> str:
 
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
-    """Return whether outputs are recorded: not for a single input with a file as output."""
+    """Return whether outputs are recorded: not for a single input with another file as output."""
     several = len(inputs.found) > 1 or any(i.folder for i in inputs.found)
-    if options.skip_existing or options.watch or several:
+    if options.skip_existing or options.watch or options.in_place or several:
         return True
-    output = options.output or ""
-    return output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output or "-"))
+    output = options.output or "-"
+    into_folder = output.endswith(("/", os.sep)) or files.is_folder(files.as_path(output))
+    return into_folder and output != "-"  # stdout, even if there is a folder of this name
 
 
 def right_view(options: RestoreOptions) -> str | None:
