@@ -109,6 +109,7 @@ def write_encoded(
 
     Raises:
         ImageError: the target cannot be written; then it is unchanged.
+        BrokenPipeError: the reader of the stream has finished.
     """
     try:
         if isinstance(target, Path):
@@ -116,9 +117,10 @@ def write_encoded(
         else:
             target.write(data)
             target.flush()
-    except BrokenPipeError:  # the reader has finished, which is not an error of the image
-        raise
     except OSError as error:
+        # The reader of a stream has finished, which is not an error of the image.
+        if isinstance(error, BrokenPipeError) and not isinstance(target, Path):
+            raise
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write ({reason(error)})",
             "Check that the folder exists, is writable, and has free space.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -260,6 +262,26 @@ def test_a_store_that_refuses_a_folder_is_reported_with_its_own_message(
     outcome = restormer("derain", "a.png", "-o", "slow://shop/out/a.png")
     assert outcome.status == 1
     assert "slow://shop/out: cannot be created (the bucket is locked)" in outcome.stderr
+
+
+def test_a_server_that_closes_a_connection_fails_one_image(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the output, and the next image is written."""
+    upload = MemoryFileSystem.pipe_file
+
+    def hang_up(fs: MemoryFileSystem, path: str, data: bytes) -> None:
+        if path.endswith("a.png"):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        upload(fs, path, data)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", hang_up)
+    for name in ("in/a.png", "in/b.png"):
+        picture(name)
+    outcome = restormer("derain", "in", "-o", "memory://shop/out/")
+    assert outcome.status == 1
+    assert "error: in/a.png: memory://shop/out/a.png: cannot write (Broken pipe)" in outcome.stderr
+    assert "in/b.png -> memory://shop/out/b.png" in outcome.stderr
 
 
 def test_paths_derived_from_a_url_are_urls() -> None:
