@@ -27,7 +27,7 @@ from ..imaging import (
     write_encoded,
 )
 from ..memory import MemoryGuard
-from .events import Event, Failed, ImageProgress, Restored, Started, Weights
+from .events import Event, ImageProgress, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
 from .masks import MaskReader, mask_remarks
@@ -44,6 +44,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
+from .results import WrittenImage, failure_event, send_to_stdout
 
 if TYPE_CHECKING:
     import os
@@ -81,13 +82,6 @@ class QueuedImage(NamedTuple):
     data: bytes | ImageError | None  # the file's content, if it comes from a stream
     right: bytes | ImageError | None = None  # that of the right view
     mask: bytes | ImageError | None = None  # that of the mask
-
-
-class WrittenImage(NamedTuple):
-    """A finished image."""
-
-    event: Restored
-    data: bytes | None  # the file's content if it goes to stdout
 
 
 def run_batch(
@@ -174,18 +168,6 @@ def queue_images(
             if mask is not None:
                 masks[job.mask] = mask
         yield QueuedImage(number, job, data, right, mask)
-
-
-def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored:
-    """Write the image to stdout if it has no file, and return its event."""
-    if written.data is not None:
-        write_encoded(written.data, stdout)
-    return written.event
-
-
-def failure_event(job: Job, task: str, error: ImageError) -> Failed:
-    """Return the event for an error of one image, without repeating the image's name."""
-    return Failed(*job.names, task, error.message.removeprefix(f"{job.names[0]}: "), error.hint)
 
 
 def load_file(
@@ -423,14 +405,19 @@ class ImageStages:
         event = self._restored_event(current)
         if target is not None:
             self._write_file(target, data, current, event)
+        error = self._observe(event, first)
+        return WrittenImage(event, data if target is None else None, error)
+
+    def _observe(self, event: Restored, page: Page) -> ImageError | None:
+        """Call the observer with the first page, and return its error."""
         if self.observer is not None:
             try:
                 with MemoryGuard("for its report"), self.observer_lock:
-                    before = replace(first.image, pixels=first.original).on_unit_scale()
-                    self.observer(event, before, first.image.on_unit_scale())
+                    before = replace(page.image, pixels=page.original).on_unit_scale()
+                    self.observer(event, before, page.image.on_unit_scale())
             except ImageError as error:
-                raise ImageError(f"restored, but {error}", error.hint) from error
-        return WrittenImage(event, data if target is None else None)
+                return ImageError(f"restored, but {error}", error.hint)
+        return None
 
     def _restored_event(self, current: _CurrentImage) -> Restored:
         from ..inference import peak_memory

@@ -276,7 +276,7 @@ class RestoringQueue:
         restorer = self._restorer(order.restorer)
         stages = ImageStages(restorer, order.batch, place.show_progress, None, place.stop)
         current = stages.read(order.queued)
-        event, data = stages.write(stages.compute(current))
+        event, data, _ = stages.write(stages.compute(current))
         assert data is not None  # noqa: S101 - the job has no target
         name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.input.kind].suffixes[0]}"
         if self._config.keep is not None:

@@ -29,6 +29,18 @@ def test_stdin_to_stdout(restormer: Callable[..., Outcome]) -> None:
 
 
 @pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_sheet_that_fails_costs_no_result(device: str, restormer: Callable[..., Outcome]) -> None:
+    """An image that goes to stdout is written before the error of its sheet is reported."""
+    before = picture("in.png")
+    options = ("-o", "-", "--compare", "sheet.png", "--crop", "0,0,999,999", "--device", device)
+    outcome = restormer("derain", "-", *options, stdin=Path("in.png").read_bytes())
+    assert outcome.status == 1
+    assert np.array_equal(image_io.read_image(outcome.stdout).pixels, before)
+    assert "error: -: restored, but -: 34 x 21 pixels do not contain" in outcome.stderr
+
+
+@pytest.mark.usefixtures("weights")
 def test_a_file_to_stdout_and_stdin_to_a_file(restormer: Callable[..., Outcome]) -> None:
     """A file can be written to stdout, and stdin to a file."""
     before = picture("in.png")
