@@ -26,11 +26,11 @@ from .manifest import skip_reason as skip_reason
 from .masks import assign_masks as assign_masks
 from .pages import first_noise as first_noise
 from .pipeline import stage_executor as stage_executor
+from .results import Cancelled as Cancelled
 from .results import WrittenImage as WrittenImage
 from .results import failure_event as failure_event
 from .results import send_to_stdout as send_to_stdout
 from .schema import event_schema as event_schema
-from .stages import Cancelled as Cancelled
 from .stages import ImageStages as ImageStages
 from .stages import Observer as Observer
 from .stages import QueuedImage as QueuedImage

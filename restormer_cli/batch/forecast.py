@@ -81,7 +81,7 @@ def preview_batch(
         event: Event
         try:
             event = _preview(job, task, restorer, streams, config, masks)
-        except ImageError as error:
+        except Exception as error:  # noqa: BLE001 - a defect is shown, and costs one image
             event = failure_event(job, task, error)
         yield event
 

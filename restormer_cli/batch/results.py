@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from ..errors import ImageError
+from ..errors import ImageError, RestormerError
 from ..imaging import write_encoded
+from ..text import first_line, printable
 from .events import Failed, Restored
 
 if TYPE_CHECKING:
     from .jobs import Job
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The run was interrupted before the image was written."""
 
 
 class WrittenImage(NamedTuple):
@@ -33,8 +41,19 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored | Failed
     return event
 
 
-def failure_event(job: Job, task: str, error: ImageError) -> Failed:
-    """Return the event for an error of one image."""
+def failure_event(job: Job, task: str, error: Exception) -> Failed:
+    """Return the event for an error of one image; raise an error that ends the run.
+
+    An unexpected error is a defect of the program, which may show with this image only. Its
+    traceback is printed, and the run continues.
+    """
+    if not isinstance(error, ImageError):
+        if isinstance(error, (RestormerError, Cancelled, CancelledError)):
+            raise error
+        lines = traceback.format_exception(error)
+        sys.stderr.write(printable("".join(lines), lines=True))  # at once: threads write, too
+        cause = f"this is a defect of restormer ({type(error).__name__}: {first_line(error)})"
+        error = ImageError(cause, "Please report it with the traceback.")
     return _failed(*job.names, task, error)
 
 

@@ -44,7 +44,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
-from .results import WrittenImage, failure_event, send_to_stdout
+from .results import Cancelled, WrittenImage, failure_event, send_to_stdout
 
 if TYPE_CHECKING:
     import os
@@ -68,10 +68,6 @@ class StandardStreams:
 
     stdin: BinaryIO
     stdout: BinaryIO
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The run was interrupted before the image was written."""
 
 
 class QueuedImage(NamedTuple):
@@ -122,11 +118,13 @@ def run_batch(
         for (_, job, *_), future in results:
             started = future
             event: Event
+            yield Started(*job.names, task)
             try:
-                yield Started(*job.names, task)
-                event = send_to_stdout(future.result(), streams.stdout)
-            except ImageError as error:
+                written = future.result()
+            except Exception as error:  # noqa: BLE001 - a defect is shown, and costs one image
                 event = failure_event(job, task, error)
+            else:
+                event = send_to_stdout(written, streams.stdout)
             started = None
             yield event
     except KeyboardInterrupt:

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from restormer_cli.batch import pages
 from restormer_cli.files import atomic
 from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
@@ -139,6 +140,31 @@ def test_damaged_files_fail_alone(restormer: Callable[..., Outcome]) -> None:
             assert np.array_equal(before, after)
     summary = outcome.events[-1]
     assert summary["restored"] + summary["failed"] == GOOD + DAMAGED
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_defect_fails_one_image(
+    options: tuple[str, ...], restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unexpected error names the file and shows its traceback; the other images are restored."""
+    decode = pages.decode
+
+    def defective(*arguments: Any, **settings: Any) -> Any:
+        if settings["name"] == str(Path("f/b.png")):
+            raise ZeroDivisionError("by a test")
+        return decode(*arguments, **settings)
+
+    monkeypatch.setattr(pages, "decode", defective)
+    for name in "abc":
+        picture(f"f/{name}.png")
+    outcome = restormer("derain", "f", "-o", "out", "--json", *options)
+    assert outcome.status == 1
+    ends = [event for event in outcome.events if event["event"] not in ("started", "summary")]
+    outcomes = {Path(event["input"]).stem: event["event"] for event in ends}
+    assert outcomes["b"] == "failed"
+    assert {outcomes["a"], outcomes["c"]} == {"planned" if options else "restored"}
+    assert "f/b.png: this is a defect of restormer (ZeroDivisionError: by a test)" in outcome.stderr
+    assert "Traceback" in outcome.stderr
 
 
 def in_a_small_file_system(*arguments: str, options: str) -> tuple[int, str, list[str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
-from ...errors import ImageError, RestormerError, UsageError
+from ...errors import RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions
 
@@ -249,7 +249,7 @@ class Session:
             if job.source is None:  # to be read again
                 self.streams = replace(self.streams, stdin=io.BytesIO(data))
             noise = batch.first_noise(data, self.options.batch_config(), name)
-        except ImageError:  # reported when the image is restored
+        except Exception:  # noqa: BLE001 - reported when the image is restored
             return None
         level = imaging.sigma_for(noise, LEVELS)
         estimate = "noise cannot be estimated" if noise is None else noise.words

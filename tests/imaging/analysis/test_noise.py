@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import gamma
 
+from restormer_cli.batch import pages
 from restormer_cli.checkpoints import LEVELS
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.analysis.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
@@ -187,6 +188,25 @@ def test_each_image_gets_the_weights_for_its_noise(restormer: Callable[..., Outc
     again = restormer(*command, "--skip-existing")
     assert again.events[-1]["skipped"] == 4
     assert restormer(*command, "--dry-run").events[-1]["failed"] == 1
+
+
+@pytest.mark.usefixtures("levels")
+def test_a_defect_of_the_estimate_fails_one_image(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unexpected error is reported when the image is restored, and the others are restored."""
+    estimate = pages.estimate_noise
+    save("f/a.png", noisy(25))
+    save("f/b.png", noisy(15))
+
+    def defective(samples: np.ndarray) -> Any:
+        return 1 / 0 if np.array_equal(samples, pixels("f/a.png")) else estimate(samples)
+
+    monkeypatch.setattr(pages, "estimate_noise", defective)
+    outcome = restormer("denoise", "f", "--sigma", "auto", "--device", "cpu")
+    assert outcome.status == 1
+    assert "f/a.png: this is a defect of restormer (ZeroDivisionError:" in outcome.stderr
+    assert "f/b.png -> f-restored/b.png" in outcome.stderr
 
 
 @pytest.mark.usefixtures("levels")
