@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError
-from ..files import UrlPath, is_folder, is_special, nearest_parent
+from ..files import UrlPath, exists, is_folder, is_special, nearest_parent
 from ..imaging import read_bytes, read_size
 from ..memory import MemoryGuard
 from ..text import counted, format_bytes, format_duration, format_megapixels
@@ -128,28 +128,39 @@ def _preview(
 def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     """Return messages on file systems that certainly lack space, and on those that possibly do.
 
-    An output needs about the space of its input, at least a tenth. Other formats are not counted.
+    An output needs about the space of its input, at least a tenth. A file that it replaces frees
+    its own space when the output is complete. Outputs in other formats are not counted.
     """
-    sizes: dict[Path, int] = defaultdict(int)
+    sizes: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for job in jobs:
         if job.target is not None and not isinstance(job.target, UrlPath):
-            sizes[job.target.parent] += _expected_size(job)
-    needed: dict[int, int] = defaultdict(int)
+            sizes[job.target.parent].append(_expected_sizes(job))
+    outputs: dict[int, list[tuple[int, int]]] = defaultdict(list)
     free: dict[int, tuple[int, Path]] = {}
-    for folder, size in sizes.items():
+    for folder, expected in sizes.items():
         existing = nearest_parent(folder, is_folder)
         device = existing.stat().st_dev
         if device not in free:
             free[device] = shutil.disk_usage(existing).free, folder
-        needed[device] += size
+        outputs[device] += expected
     certain, possible = list[str](), list[str]()
     for device, (available, folder) in free.items():
-        if (size := needed[device]) > available:
-            messages = certain if _MIN_SIZE * size > available else possible
+        if (needed := _needed_space(outputs[device], 1)) > available:
+            least = _needed_space(outputs[device], _MIN_SIZE)
+            messages = certain if least > available else possible
             messages.append(
-                f"{folder}: needs about {format_bytes(size)}, {format_bytes(available)} free"
+                f"{folder}: needs about {format_bytes(needed)}, {format_bytes(available)} free"
             )
     return certain, possible
+
+
+def _needed_space(outputs: list[tuple[int, int]], share: float) -> int:
+    """Return the space for outputs that have a share of their expected sizes.
+
+    At the end, all of them exist. Before, the largest exists beside the file that it replaces.
+    """
+    growth = sum(share * size - replaced for size, replaced in outputs)
+    return int(max(growth, *(share * size for size, _ in outputs)))
 
 
 def _read_sizes(jobs: Sequence[Job]) -> list[Size]:
@@ -170,11 +181,13 @@ def _read_sizes(jobs: Sequence[Job]) -> list[Size]:
     return sizes
 
 
-def _expected_size(job: Job) -> int:
+def _expected_sizes(job: Job) -> tuple[int, int]:
+    """Return the size of an output and that of the file that it replaces; 0 if unknown."""
     if job.source and job.target and job.source.suffix.lower() == job.target.suffix.lower():
         with suppress(OSError):  # reading reports it
-            return job.source.stat().st_size
-    return 0
+            replaced = job.target.stat().st_size if exists(job.target) else 0
+            return job.source.stat().st_size or 0, replaced
+    return 0, 0
 
 
 def _seconds(sizes: Sequence[Size], restorer: Restorer) -> float:

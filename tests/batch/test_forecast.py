@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +100,28 @@ def test_files_without_a_header_do_not_count(restormer):
     outcome = restormer("denoise", "in")
     assert outcome.status == 1
     assert outcome.stderr.splitlines()[0] == "3 images, about 0.003 MP"
+
+
+@pytest.mark.parametrize("options", [("--in-place",), ("-o", "out")])
+def test_outputs_that_replace_files_need_no_space_for_all(
+    options: tuple[str, ...], restormer, monkeypatch
+):
+    """Only one such output exists beside the file that it replaces; new ones need more space."""
+    command = ("derain", "in", *options)
+    for number in range(9):
+        picture(f"in/{number}.png", (40, 50, 3), seed=number)  # 6 kB of random pixels
+    assert restormer("derain", "in", "-o", "out").status == 0
+
+    def leave(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    leave(7000)
+    assert "free" not in restormer(*command).stderr
+    assert "warning: new: needs about 5" in restormer("derain", "in", "-o", "new").stderr
+    leave(500)
+    outcome = restormer(*command)
+    assert outcome.status == 2
+    assert re.search(r"error: \w+: needs about 6\S* kB, 500 bytes free", outcome.stderr)
 
 
 def test_quiet_runs_and_single_images_say_nothing(restormer):
