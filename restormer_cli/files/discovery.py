@@ -446,6 +446,7 @@ def _outputs_of_others(paths: list[Path]) -> dict[Path, None]:
         path
         for path in paths
         if path.stem.endswith(RESTORED_MARK)
+        and path.stem != RESTORED_MARK  # a hidden file
         and path.with_name(path.stem.removesuffix(RESTORED_MARK)) in originals
     )
 

@@ -104,6 +104,14 @@ def test_named_outputs_are_left_out_together_with_their_inputs() -> None:
     assert inputs.own == [Path("a.restored.png")]
 
 
+@pytest.mark.parametrize("name", [".restored.png", ".restored"])
+def test_a_hidden_file_that_is_named_is_an_input(name: str) -> None:
+    """A name that consists of the mark of outputs is that of no output."""
+    touch("a.png", name)
+    inputs = find_inputs(["a.png", name], readable_suffixes())
+    assert [str(image) for image in inputs.found] == ["a.png", name]
+
+
 def test_a_loop_of_links_ends() -> None:
     """A link to a parent folder is not followed."""
     touch("f/sub/a.png")
