@@ -279,6 +279,26 @@ def test_a_manifest_that_cannot_be_written_is_a_note(restormer: Callable[..., Ou
     assert "warning: out/.restormer.jsonl cannot be read" in outcome.stderr
 
 
+def test_an_entry_that_is_written_in_part_is_a_note(restormer: Callable[..., Outcome]) -> None:
+    """On a disk that becomes full, the system writes the beginning of an entry without an error."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = 50_000
+    picture("f/a.png")
+    MANIFEST.parent.mkdir()
+    MANIFEST.write_bytes(b"\n" * (limit - 100))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        outcome = restormer("derain", "f", "-o", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.status == 0
+    assert MANIFEST.stat().st_size == limit
+    assert "out/.restormer.jsonl cannot be written (No space left on device)" in outcome.stderr
+    outcome = restormer("derain", "f", "-o", "out", "--skip-existing")
+    assert "f/a.png: skipped, its output exists" in outcome.stderr
+
+
 def test_a_single_file_leaves_no_manifest(restormer: Callable[..., Outcome]) -> None:
     """An output folder has one even for a single image. `-` is stdout, not a folder."""
     picture("a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import defaultdict
@@ -49,11 +50,7 @@ def append_entry(
     in_place: bool,
     mask: FileFingerprint | None = None,
 ) -> list[str]:
-    """Add an entry about an output to the manifest beside it; return a note if this fails.
-
-    Other processes may append at the same time, so there is a single write. The entry starts on a
-    new line even if a killed run has left an incomplete one.
-    """
+    """Add an entry about an output to the manifest beside it; return a note if this fails."""
     entry = {
         **event.as_dict(),
         "input": {"name": event.input, **source._asdict()},
@@ -73,17 +70,30 @@ def append_entry(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
             return []
-        with path.open("a+b", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                text = (b"" if file.read(1) == b"\n" else b"\n") + text
-            file.write(text)
-            os.fsync(file.fileno())
+        _append(path, text)
     except OSError as error:
         return [
             f"{path} cannot be written ({reason(error)}): --skip-existing will not skip this image"
         ]
     return []
+
+
+def _append(path: Path, text: bytes) -> None:
+    """Append a line to a file.
+
+    Other processes may append at the same time, so there is a single write. The line is a new one
+    even if a killed run has left an incomplete one.
+
+    Raises:
+        OSError: the line cannot be written, or only in part.
+    """
+    with path.open("a+b", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            text = (b"" if file.read(1) == b"\n" else b"\n") + text
+        if file.write(text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
 
 
 @dataclass
