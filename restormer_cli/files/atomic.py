@@ -120,8 +120,8 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
         # Mode 0o666 minus the umask, as for any file; `tempfile` would make it private.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags, 0o666)
-        _lock(descriptor)
-        if os.fstat(descriptor).st_nlink:  # else another process removed it before the lock
+        # Another process may have locked it to remove it, or have removed it before the lock.
+        if _lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return path, descriptor
         os.close(descriptor)
 

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -177,6 +177,31 @@ def test_a_dry_run_removes_no_leftovers(restormer: Callable[..., Outcome]) -> No
     stale.touch()
     assert restormer("derain", "f", "-o", "out", "--dry-run").status == 0
     assert stale.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_a_temporary_file_that_is_about_to_be_removed_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that removes leftovers may lock a new file before the one that created it."""
+    import fcntl
+
+    flock, locked = fcntl.flock, list[IO[bytes]]()
+
+    def late(descriptor: int, operation: int) -> None:
+        if not locked:
+            (created,) = Path().iterdir()
+            locked.append(created.open("r+b"))
+            flock(locked[0], operation)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with atomic.open_atomic(Path("state.pt")) as file:
+        Path(locked[0].name).unlink()
+        locked[0].close()
+        file.write(b"whole")
+    assert Path("state.pt").read_bytes() == b"whole"
+    assert names() == ["state.pt"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
