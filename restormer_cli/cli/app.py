@@ -20,7 +20,7 @@ from .console import Console
 from .doctor import doctor
 from .evaluate import evaluate
 from .info import bench, info
-from .options import typer_command
+from .options import Command, typer_command
 from .report import compare, report, serve
 from .restore import deblur, defocus, denoise, derain
 from .train import train
@@ -63,7 +63,7 @@ def register(panel: str, name: str, function: Callable[..., None]) -> None:
     epilog = ["[bold]Examples[/]", *lines] if lines else []
     if panel == RESTORE:
         epilog += ["", VARIABLES]
-    app.command(name, help=text, epilog="\n".join(epilog), rich_help_panel=panel)(
+    app.command(name, cls=Command, help=text, epilog="\n".join(epilog), rich_help_panel=panel)(
         typer_command(function)
     )
 

@@ -13,7 +13,7 @@ from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weigh
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes, printable
 from .console import Console
-from .options import Json, Quiet, Weights, typer_command
+from .options import Command, Json, Quiet, Weights, typer_command
 
 if TYPE_CHECKING:
     from ..checkpoints import CheckpointStatus
@@ -142,10 +142,10 @@ def export(
 
 
 weights = typer.Typer(help="List, download, locate and verify checkpoints.", no_args_is_help=True)
-weights.command("list")(typer_command(list_weights))
-weights.command("pull")(typer_command(pull))
-weights.command("path")(typer_command(path))
-weights.command("verify")(typer_command(verify))
+weights.command("list", cls=Command)(typer_command(list_weights))
+weights.command("pull", cls=Command)(typer_command(pull))
+weights.command("path", cls=Command)(typer_command(path))
+weights.command("verify", cls=Command)(typer_command(verify))
 
 
 def official_checkpoint(name: str) -> Checkpoint:

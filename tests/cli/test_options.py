@@ -64,6 +64,77 @@ def test_contradicting_noise_options_exit_with_2(
     assert restormer("denoise", "a.png", *options).status == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "remedy"),
+    [
+        ("denoise a.png --quality 0", "--quality is '0'", "a whole number from 1 to 100"),
+        ("denoise a.png --quality abc", "--quality is 'abc'", "a whole number from 1 to 100"),
+        ("denoise a.png --strength nan", "--strength is 'nan'", "a number from 0 to 1"),
+        ("denoise a.png --window 5", "--window is '5'", "a whole number of at least 8"),
+        ("denoise a.png --sigma 30", "--sigma is '30'", "one of auto, blind, 15, 25, 50"),
+        ("serve --port 80808", "--port is '80808'", "a whole number from 0 to 65535"),
+        ("bench --size 8 --size x", "--size is '8 x'", "whole numbers of at least 8"),
+        ("info denoise --height 0", "--height is '0'", "a whole number of at least 1"),
+        ("train denoise -o a.safetensors --seed 1.5", "--seed is '1.5'", "a whole number of at"),
+        ("export denoise --precision bf16", "--precision is 'bf16'", "one of fp32, fp16"),
+    ],
+)
+def test_invalid_values_are_reported_with_the_valid_ones(
+    arguments: str, error: str, remedy: str, restormer: Callable[..., Outcome]
+) -> None:
+    """The error names the option and the value, and the hint what to give."""
+    outcome = restormer(*arguments.split())
+    assert outcome.status == 2
+    assert outcome.stderr.startswith(f"error: {error}\nhint: Give {remedy}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("RESTORMER_QUALITY", "abc", "a whole number from 1 to 100"),
+        ("RESTORMER_FORMAT", "bmp", "one of keep, png, jpg, webp, tiff, dng"),
+        ("RESTORMER_SKIP_EXISTING", "abc", "1 or 0"),
+    ],
+)
+def test_an_invalid_variable_is_named(
+    variable: str,
+    value: str,
+    remedy: str,
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the option, which nobody typed, is reported, but the variable and its value."""
+    monkeypatch.setenv(variable, value)
+    outcome = restormer("denoise", "a.png")
+    assert outcome.status == 2
+    assert outcome.stderr == f"error: {variable} is {value!r}\nhint: Give {remedy}.\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "typed"),
+    [
+        ("RESTORMER_TILE", "big", ()),
+        ("RESTORMER_IN_PLACE", "1", ("-o", "-")),
+    ],
+)
+def test_wrong_usage_by_a_variable_names_it(
+    variable: str,
+    value: str,
+    typed: tuple[str, ...],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error that mentions an option says which variable sets it, unless it was typed."""
+    monkeypatch.setenv(variable, value)
+    option = "--" + variable.removeprefix("RESTORMER_").lower().replace("_", "-")
+    picture("a.png")
+    outcome = restormer("denoise", "a.png", *typed)
+    assert outcome.status == 2
+    assert outcome.stderr.endswith(f" {variable} sets {option}.\n")
+    again = (option, value) if option == "--tile" else (option,)
+    assert variable not in restormer("denoise", "a.png", *typed, *again).stderr
+
+
 def test_every_option_has_a_variable() -> None:
     """Every option of a restoring command has an environment variable RESTORMER_<OPTION>."""
     group = typer.main.get_command(app.app)

@@ -2,15 +2,18 @@
 
 Read `declare` first: an option is declared once, as the annotation of a field or parameter, and
 Typer's declaration is made from it. `shared` has the options of several commands, and `restore`
-those of the restoring ones. None of them is lazy: they import only Typer.
+those of the restoring ones. `values` reports invalid values. None of them is lazy: they import
+only Typer.
 """
 
 from .declare import SERVER, Contradictions, Option, check_options, typer_command
 from .restore import DefocusOptions, DenoiseOptions, RestoreOptions
 from .shared import Crops, Device, Json, MaxPixels, NetworkOptions, Precision, Quiet, Weights
+from .values import Command
 
 __all__ = [
     "SERVER",
+    "Command",
     "Contradictions",
     "Crops",
     "DefocusOptions",

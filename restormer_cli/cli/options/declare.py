@@ -10,6 +10,7 @@ import typer
 from ...errors import UsageError
 from ...text import reason
 from ..console import Console
+from .values import named_variables
 
 FILES = "Input and output"
 RESTORATION = "Restoration"
@@ -73,10 +74,11 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
         switches = {"json", "quiet", "verbose"} & values.keys()
         console.configure(**{name: values[name] for name in switches})
         _check_working_folder()
-        if kind:
-            function(console, kind(**values))
-        else:
-            function(console, **values)
+        with named_variables(context):
+            if kind:
+                function(console, kind(**values))
+            else:
+                function(console, **values)
 
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
