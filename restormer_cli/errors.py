@@ -20,6 +20,10 @@ class RestormerError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Return the message, and the hint on a second line: what a traceback shows."""
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
 
 class ImageError(RestormerError):
     """One image could not be read, restored or written; a batch continues with the next."""

@@ -414,7 +414,7 @@ class ImageStages:
                     before = replace(page.image, pixels=page.original).on_unit_scale()
                     self.observer(event, before, page.image.on_unit_scale())
             except ImageError as error:
-                return ImageError(f"restored, but {error}", error.hint)
+                return ImageError(f"restored, but {error.message}", error.hint)
         return None
 
     def _restored_event(self, current: _CurrentImage) -> Restored:

@@ -172,11 +172,11 @@ class CheckpointQuery:
             )
         if self.dual_pixel:
             return CHECKPOINTS["dual_pixel_defocus_deblurring"]
-        if noise not in (None, *NOISES):
-            raise UsageError(f"--noise: unknown {noise!r}", f"Choose one of {', '.join(NOISES)}.")
-        if sigma not in (None, AUTO_SIGMA, *SIGMAS):
-            choices = ", ".join((AUTO_SIGMA, *SIGMAS))
-            raise UsageError(f"--sigma: unknown {sigma!r}", f"Choose one of {choices}.")
+        choices = {"noise": (noise, NOISES), "sigma": (sigma, (AUTO_SIGMA, *SIGMAS))}
+        for name, (value, known) in choices.items():
+            if value not in (None, *known):
+                listed = ", ".join(map(repr, known))
+                raise UsageError(f"{name} is {value!r}", f"Give one of {listed}, or None.")
         if noise == "real" and gaussian:
             raise UsageError(
                 f"--noise real and {' and '.join(gaussian)} do not go together: the network for "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from operator import index
 from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
@@ -40,7 +41,8 @@ class RestorerConfig(CheckpointQuery):
         sharing: number of restorers that share the device and its memory.
 
     Raises:
-        UsageError: the task, the precision or the tile is invalid, or options do not go together.
+        UsageError: the task, the precision, the tile or the window is invalid, or options do not
+            go together.
     """
 
     _: KW_ONLY
@@ -59,6 +61,7 @@ class RestorerConfig(CheckpointQuery):
                 f"unknown precision {self.precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
             )
         _ = self.checkpoint, self.tiles, native_mode()  # for their UsageErrors
+        window_size(self.window)
 
     @property
     def tiles(self) -> tuple[int, ...]:
@@ -89,3 +92,23 @@ def tile_size(tile: int, overlap: int) -> int:
             "The overlap must be smaller than the tile; 32 is usual.",
         )
     return round_up(tile)
+
+
+def window_size(window: int | None) -> int | None:
+    """Return `window` rounded up to a multiple of 8; None for the whole image.
+
+    Raises:
+        UsageError: `window` is no whole number, or too small.
+    """
+    if window is None:
+        return None
+    try:
+        side = index(window)
+    except TypeError:
+        side = 0
+    if side < MULTIPLE:
+        raise UsageError(
+            f"window is {window!r}",
+            f"Give a whole number of at least {MULTIPLE}, or None for the whole image.",
+        )
+    return round_up(side)

@@ -16,8 +16,9 @@ from ..errors import ImageError
 from ..imaging import psnr
 from ..network import Restormer, round_up
 from . import strips
+from .arrays import check_tensor
 from .blocking import WIDEST, Blocking, joined, smaller_blocks
-from .config import tile_size
+from .config import tile_size, window_size
 from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
 
@@ -59,11 +60,12 @@ def restore(
         B C' H W float32, 0..1, on the device of `x`; C' is the network's number of outputs.
 
     Raises:
-        UsageError: `tile` is too small, or `overlap` does not fit it.
-        ImageError: the result contains NaN or infinite values, even in fp32.
+        UsageError: `tile` or `window` is too small, or `overlap` does not fit the tile.
+        ImageError: `x` is no such tensor, or the result is not finite, even in fp32.
     """
+    check_tensor(x)
     height, width = x.shape[-2:]
-    window = window and round_up(window)
+    window = window_size(window)
     image = padded(x)
 
     requested = precision

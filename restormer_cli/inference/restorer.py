@@ -18,12 +18,10 @@ from ..imaging import Image, add_margin, find_scale, prepare, remove_margin
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble, transfer
+from .arrays import check_array, right_view, split_alpha
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 from .fusion.dispatch import check_requirement, fusion_obstacle
-
-DTYPES = ("uint8", "uint16", "float32")
-"""Types of arrays that can be restored."""
 
 HOST = torch.device("cpu")
 
@@ -170,15 +168,9 @@ class Restorer:
             UsageError: the network takes two views and `right` is missing, or the reverse.
         """
         started = time.perf_counter()
-        channels = _native(np.atleast_3d(image))
-        is_image = image.ndim in (2, 3) and image.size and channels.shape[2] <= 4
-        if not is_image or image.dtype.name not in DTYPES:
-            raise ImageError(
-                f"cannot restore an array of shape {image.shape} and type {image.dtype}",
-                f"Pass H W or H W C (1 to 4 channels) of {', '.join(DTYPES)}.",
-            )
-        alpha = channels[..., 3:] if channels.shape[2] > 2 else channels[..., 1:]
-        colours = channels[..., : channels.shape[2] - alpha.shape[2]]
+        colours, alpha = split_alpha(image)
+        if right is not None:
+            check_array(right, "the right view: ")
         notes: list[str] = []
 
         with self._memory_guard(image):
@@ -297,18 +289,7 @@ class Restorer:
             )
         if right is None:
             return [colours]
-        if right.shape[:2] != colours.shape[:2]:
-            raise ImageError(
-                f"the left view is {colours.shape[1]} x {colours.shape[0]} pixels, "
-                f"the right one {right.shape[1]} x {right.shape[0]}",
-                "The two views of a dual-pixel image must have the same size.",
-            )
-        if right.dtype.name not in DTYPES:
-            raise ImageError(
-                f"the right view is of type {right.dtype}", "Use the type of the left one."
-            )
-        right = _native(np.atleast_3d(right)[..., : colours.shape[2]])
-        return [colours, right.clip(0, 1) if right.dtype == np.float32 else right]
+        return [colours, right_view(right, colours)]
 
     def _input(self, views: list[np.ndarray], device: torch.device) -> Tensor:
         """Return B C H W for the network: one image, or one for each channel if it is grey."""
@@ -481,8 +462,3 @@ class Restorer:
         """Memory in use after the network has run once."""
         _ = self.pixels_per_second  # runs the network
         return devices.held_memory(self.device)
-
-
-def _native(samples: np.ndarray) -> np.ndarray:
-    """Return samples in the byte order of this machine, copied if theirs differs."""
-    return samples.astype(samples.dtype.newbyteorder("="), copy=False)

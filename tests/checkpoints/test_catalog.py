@@ -39,8 +39,9 @@ def test_a_query_selects_the_published_checkpoint(task, options, name):
     [
         ("denoise", {"noise": "real", "sigma": "25"}, "--noise real and --sigma"),
         ("denoise", {"noise": "real", "gray": True}, "--noise real and --gray"),
-        ("denoise", {"noise": "salt"}, "--noise: unknown 'salt'"),
-        ("denoise", {"sigma": "30"}, "--sigma: unknown '30'"),
+        ("denoise", {"noise": "salt"}, "noise is 'salt'"),
+        ("denoise", {"sigma": "30"}, "sigma is '30'"),
+        ("denoise", {"sigma": 25}, "sigma is 25"),
         ("denoise", {"dual_pixel": True}, "two views and denoise"),
         ("derain", {"sigma": "25"}, "--sigma and derain"),
         ("deblur", {"noise": "real"}, "--noise and deblur"),
