@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -168,13 +169,15 @@ _settings_lock = threading.Lock()
 
 @contextmanager
 def _library_checks_off() -> Iterator[None]:
-    """Lift Pillow's pixel limit and silence OpenCV's log, since `decode` makes its own checks.
+    """Lift Pillow's pixel limit and silence the libraries, since `decode` makes its own checks.
 
-    Both settings are global. The first thread to enter saves the original values, and the last to
-    leave restores them.
+    The limit and the level of OpenCV's log are global. The first thread to enter saves the original
+    values, and the last to leave restores them. Pillow's warnings, which name no file, stay off:
+    filters that a thread restored would undo those of others.
     """
     silent = cv2.utils.logging.LOG_LEVEL_SILENT
     with _settings_lock:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         _saved_settings.append((PIL.Image.MAX_IMAGE_PIXELS, cv2.utils.logging.setLogLevel(silent)))
         PIL.Image.MAX_IMAGE_PIXELS = None
     try:

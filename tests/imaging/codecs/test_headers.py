@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_unknown_sizes_are_none(content, suffix, tmp_path):
     path = tmp_path / f"image.{suffix}"
     path.write_bytes(content)
     assert imaging.read_size(path) is None
+
+
+def test_headers_of_truncated_files_cause_no_warnings(tmp_path, recwarn):
+    """Pillow's warnings would name no file."""
+    warnings.simplefilter("always")
+    path = tmp_path / "stack.tif"
+    pages = [PIL.Image.new("L", (8, 4)) for _ in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    whole = path.read_bytes()
+    for part in range(40, 100, 5):
+        path.write_bytes(whole[: len(whole) * part // 100])
+        imaging.read_size(path)
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_missing_files_have_no_size():
