@@ -407,11 +407,11 @@ def test_other_damaged_tags_of_a_tiff_are_losses() -> None:
 
 @pytest.mark.parametrize("name", ["jpg", "progressive.jpg", "png", "webp"])
 def test_data_after_the_end_is_a_loss_unless_it_is_padding(name: str) -> None:
-    """An archive behind the picture is a loss; zeros and a few bytes are not."""
-    assert read(WHOLE[name] + b"PK\3\4" + b"archive" * 9).losses == [
-        "67 bytes after its end: left out"
-    ]
-    for padding in (bytes(600), b"\xff" * 600, b"\r\n"):
+    """An archive or a few bytes behind it are a loss; equal bytes and line ends are not."""
+    for rest in (b"PK\3\4" + b"archive" * 9, b"my 12-byte id", b"\0\1"):
+        losses = read(WHOLE[name] + rest).losses
+        assert losses == [f"{len(rest)} bytes after its end: left out"]
+    for padding in (bytes(600), b"\xff" * 600, bytes(3), b"\r\n", b"\n"):
         assert read(WHOLE[name] + padding).losses == []
 
 

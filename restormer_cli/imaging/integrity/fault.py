@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 CORRUPT, CUT = "its coded data is corrupt", "its end is missing"
 # Bytes to repeat in place of missing data: pixels that depend on the choice are missing.
 _FILLERS = b"\0", b"\xa5\x3c\x96\x0f\x5a\xc3\x69"
-_MAX_PADDING = 16  # bytes after the end of a file
 _LONG_ZEROS = 64  # bytes
 _FILLER_SIZES = (2**12, 2**16, 2**20, 2**24, 2**28)
 
@@ -43,9 +42,12 @@ def describe(cause: str, part: float | None) -> str:
 
 
 def describe_rest(data: bytes, end: int) -> list[str]:
-    """Return the loss of bytes after the end of a picture, unless they are padding."""
+    """Return the loss of bytes after the end of a picture.
+
+    Equal bytes are padding, and line ends are added by transfers as text: neither is a loss.
+    """
     rest = data[end:]
-    if len(rest) <= _MAX_PADDING or rest.count(rest[:1]) == len(rest):
+    if not rest.strip(rest[:1]) or rest.isspace():
         return []
     return [f"{len(rest)} bytes after its end: left out"]
 
