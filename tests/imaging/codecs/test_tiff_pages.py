@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from restormer_cli.imaging import io as image_io
+from restormer_cli.imaging.codecs.blocks.exif import parse
 from restormer_cli.imaging.image import Image
 from restormer_cli.workers import backends
 from tests.support.image_files import exif, noise
@@ -248,3 +249,25 @@ def test_patterns_are_compressed_by_their_repetitions(dtype):
     data, _ = image_io.encode([Image(pixels)], "tiff")
     assert len(data) < pixels.nbytes / 20
     assert np.array_equal(next(image_io.decode(data).images).pixels, pixels)
+
+
+def test_pages_before_the_end_of_a_cut_tiff_are_restored_on_request(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """Pages whose directories are missing are a damage, which --allow-damaged warns of."""
+    write(scans(), "in.tif")
+    whole = Path("in.tif").read_bytes()
+    last = None
+    for _ in range(3):
+        last = parse(whole, last).following
+    Path("cut.tif").write_bytes(whole[:last])
+    lost = "damaged: the directory after page 3 cannot be read, so later pages are lost"
+    refused = restormer("denoise", "cut.tif")
+    assert refused.status == 1
+    assert f"page 1: {lost}" in refused.stderr
+    assert tree() == ["cut.tif", "in.tif"]
+    event = restored(restormer("denoise", "cut.tif", "--allow-damaged", "--json", *EXACT))
+    assert lost in "".join(event["warnings"])
+    before, after = read("in.tif"), read("cut.restored.tif")
+    for one, other in zip(before[:3], after, strict=True):
+        assert_same_page(one, other)

@@ -85,12 +85,19 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
     starts: list[int | None] = []
     thumbnails, masks, declared = 0, 0, 1
     omitted, seen = set(), set()
+    cut = ""  # damage: pages that cannot be found
     start: int | None = None  # the first directory
     while start != 0:
         if start in seen:
             raise ValueError("the links between its pages form a loop")
         seen.add(start)
-        page = exif.parse(data, start)
+        try:
+            page = _parse_page(data, start)
+        except CODEC_ERRORS:
+            if not starts:
+                raise
+            cut = f"the directory after page {len(starts)} cannot be read, so later pages are lost"
+            break
         kind = page.integer(SUBFILE, 0)
         if kind & _MASK:
             masks += 1
@@ -101,8 +108,6 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             declared = max(declared, stacks.count_slices(page))
             omitted |= {name for tag, name in _OMITTED.items() if tag in page.tags}
             prefix = f"page {len(starts)}: " if len(starts) > 1 else ""
-            if not page.tags.keys() >= {WIDTH, HEIGHT}:
-                raise ValueError(_DAMAGED)
             check_size(page.integer(WIDTH), page.integer(HEIGHT), max_pixels, prefix)
         start = page.following
     if not starts:
@@ -123,10 +128,25 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         for number in range(count):
             page = slices[number] if slices else exif.parse(data, starts[number])
             image = _decode_page(data, page)
-            image.notes += [] if number else notes
+            if not number:
+                image.notes += notes
+                image.damage = "; ".join(filter(None, [image.damage, cut])) or None
             yield image
 
     return ImageSequence(pages(), "tiff", count, omitted=tuple(sorted(omitted)))
+
+
+def _parse_page(data: bytes, start: int | None) -> Directory:
+    """Parse the directory of a page, a thumbnail or a mask.
+
+    Raises:
+        CODEC_ERRORS: it is damaged, or the size of a page is missing.
+    """
+    page = exif.parse(data, start)
+    is_page = not page.integer(SUBFILE, 0) & (_MASK | _REDUCED)
+    if is_page and not page.tags.keys() >= {WIDTH, HEIGHT}:
+        raise ValueError(_DAMAGED)
+    return page
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
