@@ -23,7 +23,7 @@ from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
 from .formats import fit
 from .image import Array, Image, ImageSequence
-from .integrity.fault import CUT
+from .integrity.fault import CUT, is_total
 from .limits import MAX_PIXELS
 from .metadata import read_orientation
 from .scale import find_scale
@@ -53,6 +53,7 @@ _ENCODERS: dict[str, Callable[[Iterable[Image], int, int], bytes]] = {
     "avif": pillow.encode_avif,
     "heif": heif.encode,
 }
+_WITH_DAMAGE = ", or restore what there is with --allow-damaged"
 
 
 class Remarks(NamedTuple):
@@ -95,6 +96,10 @@ def decode(
         ImageError: the file is not an image, has more than `max_pixels`, or NaN or infinite
             samples.
     """
+    if not data and name == "-":
+        raise DamagedError(
+            "-: stdin is empty", "Check the command before the pipe: it wrote nothing."
+        )
     if not data:
         raise DamagedError(f"{name}: the file is empty", "Get a complete copy of the file.")
     matching = (decoder for start, decoder in _DECODERS.items() if start.match(data))
@@ -219,10 +224,9 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
         with named_errors(name if sequence.count == 1 else f"{name}: {sequence.unit} {number}"):
             image = next(sequence.images)
             if image.damage is not None and not allow_damaged:
+                rest = "" if is_total(image.damage) else _WITH_DAMAGE
                 raise DamagedError(
-                    f"damaged: {image.damage}",
-                    "Get a complete copy of the file, or restore what there is with "
-                    "--allow-damaged.",
+                    f"damaged: {image.damage}", f"Get a complete copy of the file{rest}."
                 )
             planes = [p for p in (image.pixels, image.alpha, image.bands) if p is not None]
             if image.pixels.dtype == np.float32 and not all(np.isfinite(p).all() for p in planes):

@@ -135,3 +135,10 @@ def test_the_program_in_a_pipe() -> None:
         stdout, _ = process.communicate()
     assert process.returncode == 0
     assert np.array_equal(image_io.read_image(stdout).pixels, before)
+
+
+def test_an_empty_stdin_is_named() -> None:
+    """An input without bytes is blamed on the command before the pipe, not on a file."""
+    result = shell("restormer denoise - </dev/null")
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"error: -: stdin is empty\nhint: Check the command before")

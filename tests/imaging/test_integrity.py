@@ -237,6 +237,15 @@ def test_allow_damaged_restores_with_a_warning(
         assert picture.size == (WIDTH, HEIGHT)
 
 
+def test_allow_damaged_is_not_suggested_if_nothing_can_be_decoded() -> None:
+    """Only the hint for an image of which a part is left names the option."""
+    whole = WHOLE["webp"]
+    for size, part, helps in ((len(whole) // 10, "100 %", False), (len(whole) // 2, "", True)):
+        with pytest.raises(DamagedError, match=f"its end is missing, {part}") as refused:
+            list(decode(whole[:size]).images)
+        assert ("--allow-damaged" in refused.value.hint) == helps
+
+
 THREADS = """
 import os, sys, threading
 from restormer_cli.imaging.integrity.messages import library_messages

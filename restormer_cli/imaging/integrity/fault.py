@@ -36,9 +36,16 @@ def describe(cause: str, part: float | None) -> str:
         extent = "an unknown part"
     elif 0 < part < 0.01:
         extent = "less than 1 %"
+    elif 0.99 < part < 1:
+        extent = "more than 99 %"
     else:
         extent = f"{100 * part:.0f} %"
     return f"{cause}, {extent} of the image could not be decoded"
+
+
+def is_total(damage: str) -> bool:
+    """Return True if a text of `describe` says that nothing could be decoded."""
+    return ", 100 % of the image" in damage
 
 
 def describe_rest(data: bytes, end: int) -> list[str]:
