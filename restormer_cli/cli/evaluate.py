@@ -18,7 +18,7 @@ from ..checkpoints import TASKS, NoiseKind, weights_label
 from ..errors import UsageError
 from ..text import printable, reason
 from .console import Console
-from .options import Contradictions, NetworkOptions, Precision, check_options
+from .options import Contradictions, NetworkOptions, Precision, check_options, completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,7 +34,14 @@ class EvaluateOptions(NetworkOptions):
     """Options of `eval`."""
 
     precision: Precision = "fp32"
-    task: Annotated[str, typer.Argument(metavar="TASK", help="denoise, derain, deblur or defocus.")]
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="denoise, derain, deblur or defocus.",
+            autocompletion=completion(*TASKS),
+        ),
+    ]
     clean: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the clean images.", show_default=False)
     ]

@@ -17,7 +17,7 @@ from .. import network as networks
 from ..checkpoints import CHECKPOINTS, TASKS
 from ..text import columns
 from .console import Console
-from .options import Device, Json
+from .options import NAMES, Device, Json, completion
 from .weights import official_checkpoint
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ Network = Annotated[
     typer.Argument(
         metavar="TASK|CHECKPOINT",
         help="Network to use: that of a task, an official checkpoint or a file.",
+        autocompletion=completion(*NAMES),
     ),
 ]
 
@@ -49,10 +50,20 @@ def info(
     console: Console,
     name: Network = "denoise",
     height: Annotated[
-        int, typer.Option(min=1, help="Height in pixels of the image to compute the cost for.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Height of the image to compute the cost for.",
+        ),
     ] = 256,
     width: Annotated[
-        int, typer.Option(min=1, help="Width in pixels of the image to compute the cost for.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Width of the image to compute the cost for.",
+        ),
     ] = 256,
     json: Json = False,
 ) -> None:
@@ -89,8 +100,13 @@ def bench(
             help="Side of the square image to measure; repeatable. Default: 512.",
         ),
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Number of runs; the fastest one counts.")] = 1,
-    plain: Annotated[bool, typer.Option(help="Include the plain forward for comparison.")] = True,
+    repeat: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Number of runs; the fastest one counts."),
+    ] = 1,
+    plain: Annotated[
+        bool, typer.Option(metavar="", help="Include the plain forward for comparison.")
+    ] = True,
     device: Device = "auto",
     json: Json = False,
 ) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import inference, training
+from ..checkpoints import TASKS
 from ..errors import UsageError
 from ..text import reason
 from .console import Console
 from .evaluate import percentages
-from .options import Device, Json, Quiet
+from .options import Device, Json, Quiet, completion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ def train(
         typer.Argument(
             metavar="TASK",
             help="Task to learn: denoise, derain, deblur or defocus; with --pairs any name.",
+            autocompletion=completion(*TASKS),
         ),
     ],
     output: Annotated[
@@ -70,11 +72,19 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of training steps. Default: until --hours have passed."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Number of training steps. Default: until --hours have passed.",
+        ),
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Training time in hours. Default: until --steps are done."),
+        typer.Option(
+            min=0.0,
+            metavar="HOURS",
+            help="Training time in hours. Default: until --steps are done.",
+        ),
     ] = None,
     start: Annotated[
         Path | None,
@@ -84,7 +94,7 @@ def train(
         ),
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate, reached after the warm-up.")
+        float, typer.Option(metavar="RATE", help="Peak learning rate, reached after the warm-up.")
     ] = 1e-3,
     batch_scale: Annotated[
         float,
@@ -112,7 +122,7 @@ def train(
         int,
         typer.Option(min=1, metavar="STEPS", help="Steps between validations, which also save."),
     ] = 250,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random numbers.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option(

@@ -13,7 +13,7 @@ from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weigh
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes, printable
 from .console import Console
-from .options import Command, Json, Quiet, Weights, typer_command
+from .options import NAMES, Command, Json, Quiet, Weights, completion, typer_command
 
 if TYPE_CHECKING:
     from ..checkpoints import CheckpointStatus
@@ -34,7 +34,11 @@ def pull(
     console: Console,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Checkpoints, or tasks for their default ones."),
+        typer.Argument(
+            metavar="NAME",
+            help="Checkpoints, or tasks for their default ones.",
+            autocompletion=completion(*NAMES),
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", metavar="", help="Download all checkpoints, 1.4 GB.")
@@ -56,7 +60,12 @@ def pull(
 def path(
     console: Console,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A checkpoint, or a task for its default one.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A checkpoint, or a task for its default one.",
+            autocompletion=completion(*NAMES),
+        ),
     ],
 ) -> None:
     """Print the path of a checkpoint. Fails if the checkpoint is not on this machine."""
@@ -92,7 +101,12 @@ def verify(console: Console, json: Json = False) -> None:
 def export(
     console: Console,
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="denoise, derain, deblur or defocus.")
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="denoise, derain, deblur or defocus.",
+            autocompletion=completion(*TASKS),
+        ),
     ],
     output: Annotated[
         str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -176,6 +177,19 @@ def test_help_fits_80_columns(
     examples = lines[start + 1 :]
     for line in filter(str.strip, examples):
         assert line.startswith((" restormer ", " torchrun ", " Environment", " --skip-existing"))
+
+
+@pytest.mark.parametrize(
+    "command", [name for commands in app.COMMANDS.values() for name in commands]
+)
+def test_help_says_what_an_option_takes(
+    command: str, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words such as FILE and N stand for values, not types of Python."""
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = restormer(command, "--help").stdout.decode().splitlines()
+    typed = re.compile(r"│[* ]+--(?!help)\S+ .*<(int|float|str|bool|path|list)")
+    assert [line for line in lines if typed.match(line)] == []
 
 
 def test_the_version_is_printed(restormer: Callable[..., Outcome]) -> None:

@@ -135,6 +135,33 @@ def test_wrong_usage_by_a_variable_names_it(
     assert variable not in restormer("denoise", "a.png", *typed, *again).stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("denoise --weights ", {"auto", "official", "lite", "deraining"}),
+        ("denoise --weights restormer-lite-der", {"restormer-lite-derain"}),
+        ("derain --device c", {"cpu", "cuda"}),
+        ("eval --weights l", {"lite"}),
+        ("eval de", set(TASKS)),
+        ("info derain", {"derain", "deraining"}),
+        ("weights pull motion", {"motion_deblurring"}),
+    ],
+)
+def test_the_shell_completes_names_of_weights(
+    typed: str,
+    words: set[str],
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights, devices, checkpoints and tasks are offered where the help names them."""
+    line = f"restormer {typed}"
+    monkeypatch.setenv("_RESTORMER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (not line.endswith(" "))))
+    completed = set(restormer().stdout.decode().split())
+    assert completed >= words if typed.endswith(" ") else completed == words
+
+
 def test_every_option_has_a_variable() -> None:
     """Every option of a restoring command has an environment variable RESTORMER_<OPTION>."""
     group = typer.main.get_command(app.app)

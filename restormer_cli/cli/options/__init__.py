@@ -6,12 +6,13 @@ those of the restoring ones. `values` reports invalid values. None of them is la
 only Typer.
 """
 
-from .declare import SERVER, Contradictions, Option, check_options, typer_command
+from .declare import SERVER, Contradictions, Option, check_options, completion, typer_command
 from .restore import DefocusOptions, DenoiseOptions, RestoreOptions
-from .shared import Crops, Device, Json, MaxPixels, NetworkOptions, Precision, Quiet, Weights
+from .shared import NAMES, Crops, Device, Json, MaxPixels, NetworkOptions, Precision, Quiet, Weights
 from .values import Command
 
 __all__ = [
+    "NAMES",
     "SERVER",
     "Command",
     "Contradictions",
@@ -28,5 +29,6 @@ __all__ = [
     "RestoreOptions",
     "Weights",
     "check_options",
+    "completion",
     "typer_command",
 ]

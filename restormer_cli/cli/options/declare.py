@@ -36,6 +36,7 @@ class Option(NamedTuple):
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
+    words: tuple[str, ...] = ()  # for the shell to complete, besides the names of files
 
 
 Contradictions = tuple[tuple[Callable[[Any], bool], str, str], ...]
@@ -85,6 +86,15 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def completion(*words: str) -> Callable[[str], list[str]]:
+    """Return the function that completes one of the words; the shell completes names of files."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
 def _check_working_folder() -> None:
     """Raise UsageError if the working folder was deleted, where no relative path has a meaning."""
     try:
@@ -108,5 +118,6 @@ def _for_typer(name: str, hint: Any) -> Any:
         envvar=f"RESTORMER_{name.upper()}",
         show_envvar=False,  # the end of the help text states the rule for all of them
         rich_help_panel=option.panel,
+        autocompletion=completion(*option.words) if option.words else None,
     )
     return Annotated[value_type, declaration]

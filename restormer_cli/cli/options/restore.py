@@ -8,7 +8,7 @@ import typer
 from ...checkpoints import GaussianSigma, NoiseKind
 from ...imaging import MAX_PIXELS
 from .declare import BATCH, FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
-from .shared import Crops, MaxPixels, NetworkOptions
+from .shared import DEVICES, Crops, MaxPixels, NetworkOptions
 
 if TYPE_CHECKING:
     from ...batch import BatchConfig
@@ -95,6 +95,7 @@ class RestoreOptions(NetworkOptions):
             "Device to run on. auto: the first available of cuda, mps and cpu. Several, as in "
             "cuda:0,cuda:1 or cpu,cpu, share the images, one process each.",
             metavar="auto|cpu|cuda[:N]|mps",
+            words=DEVICES,
         ),
     ] = "auto"
     ray: Annotated[

@@ -1,13 +1,23 @@
 """Options that several commands share, and those of every command that restores images."""
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from ...checkpoints import CHECKPOINTS, TASKS
 from ...errors import UsageError
 from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
 
 if TYPE_CHECKING:
     from ...inference import RestorerConfig
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""Words for --device that the shell completes."""
+
+NAMES = (*TASKS, *CHECKPOINTS)
+"""Names of official checkpoints, and of tasks for their default ones."""
+
+_LITE = tuple(PurePath(task.lite).stem for task in TASKS.values())
 
 Weights = Annotated[
     str,
@@ -16,6 +26,7 @@ Weights = Annotated[
         "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
         "or, if they are unavailable, the bundled lite ones.",
         metavar="WHICH",
+        words=("auto", "official", "lite", *CHECKPOINTS, *_LITE),
     ),
 ]
 Device = Annotated[
@@ -24,6 +35,7 @@ Device = Annotated[
         MACHINE,
         "Device to run on. auto: the first available of cuda, mps and cpu.",
         metavar="auto|cpu|cuda[:N]|mps",
+        words=DEVICES,
     ),
 ]
 Precision = Annotated[
