@@ -24,6 +24,7 @@ class Task:
     name: str  # also of its command
     official: str  # name of the default official checkpoint
     lite: str  # file name of the bundled lite weights
+    lite_sha256: str
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,30 @@ class Checkpoint:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("denoise", "real_denoising", "restormer-lite-denoise.safetensors"),
-        Task("derain", "deraining", "restormer-lite-derain.safetensors"),
-        Task("deblur", "motion_deblurring", "restormer-lite-deblur.safetensors"),
-        Task("defocus", "single_image_defocus_deblurring", "restormer-lite-defocus.safetensors"),
+        Task(
+            "denoise",
+            "real_denoising",
+            "restormer-lite-denoise.safetensors",
+            "1d0e4fd565fe158a97a5e911e36ac50a8903f8990f75e4c65bbe45e2a00e79ec",
+        ),
+        Task(
+            "derain",
+            "deraining",
+            "restormer-lite-derain.safetensors",
+            "4ed267a5f77779b5fa0f5ac2fea1867f9fde8d646bb34ef29f309753b2da46ad",
+        ),
+        Task(
+            "deblur",
+            "motion_deblurring",
+            "restormer-lite-deblur.safetensors",
+            "ec0a9d66f6c51ca8603a9468cabf2e11152b28562428d21d7b959c6fc9694f9e",
+        ),
+        Task(
+            "defocus",
+            "single_image_defocus_deblurring",
+            "restormer-lite-defocus.safetensors",
+            "5fd6a28d423344cb1fc93c53a2a89916ecbfc116810cf4180d18badbbcac83a8",
+        ),
     )
 }
 

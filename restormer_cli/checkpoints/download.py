@@ -102,7 +102,8 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
     if is_offline():
         raise UnavailableError(
             f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids downloading it",
-            f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights lite.",
+            f"Run `restormer weights pull {checkpoint.name}` while online and without that "
+            "variable, or restore with --weights lite.",
         )
     if not checkpoint.on_hub:
         return from_release(checkpoint, progress=progress)
@@ -294,7 +295,7 @@ def _unavailable(name: str, error: Exception) -> UnavailableError:
     if status is None:
         return UnavailableError(
             f"{name}: {_plain_cause(root)}",
-            "Check the connection, or use --weights lite or --weights PATH.",
+            "Check the connection, or restore with --weights lite or --weights PATH.",
         )
     cause, hint = _STATUSES.get(status, (f"the server answered HTTP {status}", "Try again later."))
     return UnavailableError(f"{name}: {cause}", hint)

@@ -59,7 +59,7 @@ class CheckpointStatus:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of `restormer weights verify`; `ok` is None if no hash is known."""
+    """One line of `restormer weights verify`; `ok` is None if no hash is recorded."""
 
     name: str
     path: Path
@@ -167,7 +167,7 @@ def list_checkpoints() -> list[CheckpointStatus]:
         size = path.stat().st_size if path else None
         state = "bundled" if path else "absent"
         about = (Path(task.lite).stem, task.name, purpose)
-        rows.append(CheckpointStatus(*about, state, size, LICENCE, None, path))
+        rows.append(CheckpointStatus(*about, state, size, LICENCE, task.lite_sha256, path))
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -81,11 +82,11 @@ def path(
 
 
 def verify(console: Console, json: Json = False) -> None:
-    """Check the SHA-256 of every checkpoint on this machine.
+    """Check the SHA-256 of every checkpoint on this machine, also of the bundled ones.
 
     The exit status is 1 if a checkpoint is damaged.
     """
-    states = {True: "intact", False: "DAMAGED", None: "unknown"}
+    states = {True: "intact", False: "DAMAGED", None: "no hash to compare with"}
     verdicts = checkpoints.verify_checkpoints()
     if json:
         console.object([asdict(verdict) for verdict in verdicts])
@@ -170,8 +171,30 @@ def official_checkpoint(name: str) -> Checkpoint:
     """
     checkpoint = TASKS[name].official if name in TASKS else name
     if checkpoint not in CHECKPOINTS:
-        raise UsageError(f"unknown checkpoint {name!r}", "`restormer weights list` shows all.")
+        cause, hint = _other_names().get(
+            name, (f"unknown checkpoint {name!r}", "`restormer weights list` shows all.")
+        )
+        raise UsageError(cause, hint)
     return CHECKPOINTS[checkpoint]
+
+
+def _other_names() -> dict[str, tuple[str, str]]:
+    """Return the error and the hint for names of weights that are no official checkpoints."""
+    own = "Each task has its own: name a task, or a checkpoint in `restormer weights list`."
+    of_a_task = {name: (f"{name!r} does not name a task", own) for name in ("auto", "official")}
+    bundled = {Path(task.lite).stem: task.name for task in TASKS.values()}
+    lite = f"Each task has its own: name one of {', '.join(bundled)}."
+    return {
+        **of_a_task,
+        "lite": ("'lite' does not name a task", lite),
+        **{
+            name: (
+                f"{name} is not downloaded, but part of the program",
+                f"`restormer {task} --weights lite` uses it.",
+            )
+            for name, task in bundled.items()
+        },
+    }
 
 
 def size_text(status: CheckpointStatus) -> str:

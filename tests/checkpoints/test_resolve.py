@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -240,13 +241,18 @@ def test_the_list_contains_every_checkpoint(hub, official, lite):
     assert (after.state, after.path, after.sha256) == ("cached", resolved.path, official.sha256)
 
 
-def test_verify_hashes_every_file_on_this_machine(hub, official, lite):
+def test_verify_hashes_every_file_on_this_machine(hub, official, lite, monkeypatch):
     """Cached and bundled files are hashed; a damaged one is reported and not removed."""
+    derain = replace(catalog.TASKS["derain"], lite_sha256=sha256(lite))
+    monkeypatch.setitem(catalog.TASKS, "derain", derain)
     path = resolution.pull_checkpoint(official).path
     assert {v.name: v.ok for v in resolution.verify_checkpoints()} == {
         "deraining": True,
-        "restormer-lite-derain": None,
+        "restormer-lite-derain": True,
     }
+    lite.write_bytes(b"damaged")
+    verdict = next(v for v in resolution.verify_checkpoints() if v.name == "restormer-lite-derain")
+    assert verdict.ok is False
     path.resolve().chmod(0o600)
     path.resolve().write_bytes(b"damaged")
     verdict = next(v for v in resolution.verify_checkpoints() if v.name == "deraining")

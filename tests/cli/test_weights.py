@@ -57,6 +57,40 @@ def test_an_unknown_name_is_reported_before_any_download(
     assert restormer("weights", "path", "derain").status == 3
 
 
+def test_verify_knows_the_bundled_weights(restormer: Callable[..., Outcome]) -> None:
+    """The bundled weights have the SHA-256 that the program has recorded."""
+    outcome = restormer("weights", "verify", "--json")
+    assert outcome.status == 0
+    verdicts = {v["name"]: v["ok"] for v in json.loads(outcome.stdout)}
+    assert verdicts == {Path(task.lite).stem: True for task in catalog.TASKS.values()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("path", "lite"), "name one of restormer-lite-denoise, "),
+        (("pull", "lite"), "name one of restormer-lite-denoise, "),
+        (("path", "official"), "name a task, or a checkpoint"),
+        (("pull", "restormer-lite-derain"), "`restormer derain --weights lite` uses it."),
+    ],
+)
+def test_names_that_no_checkpoint_has_alone_are_explained(
+    arguments: tuple[str, str], message: str, restormer: Callable[..., Outcome]
+) -> None:
+    """Names that --weights knows and `weights` does not are refused with what to name instead."""
+    outcome = restormer("weights", *arguments)
+    assert outcome.status == 2
+    assert message in outcome.stderr
+    assert "unknown" not in outcome.stderr
+
+
+def test_a_failed_pull_names_no_option_that_it_lacks(restormer: Callable[..., Outcome]) -> None:
+    """`pull` has no --weights: the hint says that restoring has it."""
+    outcome = restormer("weights", "pull", "derain")
+    assert outcome.status == 3
+    assert "or restore with --weights lite" in outcome.stderr
+
+
 def test_verify_fails_on_damaged_weights(
     publish: Callable[..., Any], restormer: Callable[..., Outcome]
 ) -> None:
