@@ -14,11 +14,18 @@ from rich.text import Text
 
 from .. import degradations, evaluation, files, imaging, inference
 from ..batch import ImageProgress
-from ..checkpoints import TASKS, NoiseKind, weights_label
+from ..checkpoints import TASKS, CheckpointQuery, NoiseKind, weights_label
 from ..errors import UsageError
 from ..text import printable, reason
 from .console import Console
-from .options import Contradictions, NetworkOptions, Precision, check_options, completion
+from .options import (
+    Contradictions,
+    NetworkOptions,
+    Precision,
+    check_options,
+    completion,
+    note_unused_choices,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -141,7 +148,6 @@ class EvaluateOptions(NetworkOptions):
 
 
 CONTRADICTIONS: Contradictions = (
-    (lambda o: o.task not in TASKS, "unknown task", f"The tasks are {', '.join(TASKS)}."),
     (
         lambda o: sum(x is not None for x in (o.degraded, o.sigma, o.degrade)) > 1,
         "--degraded, --sigma and --degrade exclude each other",
@@ -181,6 +187,7 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
         restormer eval derain --clean target/ --degraded input/   # pairs
         restormer eval deblur --clean hq/ --degrade motion:heavy  # synthetic
     """
+    _ = CheckpointQuery(options.task).checkpoint  # rejects an unknown task
     check_options(options, CONTRADICTIONS)
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UsageError(f"{options.csv}: there is no such folder", "Create it, or choose another.")
@@ -196,6 +203,12 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
     )
     for path in unpaired:
         console.warn(f"{printable(str(path))}: no image of this name in the other folder")
+    choices = {
+        "--noise": options.noise,
+        "--per-sigma": options.per_sigma,
+        "--gray, as a choice of weights": options.gray,
+    }
+    note_unused_choices(console, options.weights, choices)
     outcomes = _measure(console, options, conditions, pairs)
     channels = {score.channels for outcome in outcomes for score in outcome.scores}
     results = evaluation.Results(

@@ -61,14 +61,28 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.steps and not self.hours:
             raise UsageError("the length of the training is missing", "Give --steps or --hours.")
-        given = [n for n in (self.steps, self.hours) if n is not None]
-        if min(*given, self.learning_rate, self.validate_every) <= 0:
-            raise UsageError("steps, hours and the learning rate must be above 0")
+        for name in ("steps", "hours", "learning_rate", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is {value:g}", "Give a number above 0.")
         starts = [start for start, _, _ in self.stages]
         if starts[:1] != [0] or starts != sorted(starts) or not all(0 <= s < 1 for s in starts):
-            raise UsageError("the stages must begin at 0, be in order and start before 1")
-        if any(side < 1 or side % MULTIPLE or n < 1 for _, side, n in self.stages):
-            raise UsageError(f"the sides of patches must be multiples of {MULTIPLE}")
+            raise UsageError(
+                f"--stages: the starts are {', '.join(f'{start:g}' for start in starts)}",
+                "Give fractions of the run in rising order: the first 0, and all below 1.",
+            )
+        for _, side, number in self.stages:
+            if side < 1 or side % MULTIPLE:
+                below = side // MULTIPLE * MULTIPLE
+                near = [n for n in (below, below + MULTIPLE) if n > 0]
+                raise UsageError(
+                    f"--stages: patches of {side} pixels; the side must be a multiple of "
+                    f"{MULTIPLE}",
+                    f"Give {' or '.join(map(str, near))}." if near else "Give for example 64.",
+                )
+            if number < 1:
+                raise UsageError(f"--stages: {number} patches per batch", "Give 1 or more.")
 
     def progress(self, steps: int, seconds: float) -> float:
         """Return the completed fraction of the run, 0..1."""
@@ -95,7 +109,7 @@ class Settings:
             UsageError: `factor` is not above 0.
         """
         if not 0 < factor < math.inf:
-            raise UsageError(f"the scale of batches must be above 0, not {factor:g}")
+            raise UsageError(f"--batch-scale is {factor:g}, not a number above 0", "6 suits a GPU.")
         stages = tuple((start, side, max(1, round(n * factor))) for start, side, n in self.stages)
         return replace(self, stages=stages)
 

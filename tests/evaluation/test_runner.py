@@ -264,6 +264,32 @@ def test_invalid_options_are_refused(
     assert outcome.stdout == b""
 
 
+def test_an_unknown_task_is_named(restormer: Callable[..., Outcome]) -> None:
+    """The error has the word that is no task."""
+    outcome = restormer("eval", "dehaze", "--clean", "a")
+    assert outcome.status == 2
+    assert "'dehaze'" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (("--noise", "real"), "note: --noise: no effect with "),
+        (("--sigma", "15", "--per-sigma"), "note: --per-sigma: no effect with "),
+        (("--gray",), "note: --gray, as a choice of weights: no effect with "),
+    ],
+)
+def test_choices_among_official_weights(
+    words: tuple[str, ...], note: str, restormer: Callable[..., Outcome]
+) -> None:
+    """A note says that these options do not choose among other weights."""
+    smooth("a/1.png")
+    outcome = restormer("eval", "denoise", "--clean", "a", *words)
+    assert outcome.status == 0
+    assert note in outcome.stderr
+    assert "no effect" not in restormer("eval", "denoise", "--clean", "a").stderr
+
+
 def test_per_sigma_uses_the_weights_of_each_level(
     publish: Callable[..., Any], identity: Callable[..., Path], restormer: Callable[..., Outcome]
 ) -> None:

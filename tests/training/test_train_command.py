@@ -140,6 +140,29 @@ def test_stages_and_the_scale_of_batches_are_options(
     assert restormer(*line, "--batch-scale", 0).status == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--stages", "0:200:2", "patches of 200 pixels"),
+        ("--stages", "0:200:2", "hint: Give 192 or 208."),
+        ("--stages", "0:8:2", "hint: Give 16."),
+        ("--stages", "0:64:0", "0 patches per batch"),
+        ("--stages", "0.1:64:1,0.5:64:1", "the starts are 0.1, 0.5"),
+        ("--learning-rate", "-1", "--learning-rate is -1"),
+        ("--learning-rate", "nan", "--learning-rate is nan"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    option: str, value: str, message: str, photos: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """The error has the option and its value, and the hint says what can be used."""
+    line = ("train", "denoise", "--photos", photos, "-o", "a.safetensors", "--steps", 1)
+    outcome = restormer(*line, option, value)
+    assert outcome.status == 2
+    assert message in outcome.stderr
+    assert "hint: " in outcome.stderr
+
+
 @pytest.mark.parametrize(("task", "words"), [("denoise", "chroma"), ("derain", "strong streaks")])
 def test_a_validation_reports_what_is_left(
     task: str, words: str, photos: Path, tmp_path: Path, restormer: Callable[..., Outcome]

@@ -8,7 +8,18 @@ only Typer.
 
 from .declare import SERVER, Contradictions, Option, check_options, completion, typer_command
 from .restore import DefocusOptions, DenoiseOptions, RestoreOptions
-from .shared import NAMES, Crops, Device, Json, MaxPixels, NetworkOptions, Precision, Quiet, Weights
+from .shared import (
+    NAMES,
+    Crops,
+    Device,
+    Json,
+    MaxPixels,
+    NetworkOptions,
+    Precision,
+    Quiet,
+    Weights,
+    note_unused_choices,
+)
 from .values import Command
 
 __all__ = [
@@ -30,5 +41,6 @@ __all__ = [
     "Weights",
     "check_options",
     "completion",
+    "note_unused_choices",
     "typer_command",
 ]

@@ -1,11 +1,13 @@
 """Options that several commands share, and those of every command that restores images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ...checkpoints import CHECKPOINTS, TASKS
 from ...errors import UsageError
+from ..console import Console
 from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
 
 if TYPE_CHECKING:
@@ -58,6 +60,21 @@ Crops = Annotated[
         metavar="X,Y,W,H",
     ),
 ]
+
+
+def note_unused_choices(console: Console, weights: object, choices: Mapping[str, object]) -> None:
+    """Report options that choose among the official weights, if others are used.
+
+    Args:
+        console: shows the note.
+        weights: the value of --weights.
+        choices: values by option; those that were not given are false.
+    """
+    given = ", ".join(option for option, value in choices.items() if value)
+    if given and weights not in ("auto", "official"):
+        console.say(
+            f"note: {given}: no effect with {weights} weights, only among the official ones"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
 from ...errors import RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
-from ..options import DefocusOptions
+from ..options import DefocusOptions, note_unused_choices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -216,11 +216,7 @@ class Session:
         """Report options that choose among the official weights, if these are not used."""
         c = self.config
         choices = {"--noise": c.noise, "--sigma": c.sigma, "--gray": c.gray}
-        given = ", ".join(option for option, value in choices.items() if value)
-        if given and c.weights not in ("auto", "official"):
-            self.console.say(
-                f"note: {given}: no effect with {c.weights} weights, only among the official ones"
-            )
+        note_unused_choices(self.console, c.weights, choices)
 
     def _by_noise_level(self, jobs: list[Job]) -> Iterator[tuple[RestorerConfig, list[Job]]]:
         """Group jobs by the weights that --sigma auto chooses, to load each file once."""
