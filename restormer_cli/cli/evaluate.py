@@ -285,7 +285,7 @@ def _measure(
 
 def results_table(results: Results) -> RenderableType:
     """Return the protocol, the scores of all images, their means, and the published means."""
-    remark = [Text(), Text(results.remark, style="dim")] if results.remark else []
+    remark = [Text(), Text(results.remark)] if results.remark else []
     bands = [
         part
         for outcome in results.outcomes

@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 class Set(NamedTuple):
-    """Name of a test set and its number of images, if known."""
+    """Name of a test set and the number of its images in the paper, if known."""
 
     name: str
     images: int | None = None

@@ -15,7 +15,8 @@ from .runner import Outcome
 
 _COLUMNS = (
     "condition,image,width,height,degraded_psnr,degraded_ssim,restored_psnr,restored_ssim,"
-    "published_psnr,published_ssim,seconds,precision,strategy,task,weights,sha256,device,protocol"
+    "published_psnr,published_ssim,published_images,seconds,precision,strategy,task,weights,sha256,"
+    "device,protocol"
 )
 
 
@@ -43,10 +44,25 @@ class Results:
         return self.published.results.get((self.known or "", outcome.condition.name))
 
     @property
+    def published_images(self) -> int | None:
+        """Number of images that the published results are means of, if known."""
+        return None if self.known is None else SETS[self.known].images
+
+    @property
     def remark(self) -> str:
-        """Difference from the paper's protocol; empty if no published result is compared."""
-        applies = any(self.paper(outcome) for outcome in self.outcomes)
-        return REMARKS.get(self.known or "", "") if applies else ""
+        """Differences from the paper's images and protocol; empty if no result is compared."""
+        compared = [outcome for outcome in self.outcomes if self.paper(outcome)]
+        if self.known is None or not compared:
+            return ""
+        whole = self.published_images
+        counts = {len(outcome.scores) for outcome in compared} - {whole}
+        part = (
+            f"Not comparable: the paper measured all {whole} images of {SETS[self.known].name}, "
+            f"this run {min(counts)}."
+            if whole and counts
+            else ""
+        )
+        return " ".join(filter(None, [part, REMARKS.get(self.known, "")]))
 
     @property
     def failed(self) -> int:
@@ -81,7 +97,12 @@ class Results:
                 "restored": _finite(outcome.mean(lambda score: score.restored)),
             },
             "bands": outcome.tally.remains().as_dict() if outcome.tally.images else None,
-            "published": paper and {"variant": self.published.variant, **paper._asdict()},
+            "published": paper
+            and {
+                "variant": self.published.variant,
+                **paper._asdict(),
+                "images": self.published_images,
+            },
             "images": [
                 {
                     **score._asdict(),
@@ -101,11 +122,12 @@ class Results:
         lines.writerow(_COLUMNS.split(","))
         for o in self.outcomes:
             name = o.condition.name
-            paper = self.paper(o) or ("", "")
+            result = self.paper(o)
+            paper = (*result, self.published_images) if result else ("", "", "")
             run = (self.task, o.weights.name, o.weights.sha256, o.device, self.protocol.description)
             for s in o.scores:
                 how = (f"{s.seconds:.3f}", s.precision, s.strategy)
-                scores = (*s.degraded, *s.restored, "", "")
+                scores = (*s.degraded, *s.restored, "", "", "")
                 lines.writerow([name, s.image, s.width, s.height, *scores, *how, *run])
             means = (*o.mean(lambda s: s.degraded), *o.mean(lambda s: s.restored))
             lines.writerow([name, "mean", "", "", *means, *paper, "", "", "", *run])

@@ -54,9 +54,9 @@ def report(outcome: Outcome) -> dict[str, Any]:
     return json.loads(outcome.stdout)
 
 
-@pytest.mark.parametrize(("channels", "folder_"), [(3, "McMaster"), (1, "Set12")])
+@pytest.mark.parametrize(("channels", "folder_", "size"), [(3, "McMaster", 18), (1, "Set12", 12)])
 def test_noise_is_added_and_measured_as_published(
-    channels: int, folder_: str, restormer: Callable[..., Outcome], weights: Path
+    channels: int, folder_: str, size: int, restormer: Callable[..., Outcome], weights: Path
 ) -> None:
     """The noisy image is neither clipped nor rounded; the result is rounded to 8 bits."""
     clean = {f"{i}.png": smooth(f"{folder_}/{i}.png", i, (24, 40, channels)) for i in range(2)}
@@ -76,7 +76,8 @@ def test_noise_is_added_and_measured_as_published(
         assert condition["mean"]["restored"] == pytest.approx(mean, abs=1e-5)
         published = {("McMaster", 15): 35.55, ("McMaster", 50): 30.29, ("Set12", 15): 33.35}
         expected = published.get((folder_, sigma), 28.01)
-        assert condition["published"] == {"variant": "blind", "psnr": expected, "ssim": None}
+        shown = {"variant": "blind", "psnr": expected, "ssim": None, "images": size}
+        assert condition["published"] == shown
         assert condition["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
@@ -96,7 +97,8 @@ def test_rain_is_measured_on_luma(restormer: Callable[..., Outcome]) -> None:
     expected = reference(luma8(rainy), luma8(clean))
     assert measured["degraded"] == pytest.approx(expected, abs=1e-5)
     assert measured["restored"] == pytest.approx(expected, abs=1e-5)
-    assert condition["published"] == {"variant": "", "psnr": 38.99, "ssim": 0.978}
+    shown = {"variant": "", "psnr": 38.99, "ssim": 0.978, "images": 100}
+    assert condition["published"] == shown
 
 
 def test_blur_is_measured_on_rgb(restormer: Callable[..., Outcome]) -> None:
@@ -170,6 +172,24 @@ def test_the_table_shows_the_protocol_and_all_scores(
         "1.png",
         "mean",
     ]
+
+
+@pytest.mark.parametrize("count", [11, 12])
+def test_an_incomplete_set_is_not_comparable_with_the_paper(
+    count: int, restormer: Callable[..., Outcome]
+) -> None:
+    """A remark has both numbers of images, unless they are equal; the CSV has the published one."""
+    for i in range(count):
+        smooth(f"Set12/{i}.png", i, (11, 11, 1))
+    command = ("eval", "denoise", "--clean", "Set12", "--sigma", "25")
+    remark = "Not comparable: the paper measured all 12 images of Set12, this run 11."
+    outcome = restormer(*command, "--json", "--csv", "t.csv")
+    assert report(outcome)["remark"] == (remark if count == 11 else "")
+    *images, mean = csv.DictReader(Path("t.csv").read_text().splitlines())
+    assert {row["published_images"] for row in images} == {""}
+    assert (mean["published_psnr"], mean["published_images"]) == ("31.04", "12")
+    shown = " ".join(restormer(*command).stdout.decode().split())
+    assert (remark in shown) == (count == 11)
 
 
 def test_the_csv_contains_the_table(restormer: Callable[..., Outcome]) -> None:
