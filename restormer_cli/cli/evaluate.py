@@ -189,8 +189,8 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
     """
     _ = CheckpointQuery(options.task).checkpoint  # rejects an unknown task
     check_options(options, CONTRADICTIONS)
-    if options.csv is not None and not options.csv.absolute().parent.is_dir():
-        raise UsageError(f"{options.csv}: there is no such folder", "Create it, or choose another.")
+    if options.csv is not None:
+        check_table(options.csv)
     conditions = evaluation.parse_conditions(options.levels, options.degrade)
     for condition in conditions:  # rejects unpublished combinations before the first is measured
         options.condition_config(condition)
@@ -241,6 +241,17 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
             ) from error
     if unpaired or results.failed:
         raise typer.Exit(1)
+
+
+def check_table(path: Path) -> None:
+    """Raise UsageError if the table cannot be written, or would replace another kind of file."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no such folder", "Create it, or choose another.")
+    start = evaluation.TABLE_START
+    if files.is_foreign(path, start, within=len(start)):
+        raise UsageError(
+            f"{path}: exists and is not a table of restormer", "Choose another name, or remove it."
+        )
 
 
 def _measure(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import inference, training
+from .. import files, inference, training
 from ..checkpoints import TASKS
 from ..errors import UsageError
 from ..text import reason
@@ -228,6 +228,8 @@ def check_plot(path: Path) -> None:
         raise UsageError(
             f"{path} cannot be written", "Choose a file in a folder that you may write to."
         )
+    if files.is_foreign(path, b"Matplotlib", b"matplotlib"):  # in the metadata of plots
+        raise UsageError(f"{path}: exists and is not a plot", "Choose another name, or remove it.")
     if find_spec("matplotlib") is None:
         raise UsageError(
             "--plot needs matplotlib, which is not installed", "pip install 'restormer-cli[plot]'"

@@ -3,6 +3,7 @@ from .benchmark import run_benchmark as run_benchmark
 from .published import SETS as SETS
 from .published import known_set as known_set
 from .published import published_row as published_row
+from .results import TABLE_START as TABLE_START
 from .results import Results as Results
 from .runner import Condition as Condition
 from .runner import Outcome as Outcome

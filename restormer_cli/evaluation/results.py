@@ -19,6 +19,9 @@ _COLUMNS = (
     "device,protocol"
 )
 
+TABLE_START = b"condition,image,"
+"""First bytes of every table, from which a file is recognized as one."""
+
 
 @dataclass(frozen=True)
 class Results:

@@ -12,7 +12,9 @@ from .discovery import Pair as Pair
 from .discovery import exists as exists
 from .discovery import find_changed as find_changed
 from .discovery import find_inputs as find_inputs
+from .discovery import holds as holds
 from .discovery import is_folder as is_folder
+from .discovery import is_foreign as is_foreign
 from .discovery import is_special as is_special
 from .discovery import list_images as list_images
 from .discovery import match_pairs as match_pairs

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -332,6 +333,28 @@ def exists(path: Path) -> bool:
     if isinstance(path, UrlPath):
         return path.exists()
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for unreadable or long names
+
+
+def holds(path: Path, *marks: bytes, within: int = -1) -> bool:
+    """Return True if a regular file contains one of the marks that its writer leaves in it.
+
+    Args:
+        path: a local path.
+        marks: bytes to look for.
+        within: number of bytes to read from the start; -1 for all.
+    """
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                content = file.read(within)
+                return any(mark in content for mark in marks)
+    return False
+
+
+def is_foreign(path: Path, *marks: bytes, within: int = -1) -> bool:
+    """Return True if a regular file has content, but none of the marks, as in `holds`."""
+    filled = os.path.isfile(path) and os.path.getsize(path) > 0  # noqa: PTH113, PTH202 - no errors
+    return filled and not holds(path, *marks, within=within)
 
 
 def nearest_parent(folder: Path, accepts: Callable[[Path], bool]) -> Path:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..files import (
     UrlPath,
     as_path,
     exists,
+    holds,
     unwritable,
     write_atomic,
 )
@@ -68,7 +68,7 @@ def check_page(path: Path) -> None:
     if path.suffix.lower() not in PAGE_SUFFIXES:
         raise UsageError(f"{path}: not the name of a page", "Choose a name that ends in .html.")
     check_folder(path)
-    if exists(path) and not _is_report(path):
+    if exists(path) and not holds(path, _GENERATOR, within=2000):
         raise UsageError(f"{path}: exists and is not a restormer report", "Choose another path.")
 
 
@@ -271,14 +271,6 @@ def encode_preview(picture: PIL.Image.Image) -> bytes:
     # Full chroma resolution (4:4:4), because much of the removed noise is colour noise.
     picture.save(buffer, "JPEG", quality=86, subsampling=0)
     return buffer.getvalue()
-
-
-def _is_report(path: Path) -> bool:
-    with suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                return _GENERATOR in file.read(2000)
-    return False
 
 
 def _links(event: Restored) -> dict[str, str]:

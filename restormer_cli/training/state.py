@@ -238,8 +238,13 @@ def check_writable(path: Path) -> None:
     """Create the folder of `path`, remove leftovers, and check that `path` can be written.
 
     Raises:
+        UsageError: `path` is not the name of a file of weights.
         CheckpointError: it cannot be written.
     """
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"-o {path}: not the name of a file of weights", "Use one ending in .safetensors."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers([path.parent])

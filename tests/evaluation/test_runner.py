@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from restormer_cli import evaluation
 from restormer_cli.degradations import presets
 from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
@@ -199,6 +200,7 @@ def test_the_csv_contains_the_table(restormer: Callable[..., Outcome]) -> None:
     command = ("eval", "derain", "--clean", "a", "--degrade", "rain:light")
     outcome = restormer(*command, "--csv", "t.csv")
     assert outcome.status == 0
+    assert Path("t.csv").read_bytes().startswith(evaluation.TABLE_START)
     rows = list(csv.DictReader(Path("t.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == ["0.png", "1.png", "mean"]
     mean = (float(rows[0]["restored_psnr"]) + float(rows[1]["restored_psnr"])) / 2
@@ -210,6 +212,23 @@ def test_the_csv_contains_the_table(restormer: Callable[..., Outcome]) -> None:
     assert refused.status == 2
     assert refused.stdout == b""
     assert refused.stderr.startswith("error: no/such/t.csv: there is no such folder")
+
+
+def test_the_csv_replaces_only_tables(restormer: Callable[..., Outcome]) -> None:
+    """A photograph or text is refused before measuring; a table or an empty file is replaced."""
+    smooth("a/1.png")
+    command = ("eval", "derain", "--clean", "a", "--degrade", "rain:light", "--csv")
+    Path("notes.txt").write_text("a,condition,image,\n")
+    for name in ("a/1.png", "notes.txt"):
+        before = Path(name).read_bytes()
+        outcome = restormer(*command, name)
+        assert (outcome.status, outcome.stdout) == (2, b"")
+        assert f"{name}: exists and is not a table of restormer" in outcome.stderr
+        assert Path(name).read_bytes() == before
+    Path("t.csv").touch()
+    for _ in range(2):
+        assert restormer(*command, "t.csv").status == 0
+        assert Path("t.csv").stat().st_size
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names must be text elsewhere")

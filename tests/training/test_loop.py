@@ -260,10 +260,11 @@ def test_a_run_with_nonfinite_losses_ends(photos: Path, tmp_path: Path) -> None:
     def broken(x: Tensor, generator: Generator) -> Tensor:
         return x * (math.nan if next(calls) else 0.9)
 
+    settings = Settings(steps=99, stages=((0.0, 16, 1),))
     with pytest.raises(
         RestormerError, match="not finite in 20 consecutive updates to step 20"
     ) as end:
-        run(photos, tmp_path / "a", Settings(steps=99, stages=((0.0, 16, 1),)), degrade=broken)
+        run(photos, tmp_path / "a.safetensors", settings, degrade=broken)
     assert "learning rate" in end.value.hint
 
 

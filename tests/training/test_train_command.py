@@ -88,7 +88,7 @@ def test_either_photos_or_pairs_are_required(
     assert "Give --photos DIR, or --pairs DEGRADED CLEAN." in outcome.stderr
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.svg"])
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
 def test_loss_and_psnr_are_plotted(
     name: str,
     photos: Path,
@@ -123,6 +123,26 @@ def test_a_plot_that_cannot_be_drawn_is_refused_first(
     outcome = restormer(*line, "a.png")
     assert outcome.status == 2
     assert "restormer-cli[plot]" in outcome.stderr
+
+
+def test_other_files_are_not_replaced(
+    photos: Path, tmp_path: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """An output that is not a .safetensors file, or a plot over a photo, is refused first."""
+    photo = photos / "0.png"
+    before = photo.read_bytes()
+    line = ("train", "denoise", "--photos", photos, "--steps", 1)
+    refused = {
+        "not the name of a file of weights": (("-o", photo), ("-o", tmp_path / "weights")),
+        "exists and is not a plot": (("-o", tmp_path / "a.safetensors", "--plot", photo),),
+    }
+    for message, options in refused.items():
+        for words in options:
+            outcome = restormer(*line, *words)
+            assert outcome.status == 2
+            assert message in outcome.stderr
+    assert photo.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_stages_and_the_scale_of_batches_are_options(
