@@ -129,8 +129,8 @@ class Console:
         if self._pace is not None and isinstance(event, (Restored, Failed)):
             self._pace.add(event.pixels if isinstance(event, Restored) else 0)
             self._move(speed=self._pace.speed)
-            if self._bar is None and self._pace.due():
-                self.say(self._pace.line())
+            if 0 < self._pace.finished < self._pace.images:
+                self._log(self._pace.line())
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:
@@ -153,9 +153,14 @@ class Console:
             steps=str(progress),
         )
 
-    def advance(self, done: float, text: str) -> None:
-        """Move the bar to `done` units and label it."""
-        self._move(completed=done, description=text)
+    def advance(self, done: float, text: str = "", line: str = "") -> None:
+        """Move the bar to `done` units; without a bar, show `line` every 30 seconds.
+
+        `text` replaces the label of the bar.
+        """
+        self._move(completed=done, **({"description": text} if text else {}))
+        if line:
+            self._log(line)
 
     def _line(self, text: str) -> None:
         text = printable(text, lines=True)
@@ -164,6 +169,11 @@ class Console:
         else:  # rich prints it above the bar
             terminal = self._bar.console
             terminal.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _log(self, line: str) -> None:
+        """Show a line of progress if there is no bar and the last one is long ago."""
+        if self._bar is None and self._pace is not None and self._pace.due():
+            self.say(line)
 
     def _move(self, **columns: Any) -> None:
         if self._bar is not None:
@@ -201,7 +211,7 @@ class Pace:
     def due(self) -> bool:
         """Return whether another progress line is due, and if so, restart the interval."""
         now = time.monotonic()
-        if now - self.logged < PROGRESS_INTERVAL or self.finished in (0, self.images):
+        if now - self.logged < PROGRESS_INTERVAL:
             return False
         self.logged = now
         return True

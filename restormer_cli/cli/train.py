@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +23,7 @@ from .options import Device, Json, Quiet, completion
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..training import Validation
+    from ..training import Step, Validation
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -136,9 +137,9 @@ def train(
 ) -> None:
     """Train a small network, or fine-tune a checkpoint, on photographs or on pairs.
 
-    The weights that score best on held-out photographs are kept. Repeat the command to resume an
-    interrupted run. --start fine-tunes an official checkpoint or your own, for colour, grey or
-    dual-pixel images. With torchrun, several devices train together.
+    The weights that score best on held-out photographs are kept. Ctrl-C saves the state; repeat
+    the command to resume. --start fine-tunes an official checkpoint or your own, for colour, grey
+    or dual-pixel images. With torchrun, several devices train together.
 
     Examples:
         restormer train denoise --photos DIR -o a.safetensors --hours 3    # photos
@@ -178,6 +179,7 @@ def train(
             ranks=ranks,
             compiled=compiled,
             notify=console.warn if ranks.leads else lambda _: None,
+            progress=partial(show_step, console),
         )
         with console.progress(100) if ranks.leads else nullcontext():
             for report in reports:
@@ -185,9 +187,10 @@ def train(
                     values = {**report._asdict(), "validation": report.validation.as_dict()}
                     del values["history"]
                     console.object({"event": "validated", **values})
+                speed = report.megapixels_per_second
                 console.say(
                     f"step {report.step}, loss {report.loss:.4f}, validation {report.psnr:.2f} dB "
-                    f"(best {report.best:.2f}), {report.megapixels_per_second:.3f} MP/s"
+                    f"(best {report.best:.2f}), {f'{speed:.3f} MP/s' if speed else 'no new steps'}"
                 )
                 console.say(describe(report.validation, task))
                 console.advance(100 * report.progress, f"{report.best:.2f} dB")
@@ -198,6 +201,17 @@ def train(
                         console.warn(f"{plot}: cannot be written ({reason(error)})")
     if ranks.leads:
         console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
+        if not speed:
+            console.say("This run was finished before. Give more --steps or --hours to go on")
+
+
+def show_step(console: Console, step: Step) -> None:
+    """Move the bar, or write a line now and then."""
+    console.advance(
+        100 * step.progress,
+        line=f"step {step.step}, loss {step.loss:.4f}, {step.megapixels_per_second:.3f} MP/s, "
+        f"{step.progress:.1%} done",
+    )
 
 
 def describe(validation: Validation, task: str) -> str:

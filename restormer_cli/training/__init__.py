@@ -2,7 +2,8 @@
 
 Read `loop` first. `dataset` loads photographs, `patches` cuts them on the device, and `pairs` makes
 training pairs. `validation` measures a network, `state` holds the settings and the state of a run,
-and `distributed` shares a run among the processes of torchrun.
+`interruption` lets signals wait for the end of a step, and `distributed` shares a run among the
+processes of torchrun.
 """
 
 import lazy_loader

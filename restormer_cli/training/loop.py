@@ -6,7 +6,8 @@ exponential moving average of the weights is validated and saved.
 
 The batch of a step depends on the seed, the step's number and the completed fraction of the run. On
 a CPU, a run limited by steps therefore gives the same weights, to the bit, if it is interrupted and
-resumed. The stages of a run limited by hours depend on the clock.
+resumed. The stages of a run limited by hours depend on the clock. Ctrl-C and SIGTERM let the step
+end and save the run.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from ..text import first_line
 from . import dataset
 from .dataset import Sample
 from .distributed import SINGLE, Ranks
+from .interruption import Interruption
 from .pairs import VALIDATION_SIDE, Pair, SampleSpec, sample_spec, validation_set
 from .patches import PhotoBuffer
 from .state import Run, Settings, check_writable, random_network
@@ -64,6 +66,23 @@ COMPILED = ("cuda",)
 """Devices where a compiled network may be faster. On a CPU, compiling takes minutes."""
 TIMED_STEPS = 5
 """Number of passes that are timed to compare the compiled network with the other."""
+_INTERRUPTED = -1.0
+"""Progress by which rank 0 tells the others that it was interrupted."""
+
+
+class Step(NamedTuple):
+    """State of a run after a step.
+
+    Attributes:
+        progress: completed fraction of the run, 0..1.
+        loss: mean since the last validation.
+        megapixels_per_second: mean since the last validation in this session.
+    """
+
+    step: int
+    progress: float
+    loss: float
+    megapixels_per_second: float
 
 
 class Report(NamedTuple):
@@ -102,12 +121,14 @@ def train(
     ranks: Ranks = SINGLE,
     compiled: bool = False,
     notify: Notify = warn_in_python,
+    progress: Callable[[Step], None] = lambda _: None,
 ) -> Iterator[Report]:
     """Train a Restormer to undo the degradation `DEGRADATIONS[task]`.
 
     After each validation, the run is saved in `<output>.resume`, and the weights with the highest
-    PSNR so far in `output`, as fp16. If `<output>.resume` exists, the run is resumed, with the same
-    validation set. A finished run is validated once more.
+    PSNR so far in `output`, as fp16. A signal that raises KeyboardInterrupt does so after the
+    current step, when the run has been saved. If `<output>.resume` exists, the run is resumed, with
+    the same validation set. A finished run is validated once more.
 
     Args:
         task: a key of `DEGRADATIONS`, or any name together with `degraded` or `degrade`.
@@ -123,6 +144,7 @@ def train(
         ranks: the processes that train together.
         compiled: compile the network, on CUDA and where it is faster.
         notify: called with warnings, for example about photographs left out.
+        progress: called after each step, in the process of rank 0.
 
     Yields:
         A report after each validation, in the process of rank 0.
@@ -178,7 +200,18 @@ def train(
     del samples  # the buffer frees each photograph that it copies
     buffer = PhotoBuffer(training, device)
     trainer = Trainer(
-        run, output, resume, settings, spec, buffer, held_out, device, ranks, compiled, notify
+        run,
+        output,
+        resume,
+        settings,
+        spec,
+        buffer,
+        held_out,
+        device,
+        ranks,
+        compiled,
+        notify,
+        progress,
     )
     yield from trainer.reports()
 
@@ -198,6 +231,7 @@ class Trainer:
     ranks: Ranks
     compiled: bool
     notify: Notify
+    progress: Callable[[Step], None]
 
     def __post_init__(self) -> None:
         run = self.run
@@ -210,6 +244,7 @@ class Trainer:
             run.best = -math.inf
         run.degraded_psnr = degraded
         self.consecutive_skips = 0
+        self.interruption = Interruption(alone=self.ranks.size == 1)
         self.began = time.monotonic() - run.seconds
         self.bf16 = native_bf16(self.device)
         self.forward = self.ranks.wrap(run.network)
@@ -220,7 +255,8 @@ class Trainer:
         """Train to the end of the run, and yield a report after each validation."""
         run, progress = self.run, 0.0
         prefetch = PREFETCH.get(self.device.type, 0)
-        with closing(batches(self.draw, run.step, prefetch)) as drawn:
+        drawing = closing(batches(self.draw, run.step, prefetch))
+        with self.interruption.deferred(), drawing as drawn:
             while progress < 1.0:
                 speed = self._train_until_validation(drawn)
                 validation = self._validate() if self.ranks.leads else None
@@ -273,33 +309,54 @@ class Trainer:
         return self.settings.progress(step, time.monotonic() - self.began)
 
     def _shared_progress(self) -> float:
-        return self.ranks.broadcast(self._progress(self.run.step), self.device)
+        """Return the completed fraction of the run on rank 0; save and end an interrupted run.
+
+        Raises:
+            KeyboardInterrupt: rank 0 was interrupted before the end. All processes end together.
+        """
+        progress = self._progress(self.run.step)
+        if self.interruption.requested and progress < 1:
+            progress = _INTERRUPTED
+        progress = self.ranks.broadcast(progress, self.device)
+        if progress == _INTERRUPTED:
+            if self.ranks.leads:
+                self.run.seconds = time.monotonic() - self.began
+                self.run.save(self.resume)
+                self.notify(
+                    f"interrupted: saved at step {self.run.step} in {self.resume}. Repeat the "
+                    "command to continue"
+                )
+            raise KeyboardInterrupt
+        return progress
 
     def _train_until_validation(self, drawn: Iterator[Pair]) -> float:
         """Train until the next validation or the end, and return the megapixels per second."""
         run = self.run
-        losses, pixels, since = [], run.pixels, time.perf_counter()
+        pixels, since, speed = run.pixels, time.perf_counter(), 0.0
         while (progress := self._shared_progress()) < 1.0:
             degraded, clean = next(drawn)
             rate = self.settings.rate(progress)
             loss = update(run, degraded, clean, rate, forward=self.forward, bf16=self.bf16)
             run.step += 1
             run.pixels += clean[:, 0].numel() * self.ranks.size
-            losses.append(loss)
+            run.losses.append(loss)
             self.consecutive_skips = self.consecutive_skips + 1 if math.isnan(loss) else 0
             if self.consecutive_skips == PATIENCE:
                 raise RestormerError(
                     f"the loss was not finite in {PATIENCE} consecutive updates to step {run.step}",
                     f"Lower the learning rate. {self.output} has the best weights so far, if any.",
                 )
+            speed = (run.pixels - pixels) / (time.perf_counter() - since) / 1e6
+            if self.ranks.leads:
+                done = self._progress(run.step)
+                self.progress(Step(run.step, done, run.mean_loss, speed))
             if run.step % self.settings.validate_every == 0:
                 break
-        speed = (run.pixels - pixels) / (time.perf_counter() - since) / 1e6
-        finite = [loss for loss in losses if not math.isnan(loss)]
-        if skipped := len(losses) - len(finite):
+        if skipped := sum(map(math.isnan, run.losses)):
             run.skipped += skipped
             self.notify(f"step {run.step}: skipped {skipped} updates that were not finite")
-        run.loss = sum(finite) / len(finite) if finite else run.loss
+        run.loss = run.mean_loss
+        run.losses.clear()
         return speed
 
     def _validate(self) -> Validation:

@@ -142,7 +142,7 @@ def parse_stages(text: str) -> Stages:
 
 @dataclass
 class Run:
-    """State of a run, saved after each validation.
+    """State of a run, saved after each validation and when it is interrupted.
 
     Attributes:
         average: exponential moving average of the network's weights.
@@ -153,6 +153,7 @@ class Run:
         step, pixels: number of batches drawn, and of the pixels in them.
         seconds: training time, summed over all sessions.
         loss: mean loss before the last validation.
+        losses: those of the steps since then, NaN for those skipped.
         best: highest validation PSNR in dB.
         skipped: number of updates skipped because they were not finite.
         history: loss and PSNR of every validation, by step.
@@ -170,6 +171,7 @@ class Run:
     pixels: int = 0
     seconds: float = 0.0
     loss: float = 0.0
+    losses: list[float] = field(default_factory=list)
     best: float = -math.inf
     skipped: int = 0
     history: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -194,7 +196,7 @@ class Run:
         """
         try:
             state = torch.load(path, weights_only=True, map_location=device)
-            state.setdefault("degraded_psnr", math.nan)  # missing in older files
+            state = {"degraded_psnr": math.nan, "losses": [], **state}  # missing in older files
             network = random_network(Architecture.from_dict(state.pop("architecture")), seed=0)
             run = cls.begin(state.pop("task"), network, device)
             for name in _PARTS:
@@ -210,6 +212,12 @@ class Run:
                 "Remove it to start a new run.",
             ) from error
         return run
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss since the last validation, or before it if no step since then was finite."""
+        finite = [loss for loss in self.losses if not math.isnan(loss)]
+        return sum(finite) / len(finite) if finite else self.loss
 
     def save(self, path: Path) -> None:
         """Write the run completely or not at all.

@@ -58,11 +58,15 @@ def tree() -> list[str]:
     return sorted(path.as_posix() for path in files)
 
 
-def python(*arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
-    """Start Python in a new process."""
+def python(
+    *arguments: str, stdin: Any = None, stdout: Any = subprocess.PIPE, group: bool = False
+) -> Any:
+    """Start Python in a new process, and on request in a process group of its own."""
     stderr = stdout if isinstance(stdout, int) and stdout >= 0 else subprocess.PIPE
     command = [sys.executable, *arguments]
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr)  # noqa: S603
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=group
+    )
 
 
 def have_ended(processes: list[psutil.Process]) -> bool:

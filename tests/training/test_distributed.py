@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.program import PROGRAM, python
-from tests.support.training import assert_same, provenance
+from tests.support.training import assert_same, provenance, state
 
 STEPS = """
 import sys, torch
@@ -60,3 +63,29 @@ def test_the_command_runs_under_torchrun(
     assert process.returncode == 0, stderr
     assert stderr.count(b"step 1,") == stderr.count(b"step 2,") == 1
     assert provenance(Path("a.safetensors"))["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everyone", [False, True])
+def test_processes_are_interrupted_together(
+    everyone: bool, photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After SIGTERM to torchrun, or Ctrl-C to all processes, the run is saved and can go on."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = f"train denoise --photos {photos} -o a.safetensors --validate-every 2 --stages 0:16:1"
+    launch = f"-m torch.distributed.run --standalone --nproc-per-node 2 {' '.join(PROGRAM)} {words}"
+    process = python(*launch.split(), "--device", "cpu", "--steps", "999999", group=True)
+    try:
+        while b"step 2," not in (line := process.stderr.readline()):
+            assert line, "torchrun ended"
+        if everyone:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert stderr.count(b"interrupted: saved at step ") == 1, stderr
+    step = state(Path("a.safetensors"))["step"]
+    assert f"saved at step {step} ".encode() in stderr
