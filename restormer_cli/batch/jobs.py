@@ -115,9 +115,16 @@ def plan_jobs(
 
     Raises:
         UsageError: outputs would replace inputs or cannot be written, or all jobs have a problem.
-            The error lists all problems.
+            The error lists all problems. Or none would replace its input, although `in_place` asks
+            for it.
     """
     jobs, problems = plan_group(inputs, output, format, in_place=in_place, right=right)
+    if in_place and jobs and not any(job.in_place for job in jobs):
+        cause = f"-o {output}" if output else "an image on stdin"
+        raise UsageError(
+            f"--in-place and {cause} do not go together: no output would replace its input",
+            "Leave out one of them.",
+        )
     if problems or (jobs and all(job.problem for job in jobs)):
         refuse_problems(jobs, problems)
     return jobs
@@ -130,8 +137,8 @@ def plan_group(
     *,
     in_place: bool = False,
     right: str | None = None,
-) -> tuple[list[Job], list[str]]:
-    """Return the jobs of `plan_jobs`, and the problems for which it would refuse them."""
+) -> tuple[list[Job], dict[str, str]]:
+    """Return the jobs of `plan_jobs`, and why it would refuse them: problems with their hints."""
     kind = OUTPUT_FORMATS[format] if format else None
     targets = _targets(inputs, output, kind, in_place)
     views = zip(inputs, targets, _rights(inputs, right), strict=True)
@@ -139,21 +146,19 @@ def plan_group(
     if in_place and output is None:
         jobs = [_with_own_format(job) for job in jobs]
     jobs = _resolve_collisions([_with_linear_input(job) for job in jobs])
-    return jobs, [*_replacements(jobs, in_place), *_unwritable(jobs)]
+    return jobs, dict([*_replacements(jobs, in_place), *_unwritable(jobs)])
 
 
-def refuse_problems(jobs: Iterable[Job], problems: list[str]) -> NoReturn:
-    """Raise UsageError with the problems, and those of the jobs."""
-    problems = [*dict.fromkeys(job.problem for job in jobs if job.problem), *problems]
-    listed = problems[:_MAX_PROBLEMS]
+def refuse_problems(jobs: Iterable[Job], problems: dict[str, str]) -> NoReturn:
+    """Raise UsageError with the problems, those of the jobs, and the hints for them."""
+    problems = {job.problem: job.hint for job in jobs if job.problem} | problems
+    listed = [*problems][:_MAX_PROBLEMS]
     if more := len(problems) - len(listed):
         listed.append(f"and {more} more")
     if len(problems) > 1:
         listed.insert(0, f"{len(problems)} problems:")
-    raise UsageError(
-        "\n  ".join(listed),
-        "Nothing was changed. Use -o FOLDER or --format for other names, or separate runs.",
-    )
+    hints = dict.fromkeys(["Nothing was changed.", *problems.values()])
+    raise UsageError("\n  ".join(listed), " ".join(hints))
 
 
 def job_names(
@@ -274,7 +279,7 @@ def _with_linear_input(job: Job) -> Job:
     if kind is None or not kind.linear or job.problem or job.source is None:
         return job
     excluded = excludes_linear(job.source.suffix.lower())
-    return replace(job, problem=LINEAR_ONLY) if excluded else job
+    return replace(job, problem=LINEAR_ONLY, hint="Write TIFF or PNG.") if excluded else job
 
 
 def _resolve_collisions(jobs: list[Job]) -> list[Job]:
@@ -314,7 +319,7 @@ def _with_whole_name(job: Job) -> Job:
     return replace(job, target=target.with_name(name))
 
 
-def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
+def _replacements(jobs: list[Job], in_place: bool) -> Iterator[tuple[str, str]]:
     inputs = {_real(job.source): job.source for job in jobs if job.source is not None}
     for job in jobs:
         target = None if job.problem == LINEAR_ONLY else job.target
@@ -322,15 +327,21 @@ def _replacements(jobs: list[Job], in_place: bool) -> Iterator[str]:
         if replaced is None:
             continue
         if replaced != job.source:
-            yield f"the output of {job.names[0]} would replace the input {replaced}"
+            problem = f"the output of {job.names[0]} would replace the input {replaced}"
+            yield problem, "Name another file or folder with -o."
         elif not in_place:
-            yield f"{replaced} would be replaced by its own output (--in-place allows it)"
+            problem = f"{replaced} would be replaced by its own output (--in-place allows it)"
+            yield problem, "Name another file or folder with -o."
 
 
-def _unwritable(jobs: list[Job]) -> Iterator[str]:
+def _unwritable(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     targets = [job.target for job in jobs if job.target is not None]
-    yield from (f"{target} is a folder" for target in targets if is_folder(target))
-    yield from filter(None, map(unwritable, dict.fromkeys(target.parent for target in targets)))
+    for target in targets:
+        if is_folder(target):
+            yield f"{target} is a folder", "Rename that folder, or name another output with -o."
+    for problem in map(unwritable, dict.fromkeys(target.parent for target in targets)):
+        if problem:
+            yield problem, "Name a folder with -o in which files can be created."
 
 
 def _real(path: Path) -> str:

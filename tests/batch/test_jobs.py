@@ -118,6 +118,9 @@ REFUSED = {
     "stdin among others": (["-", "a.png"], {}),
     "in place with another format": (["a.png"], {"in_place": True, "format": "jpg"}),
     "in place in a format that is only read": (["c.gif"], {"in_place": True}),
+    "in place into another folder": (["f"], {"in_place": True, "output": "out/"}),
+    "in place into another file": (["a.png"], {"in_place": True, "output": "out.png"}),
+    "in place from stdin": (["-"], {"in_place": True}),
     "a folder below a file": (["a.png"], {"output": "b.jpeg/out/"}),
     "one right view for several": (["f"], {"right": "a.png"}),
 }
@@ -174,6 +177,45 @@ def test_all_problems_are_reported_at_once() -> None:
     assert "f/a.png and a.png would both become out/a.png" in message
     assert "out/b.jpeg is a folder" in message
     assert "out/sub is not a folder" in message
+
+
+HINTS = {
+    "an output is its input": (["a.png"], {"output": "."}, "Name another file or folder with -o."),
+    "an output is a folder": (
+        ["a.png"],
+        {"output": "out/"},
+        "Rename that folder, or name another output with -o.",
+    ),
+    "a folder below a file": (
+        ["a.png"],
+        {"output": "b.jpeg/out/"},
+        "Name a folder with -o in which files can be created.",
+    ),
+    "one file for two inputs": (
+        ["f/a.png", "h/a.png"],
+        {"output": "new/"},
+        "Restore it in a run of its own, with -o.",
+    ),
+    "a format only for raw files": (["b.jpeg"], {"format": "dng"}, "Write TIFF or PNG."),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+def test_the_hint_is_for_the_problem_that_was_found(case: str) -> None:
+    """Each kind of problem has a remedy of its own, and no other is given."""
+    names, options, hint = HINTS[case]
+    Path("out/a.png").mkdir(parents=True)
+    with pytest.raises(UsageError) as caught:
+        jobs(*names, **options)
+    assert caught.value.hint == f"Nothing was changed. {hint}"
+
+
+def test_in_place_without_an_output_that_replaces_its_input_is_named() -> None:
+    """The error says which options do not go together."""
+    with pytest.raises(UsageError, match=r"--in-place and -o out\.png do not go together"):
+        jobs("a.png", in_place=True, output="out.png")
+    with pytest.raises(UsageError, match="--in-place and an image on stdin do not go together"):
+        jobs("-", in_place=True)
 
 
 def test_in_place_allows_an_output_to_replace_its_input_but_no_other() -> None:
