@@ -178,6 +178,7 @@ class Failed(Event):
         task: the restoration; null if the run could not start.
         error: the cause.
         hint: the remedy; may be empty.
+        disk_full: true if there is no space for the output, which ends the run.
     """
 
     name = "failed"
@@ -186,6 +187,7 @@ class Failed(Event):
     task: Task | None
     error: str
     hint: str
+    disk_full: bool = False
 
 
 @dataclass(frozen=True)

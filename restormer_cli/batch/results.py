@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from concurrent.futures import CancelledError
@@ -14,6 +15,8 @@ from .events import Failed, Restored
 
 if TYPE_CHECKING:
     from .jobs import Job
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
@@ -59,4 +62,6 @@ def failure_event(job: Job, task: str, error: Exception) -> Failed:
 
 def _failed(name: str, output: str, task: str, error: ImageError) -> Failed:
     """Return the event without repeating the image's name in the error."""
-    return Failed(name, output, task, error.message.removeprefix(f"{name}: "), error.hint)
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_FULL
+    cause = error.message.removeprefix(f"{name}: ")
+    return Failed(name, output, task, cause, error.hint, disk_full=full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import os
@@ -185,17 +186,53 @@ def in_a_small_file_system(*arguments: str, options: str) -> tuple[int, str, lis
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
-def test_a_full_disk_is_an_error_of_each_image() -> None:
-    """Outputs that fit are complete, and others are errors of one line."""
-    for i in range(4):
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_full_disk_ends_the_run(device: str) -> None:
+    """Outputs that fit are complete, one image fails, and the others are counted, not tried."""
+    for i in range(9):
         picture(f"f/{i}.png", (64, 96, 3), seed=i)  # 18 kB each, of random pixels
     Path("out").mkdir()
-    status, stderr, files = in_a_small_file_system("derain", "f", "-o", "out", options="size=48k")
+    command = ("derain", "f", "-o", "out", "--device", device)
+    status, stderr, files = in_a_small_file_system(*command, options="size=48k")
     assert status == 1
-    assert [name for name in files if not name.startswith(".")] == ["0.png", "1.png"]
-    assert stderr.count("No space left on device") >= 2
+    written = [name for name in files if not name.startswith(".")]
+    assert len(written) == 2
     assert not [name for name in files if name.endswith(atomic.TEMPORARY)]
-    assert re.search(r"warning: out: needs about 7\S+ kB, 49.2 kB free", stderr)
+    assert re.search(r"warning: out: needs about 16\d kB, 49.2 kB free", stderr)
+    failed = stderr.count("cannot write (No space left on device)")
+    assert 1 <= failed <= len(device.split(","))
+    *_, cause, hint = stderr.splitlines()
+    assert cause.startswith(f"error: the disk is full, with {9 - 2 - failed} of 9 images to go")
+    assert "--skip-existing" in hint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
+def test_an_image_for_which_the_disk_is_full_may_be_the_last() -> None:
+    """Then there is nothing to resume, and its error is the only one."""
+    picture("f/a.png", (64, 96, 3))
+    Path("out").mkdir()
+    command = ("derain", "f/a.png", "-o", "out/b.tif")
+    status, stderr, _ = in_a_small_file_system(*command, options="size=8k")
+    assert status == 1
+    assert stderr.count("error: ") == 1
+    assert "cannot write (No space left on device)" in stderr
+
+
+def test_a_full_disk_ends_a_watch(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No image that arrives later could be written either."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    picture("in/a.png")
+    monkeypatch.setattr(image_io, "write_atomic", full)
+    outcome = restormer("derain", "in", "--watch", "--json")
+    assert outcome.status == 1
+    first, last = (event for event in outcome.events if event["event"] == "failed")
+    assert (first["input"], first["disk_full"]) == ("in/a.png", True)
+    assert last["error"].startswith("the disk is full, with 0 of 1 images to go")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")

@@ -18,7 +18,7 @@ from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ...batch import Event, Job, Observer, Tally
@@ -101,9 +101,7 @@ class Session:
             else:
                 self._restore_all(self.jobs)
         except KeyboardInterrupt:
-            tally, total = self.tally, self.total
-            remaining = max(total - tally.restored - tally.skipped - tally.failed, 0)
-            watch = self.options.watch
+            remaining, total, watch = self._remaining, self.total, self.options.watch
             cause, again = (
                 ("the watch ended", "") if watch else ("interrupted", " with --skip-existing")
             )
@@ -120,6 +118,12 @@ class Session:
             raise
         self._finish(interrupted=False)
         return self.tally
+
+    @property
+    def _remaining(self) -> int:
+        """Number of inputs without a result."""
+        tally = self.tally
+        return max(self.total - tally.restored - tally.skipped - tally.failed, 0)
 
     def _watch(self) -> None:
         """Restore what is in the folders and what arrives, until a signal ends the watch."""
@@ -206,9 +210,11 @@ class Session:
         """Report names without images, and outputs among the inputs, that are not reported yet."""
         for problem in self.inputs.problems:
             if problem not in self.reported:
+                self.total += 1
                 self._emit([Failed(problem.name, None, self.task, problem.error, problem.hint)])
         for path in self.inputs.own:
             if path not in self.reported:
+                self.total += 1
                 self._emit([Skipped(str(path), None, self.task, "an output of an earlier run")])
         self.reported.update(self.inputs.problems, self.inputs.own)
 
@@ -275,13 +281,36 @@ class Session:
                 self.console.say(backend.forecast(jobs))
             events = backend.run(jobs, self.streams)
             with self.console.progress(len(jobs)), closing(events):
-                try:
-                    self._emit(events)
-                except KeyboardInterrupt:
-                    with suppress(KeyboardInterrupt, StopIteration):  # report files being written
-                        self._emit([events.throw(KeyboardInterrupt())])
-                        self._emit(events)
-                    raise
+                self._report_run(events)
+
+    def _report_run(self, events: Generator[Event, None, None]) -> None:
+        """Report the events of a run, which an interrupt or a full disk ends.
+
+        Raises:
+            RestormerError: the disk is full, and there are images left.
+        """
+        full = False
+        try:
+            for event in events:
+                self._emit([event])
+                if full := isinstance(event, Failed) and event.disk_full:
+                    break
+        except KeyboardInterrupt:
+            self._report_written(events)
+            raise
+        if full and (self._remaining or self.options.watch):
+            self._report_written(events)
+            raise RestormerError(
+                f"the disk is full, with {self._remaining} of {self.total} images to go. "
+                "All files written are complete",
+                "Free some space. Run the same command with --skip-existing to resume.",
+            )
+
+    def _report_written(self, events: Generator[Event, None, None]) -> None:
+        """Stop a run, and report the files that are being written."""
+        with suppress(KeyboardInterrupt, StopIteration):
+            self._emit([events.throw(KeyboardInterrupt())])
+            self._emit(events)
 
     def _backend(self, config: RestorerConfig) -> Backend:
         if config not in self.backends:
