@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ImageError, UsageError
-from ..files import UrlPath, as_path, exists, is_folder, is_special
+from ..files import UrlPath, as_path, is_folder, is_special, unreachable
 from ..imaging import decode, luminance, opacity, readable_suffixes, to_float
 from ..text import format_number
 
@@ -45,8 +45,8 @@ def assign_masks(jobs: Sequence[Job], inputs: Sequence[Input], mask: str | None)
     if mask is None:
         return list(jobs)
     path = as_path(mask)
-    if not exists(path):
-        raise UsageError(f"{mask}: no such mask", "Name an image, or a folder of images.")
+    if problem := unreachable(path):
+        raise UsageError(f"--mask {mask}: {problem[0]}", "Name an image, or a folder of images.")
     if not is_folder(path):
         masked = [replace(job, mask=path) for job in jobs]
     elif any(job.source is None for job in jobs):

@@ -25,6 +25,7 @@ from .lists import read_list_file as read_list_file
 from .paths import UrlPath as UrlPath
 from .paths import as_path as as_path
 from .paths import beside as beside
+from .paths import unreachable as unreachable
 from .watching import Arrivals as Arrivals
 from .watching import check_watch as check_watch
 from .watching import watch_folders as watch_folders

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ImageError
-from ..files import UrlPath, write_atomic
+from ..files import UrlPath, is_folder, unreachable, write_atomic
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes, reason
@@ -176,10 +176,11 @@ def read_bytes(
             return name, _read_all(source, name, check)
     except OSError as error:
         cause, hint = f"cannot read ({reason(error)})", "Check the file and its permissions."
-        if isinstance(error, FileNotFoundError):
-            cause, hint = "no such file", "Check the path."
-        elif isinstance(source, Path) and source.is_dir():
-            cause, hint = "a folder, not an image", "Name an image."
+        if isinstance(source, Path):
+            if problem := unreachable(source):
+                cause, hint = problem
+            elif is_folder(source):
+                cause, hint = "a folder, not an image", "Name an image."
         raise ImageError(f"{name}: {cause}", hint) from error
 
 

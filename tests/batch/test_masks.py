@@ -180,7 +180,7 @@ def test_one_mask_serves_all_images(denoise: Callable[..., Outcome]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        (("a.png", "--mask", "absent.png"), "absent.png: no such mask"),
+        (("a.png", "--mask", "absent.png"), "--mask absent.png: no such file"),
         (("a.png", "--mask", ""), "--mask is empty"),
         (("a.png", "--mask", "a.png"), "a.png is both a mask and an input"),
         (("a.png", "--mask", "mask.png", "-o", "mask.png"), "mask.png is both a mask and an out"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
 import sys
@@ -48,6 +50,31 @@ def test_missing_files_exit_with_1(restormer: Callable[..., Outcome]) -> None:
     outcome = restormer("derain", "missing.png", "x" * 300, "", "--weights", "gone.pth")
     assert outcome.status == 1
     assert "error: missing.png: no such file" in outcome.stderr
+
+
+def test_the_cause_of_a_file_that_cannot_be_found_is_named(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken links, links in a circle and folders without permission are no missing files."""
+    stat = os.stat
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path) == "locked/c.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    Path("f").mkdir()
+    Path("f/a.png").symlink_to("gone.png")
+    Path("f/b.png").symlink_to("b.png")
+    monkeypatch.setattr(os, "stat", refuse)
+    outcome = restormer("derain", "f", "locked/c.png")
+    assert outcome.status == 1
+    gone = Path("f/gone.png").absolute()
+    assert f"error: f/a.png: a link to {gone}, which is missing" in outcome.stderr
+    assert "error: f/b.png: links that lead in a circle" in outcome.stderr
+    assert "error: locked/c.png: cannot be reached (Permission denied)" in outcome.stderr
+    assert "no such file" not in outcome.stderr
+    assert "Check the path and its permissions." in outcome.stderr
 
 
 @pytest.mark.parametrize(

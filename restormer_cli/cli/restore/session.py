@@ -153,13 +153,13 @@ class Session:
 
     def _restore_all(self, jobs: list[Job]) -> None:
         """Restore the images, report those that cannot be, and remove leftovers of killed runs."""
-        problems = {
-            job: job.problem or "no such file"
-            for job in jobs
-            if job.problem or (job.source and not files.exists(job.source))
-        }
-        for job, cause in problems.items():
-            hint = job.hint if job.problem else "Check the path."
+        problems = {}
+        for job in jobs:
+            if job.problem:
+                problems[job] = job.problem, job.hint
+            elif job.source and (problem := files.unreachable(job.source)):
+                problems[job] = problem
+        for job, (cause, hint) in problems.items():
             self._emit([Failed(*job.names, self.task, cause, hint)])
         if not self.options.dry_run:
             folders = {job.target.parent for job in jobs if job.target is not None}
