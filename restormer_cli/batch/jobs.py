@@ -39,6 +39,7 @@ OUTPUT_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "tiff": "tiff", "
 
 _MAX_NAMES = 5  # of inputs with one output, listed in an error
 _MAX_PROBLEMS = 20  # listed in an error; the others are only counted
+_DEVICE_FOLDERS = ("/dev", "/dev/fd")
 _WRITABLE = {suffix: kind for kind, spec in FORMATS.items() for suffix in spec.suffixes}
 
 
@@ -225,6 +226,12 @@ def _targets(
 
 def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
     assert input_.path is not None  # noqa: S101 - stdin goes to stdout
+    folder = os.path.realpath(input_.path.parent)
+    if folder in _DEVICE_FOLDERS or folder.startswith("/proc/"):  # as of <(command) of a shell
+        raise UsageError(
+            f"{input_.path} is a pipe or device, beside which no file can be written",
+            "Name the output with -o.",
+        )
     path = with_format(input_.path, kind)
     if in_place:
         if kind and path != input_.path:

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..files import unwritable
 from ..imaging import make_folder
 from ..text import reason
 
@@ -44,11 +45,13 @@ def serve(config: ServerConfig, reporter: Reporter, ready: Callable[[str], None]
         ready: called with the address of the page once it can be opened.
 
     Raises:
-        UsageError: the address cannot be used.
+        UsageError: the address, or the folder for results, cannot be used.
         ImageError: the folder for results cannot be created.
         RestormerError: the weights or the device are unavailable.
     """
     if config.keep is not None:
+        if cause := unwritable(config.keep):
+            raise UsageError(f"--keep: {cause}", "Name a folder in which files can be created.")
         make_folder(config.keep)
     listener = _listen(config)
     queue = RestoringQueue(config, reporter)

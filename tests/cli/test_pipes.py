@@ -51,6 +51,18 @@ def test_a_filter_in_a_pipe() -> None:
     assert np.array_equal(pixels("out.tif"), before)
 
 
+def test_an_image_from_a_command_needs_a_name_for_its_output() -> None:
+    """<(command) of a shell is no file, beside which another could be written."""
+    picture("in.png")
+    for name in ("/dev/stdin", "/dev/fd/0"):
+        result = shell(f"cat in.png | restormer derain {name}")
+        assert result.returncode == 2
+        assert b"is a pipe or device, beside which no file can be written" in result.stderr
+        assert b"hint: Name the output with -o." in result.stderr
+    assert shell("cat in.png | restormer derain /dev/stdin -o out.png").returncode == 0
+    assert np.array_equal(pixels("out.png"), pixels("in.png"))
+
+
 def test_a_process_for_every_image_into_one_folder() -> None:
     """Processes under `xargs -P` share a folder and write complete lines to its manifest."""
     for seed, name in enumerate(NAMES[:4]):

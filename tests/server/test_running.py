@@ -121,6 +121,18 @@ def test_wrong_options_are_refused(
 
 
 @pytest.mark.usefixtures("extra")
+def test_results_cannot_be_kept_in_a_file(
+    tmp_path: Path, restormer: Callable[..., Outcome]
+) -> None:
+    """It is wrong usage, and the message says that the path is no folder."""
+    file = tmp_path / "a.png"
+    file.touch()
+    outcome = restormer("serve", "--port", 0, "--keep", file)
+    assert outcome.status == 2
+    assert f"--keep: {file} is not a folder" in outcome.stderr
+
+
+@pytest.mark.usefixtures("extra")
 def test_a_port_in_use_is_reported(restormer: Callable[..., Outcome]) -> None:
     """The message names the port."""
     with socket.create_server(("127.0.0.1", 0)) as other:
