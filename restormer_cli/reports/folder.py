@@ -45,9 +45,13 @@ def report_folder(
     report = Report(path, title, [])
     tally, seconds = Tally(""), 0.0
     for output in outputs:
-        event = _add_output(report, output, max_pixels, defaults)
+        event = add_output(report, output, output.input(), max_pixels)
         tally.add(event)
-        seconds += event.seconds if isinstance(event, Restored) else 0
+        if isinstance(event, Restored):
+            seconds += event.seconds
+            for name, value in output.entry["recipe"].get("options", {}).items():
+                if value != defaults.get(name):
+                    report.uses("--" + name.replace("_", "-"), str(value))
         yield event
     summary = replace(tally.summary(interrupted=False), seconds=seconds)
     times = sorted(str(output.entry.get("time", ""))[:16].replace("T", " ") for output in outputs)
@@ -55,13 +59,19 @@ def report_folder(
     report.write(f"{folder}, restored {period} UTC", summary_figures(summary))
 
 
-def _add_output(
-    report: Report, output: RecordedOutput, max_pixels: int, defaults: Mapping[str, object]
+def add_output(
+    report: Report, output: RecordedOutput, source: Path | None, max_pixels: int
 ) -> Restored | Failed:
-    """Add an output to the report; return the event of its restoration, or Failed."""
+    """Add an output to the report; return the event of its restoration, or Failed.
+
+    Args:
+        report: the report.
+        output: the output.
+        source: its input; None if that is missing or has changed.
+        max_pixels: maximum number of pixels of an image.
+    """
     try:
         event = output.event()
-        source = output.input()
         before, after, warnings = output.read(source, max_pixels)
         event.warnings.extend(warnings)
         report.previews.write(event.output, before, after)
@@ -72,7 +82,4 @@ def _add_output(
         return failed
     links = {"before": str(source)} if source else {}
     report.add(event, {**links, "after": event.output})
-    for name, value in output.entry["recipe"].get("options", {}).items():
-        if value != defaults.get(name):
-            report.uses("--" + name.replace("_", "-"), str(value))
     return event

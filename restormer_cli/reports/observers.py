@@ -12,12 +12,13 @@ from ..errors import UsageError
 from ..files import PAGE_SUFFIXES, UrlPath, as_path, is_folder
 from ..text import format_bytes, printable
 from .comparison import SHEET_SUFFIXES, Panel, parse_crop, write_sheet
+from .folder import add_output
 from .page import TASK_TITLES, Report, check_folder, check_page, summary_figures, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..batch import Event, Job, Restored, Summary
+    from ..batch import Event, Job, RecordedOutput, Restored, Summary
     from ..callbacks import Notify
     from ..imaging import Box, Image
     from .page import Previews, Terms
@@ -34,6 +35,11 @@ class RunObservers:
         """Add an event to the report."""
         if self.report is not None:
             self.report.add(event)
+
+    def add_output(self, output: RecordedOutput, source: Path | None, max_pixels: int) -> None:
+        """Add the pictures of an image that is skipped to the report; see `add_output`."""
+        if self.report is not None:
+            add_output(self.report, output, source, max_pixels)
 
     def finish(self, summary: Summary, notify: Notify) -> None:
         """Write the report.

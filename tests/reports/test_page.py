@@ -51,7 +51,7 @@ def test_a_report_lists_all_events_of_a_run(restormer: Callable[..., Outcome]) -
         ["skipped", "1"],
         ["megapixels", "0.001"],
     ]
-    assert [image["name"] for image in page["images"]] == ["f/b.png"]
+    assert [image["name"] for image in page["images"]] == ["f/a.png", "f/b.png"]
     assert page["failed"][0] == ["gone.png", "no such file", "Check the path."]
     assert page["failed"][1][0] == "f/c.png"
     assert page["skipped"] == [["f/a.png", "restored before, and nothing has changed"]]
@@ -62,6 +62,20 @@ def test_a_report_lists_all_events_of_a_run(restormer: Callable[..., Outcome]) -
     assert settings["--tile"] == "64"
     assert settings["--skip-existing"] == "on"
     assert "--overlap" not in settings
+
+
+def test_a_second_run_keeps_the_pictures_of_the_first(restormer: Callable[..., Outcome]) -> None:
+    """The page of a resumed run shows the skipped images, too, with their facts and links."""
+    for name in ("f/a.png", "f/b.png"):
+        picture(name)
+    command = ("denoise", "f", "-o", "out", "--skip-existing", "--report", "report.html")
+    assert restormer(*command).status == 0
+    first = page_data("report.html")
+    assert restormer(*command).status == 0
+    second = page_data("report.html")
+    assert second["images"] == first["images"]
+    assert second["settings"] == first["settings"]
+    assert len(second["skipped"]) == 2
 
 
 def test_previews_are_embedded(restormer: Callable[..., Outcome]) -> None:

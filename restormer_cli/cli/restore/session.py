@@ -8,7 +8,7 @@ import sys
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
@@ -341,7 +341,19 @@ class Session:
                 if any(batch.has_same_settings(entry, f) for f in fingerprints):
                     reasons[job] = batch.UNCHANGED
         self._emit(Skipped(*job.names, self.task, why) for job, why in reasons.items() if why)
+        self._report_finished({j: e for j, e in entries.items() if reasons[j] == batch.UNCHANGED})
         return [job for job, why in reasons.items() if why is None]
+
+    def _report_finished(self, entries: dict[Job, dict[str, Any]]) -> None:
+        """Add the pictures of skipped images to the report, which replaces that of their run."""
+        if self.observers.report is None:
+            return
+        with self.console.progress(len(entries)):
+            for number, (job, entry) in enumerate(entries.items(), 1):
+                if job.target is not None:
+                    output = batch.RecordedOutput(job.target, entry)
+                    self.observers.add_output(output, job.source, self.options.max_pixels)
+                    self.console.advance(number, printable(job.names[0]))
 
 
 def _open_streams(jobs: list[Job], options: RestoreOptions) -> batch.StandardStreams:
