@@ -117,6 +117,17 @@ def test_a_locale_of_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     assert events[-1]["restored"] == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the name")
+def test_json_keeps_the_bytes_of_a_name(restormer: Callable[..., Outcome]) -> None:
+    """Python gets the name of a file that is not UTF-8 back, as the documentation says."""
+    picture("f/a.png")
+    Path("f/a.png").rename(os.fsdecode(b"f/\xfc.png"))
+    outcome = restormer("derain", "f", "-o", "out", "--json")
+    assert outcome.stdout.isascii()
+    (restored,) = (event for event in outcome.events if event["event"] == "restored")
+    assert os.fsencode(restored["output"]) == b"out/\xfc.png"
+
+
 def test_a_locale_of_ascii_has_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """The help text has only characters of the encoding."""
     for name, value in ASCII.items():
