@@ -6,6 +6,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,6 +15,7 @@ import typer
 from .. import batch
 from .._version import __version__
 from ..errors import RestormerError
+from ..files import exists
 from ..memory import MemoryGuard, save_address_space
 from ..streams import STDOUT, safe_streams
 from ..text import reason
@@ -48,6 +51,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Other programs": {"export": export},
 }
 """Commands by panel of `restormer --help` and by name."""
+
+USAGE = 2
+"""Exit status of wrong usage, also of that which Typer reports."""
 
 VARIABLES = "Environment variables set options too: RESTORMER_SKIP_EXISTING=1 is --skip-existing."
 
@@ -100,6 +106,12 @@ def general_options(
     """Declare the options that precede the name of a command."""
 
 
+def _dashed_file(arguments: Sequence[str] | None) -> str | None:
+    """Return the first argument that was taken for options, but is also the name of a file."""
+    names = takewhile(lambda name: name != "--", sys.argv[1:] if arguments is None else arguments)
+    return next((n for n in names if n.startswith("-") and n != "-" and exists(Path(n))), None)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the program and exit with its status.
 
@@ -115,6 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         try:
             with MemoryGuard("to go on"):
                 app(arguments, prog_name="restormer", obj=console)
+        except SystemExit as error:
+            if error.code == USAGE and (name := _dashed_file(arguments)):
+                console.say(
+                    f"hint: If {name} is a file, write ./{name}, or put -- before the files."
+                )
+            raise
         except RestormerError as error:
             console.error(error)
             status = error.exit_status

@@ -52,6 +52,17 @@ def test_missing_files_exit_with_1(restormer: Callable[..., Outcome]) -> None:
     assert "error: missing.png: no such file" in outcome.stderr
 
 
+def test_a_file_that_looks_like_options_gets_a_hint(restormer: Callable[..., Outcome]) -> None:
+    """A pattern of the shell may match it. There is no hint without such a file, or after `--`."""
+    hint = "hint: If -dash.png is a file, write ./-dash.png, or put -- before the files."
+    assert hint not in restormer("derain", "-dash.png").stderr
+    picture("-dash.png")
+    outcome = restormer("derain", "a.png", "-dash.png")
+    assert outcome.status == 2
+    assert outcome.stderr.splitlines()[-1] == hint
+    assert hint not in restormer("derain", "--bogus", "--", "-dash.png").stderr
+
+
 def test_the_cause_of_a_file_that_cannot_be_found_is_named(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
