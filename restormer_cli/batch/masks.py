@@ -134,8 +134,10 @@ def mask_remarks(mask: Array | None) -> tuple[list[str], list[str]]:
     """Return notes and warnings on a mask."""
     if mask is None:
         return [], []
-    black = 100 * float((mask == 0).mean())
-    notes = [f"{format_number(black)} % of the pixels are black in the mask: they stay as they are"]
+    share = f"{format_number(100 * float((mask == 0).mean()))} %"
+    notes = [f"{share} of the pixels are black in the mask: they stay as they are"]
+    if mask.all():
+        notes = ["no pixel is black in the mask: none stays as it is"]
     if (top := float(mask.max())) >= _NEARLY_BLACK:
         return notes, []
     degree = f"nearly black, at most {255 * top:.2g} of 255" if top else "black"

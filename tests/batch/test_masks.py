@@ -87,6 +87,15 @@ def test_black_stays_white_is_restored_and_grey_blends(
     assert np.abs(part - middle).max() < step
 
 
+def test_a_mask_without_black_says_so(denoise: Callable[..., Outcome]) -> None:
+    """The note does not speak of 0 % of the pixels."""
+    picture("a.png", (8, 8, 3))
+    image_io.write_image(Image(np.full((8, 8, 1), 255, np.uint8)), Path("mask.png"))
+    outcome = denoise("a.png", "--mask", "mask.png")
+    assert "no pixel is black in the mask" in outcome.stderr
+    assert "0 %" not in outcome.stderr
+
+
 def test_the_change_in_events_is_that_of_the_output(denoise: Callable[..., Outcome]) -> None:
     """The mask counts, as --strength does."""
     before = picture("a.tif", (*SHAPE, 3), "float32")

@@ -259,3 +259,30 @@ def test_choices_among_official_weights(
     outcome = restormer("denoise", "in.png", "-o", "out.png", *option)
     assert outcome.status == 0
     assert f"note: {option[0]}: no effect with " in outcome.stderr
+
+
+IDLE = {
+    "the quality of lossless formats": ["in.png", "-o", "out.tiff", "--quality", "50"],
+    "the overlap without tiles": ["in.png", "--overlap", "5"],
+    "a manifest's entry without a name": ["-", "--skip-existing", "-o", "out.png"],
+    "a page of nothing": ["in.png", "--dry-run", "--report", "page.html"],
+    "a sheet of nothing": ["in.png", "--dry-run", "--compare", "sheet.png"],
+    "a preview of nothing": ["in.png", "--dry-run", "--preview"],
+}
+USED = {
+    "the quality of a lossy format": ["in.png", "-o", "out.webp", "--quality", "50"],
+    "the overlap of tiles": ["in.png", "--tile", "64", "--overlap", "5"],
+    "a file": ["in.png", "--skip-existing", "-o", "out.png"],
+}
+
+
+@pytest.mark.parametrize("case", [*IDLE, *USED])
+def test_options_without_an_effect(case: str, restormer: Callable[..., Outcome]) -> None:
+    """A note names the option that has no effect in a run, and no other."""
+    picture("in.png")
+    words = [*IDLE.get(case, ()), *USED.get(case, ())]
+    outcome = restormer("denoise", *words, stdin=Path("in.png").read_bytes())
+    assert outcome.status == 0
+    notes = [line for line in outcome.stderr.splitlines() if line.startswith("note: --")]
+    given = [f"note: {word}" for word in words if word.startswith("--") and word != "--dry-run"]
+    assert [note.rpartition(":")[0] for note in notes] == (given if case in IDLE else [])

@@ -16,6 +16,7 @@ from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
 from ...errors import RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
+from .unused import unused_options
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -96,6 +97,8 @@ class Session:
             self._report_inputs()
             self._report_left_out()
             self._note_unused_options()
+            for note in unused_options(self.options, self.jobs):
+                self.console.say(note)
             if self.options.watch:
                 self._watch()
             else:
