@@ -218,21 +218,29 @@ class Pace:
 
 
 def _progress_bar() -> Progress:
-    """Return a bar on stderr whose tasks have the fields `steps` and `speed`."""
+    """Return a bar on stderr whose tasks have the fields `steps` and `speed`.
+
+    A narrow terminal shows the bar, the number of images and the remaining time.
+    """
     from rich import progress
     from rich.console import Console as Terminal
     from rich.table import Column
 
-    name_column = Column(max_width=30, no_wrap=True, overflow="ellipsis")
+    terminal = Terminal(stderr=True)
+    width = terminal.width
+    name_column = Column(max_width=min(30, width // 5), no_wrap=True, overflow="ellipsis")
+    columns: dict[progress.ProgressColumn, int] = {  # and the widths of terminals that have them
+        progress.TextColumn("{task.description}", markup=False, table_column=name_column): 0,
+        progress.BarColumn(min(40, max(8, width // 8))): 0,
+        progress.MofNCompleteColumn(): 0,
+        progress.TextColumn("{task.fields[steps]}", markup=False): 100,
+        progress.TextColumn("{task.fields[speed]}", markup=False): 80,
+        progress.TimeElapsedColumn(): 60,
+        progress.TimeRemainingColumn(): 0,
+    }
     return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False, table_column=name_column),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[steps]}", markup=False),
-        progress.TextColumn("{task.fields[speed]}", markup=False),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        console=Terminal(stderr=True),
+        *(column for column, least in columns.items() if width >= least),
+        console=terminal,
         transient=True,
         redirect_stdout=False,  # `_line` prints above the bar, and decoding replaces stderr, too
         redirect_stderr=False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from restormer_cli.batch import Failed, Summary
+from restormer_cli.batch import Failed, ImageProgress, Summary
 from restormer_cli.cli import console
 from tests.support.program import PROGRAM, Outcome, picture, python
 
@@ -166,6 +166,27 @@ def test_the_progress_bar_leaves_the_standard_streams_in_place(
         sys.stderr = stderr
     assert sys.stderr is stderr
     assert "0/2" in stderr.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(40, False), (60, False), (80, True), (100, True), (200, True)]
+)
+def test_a_narrow_terminal_shows_the_number_of_images(
+    width: int, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Number and remaining time come first, then the speed. Nothing is cut but the name."""
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    output = console.Console()
+    with output.progress(345):
+        output.show_progress(ImageProgress(12, "a/very/long/name/of/an/image.jpg", 6, 34, 2, 3))
+        output.show(Failed("b.png", None, "denoise", "no such file", ""))
+    *_, line = (line for line in stderr.getvalue().split("\r") if "12/345" in line)
+    assert line.removesuffix("\n\x1b[?25h").endswith("-:--:--")
+    assert ("0 MP, 0 MP/s" in line) == shown
+    assert ("page 2/3, 6/34" in line) == (width >= 100)
 
 
 def test_names_above_the_progress_bar_are_not_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
