@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -52,6 +53,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 }
 """Commands by panel of `restormer --help` and by name."""
 
+_SIMILAR = 0.7  # least similarity of a command to what was typed, 0..1
+
 USAGE = 2
 """Exit status of wrong usage, also of that which Typer reports."""
 
@@ -79,6 +82,7 @@ app = typer.Typer(
     help="Remove noise, rain, motion blur and defocus blur from photographs with the Restormer "
     "network.",
     no_args_is_help=True,
+    suggest_commands=False,  # Typer takes "version" for "derain"
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # an unexpected exception keeps Python's own traceback
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -106,10 +110,17 @@ def general_options(
     """Declare the options that precede the name of a command."""
 
 
-def _dashed_file(arguments: Sequence[str] | None) -> str | None:
-    """Return the first argument that was taken for options, but is also the name of a file."""
-    names = takewhile(lambda name: name != "--", sys.argv[1:] if arguments is None else arguments)
-    return next((n for n in names if n.startswith("-") and n != "-" and exists(Path(n))), None)
+def _usage_hint(arguments: Sequence[str]) -> str | None:
+    """Return the remedy of wrong usage that Typer has reported; None if there is none."""
+    for name in takewhile(lambda name: name != "--", arguments):
+        if name.startswith("-") and name != "-" and exists(Path(name)):
+            return f"If {name} is a file, write ./{name}, or put -- before the files."
+    command = arguments[0] if arguments else ""
+    known = {name for commands in COMMANDS.values() for name in commands} | {"weights"}
+    if command in ("version", "help"):
+        return f"Write restormer --{command}."
+    similar = [] if command in known else get_close_matches(command, known, 1, _SIMILAR)
+    return f"Write restormer {similar[0]}." if similar else None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -128,10 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             with MemoryGuard("to go on"):
                 app(arguments, prog_name="restormer", obj=console)
         except SystemExit as error:
-            if error.code == USAGE and (name := _dashed_file(arguments)):
-                console.say(
-                    f"hint: If {name} is a file, write ./{name}, or put -- before the files."
-                )
+            hint = _usage_hint(sys.argv[1:] if arguments is None else arguments)
+            if error.code == USAGE and hint:
+                console.say(f"hint: {hint}")
             raise
         except RestormerError as error:
             console.error(error)

@@ -52,6 +52,28 @@ def test_missing_files_exit_with_1(restormer: Callable[..., Outcome]) -> None:
     assert "error: missing.png: no such file" in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("denoize", "Write restormer denoise."),
+        ("weight", "Write restormer weights."),
+        ("version", "Write restormer --version."),
+        ("help", "Write restormer --help."),
+        ("restore", None),
+    ],
+)
+def test_an_unknown_command_gets_the_similar_one(
+    command: str, hint: str | None, restormer: Callable[..., Outcome]
+) -> None:
+    """Words that only share some letters with a command are not taken for it."""
+    outcome = restormer(command, "a.png")
+    assert outcome.status == 2
+    assert f"No such command '{command}'" in outcome.stderr
+    hints = [line for line in outcome.stderr.splitlines() if line.startswith("hint: ")]
+    assert hints == ([f"hint: {hint}"] if hint else [])
+    assert "Did you mean" not in outcome.stderr
+
+
 def test_a_file_that_looks_like_options_gets_a_hint(restormer: Callable[..., Outcome]) -> None:
     """A pattern of the shell may match it. There is no hint without such a file, or after `--`."""
     hint = "hint: If -dash.png is a file, write ./-dash.png, or put -- before the files."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ...batch import Job
 
-_LOSSLESS = imaging.FORMATS.keys() - {"jpeg", "webp", "avif", "heif"}
+_LOSSY = frozenset(["jpeg", "webp", "avif", "heif"])
 _DRY = "no effect in a dry run, which restores nothing"
 
 UNUSED: tuple[tuple[str, Callable[[RestoreOptions, Sequence[Job]], object], str], ...] = (
@@ -46,4 +46,5 @@ def unused_options(options: RestoreOptions, jobs: Sequence[Job]) -> Iterator[str
 
 
 def _all_lossless(jobs: Sequence[Job]) -> bool:
-    return all(imaging.requested_format(job.target, job.format) in _LOSSLESS for job in jobs)
+    lossless = imaging.FORMATS.keys() - _LOSSY
+    return all(imaging.requested_format(job.target, job.format) in lossless for job in jobs)
