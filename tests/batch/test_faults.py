@@ -24,6 +24,7 @@ from restormer_cli.batch import pages
 from restormer_cli.files import atomic
 from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
+from restormer_cli.reports import page as report_page
 from tests.support.camera import dng, mosaic
 from tests.support.program import PROGRAM, Outcome, picture, python
 
@@ -233,6 +234,27 @@ def test_a_full_disk_ends_a_watch(
     first, last = (event for event in outcome.events if event["event"] == "failed")
     assert (first["input"], first["disk_full"]) == ("in/a.png", True)
     assert last["error"].startswith("the disk is full, with 0 of 1 images to go")
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_full_disk(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are errors, and the last one says how to go on."""
+    for name in "abc":
+        picture(f"f/{name}.png")
+    write = atomic.write_atomic
+
+    def fill(target: Path, *arguments: Any) -> None:
+        if target.name in ("b.png", "c.png", "page.html"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(target, *arguments)
+
+    monkeypatch.setattr(image_io, "write_atomic", fill)
+    monkeypatch.setattr(report_page, "write_atomic", fill)
+    outcome = restormer("derain", "f", "-o", "out", "--report", "page.html")
+    assert outcome.status == 1
+    assert "error: page.html: cannot write the report (No space left" in outcome.stderr
+    assert outcome.stderr.splitlines()[-2].startswith("error: the disk is full, with 1 of 3")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
-from ...errors import RestormerError, UsageError
+from ...errors import ImageError, RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
 from .unused import unused_options
@@ -116,7 +116,10 @@ class Session:
             raise
         except RestormerError as error:
             if self.tally.restored:
-                self._finish(interrupted=True)
+                try:
+                    self._finish(interrupted=True)
+                except ImageError as other:  # the report cannot be written, either
+                    self.console.error(other)
                 error.exit_status = 1  # the others mean that nothing was changed
             raise
         self._finish(interrupted=False)
@@ -301,8 +304,9 @@ class Session:
         except KeyboardInterrupt:
             self._report_written(events)
             raise
-        if full and (self._remaining or self.options.watch):
+        if full:
             self._report_written(events)
+        if full and (self._remaining or self.options.watch):
             raise RestormerError(
                 f"the disk is full, with {self._remaining} of {self.total} images to go. "
                 "All files written are complete",
@@ -349,7 +353,7 @@ class Session:
 
     def _report_finished(self, entries: dict[Job, dict[str, Any]]) -> None:
         """Add the pictures of skipped images to the report, which replaces that of their run."""
-        if self.observers.report is None:
+        if self.observers.report is None or not entries:
             return
         with self.console.progress(len(entries)):
             for number, (job, entry) in enumerate(entries.items(), 1):
