@@ -70,7 +70,7 @@ TASKS: dict[str, Task] = {
             "defocus",
             "single_image_defocus_deblurring",
             "restormer-lite-defocus.safetensors",
-            "5fd6a28d423344cb1fc93c53a2a89916ecbfc116810cf4180d18badbbcac83a8",
+            "3fc2d5e523b824da4b53d5a95a49ddec5d93dd9e1fb2f675c019806a473f8bf7",
         ),
     )
 }
