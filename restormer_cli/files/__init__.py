@@ -1,7 +1,8 @@
 """Paths and URLs, atomic writes, and the discovery of input files.
 
 Read `discovery` first: it turns the arguments of a command line into a list of files. `paths`
-gives a URL the interface of a `Path`. `atomic` writes files completely or not at all.
+gives a URL the interface of a `Path`. `checks` says what is at a path. `atomic` writes files
+completely or not at all.
 """
 
 import lazy_loader

@@ -5,15 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..text import reason
+from .checks import exists, is_folder, is_special
 from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
@@ -319,70 +318,6 @@ def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]
         for piece in re.split(r"(\d+)", text)
     ]
     return pieces, text
-
-
-def is_folder(path: Path) -> bool:
-    """Return True for a folder; False if that cannot be determined."""
-    if isinstance(path, UrlPath):
-        return path.is_dir()
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises below an unreadable folder
-
-
-def exists(path: Path) -> bool:
-    """Return True if the path exists; False for a broken link."""
-    if isinstance(path, UrlPath):
-        return path.exists()
-    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises for unreadable or long names
-
-
-def holds(path: Path, *marks: bytes, within: int = -1) -> bool:
-    """Return True if a regular file contains one of the marks that its writer leaves in it.
-
-    Args:
-        path: a local path.
-        marks: bytes to look for.
-        within: number of bytes to read from the start; -1 for all.
-    """
-    with suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                content = file.read(within)
-                return any(mark in content for mark in marks)
-    return False
-
-
-def is_foreign(path: Path, *marks: bytes, within: int = -1) -> bool:
-    """Return True if a regular file has content, but none of the marks, as in `holds`."""
-    filled = os.path.isfile(path) and os.path.getsize(path) > 0  # noqa: PTH113, PTH202 - no errors
-    return filled and not holds(path, *marks, within=within)
-
-
-def nearest_parent(folder: Path, accepts: Callable[[Path], bool]) -> Path:
-    """Return the first accepted path of the folder and the folders above it."""
-    return next(path for path in (folder, *folder.absolute().parents) if accepts(path))
-
-
-def unwritable(folder: Path) -> str | None:
-    """Return why no file can be created in a folder, which may be missing; None if one can.
-
-    Only writing shows it for a URL.
-    """
-    if isinstance(folder, UrlPath):
-        return None
-    existing = nearest_parent(folder, os.path.lexists)
-    if not is_folder(existing):
-        return f"{existing} is not a folder"
-    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is not writable"
-
-
-def is_special(path: Path) -> bool:
-    """Return True for a pipe or a device, where reading may block; False for a broken link."""
-    if isinstance(path, UrlPath):
-        return False
-    try:
-        return not stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):  # missing, or no possible name
-        return False
 
 
 def _has_subfolders(folder: Path) -> bool:

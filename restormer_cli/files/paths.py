@@ -14,7 +14,6 @@ from pathlib import Path, PosixPath, WindowsPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UsageError
-from ..text import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,27 +82,6 @@ def beside(folder: Path, mark: str) -> Path:
         raise UsageError(f"{absolute}: a root has no folder beside it", "Name the output with -o.")
     base = absolute if folder.name in ("", "..") else folder
     return base.with_name(absolute.name + mark)
-
-
-def unreachable(path: Path) -> tuple[str, str] | None:
-    """Return why nothing is found at a path, and the remedy; None if a file or folder is there."""
-    try:
-        found = path.exists() if isinstance(path, UrlPath) else bool(os.stat(path))  # noqa: PTH116
-    except (FileNotFoundError, ValueError):  # the second for names that no file can have
-        found = False
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return "links that lead in a circle", "Replace the link by the file."
-        return f"cannot be reached ({reason(error)})", "Check the path and its permissions."
-    if found:
-        return None
-    with suppress(OSError, ValueError):
-        if not isinstance(path, UrlPath) and os.path.islink(path):  # noqa: PTH114
-            return (
-                f"a link to {os.path.realpath(path)}, which is missing",
-                "Mount or restore what it points to, or remove the link.",
-            )
-    return "no such file", "Check the path."
 
 
 class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the platform

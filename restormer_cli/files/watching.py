@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..errors import UsageError
 from ..text import reason
-from .discovery import is_folder
+from .checks import is_folder
 from .paths import UrlPath, as_path
 
 if TYPE_CHECKING:
