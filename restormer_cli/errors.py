@@ -33,6 +33,10 @@ class DamagedError(ImageError):
     """An image file is damaged, truncated or empty."""
 
 
+class DiskFullError(RestormerError):
+    """The disk is full, which ends a run."""
+
+
 class UsageError(RestormerError):
     """The request is invalid."""
 

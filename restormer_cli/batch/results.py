@@ -14,6 +14,8 @@ from ..text import first_line, printable
 from .events import Failed, Restored
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .jobs import Job
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,6 +44,17 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored | Failed
     if written.error is not None:  # the image is written all the same
         return _failed(event.input, event.output, event.task, written.error)
     return event
+
+
+def result_event(
+    job: Job, task: str, future: Future[WrittenImage], stdout: BinaryIO
+) -> Restored | Failed:
+    """Wait for an image, and return its event; raise an error that ends the run."""
+    try:
+        written = future.result()
+    except Exception as error:  # noqa: BLE001 - a defect is shown, and costs one image
+        return failure_event(job, task, error)
+    return send_to_stdout(written, stdout)
 
 
 def failure_event(job: Job, task: str, error: Exception) -> Failed:

@@ -44,7 +44,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
-from .results import Cancelled, WrittenImage, failure_event, send_to_stdout
+from .results import Cancelled, WrittenImage, result_event
 
 if TYPE_CHECKING:
     import os
@@ -117,24 +117,18 @@ def run_batch(
     try:
         for (_, job, *_), future in results:
             started = future
-            event: Event
             yield Started(*job.names, task)
-            try:
-                written = future.result()
-            except Exception as error:  # noqa: BLE001 - a defect is shown, and costs one image
-                event = failure_event(job, task, error)
-            else:
-                event = send_to_stdout(written, streams.stdout)
+            event = result_event(job, task, future, streams.stdout)
             started = None
             yield event
     except KeyboardInterrupt:
         work.stop.set()
         if started is not None:
             with suppress(Cancelled, CancelledError, RestormerError):
-                yield send_to_stdout(started.result(), streams.stdout)
+                yield result_event(job, task, started, streams.stdout)
         for (_, job, *_), future in results:  # others that are being written
             with suppress(Cancelled, CancelledError, RestormerError):
-                event = send_to_stdout(future.result(), streams.stdout)
+                event = result_event(job, task, future, streams.stdout)
                 yield Started(*job.names, task)
                 yield event
         raise

@@ -13,7 +13,7 @@ import typer
 
 from ..batch import Event, Failed, ImageProgress, Planned, Restored, Skipped, Started, Summary
 from ..checkpoints import weights_label
-from ..errors import RestormerError, UsageError
+from ..errors import DiskFullError, RestormerError, UsageError
 from ..text import format_bytes, format_duration, format_megapixels, format_number, printable
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Console:
 
     def error(self, error: RestormerError) -> None:
         """Show the error that ended a command, also as an event if --json is set."""
-        self.show(Failed(None, None, None, error.message, error.hint))
+        full = isinstance(error, DiskFullError)
+        self.show(Failed(None, None, None, error.message, error.hint, disk_full=full))
 
     def draw(self, picture: RenderableType, caption: str) -> None:
         """Show a picture on stderr, pausing the progress bar."""

@@ -52,6 +52,8 @@ def report_folder(
             for name, value in output.entry["recipe"].get("options", {}).items():
                 if value != defaults.get(name):
                     report.uses("--" + name.replace("_", "-"), str(value))
+        else:
+            report.add(event)
         yield event
     summary = replace(tally.summary(interrupted=False), seconds=seconds)
     times = sorted(str(output.entry.get("time", ""))[:16].replace("T", " ") for output in outputs)
@@ -62,7 +64,9 @@ def report_folder(
 def add_output(
     report: Report, output: RecordedOutput, source: Path | None, max_pixels: int
 ) -> Restored | Failed:
-    """Add an output to the report; return the event of its restoration, or Failed.
+    """Add an output to the report, and return the event of its restoration.
+
+    Of an output that cannot be shown, return Failed, which is not added.
 
     Args:
         report: the report.
@@ -77,9 +81,7 @@ def add_output(
         report.previews.write(event.output, before, after)
     except ImageError as error:
         name = str(output.path)
-        failed = Failed(name, name, None, error.message.removeprefix(f"{name}: "), error.hint)
-        report.add(failed)
-        return failed
+        return Failed(name, name, None, error.message.removeprefix(f"{name}: "), error.hint)
     links = {"before": str(source)} if source else {}
     report.add(event, {**links, "after": event.output})
     return event

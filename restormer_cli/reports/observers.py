@@ -18,7 +18,7 @@ from .page import TASK_TITLES, Report, check_folder, check_page, summary_figures
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..batch import Event, Job, RecordedOutput, Restored, Summary
+    from ..batch import Event, Failed, Job, RecordedOutput, Restored, Summary
     from ..callbacks import Notify
     from ..imaging import Box, Image
     from .page import Previews, Terms
@@ -36,10 +36,13 @@ class RunObservers:
         if self.report is not None:
             self.report.add(event)
 
-    def add_output(self, output: RecordedOutput, source: Path | None, max_pixels: int) -> None:
+    def add_output(
+        self, output: RecordedOutput, source: Path | None, max_pixels: int
+    ) -> Restored | Failed | None:
         """Add the pictures of an image that is skipped to the report; see `add_output`."""
-        if self.report is not None:
-            add_output(self.report, output, source, max_pixels)
+        if self.report is None:
+            return None
+        return add_output(self.report, output, source, max_pixels)
 
     def finish(self, summary: Summary, notify: Notify) -> None:
         """Write the report.

@@ -257,6 +257,49 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_full_disk(
     assert outcome.stderr.splitlines()[-2].startswith("error: the disk is full, with 1 of 3")
 
 
+def test_a_disk_that_is_full_from_the_start_has_a_summary_and_a_page(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are there although nothing was restored, and the last error names the full disk."""
+    for name in "abcdefgh":
+        picture(f"f/{name}.png")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_io, "write_atomic", full)
+    outcome = restormer("derain", "f", "-o", "out", "--report", "page.html", "--json")
+    assert outcome.status == 1
+    (summary,) = (event for event in outcome.events if event["event"] == "summary")
+    assert (summary["restored"], summary["interrupted"]) == (0, True)
+    assert outcome.events[-1]["disk_full"]
+    assert Path("page.html").exists()
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_an_interrupt(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status is that of Ctrl-C, and both are reported."""
+    for name in "abc":
+        picture(f"f/{name}.png")
+    write = atomic.write_atomic
+
+    def interrupt(target: Path, *arguments: Any) -> None:
+        if target.name == "b.png":
+            signal.raise_signal(signal.SIGINT)  # handled by the main thread
+        write(target, *arguments)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_io, "write_atomic", interrupt)
+    monkeypatch.setattr(report_page, "write_atomic", refuse)
+    outcome = restormer("derain", "f", "-o", "out", "--report", "page.html")
+    assert outcome.status == 130
+    assert "warning: interrupted with " in outcome.stderr
+    assert "error: page.html: cannot write the report (No space left" in outcome.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
 def test_a_read_only_folder_or_tiny_disk_is_an_error_at_the_start() -> None:
     """It is a usage error with the cause."""

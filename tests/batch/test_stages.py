@@ -333,6 +333,31 @@ def test_a_gpu_only_computes(
     assert threads["compute"].isdisjoint(threads["prepare"] | threads["measure_change"])
 
 
+def test_a_defect_during_an_interruption_fails_its_image(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is reported with the defect, and the interruption goes on."""
+    begun, stopped = threading.Event(), threading.Event()
+
+    def fail(*_: Any, **__: Any) -> None:
+        begun.set()
+        assert stopped.wait(60)
+        raise ZeroDivisionError("by a test")
+
+    monkeypatch.setattr(stages, "Flag", lambda: stopped)
+    monkeypatch.setattr(stages, "write_encoded", fail)
+    picture(tmp_path / "a.png")
+    jobs = [Job(tmp_path / "a.png", tmp_path / "out" / "a.png")]
+    events = stages.run_batch(jobs, restorer, streams())
+    assert isinstance(next(events), Started)
+    assert begun.wait(60)
+    failed = events.throw(KeyboardInterrupt())
+    assert isinstance(failed, Failed)
+    assert "this is a defect of restormer (ZeroDivisionError: by a test)" in failed.error
+    with pytest.raises(KeyboardInterrupt):
+        next(events)
+
+
 def test_an_interruption_of_the_consumer_reports_the_next_image(
     restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,20 @@ def test_a_second_run_keeps_the_pictures_of_the_first(restormer: Callable[..., O
     assert len(second["skipped"]) == 2
 
 
+def test_a_skipped_image_that_cannot_be_shown_has_not_failed(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """A warning says that it is not on the page, which counts it as skipped only."""
+    picture("f/a.png")
+    command = ("denoise", "f", "-o", "out", "--skip-existing", "--report", "report.html")
+    assert restormer(*command).status == 0
+    outcome = restormer(*command, "--max-pixels", "100")
+    assert outcome.status == 0
+    assert "warning: f/a.png: not on the page (" in outcome.stderr
+    page = page_data("report.html")
+    assert (len(page["skipped"]), page["failed"], page["images"]) == (1, [], [])
+
+
 def test_previews_are_embedded(restormer: Callable[..., Outcome]) -> None:
     """The page holds a thumbnail, before and after as JPEG; no other file is written."""
     picture("a.png")

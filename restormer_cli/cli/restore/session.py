@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
 from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
-from ...errors import ImageError, RestormerError, UsageError
+from ...errors import DiskFullError, ImageError, RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
 from .unused import unused_options
@@ -97,29 +97,18 @@ class Session:
             self._report_inputs()
             self._report_left_out()
             self._note_unused_options()
-            for note in unused_options(self.options, self.jobs):
-                self.console.say(note)
             if self.options.watch:
                 self._watch()
             else:
                 self._restore_all(self.jobs)
         except KeyboardInterrupt:
-            remaining, total, watch = self._remaining, self.total, self.options.watch
-            cause, again = (
-                ("the watch ended", "") if watch else ("interrupted", " with --skip-existing")
-            )
-            self.console.warn(
-                f"{cause} with {remaining} of {total} images to go. All files written are "
-                f"complete. Run the same command{again} to resume"
-            )
-            self._finish(interrupted=True)
+            cause = "the watch ended" if self.options.watch else "interrupted"
+            self.console.warn(f"{cause} {self._state}. {self._remedy}")
+            self._finish_early()
             raise
         except RestormerError as error:
-            if self.tally.restored:
-                try:
-                    self._finish(interrupted=True)
-                except ImageError as other:  # the report cannot be written, either
-                    self.console.error(other)
+            if self.tally.restored or isinstance(error, DiskFullError):
+                self._finish_early()
                 error.exit_status = 1  # the others mean that nothing was changed
             raise
         self._finish(interrupted=False)
@@ -130,6 +119,18 @@ class Session:
         """Number of inputs without a result."""
         tally = self.tally
         return max(self.total - tally.restored - tally.skipped - tally.failed, 0)
+
+    @property
+    def _state(self) -> str:
+        """What is left, and what is done, when a run ends early."""
+        remaining = f"with {self._remaining} of {self.total} images to go"
+        return f"{remaining}. All files written are complete"
+
+    @property
+    def _remedy(self) -> str:
+        """How to go on with a run that ended early; a watch skips what exists anyway."""
+        option = "" if self.options.watch else " with --skip-existing"
+        return f"Run the same command{option} to resume"
 
     def _watch(self) -> None:
         """Restore what is in the folders and what arrives, until a signal ends the watch."""
@@ -188,6 +189,13 @@ class Session:
             if isinstance(event, Planned) and self.options.dry_run:
                 self.planned.append(event)
 
+    def _finish_early(self) -> None:
+        """Finish a run that an error or interrupt ends, which a report must not hide."""
+        try:
+            self._finish(interrupted=True)
+        except ImageError as error:  # the report cannot be written, either
+            self.console.error(error)
+
     def _finish(self, *, interrupted: bool) -> None:
         if len(self.planned) > 1:
             self.console.say(_total(self.planned))
@@ -225,10 +233,12 @@ class Session:
         self.reported.update(self.inputs.problems, self.inputs.own)
 
     def _note_unused_options(self) -> None:
-        """Report options that choose among the official weights, if these are not used."""
+        """Report options that have no effect, among them choices of official weights."""
         c = self.config
         choices = {"--noise": c.noise, "--sigma": c.sigma, "--gray": c.gray}
         note_unused_choices(self.console, c.weights, choices)
+        for note in unused_options(self.options, self.jobs):
+            self.console.say(note)
 
     def _by_noise_level(self, jobs: list[Job]) -> Iterator[tuple[RestorerConfig, list[Job]]]:
         """Group jobs by the weights that --sigma auto chooses, to load each file once."""
@@ -293,7 +303,7 @@ class Session:
         """Report the events of a run, which an interrupt or a full disk ends.
 
         Raises:
-            RestormerError: the disk is full, and there are images left.
+            DiskFullError: there are images left.
         """
         full = False
         try:
@@ -306,12 +316,9 @@ class Session:
             raise
         if full:
             self._report_written(events)
-        if full and (self._remaining or self.options.watch):
-            raise RestormerError(
-                f"the disk is full, with {self._remaining} of {self.total} images to go. "
-                "All files written are complete",
-                "Free some space. Run the same command with --skip-existing to resume.",
-            )
+            if self._remaining or self.options.watch:
+                hint = f"Free some space. {self._remedy}."
+                raise DiskFullError(f"the disk is full, {self._state}", hint)
 
     def _report_written(self, events: Generator[Event, None, None]) -> None:
         """Stop a run, and report the files that are being written."""
@@ -359,7 +366,9 @@ class Session:
             for number, (job, entry) in enumerate(entries.items(), 1):
                 if job.target is not None:
                     output = batch.RecordedOutput(job.target, entry)
-                    self.observers.add_output(output, job.source, self.options.max_pixels)
+                    shown = self.observers.add_output(output, job.source, self.options.max_pixels)
+                    if isinstance(shown, Failed):  # it is restored all the same
+                        self.console.warn(f"{job.names[0]}: not on the page ({shown.error})")
                     self.console.advance(number, printable(job.names[0]))
 
 
