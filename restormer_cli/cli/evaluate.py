@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .. import degradations, evaluation, files, imaging, inference
 from ..batch import ImageProgress
-from ..checkpoints import TASKS, CheckpointQuery, NoiseKind, weights_label
+from ..checkpoints import CheckpointQuery, NoiseKind, weights_label
 from ..errors import UsageError
 from ..text import printable, reason
 from .console import Console
@@ -22,8 +22,8 @@ from .options import (
     Contradictions,
     NetworkOptions,
     Precision,
+    TaskArgument,
     check_options,
-    completion,
     note_unused_choices,
 )
 
@@ -41,14 +41,7 @@ class EvaluateOptions(NetworkOptions):
     """Options of `eval`."""
 
     precision: Precision = "fp32"
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="denoise, derain, deblur or defocus.",
-            autocompletion=completion(*TASKS),
-        ),
-    ]
+    task: TaskArgument
     clean: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the clean images.", show_default=False)
     ]

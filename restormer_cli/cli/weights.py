@@ -14,7 +14,7 @@ from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weigh
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes, printable
 from .console import Console
-from .options import NAMES, Command, Json, Quiet, Weights, completion, typer_command
+from .options import NAMES, Command, Json, Quiet, TaskArgument, Weights, completion, typer_command
 
 if TYPE_CHECKING:
     from ..checkpoints import CheckpointStatus
@@ -101,14 +101,7 @@ def verify(console: Console, json: Json = False) -> None:
 
 def export(
     console: Console,
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="denoise, derain, deblur or defocus.",
-            autocompletion=completion(*TASKS),
-        ),
-    ],
+    task: TaskArgument,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help="ONNX file to write (.onnx)."),

@@ -28,6 +28,7 @@ class FormatSpec:
     grey_alpha: bool = True  # grey together with alpha
     bits: int = 16  # of an integer sample
     cicp: bool = False
+    lossy: bool = False  # True if a quality can be chosen
     linear: bool = False  # True if it holds linear camera colours only
     several: str = ""  # "page" or "frame" if it holds several images
 
@@ -36,16 +37,18 @@ LINEAR_ONLY = "only camera raw files can become DNG"
 _DEEP = ("uint8", "uint16")
 FORMATS = {
     "png": FormatSpec((".png", ".apng"), 2**31 - 1, _DEEP, cicp=True, several="frame"),
-    "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False),
+    "jpeg": FormatSpec((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 65500, alpha=False, lossy=True),
     "tiff": FormatSpec((".tif", ".tiff"), 2**31, (*_DEEP, "float32"), bands=True, several="page"),
-    "webp": FormatSpec((".webp",), 16383, grey=False, several="frame"),
+    "webp": FormatSpec((".webp",), 16383, grey=False, lossy=True, several="frame"),
     "dng": FormatSpec((".dng",), 2**31, ("uint16",), alpha=False, grey=False, linear=True),
     "bmp": FormatSpec((".bmp", ".dib"), 2**31 - 1, grey_alpha=False),
 }
 if features.check("avif"):
-    FORMATS["avif"] = FormatSpec((".avif",), 65536, grey_alpha=False, several="frame")
+    FORMATS["avif"] = FormatSpec((".avif",), 65536, grey_alpha=False, lossy=True, several="frame")
 if find_spec(heif.PACKAGE):
-    FORMATS["heif"] = FormatSpec(heif.SUFFIXES, 16384, _DEEP, grey_alpha=False, bits=10, cicp=True)
+    FORMATS["heif"] = FormatSpec(
+        heif.SUFFIXES, 16384, _DEEP, grey_alpha=False, bits=10, cicp=True, lossy=True
+    )
 # Formats that cannot be written or need a package that may be missing. Their files are found all
 # the same: outputs become PNG, and errors name the package.
 _READ_ONLY_SUFFIXES = raw.SUFFIXES.union(

@@ -17,6 +17,7 @@ from .shared import (
     NetworkOptions,
     Precision,
     Quiet,
+    TaskArgument,
     Weights,
     note_unused_choices,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Precision",
     "Quiet",
     "RestoreOptions",
+    "TaskArgument",
     "Weights",
     "check_options",
     "completion",

@@ -10,7 +10,7 @@ import typer
 from ...errors import UsageError
 from ...text import reason
 from ..console import Console
-from .values import named_variables
+from .values import named_variables, variable
 
 FILES = "Input and output"
 RESTORATION = "Restoration"
@@ -115,7 +115,7 @@ def _for_typer(name: str, hint: Any) -> Any:
         metavar="" if value_type is bool else option.metavar,
         min=option.min,
         max=option.max,
-        envvar=f"RESTORMER_{name.upper()}",
+        envvar=variable(name),
         show_envvar=False,  # the end of the help text states the rule for all of them
         rich_help_panel=option.panel,
         autocompletion=completion(*option.words) if option.words else None,

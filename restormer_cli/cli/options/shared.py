@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
+
 from ...checkpoints import CHECKPOINTS, TASKS
 from ...errors import UsageError
 from ..console import Console
-from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option
+from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option, completion
 
 if TYPE_CHECKING:
     from ...inference import RestorerConfig
@@ -18,6 +20,15 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 NAMES = (*TASKS, *CHECKPOINTS)
 """Names of official checkpoints, and of tasks for their default ones."""
+
+TaskArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="denoise, derain, deblur or defocus.",
+        autocompletion=completion(*TASKS),
+    ),
+]
 
 _LITE = tuple(PurePath(task.lite).stem for task in TASKS.values())
 

@@ -82,7 +82,12 @@ def named_variables(context: typer.Context) -> Iterator[None]:
         raise
 
 
+def variable(name: str) -> str:
+    """Return the environment variable that can set the option of a parameter."""
+    return f"RESTORMER_{name.upper()}"
+
+
 def _variable(context: Any, name: str) -> str:
     """Return the environment variable that sets an option; empty if none does."""
     source = context.get_parameter_source(name)
-    return f"RESTORMER_{name.upper()}" if source and source.name == "ENVIRONMENT" else ""
+    return variable(name) if source and source.name == "ENVIRONMENT" else ""

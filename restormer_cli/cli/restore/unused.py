@@ -12,19 +12,25 @@ if TYPE_CHECKING:
 
     from ...batch import Job
 
-_LOSSY = frozenset(["jpeg", "webp", "avif", "heif"])
 _DRY = "no effect in a dry run, which restores nothing"
 
 UNUSED: tuple[tuple[str, Callable[[RestoreOptions, Sequence[Job]], object], str], ...] = (
     (
         "--quality",
-        lambda o, jobs: o.quality != RestoreOptions.quality and jobs and _all_lossless(jobs),
+        lambda o, jobs: (
+            o.quality != RestoreOptions.quality
+            and not o.skip_existing  # which restores what had another value
+            and jobs
+            and _all_lossless(jobs)
+        ),
         "no effect on lossless formats, only on JPEG, AVIF, HEIF and WebP",
     ),
     (
         "--overlap",
-        lambda o, _: o.overlap != RestoreOptions.overlap and o.tile in ("auto", "0"),
-        "no effect without tiles. --tile N uses them",
+        lambda o, _: (
+            o.overlap != RestoreOptions.overlap and not o.skip_existing and o.tile in ("auto", "0")
+        ),
+        "no effect as long as no tiles are used. --tile N uses them",
     ),
     (
         "--skip-existing",
@@ -46,5 +52,5 @@ def unused_options(options: RestoreOptions, jobs: Sequence[Job]) -> Iterator[str
 
 
 def _all_lossless(jobs: Sequence[Job]) -> bool:
-    lossless = imaging.FORMATS.keys() - _LOSSY
+    lossless = {kind for kind, spec in imaging.FORMATS.items() if not spec.lossy}
     return all(imaging.requested_format(job.target, job.format) in lossless for job in jobs)
