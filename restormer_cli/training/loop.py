@@ -260,7 +260,8 @@ class Trainer:
             while progress < 1.0:
                 speed = self._train_until_validation(drawn)
                 validation = self._validate() if self.ranks.leads else None
-                progress = self._shared_progress()
+                # An interrupt ends the run after this report.
+                progress = self.ranks.broadcast(self._progress(run.step), self.device)
                 if validation is not None:
                     state = (run.step, progress, run.loss, validation.psnr, run.best)
                     yield Report(*state, speed, run.history, validation)

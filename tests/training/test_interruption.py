@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from restormer_cli.cli import console
-from restormer_cli.training import Step, loop
+from restormer_cli.training import Step, loop, train
+from tests.support.networks import TINY
 from tests.support.program import Outcome
 from tests.support.training import SIX, assert_same, provenance, run, state, weights
 
@@ -60,6 +61,21 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(photos: Path, tmp_path: P
     output = tmp_path / "a.safetensors"
     reports = run(photos, output, progress=signal_at(6, signal.SIGINT))
     assert reports[-1].progress == 1
+
+
+def test_a_signal_before_a_validation_does_not_cost_its_report(
+    photos: Path, tmp_path: Path
+) -> None:
+    """The report of step 3 comes before the end, because the resumed run does not repeat it."""
+    output, steps = tmp_path / "a.safetensors", list[int]()
+    progress = signal_at(3, signal.SIGINT)
+    reports = train(
+        "denoise", photos, output, SIX, architecture=TINY, notify=str, progress=progress
+    )
+    with pytest.raises(KeyboardInterrupt):
+        steps.extend(report.step for report in reports)
+    assert steps == [3]
+    assert [report.step for report in run(photos, output)] == [6]
 
 
 def test_ignored_signals_stay_ignored(photos: Path, tmp_path: Path) -> None:
