@@ -177,12 +177,12 @@ def _library_checks_off() -> Iterator[None]:
     """Lift Pillow's pixel limit and silence the libraries, since `decode` makes its own checks.
 
     The limit and the level of OpenCV's log are global. The first thread to enter saves the original
-    values, and the last to leave restores them. Pillow's warnings, which name no file, stay off:
-    filters that a thread restored would undo those of others.
+    values, and the last to leave restores them. Pillow's warnings about contents, which name no
+    file, stay off: filters that a thread restored would undo those of others.
     """
     silent = cv2.utils.logging.LOG_LEVEL_SILENT
     with _settings_lock:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         _saved_settings.append((PIL.Image.MAX_IMAGE_PIXELS, cv2.utils.logging.setLogLevel(silent)))
         PIL.Image.MAX_IMAGE_PIXELS = None
     try:

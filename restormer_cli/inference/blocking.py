@@ -293,8 +293,8 @@ class StripRunner:
             def copy_rows(span: tuple[int, int], top: int = top) -> None:
                 start, end = span
                 for copy, group in zip(copies, source, strict=True):
-                    rows = copy[:, halo + start : halo + end, halo : halo + width]
-                    rows.copy_(group[:, top + start : top + end])
+                    inside = copy[:, halo + start : halo + end, halo : halo + width]
+                    inside.copy_(group[:, top + start : top + end])
 
             self._map(copy_rows, spans(end - top, step))
             first = halo if top == 0 else 0  # otherwise, the rows above are in place

@@ -24,7 +24,7 @@ Convolution = tuple[Tensor, "Tensor | None"]
 def pack_convolutions(network: Restormer, dtype: torch.dtype) -> dict[str, Convolution]:
     """Return the convolutions outside the transformer blocks, by the names of their modules.
 
-    Those named "down" are for `downsampled`, those named "up" for `upsample`. Of each 1x1
+    Those named "down" are for a stride of 2, those named "up" for `upsample`. Of each 1x1
     convolution after an upsampling, only the part for the skip connection is left; the other part
     is applied to the weights of the upsampling.
     """

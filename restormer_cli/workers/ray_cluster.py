@@ -144,7 +144,8 @@ class _Actor:
         except ray.exceptions.RayActorError:
             cause = "its actor died"
         except ray.exceptions.RayError as error:
-            cause = str(error).strip().splitlines()[-1]
+            lines = str(error).strip().splitlines()  # the error comes last, and then its hint
+            cause = next((s for s in reversed(lines) if not s.startswith("hint: ")), cause)
         send(WorkerExited(cause))
 
     def give(self, image: QueuedImage | None) -> None:

@@ -129,11 +129,12 @@ def _sigma(plane: Array, maximum: float) -> float | None:
 
 
 def _eigenvalues(patches: Array) -> Array:
-    """Return the eigenvalues of the patches' covariance in falling order."""
+    """Return the eigenvalues of the patches' covariance in falling order.
+
+    The products are in fp32, which takes half the time of fp64.
+    """
     rows = patches.reshape(len(patches), -1)
-    deviations = rows - rows.mean(0, dtype=np.float64).astype(
-        np.float32
-    )  # fp32 takes half the time
+    deviations = rows - rows.mean(0, dtype=np.float64).astype(np.float32)
     covariance = (deviations.T @ deviations).astype(np.float64) / (len(rows) - 1)
     descending: Array = np.linalg.eigvalsh(covariance)[::-1].clip(0)
     return descending
