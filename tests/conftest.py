@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 # variable on import, and subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Kernels of Triton run in its interpreter. Triton decides it on import, and PyTorch may import it
+# in any test.
+os.environ["TRITON_INTERPRET"] = "1"
+
 # A shell lets its background jobs ignore Ctrl-C, and subprocesses inherit this, too: tests that
 # interrupt one would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

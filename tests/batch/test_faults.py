@@ -223,6 +223,7 @@ def test_a_full_disk_ends_a_watch(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No image that arrives later could be written either."""
+    pytest.importorskip("watchfiles")
 
     def full(*_: Any) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")

@@ -1,4 +1,4 @@
-"""Run the kernels on a CPU, in Triton's interpreter.
+"""Run the kernels on a CPU, in Triton's interpreter, which `tests/conftest.py` selects.
 
 Triton is not a dependency. To run these tests, `pip install triton`, or install it into a folder
 that PYTHONPATH names.
@@ -14,7 +14,6 @@ import pytest
 def kernels():
     """Return the kernels, in an interpreter that rounds bf16 as a GPU does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")  # before Triton is imported
         pytest.importorskip("triton", reason="Triton is not installed (pip install triton)")
         from triton import language as tl
         from triton.runtime import interpreter
