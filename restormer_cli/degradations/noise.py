@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .jpeg import filed, to_rgb
-from .sampling import chosen, normal, to_8_bit, to_linear, to_srgb, uniform
+from .sampling import (
+    chosen,
+    gaussian_kernels,
+    normal,
+    to_8_bit,
+    to_linear,
+    to_srgb,
+    uniform,
+)
 
 # Weights of bilinear demosaicing, for all three colours, and for green alone.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4
@@ -183,14 +191,6 @@ def coarsened(noise: Tensor, radius: Tensor, strength: Tensor) -> Tensor:
         strength: B 1 1 1, standard deviation of the result relative to that of `noise`.
     """
     return grain(noise, gaussian_kernels(radius)) * strength
-
-
-def gaussian_kernels(radius: Tensor) -> Tensor:
-    """Return a Gaussian with the sum 1 for each standard deviation (B 1 1 1) in pixels: B 9 9."""
-    offset = torch.arange(-4.0, 5.0, device=radius.device)
-    line = torch.exp(-0.5 * (offset / radius.view(-1, 1)) ** 2)  # B 9
-    kernels = line.unsqueeze(2) * line.unsqueeze(1)
-    return kernels / kernels.sum((1, 2), keepdim=True)
 
 
 def grain(noise: Tensor, kernels: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from .noise import (
 )
 from .rain import hard_rain, rain, streaks, veiled
 from .sampling import Degradation, mixture, smooth_maps, to_8_bit, uniform, untouched
+from .softness import softened
 from .structures import with_structures
 
 
@@ -49,7 +50,12 @@ DEGRADATIONS: dict[str, Degradation] = {
 }
 """Degradation of the training images of each task."""
 
-AUGMENTATIONS: dict[str, Degradation] = {"derain": with_structures}
+AUGMENTATIONS: dict[str, Degradation] = {
+    "denoise": softened,
+    "derain": lambda x, generator: with_structures(softened(x, generator), generator),
+    "deblur": softened,
+    "defocus": softened,
+}
 """Change of the clean images of a task before they are degraded."""
 
 BLUR_REACH = {"deblur": 16, "defocus": 16}

@@ -1,4 +1,4 @@
-"""Random numbers and maps, mixtures, sRGB, mirrored borders and convolution."""
+"""Random numbers and maps, mixtures, sRGB, mirrored borders, Gaussians and convolution."""
 
 from __future__ import annotations
 
@@ -103,3 +103,11 @@ def convolved(x: Tensor, kernels: Tensor) -> Tensor:
     result: Tensor = torch.fft.irfft2(spectrum, s=size)
     # The circular convolution wraps around into the first side - 1 rows and columns.
     return result[..., side - 1 : height, side - 1 : width]
+
+
+def gaussian_kernels(radius: Tensor) -> Tensor:
+    """Return a Gaussian with the sum 1 for each standard deviation (B 1 1 1) in pixels: B 9 9."""
+    offset = torch.arange(-4.0, 5.0, device=radius.device)
+    line = torch.exp(-0.5 * (offset / radius.view(-1, 1)) ** 2)  # B 9
+    kernels = line.unsqueeze(2) * line.unsqueeze(1)
+    return kernels / kernels.sum((1, 2), keepdim=True)
