@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-from restormer_cli.inference.blocking import BlockShape, Region, StripRunner
+from restormer_cli.inference.blocking import BlockShape, StripRunner
 from restormer_cli.inference.fusion.check import Case, random_block
+from restormer_cli.inference.maps import Region, empty_group
 from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
 from restormer_cli.inference.native.library import TYPES, Library
@@ -53,14 +54,18 @@ def compare(library: Library) -> None:
 
 
 def compare_groups(library: Library) -> None:
-    """Apply a block to maps in one and in two groups of channels, in strips and in place."""
+    """Apply a block to a map in place, and to one of two groups of channels, which moves."""
     runner = StripRunner(lambda *_: BlockShape(8, 8, 16), lambda f, x: [*map(f, x)], None, 0)
     for size, dtype in product(SIZES, filter(library.supports, list(TYPES))):
         block = library.block(random_block(32, 2, bias=True), dtype)
         whole = torch.rand(2, *size, 32).to(dtype)
-        groups = [part.contiguous() for part in whole.split(16, -1)]
-        block.transform(runner, [whole])
-        block.transform(runner, groups)
+        groups = [
+            empty_group(part.shape, 10, dtype, part.device).copy_(part)
+            for part in whole.split(16, -1)
+        ]
+        for _ in range(2):
+            block.transform(runner, [whole])
+            block.transform(runner, groups)
         if not torch.equal(torch.cat(groups, -1), whole):
             sys.exit(f"two groups, {size}, {dtype}: another result than with one")
 

@@ -1,30 +1,28 @@
 """Run functions over whole feature maps in strips and blocks.
 
-A pass over a map takes one strip at a time, and the blocks of a strip in parallel. A pass that
-overwrites the map that it reads copies each strip first, with a halo of neighbouring rows, and
-keeps the last rows of a strip as the upper halo of the next one.
+A pass over a map takes one strip at a time, and the blocks of a strip in parallel. There are two
+ways to replace the map by the result. A map with free rows before or behind it in memory moves
+there: a strip of the result never covers what the strips after it read. Otherwise, each strip is
+copied first, with a halo of neighbouring rows; the last rows of a strip are kept as the upper halo
+of the next one.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, product, repeat, starmap
-from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..callbacks import Progress
-from ..memory import is_out_of_memory
 from ..network import Convolve, same
 from .devices import free_memory, largest_tensor
+from .maps import Map, Part, Region, clear_outside, free_rows, moved
 
 MAPS_PER_BLOCK = {"cpu": 10, "gpu": 13}
 """Memory for processing a block, in multiples of its feature map (measured; counted on the meta
@@ -39,41 +37,11 @@ WIDEST = 4
 BLOCK_BYTES = 3 << 19
 """Size of a block's feature map on a CPU (measured to be fastest with 1 MiB of cache per core)."""
 
+STRIPS_AT_ONCE = 4
+"""Strips that a pass takes as one if it does not overwrite its map."""
+
 ROWS_PER_COPY = 16
 """Rows of a strip that a thread of a CPU copies at a time."""
-
-
-class Region(NamedTuple):
-    """Rectangle of pixels: rows top..bottom and columns left..right, ends excluded."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def scaled(self, scale: float) -> Region:
-        """Return the rectangle in the coordinates of another level."""
-        return Region(*(int(edge * scale) for edge in self))
-
-    def crop(self, x: Tensor) -> Tensor:
-        """Return a view of the rectangle in B H W C."""
-        return x[:, self.top : self.bottom, self.left : self.right]
-
-    def expanded(self, halo: int) -> Region:
-        """Return the rectangle with a halo on every side."""
-        top, bottom, left, right = self
-        return Region(top - halo, bottom + halo, left - halo, right + halo)
-
-    def within(self, other: Region) -> Region:
-        """Return the intersection with another rectangle."""
-        top, bottom, left, right = other
-        rows = max(self.top, top), min(self.bottom, bottom)
-        return Region(*rows, max(self.left, left), min(self.right, right))
-
-    def relative_to(self, top: int, left: int) -> Region:
-        """Return the rectangle in the coordinates of a part that begins at this row and column."""
-        rows = self.top - top, self.bottom - top
-        return Region(*rows, self.left - left, self.right - left)
 
 
 class BlockShape(NamedTuple):
@@ -84,47 +52,14 @@ class BlockShape(NamedTuple):
     columns: int
     halo: bool = True  # without, a block that covers its map is not copied: convolutions pad it
 
+    @property
+    def reading(self) -> BlockShape:
+        """The shape for a pass that does not overwrite its map: the fewer strips, the faster."""
+        return self._replace(strip=STRIPS_AT_ONCE * self.strip)
+
 
 Blocking = Callable[[int, int, int], BlockShape]
 """Function from the channels, height and width of a map to its block shape."""
-
-Map = list[Tensor]
-"""Feature map as groups of channels, each B H W C in its own memory."""
-
-
-class Part(NamedTuple):
-    """Rectangle of a feature map, which begins at a row and a column of the map."""
-
-    groups: Map
-    top: int = 0
-    left: int = 0
-
-    @property
-    def region(self) -> Region:
-        """Rows and columns of the map."""
-        height, width = self.groups[0].shape[1:3]
-        return Region(self.top, self.top + height, self.left, self.left + width)
-
-    def crop(self, region: Region) -> Map:
-        """Return views of rows and columns of the map that lie in the part."""
-        return [region.relative_to(self.top, self.left).crop(group) for group in self.groups]
-
-    def block(self, region: Region) -> Tensor:
-        """Return a region of the map, contiguous B H W C, zero where it is not in the part."""
-        inside = region.within(self.region)
-        if inside == region:
-            return joined(self.crop(region), -1).contiguous()
-        first, channels = self.groups[0], [group.shape[-1] for group in self.groups]
-        height, width = region.bottom - region.top, region.right - region.left
-        block = first.new_empty(len(first), height, width, sum(channels))
-        target = inside.relative_to(region.top, region.left)
-        for piece, group in zip(
-            target.crop(block).split(channels, -1), self.crop(inside), strict=True
-        ):
-            piece.copy_(group)
-        clear_outside(block, target)
-        return block
-
 
 Result = TypeVar("Result")
 
@@ -211,7 +146,7 @@ class StripRunner:
     """Run functions over feature maps strip by strip, with the blocks of a strip in parallel."""
 
     blocking: Blocking
-    map_blocks: Callable[..., list[Any]]  # see `parallel_map`
+    map_blocks: Callable[..., list[Any]]  # see `threads.parallel_map`
     progress: Progress | None  # called after each strip
     total: int  # number of strips in all passes
     done: int = 0
@@ -231,7 +166,7 @@ class StripRunner:
         the map has none if its shape says so. Set `overwritten` if the map changes meanwhile.
         """
         height, width = source[0].shape[1:3]
-        shape = self._shape(source)
+        shape = self.shape(source)
 
         def on_block(part: Part, region: Region) -> Result:
             block = part.block(region.expanded(halo))
@@ -241,49 +176,70 @@ class StripRunner:
             return compute(part.block(region), region, same)
 
         if shape.rows >= height and shape.columns >= width and not any(edges) and not shape.halo:
-            yield from self.visit(source, on_map)  # which has read all before anything is written
+            yield from self.visit(source, on_map, shape)  # it has read all before it writes
+        elif overwritten:
+            parts = self._copied_strips(source, halo, edges)
+            yield from self.visit(source, on_block, shape, edges, parts)
         else:
-            yield from self.visit(source, on_block, halo, edges, overwritten=overwritten)
+            yield from self.visit(source, on_block, shape.reading, edges)
 
     def visit(
         self,
         source: Map,
         compute: Callable[[Part, Region], Result],
-        halo: int = 0,
+        shape: BlockShape,
         edges: Edges = ([], []),
+        parts: Iterable[Part] | None = None,
         *,
-        overwritten: bool = False,
+        upwards: bool = False,
     ) -> Iterator[tuple[Region, Result]]:
         """Yield the result of `compute` for the region of each block of a map, in order.
 
-        It gets a part of the map that contains the region, and its halo as far as it lies in the
-        map. Set `overwritten` if `compute` changes the map: the part is then a copy.
+        It gets the map, or the part for the strip: the region, and its halo as far as it lies in
+        the map. Strips are taken downwards unless `upwards` is set.
         """
-        parts = self._copied_strips(source, halo, edges) if overwritten else repeat(Part(source))
-        for part, regions in zip(parts, self._regions(source, edges), strict=False):
-            yield from zip(regions, self._map(partial(compute, part), regions), strict=True)
+        (height, width), each = source[0].shape[1:3], parts or repeat(Part(source))
+        columns, strips = (
+            spans(width, shape.columns, edges[1]),
+            spans(height, shape.strip, edges[0]),
+        )
+        for part, (top, bottom) in zip(each, strips[:: -1 if upwards else 1], strict=False):
+            rows = [(top + start, top + end) for start, end in spans(bottom - top, shape.rows)]
+            regions = list(starmap(Region, (a + b for a, b in product(rows, columns))))
+            yield from zip(regions, self.map_blocks(partial(compute, part), regions), strict=True)
             self.done += 1
             if self.progress:
                 self.progress(self.done, self.total)
 
-    def _shape(self, x: Map) -> BlockShape:
+    def move(self, x: Map, compute: Callable[[Part, Part, Region], None], halo: int) -> bool:
+        """Replace a map by its result, which `compute` writes to the free rows next to it.
+
+        `compute` gets the result, the map, and the region to write.
+
+        Returns:
+            False, with nothing done, if there are too few free rows for a strip and its halo.
+        """
+        shifts, shape = [free_rows(group) for group in x], self.shape(x)
+        upwards, needed = shifts[0] > 0, min(shape.strip, x[0].shape[1]) + halo
+        if any((shift if upwards else -shift) < needed for shift in shifts):
+            return False
+        result = list(map(moved, x, shifts))
+        for _ in self.visit(x, partial(compute, Part(result)), shape, upwards=upwards):
+            pass
+        x[:] = result
+        return True
+
+    def shape(self, x: Map) -> BlockShape:
+        """Return the shape of the strips and blocks of a map."""
         height, width = x[0].shape[1:3]
         return self.blocking(sum(group.shape[-1] for group in x), height, width)
-
-    def _regions(self, x: Map, edges: Edges) -> Iterator[list[Region]]:
-        """Yield the regions of the blocks of each strip."""
-        (height, width), shape = x[0].shape[1:3], self._shape(x)
-        columns = spans(width, shape.columns, edges[1])
-        for top, bottom in spans(height, shape.strip, edges[0]):
-            rows = [(top + start, top + end) for start, end in spans(bottom - top, shape.rows)]
-            yield list(starmap(Region, (a + b for a, b in product(rows, columns))))
 
     def _copied_strips(self, source: Map, halo: int, edges: Edges) -> Iterator[Part]:
         """Yield a copy of each strip with a halo on every side, zero outside the map.
 
         All have the same memory. The map may be overwritten down to the end of the last strip.
         """
-        (height, width), most = source[0].shape[1:3], self._shape(source).strip
+        (height, width), most = source[0].shape[1:3], self.shape(source).strip
         shape = min(most, height) + 2 * halo, width + 2 * halo
         copies = [group.new_empty(len(group), *shape, group.shape[-1]) for group in source]
         step = ROWS_PER_COPY if source[0].is_cpu else shape[0]
@@ -296,7 +252,7 @@ class StripRunner:
                     inside = copy[:, halo + start : halo + end, halo : halo + width]
                     inside.copy_(group[:, top + start : top + end])
 
-            self._map(copy_rows, spans(end - top, step))
+            self.map_blocks(copy_rows, spans(end - top, step))
             first = halo if top == 0 else 0  # otherwise, the rows above are in place
             above = []
             for copy in copies:
@@ -306,118 +262,46 @@ class StripRunner:
             for copy, kept in zip(copies, above, strict=True):
                 copy[:, :halo] = kept
 
-    def _map(self, function: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
-        """Call a function with each item, in parallel and without gradients."""
-        # These modes are per thread, and inference tensors can be changed in inference mode only.
-        no_grad = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+    def replace(self, x: Map, compute: Compute[Tensor], halo: int = 1) -> None:
+        """Replace each block of a map by the result of `compute`."""
+        for _ in self.collect(x, _written(compute, x), halo, overwritten=True):
+            pass
 
-        def call(item: Any) -> Result:
-            with no_grad():
-                return function(item)
+    def write(self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1) -> None:
+        """Write the result of `compute` for rows of a map to those of `target`, another map.
 
-        return self.map_blocks(call, items)
-
-    def write(
-        self, source: Map, compute: Compute[Tensor], target: Map, scale: float = 1, halo: int = 1
-    ) -> None:
-        """Write the result of `compute` for each block to its region of `target`.
-
-        `scale` is the size of `target` relative to `source`. Both may have groups in common, which
-        must be the same tensors, not views of them.
+        `scale` is the size of `target` relative to `source`.
         """
-        widths = [group.shape[-1] for group in target]
+        self.apply(source, _written(compute, target, scale))
 
-        def compute_and_write(block: Tensor, region: Region, convolve: Convolve) -> None:
-            result = compute(block, region, convolve)
-            for part, group in zip(result.split(widths, -1), target, strict=True):
-                region.scaled(scale).crop(group).copy_(part)
+    def apply(self, source: Map, compute: Compute[None]) -> None:
+        """Call `compute` for whole rows of a map, which are not copied, with a halo of one row.
 
-        overwritten = any(a is b for a, b in product(source, target))
-        self.apply(source, compute_and_write, halo, overwritten=overwritten)
+        They have as many pixels as a block. Their convolution pads the columns.
+        """
+        (height, width), shape = source[0].shape[1:3], self.shape(source)
+        rows = max(2, shape.rows * shape.columns // width // 2 * 2)
 
-    def apply(
-        self, source: Map, compute: Compute[None], halo: int = 1, *, overwritten: bool = False
-    ) -> None:
-        """Call `compute` for each block of a map, as `collect` does."""
-        for _ in self.collect(source, compute, halo, overwritten=overwritten):
+        def on_rows(part: Part, region: Region) -> None:
+            top, bottom, left, right = region
+            halo = 0 if bottom - top == height else 1
+            block = part.block(Region(top - halo, bottom + halo, left, right))
+            compute(block, region, partial(same, padding=(1 - halo, 1)))
+
+        for _ in self.visit(source, on_rows, BlockShape(shape.strip, rows, width).reading):
             pass
 
 
-@contextmanager
-def parallel_map(device: torch.device) -> Iterator[Callable[..., list[Any]]]:
-    """Yield a `map` that uses all CPU threads, with one torch thread for each call."""
+def _written(compute: Compute[Tensor], target: Map, scale: float = 1) -> Compute[None]:
+    """Return a function that writes the result of `compute` to its region of a map."""
+    widths = [group.shape[-1] for group in target]
 
-    def in_this_thread(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        return [function(item) for item in items]
+    def compute_and_write(block: Tensor, region: Region, convolve: Convolve) -> None:
+        result = compute(block, region, convolve)
+        for part, group in zip(result.split(widths, -1), target, strict=True):
+            region.scaled(scale).crop(group).copy_(part)
 
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield in_this_thread
-        return
-    pool = _start_threads(threads - 1)
-    # PyTorch's own threads would busy-wait on the cores of the pool.
-    torch.set_num_threads(1)
-    try:
-        yield in_this_thread if pool is None else partial(_map_in_threads, pool, threads)
-    finally:
-        torch.set_num_threads(threads)
-        if pool is not None:
-            pool.shutdown()
-
-
-def _map_in_threads(
-    pool: ThreadPoolExecutor, threads: int, function: Callable[[Any], Any], items: Sequence[Any]
-) -> list[Any]:
-    """Call a function with each item, in this thread and in those of a pool.
-
-    A thread that has finished an item takes the next one, which costs less than a future for each.
-    After an exception, no more are taken.
-    """
-    results: list[Any] = [None] * len(items)
-    left = deque(enumerate(items))
-
-    def work() -> None:
-        while True:
-            try:
-                number, item = left.popleft()
-            except IndexError:
-                return
-            try:
-                results[number] = function(item)
-            except BaseException:
-                left.clear()
-                raise
-
-    others = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
-    try:
-        work()
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
-    return results
-
-
-def _start_threads(count: int) -> ThreadPoolExecutor | None:
-    """Return a pool whose threads all run, or None if the limits of the process forbid it."""
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    started = Event()
-    try:
-        for _ in range(count):
-            pool.submit(started.wait)  # a busy thread, so that the next call starts another one
-    except RuntimeError as error:
-        started.set()
-        pool.shutdown(cancel_futures=True)
-        if not is_out_of_memory(error):
-            raise
-        return None
-    started.set()
-    return pool
-
-
-def joined(tensors: Sequence[Tensor], axis: int) -> Tensor:
-    """Concatenate tensors; a single one is not copied."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), axis)
+    return compute_and_write
 
 
 def block_convolution(region: Region, height: int, width: int) -> Convolve:
@@ -431,18 +315,6 @@ def block_convolution(region: Region, height: int, width: int) -> Convolve:
         block = region.expanded(halo)
         inside = block.within(Region(0, height, 0, width))
         clear_outside(x, inside.relative_to(block.top, block.left))
-        return same(x, weight, bias, padding=0, stride=stride)
+        return same(x, weight, bias, (0, 0), stride=stride)
 
     return valid
-
-
-def clear_outside(x: Tensor, inside: Region) -> None:
-    """Set B H W C to zero outside a rectangle."""
-    for part in (
-        x[:, : inside.top],
-        x[:, inside.bottom :],
-        x[:, :, : inside.left],
-        x[:, :, inside.right :],
-    ):
-        if part.numel():
-            part.zero_()

@@ -42,17 +42,16 @@ from .blocking import (
     MAPS_PER_BLOCK,
     Blocking,
     Compute,
-    Map,
-    Region,
     StripRunner,
     blocking_for,
-    parallel_map,
     spans,
 )
 from .devices import full_precision
 from .fusion.dispatch import Fusion, fusion_for
 from .fusion.passes import FusedPasses
+from .maps import Map, Region, empty_beside, empty_group
 from .resampling import Convolution, pack_convolutions, upsample
+from .threads import parallel_map
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16
@@ -86,17 +85,21 @@ def forward(
     network.check(image)
     a = network.architecture
     device = next(network.parameters()).device
-    blocking = blocking or blocking_for(device, dtype)
     b, _, height, width = image.shape
     fusion = fusion_for(a, (height, width), dtype, device, window)
+    blocking = blocking or blocking_for(device, dtype)
     stages, convolutions = pack(network, dtype, fusion)
     image = image.to(device)
     total = count_strips(a, (height, width), window, blocking)
 
     def empty(level: int) -> Map:
         side = 2 ** (level - 1)
-        shape = (b, height // side, width // side, a.dim * side)
-        return [torch.empty(shape, dtype=dtype, device=device)]
+        rows, columns, channels = height // side, width // side, a.dim * side
+        room = 0
+        if fusion is not None and device.type == "cpu":  # whose fused blocks move maps
+            strip = max(blocking(n * channels, rows, columns).strip for n in (1, 2))
+            room = min(strip, rows) + FusedPasses.HALO
+        return [empty_group((b, rows, columns, channels), room, dtype, device)]
 
     with torch.no_grad(), full_precision(), parallel_map(device) as map_blocks:
         run = StripRunner(blocking, map_blocks, progress, total)
@@ -123,6 +126,8 @@ def forward(
             return compute
 
         run.write(x, conv("patch_embed"), maps[1])
+        if not a.dual_pixel:
+            x.clear()
         stage("encoder_level1", maps[1])
         for level, name in ((2, "encoder_level2"), (3, "encoder_level3"), (4, "latent")):
             down = conv(f"down{level - 1}_{level}", stride=2)
@@ -131,7 +136,7 @@ def forward(
         for level in (3, 2):
             run.apply(maps.pop(level + 1), up(level, maps[level][0]))
             stage(f"decoder_level{level}", maps[level])
-        y = [*empty(1), *maps[1]]
+        y = [*map(empty_beside, maps[1]), *maps[1]]
         run.apply(maps.pop(2), up(1, y[0]))
         stage("decoder_level1", y)
         stage("refinement", y)
@@ -155,7 +160,7 @@ def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
         w.transform(run, x)
         return
     sums = run.collect(x, sums_pass(w), edges=windows.edges)
-    run.write(x, finish_pass(w, windows.mixer(sums, w)), x, halo=2)
+    run.replace(x, finish_pass(w, windows.mixer(sums, w)), halo=2)
 
 
 def sums_pass(w: BlockWeights) -> Compute[Statistics]:
@@ -182,10 +187,13 @@ def count_strips(
 ) -> int:
     """Return the number of strips in all passes of `forward`."""
 
-    def strips(level: int, channels: int, window: int | None = None) -> int:
+    def strips(
+        level: int, channels: int, window: int | None = None, *, overwritten: bool = False
+    ) -> int:
         height, width = (side >> (level - 1) for side in size)
         edges, _ = Windows.over(height, width, window and window >> (level - 1)).edges
-        return len(spans(height, blocking(channels, height, width).strip, edges))
+        shape = blocking(channels, height, width)
+        return len(spans(height, (shape if overwritten else shape.reading).strip, edges))
 
     dim = {level: a.dim << (level - 1) for level in range(1, LEVELS + 1)}
     stages = [(level, dim[level], a.blocks[level - 1]) for level in (1, 2, 3, 4, 3, 2)]
@@ -194,7 +202,7 @@ def count_strips(
     between += [(level, dim[level]) for level in (1, 2, 3, 4, 3, 2)]  # from level to level
     between.append((1, dim[2]))  # output
     return sum(starmap(strips, between)) + sum(
-        blocks * (strips(level, channels, window) + strips(level, channels))
+        blocks * (strips(level, channels, window) + strips(level, channels, overwritten=True))
         for level, channels, blocks in stages
     )
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..network import BlockWeights, Statistics, attention, mix, mixing_matrix
-from .blocking import Region, spans
+from .blocking import spans
+from .maps import Region
 
 Mixer = Callable[[Tensor, Region], Tensor]
 """Function that applies attention to the values of a region and its halo."""

@@ -29,9 +29,14 @@ class Convolve(Protocol):
 
 
 def same(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1, *, stride: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    padding: tuple[int, int] = (1, 1),
+    *,
+    stride: int = 1,
 ) -> Tensor:
-    """Convolve with zero padding (see `Convolve`)."""
+    """Convolve with `padding` rows and columns of zeros on each side (see `Convolve`)."""
     groups = x.shape[-1] // weight.shape[1]
     if groups > 1 and x.is_cuda and torch.compiler.is_compiling():
         return depthwise_by_taps(x, weight, bias, padding)
@@ -40,15 +45,16 @@ def same(
 
 
 def depthwise_by_taps(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 1
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: tuple[int, int] = (1, 1)
 ) -> Tensor:
     """Return the depthwise convolution `same` as a sum of nine products, in fp32.
 
     A compiler fuses them, and their gradients, with the functions around them, which it cannot do
     with a call of cuDNN.
     """
-    height, width = x.shape[1] + 2 * padding - 2, x.shape[2] + 2 * padding - 2
-    wide = F.pad(x, (0, 0, padding, padding, padding, padding))
+    rows, columns = padding
+    height, width = x.shape[1] + 2 * rows - 2, x.shape[2] + 2 * columns - 2
+    wide = F.pad(x, (0, 0, columns, columns, rows, rows))
     taps = weight.flatten(1).float()  # D 9
     y = torch.zeros((), device=x.device) if bias is None else bias.float()
     for tap, (i, j) in enumerate(product(range(3), repeat=2)):

@@ -305,7 +305,7 @@ def test_a_failed_attempt_holds_no_memory(identity, monkeypatch, threads):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         maps.extend(map(weakref.ref, x))
-        run.write(x, fail, x)
+        run.replace(x, fail)
 
     monkeypatch.setattr(strips, "forward", forward)
     monkeypatch.setattr(strips, "transform", transform)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix, same
-from ..blocking import Compute, Region, block_convolution
+from ..blocking import Compute, block_convolution
+from ..maps import Region
 from .passes import Kernels
 
 EXACT = 1e-5

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...network import BlockWeights, Convolve, Statistics, attention, mixing_matrix
-from ..blocking import Map, Region, StripRunner
+from ..blocking import StripRunner
+from ..maps import Map, Region
 
 KINDS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}
 """Types of features, and their names in verdicts."""
@@ -27,6 +28,9 @@ class FusedPasses(ABC):
     Args:
         w: weights of the block, in fp32.
     """
+
+    HALO = 2
+    """Pixels around a region that `finish` needs."""
 
     def __init__(self, w: BlockWeights) -> None:
         # `attention` and `mixing_matrix` do not use the other weights.
@@ -55,7 +59,7 @@ class FusedPasses(ABC):
         def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
             return self.finish(block, mixes, region, (height, width))
 
-        run.write(x, finish, x, halo=2)
+        run.replace(x, finish, self.HALO)
 
     @abstractmethod
     def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
-from ..blocking import Map, Part, Region, StripRunner
+from ..blocking import StripRunner
 from ..fusion.passes import KINDS, FusedPasses
+from ..maps import Map, Part, Region
 
 MULTIPLE = 16
 """Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""
@@ -140,8 +141,8 @@ class FusedBlock(FusedPasses):
 
     def __init__(self, library: Library, w: BlockWeights, dtype: torch.dtype) -> None:
         super().__init__(w)
-        self._sums = library.function("sums", dtype)
-        self._finish = library.function("finish", dtype)
+        self._passes = {name: library.function(name, dtype) for name in ("sums", "finish")}
+        self._scratch_bytes: dict[tuple[str, int, int], int] = {}  # by pass, rows and columns
         self._lanes, self._dtype = library.lanes, dtype
         self._channels, hidden = w.ffn_out.weight.shape
         missing = -hidden % MULTIPLE
@@ -169,20 +170,17 @@ class FusedBlock(FusedPasses):
         def sums(part: Part, region: Region) -> Statistics:
             return self._sums_of(part, region, (height, width))
 
-        return (sums for _, sums in run.visit(x, sums))
+        return (sums for _, sums in run.visit(x, sums, run.shape(x).reading))
 
     def overwrite(self, run: StripRunner, x: Map, mixes: list[Tensor]) -> None:
-        """Replace a map by the result; only the strip that is overwritten is copied."""
-        if not _aligned(x):
-            super().overwrite(run, x, mixes)
-            return
+        """Replace a map by the result, which is written to the free rows next to it, if any."""
         height, width = x[0].shape[1:3]
 
-        def finish(strip: Part, region: Region) -> None:
-            self._finish_into(Part(x), strip, mixes, region, (height, width))
+        def finish(result: Part, part: Part, region: Region) -> None:
+            self._finish_into(result, part, mixes, region, (height, width))
 
-        for _ in run.visit(x, finish, halo=2, overwritten=True):
-            pass
+        if not _aligned(x) or not run.move(x, finish, self.HALO):
+            super().overwrite(run, x, mixes)
 
     def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
         """See `FusedPasses.sums`."""
@@ -208,7 +206,7 @@ class FusedBlock(FusedPasses):
         squares = torch.zeros(len(inputs), 2, heads, channels)
         for x, g, s in zip(inputs, gram, squares, strict=True):
             job = Job(x=x, gram=g.data_ptr(), squares=s.data_ptr(), frame=frame)
-            self._run(self._sums, job)
+            self._run("sums", job)
         return Statistics(gram, squares)
 
     def _finish_into(
@@ -220,7 +218,7 @@ class FusedBlock(FusedPasses):
         results = self._groups(out, region, 0, size)
         for x, result, mix in zip(inputs, results, mixes, strict=True):
             layer = Layer.of(mix, self._mix_bias)
-            self._run(self._finish, Job(x=x, out=result, mix=layer, frame=frame))
+            self._run("finish", Job(x=x, out=result, mix=layer, frame=frame))
 
     def _groups(
         self, part: Part, region: Region, halo: int, size: tuple[int, int]
@@ -258,9 +256,13 @@ class FusedBlock(FusedPasses):
 
         return [groups(image) for image in range(len(part.groups[0]))]
 
-    def _run(self, function: Callable[..., int], job: Job) -> None:
+    def _run(self, name: str, job: Job) -> None:
+        frame = (name, job.frame.rows, job.frame.columns)
+        function = self._passes[name]
+        if frame not in self._scratch_bytes:
+            self._scratch_bytes[frame] = function(byref(self._weights), byref(job))
         # PyTorch's allocator reports a lack of memory as everywhere else.
-        scratch = torch.empty(function(byref(self._weights), byref(job)), dtype=torch.uint8)
+        scratch = torch.empty(self._scratch_bytes[frame], dtype=torch.uint8)
         job.scratch = scratch.data_ptr()
         function(byref(self._weights), byref(job))
 

@@ -171,8 +171,9 @@ def test_another_value_is_a_usage_error(monkeypatch):
 
 def test_memory_is_no_higher(built):
     """The scratch memory of a block is less than that of PyTorch's functions."""
-    from restormer_cli.inference.blocking import MAPS_PER_BLOCK, Region, block_shape_on_cpu
+    from restormer_cli.inference.blocking import MAPS_PER_BLOCK, block_shape_on_cpu
     from restormer_cli.inference.fusion.check import random_block
+    from restormer_cli.inference.maps import Region
     from restormer_cli.inference.native.library import TYPES, Frame, Job, Library
 
     library, size = Library(built), (1000, 1000)
@@ -184,7 +185,9 @@ def test_memory_is_no_higher(built):
             block = FusedBlock(library, weights, dtype)
             region = Region(8, 8 + rows, 8, 8 + columns)
             used = max(
-                function(byref(block._weights), byref(Job(frame=Frame.of(region, halo, size))))
-                for function, halo in ((block._sums, 1), (block._finish, 2))
+                library.function(name, dtype)(
+                    byref(block._weights), byref(Job(frame=Frame.of(region, halo, size)))
+                )
+                for name, halo in (("sums", 1), ("finish", 2))
             )
             assert used < MAPS_PER_BLOCK["cpu"] * rows * columns * channels * dtype.itemsize

@@ -9,8 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restormer_cli.inference.blocking import BlockShape, Region, StripRunner
+from restormer_cli.inference.blocking import BlockShape, StripRunner
 from restormer_cli.inference.fusion.check import Case, Outcome, random_block
+from restormer_cli.inference.maps import Region, empty_group, free_rows
 from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
 
 WIDTHS = (
@@ -85,6 +86,23 @@ def test_a_map_may_have_two_groups_of_channels(library, size):
         block.transform(runner, [whole])
         block.transform(runner, groups)
         assert torch.equal(torch.cat(groups, -1), whole)
+
+
+@pytest.mark.parametrize(("size", "room"), [((1, 1), 3), ((9, 3), 11), ((40, 33), 18)])
+def test_a_map_moves_to_free_rows(library, size, room):
+    """It moves down and up again with the bits of a map in place, and leaves no more than a map."""
+    runner = StripRunner(lambda *_: BlockShape(16, 8, 16), lambda f, x: [*map(f, x)], None, 0)
+    for dtype in filter(library.supports, TYPES):
+        block = library.block(random_block(32, 2), dtype)
+        expected = [torch.rand(2, *size, 16).to(dtype) for _ in range(2)]
+        moving = [empty_group(group.shape, room, dtype, group.device) for group in expected]
+        for group, values in zip(moving, expected, strict=True):
+            group.copy_(values)
+        for behind in (-room, room):
+            block.transform(runner, expected)
+            block.transform(runner, moving)
+            assert [free_rows(group) for group in moving] == [behind] * 2
+            assert all(map(torch.equal, moving, expected))
 
 
 def test_a_block_of_another_shape_is_rejected(library):
