@@ -152,7 +152,14 @@ def plan_group(
 
 def refuse_problems(jobs: Iterable[Job], problems: dict[str, str]) -> NoReturn:
     """Raise UsageError with the problems, those of the jobs, and the hints for them."""
-    problems = {job.problem: job.hint for job in jobs if job.problem} | problems
+    of_jobs = defaultdict(list)
+    for job in jobs:
+        if job.problem:
+            of_jobs[job.problem].append(job)
+    problems = {
+        f"{group[0].names[0]}: {problem}" if len(group) == 1 else problem: group[0].hint
+        for problem, group in of_jobs.items()
+    } | problems
     listed = [*problems][:_MAX_PROBLEMS]
     if more := len(problems) - len(listed):
         listed.append(f"and {more} more")

@@ -307,7 +307,7 @@ def _facts_table(results: Results) -> Table:
         count = count if str(size or count) == count else f"{count} of {size}"
     outcomes = results.outcomes
     facts = {
-        "set": [f"{name}, {count} images, {results.task}"],
+        "set": [f"{name}, {count} {'image' if count == '1' else 'images'}, {results.task}"],
         "weights": [
             f"{printable(weights_label(o.weights.name, o.weights.source))}, "
             f"SHA-256 {o.weights.sha256}"

@@ -163,6 +163,8 @@ def test_a_format_that_is_only_read_costs_no_others_in_place() -> None:
         None,
         "it cannot be replaced: its output would be named c.png",
     ]
+    with pytest.raises(UsageError, match=r"c\.gif: it cannot be replaced: its output"):
+        jobs("c.gif", in_place=True)
 
 
 def test_all_problems_are_reported_at_once() -> None:
