@@ -21,9 +21,8 @@ from pathlib import Path
 
 import torch
 
-from restormer_cli.inference.blocking import BlockShape, StripRunner
+from restormer_cli.inference.blocking import BlockShape, Region, StripRunner, empty_group
 from restormer_cli.inference.fusion.check import Case, random_block
-from restormer_cli.inference.maps import Region, empty_group
 from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
 from restormer_cli.inference.native.library import TYPES, Library

@@ -21,8 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.fusion.check import random_block
-from restormer_cli.inference.maps import Region
 from restormer_cli.inference.triton.blocks import TritonBlock
 
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}

@@ -2,7 +2,7 @@
 
 Read `restorer` first: it restores arrays. `transfer` converts them to tensors on the device and
 back. `engine` restores tensors, whole or in tiles. `strips` computes the whole-image result in
-bounded memory. It uses the passes over feature maps in `blocking` and the attention windows in
+bounded memory. It uses the passes over feature maps of `blocking` and the attention windows of
 `tlc`. `fusion` decides whether a faster implementation replaces the functions of a block: `native`
 on a CPU, `triton` on CUDA.
 """

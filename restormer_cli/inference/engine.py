@@ -17,11 +17,10 @@ from ..imaging import psnr
 from ..network import Restormer, round_up
 from . import strips
 from .arrays import check_tensor
-from .blocking import WIDEST, Blocking, smaller_blocks
+from .blocking import WIDEST, Blocking, joined, smaller_blocks
 from .config import tile_size, window_size
 from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
-from .maps import joined
 
 PROBE = 128
 """Side in pixels of the crop on which precisions are compared."""

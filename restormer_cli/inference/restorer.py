@@ -19,10 +19,9 @@ from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble, transfer
 from .arrays import check_array, right_view, split_alpha
-from .blocking import blocking_for, smaller_blocks
+from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 from .fusion.dispatch import check_requirement, fusion_obstacle
-from .maps import joined
 
 HOST = torch.device("cpu")
 

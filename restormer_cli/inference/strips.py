@@ -42,16 +42,19 @@ from .blocking import (
     MAPS_PER_BLOCK,
     Blocking,
     Compute,
+    Map,
+    Region,
     StripRunner,
     blocking_for,
+    empty_beside,
+    empty_group,
+    parallel_map,
     spans,
 )
 from .devices import full_precision
 from .fusion.dispatch import Fusion, fusion_for
 from .fusion.passes import FusedPasses
-from .maps import Map, Region, empty_beside, empty_group
 from .resampling import Convolution, pack_convolutions, upsample
-from .threads import parallel_map
 from .tlc import Mixer, Windows
 
 ALIGNMENT = 16

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ..network import BlockWeights, Statistics, attention, mix, mixing_matrix
-from .blocking import spans
-from .maps import Region
+from .blocking import Region, spans
 
 Mixer = Callable[[Tensor, Region], Tensor]
 """Function that applies attention to the values of a region and its halo."""

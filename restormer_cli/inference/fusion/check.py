@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix, same
-from ..blocking import Compute, block_convolution
-from ..maps import Region
+from ..blocking import Compute, Region, block_convolution
 from .passes import Kernels
 
 EXACT = 1e-5

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ...network import BlockWeights, Convolve, Statistics, attention, mixing_matrix
-from ..blocking import StripRunner
-from ..maps import Map, Region
+from ..blocking import Map, Region, StripRunner
 
 KINDS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}
 """Types of features, and their names in verdicts."""

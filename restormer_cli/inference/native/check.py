@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from ..blocking import block_shape_on_cpu
+from ..blocking import Region, block_shape_on_cpu
 from ..fusion.check import Case, random_block
 from ..fusion.process import run_check
 from ..fusion.verdict import Verdict
-from ..maps import Region
 from .library import TYPES, Library
 
 CHECK_LIMIT = 120.0

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
-from ..blocking import StripRunner
+from ..blocking import Map, Part, Region, StripRunner
 from ..fusion.passes import KINDS, FusedPasses
-from ..maps import Map, Part, Region
 
 MULTIPLE = 16
 """Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""

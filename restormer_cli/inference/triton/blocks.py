@@ -24,8 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
+from ..blocking import Region
 from ..fusion.passes import KINDS, FusedPasses
-from ..maps import Region
 from .launch import launch
 
 SHARED = 32 << 10

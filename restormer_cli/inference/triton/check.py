@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ...network import Architecture, BlockWeights
+from ..blocking import Region
 from ..devices import PRECISIONS, full_precision, synchronize
 from ..fusion.check import Case, block_widths, random_block
 from ..fusion.passes import KINDS, FusionError, Kernels
 from ..fusion.process import run_check
 from ..fusion.verdict import Verdict
-from ..maps import Region
 
 CHECK_LIMIT = 600.0
 """Seconds after which a check is stopped; compiling some twenty kernels may take half a minute."""

@@ -171,9 +171,8 @@ def test_another_value_is_a_usage_error(monkeypatch):
 
 def test_memory_is_no_higher(built):
     """The scratch memory of a block is less than that of PyTorch's functions."""
-    from restormer_cli.inference.blocking import MAPS_PER_BLOCK, block_shape_on_cpu
+    from restormer_cli.inference.blocking import MAPS_PER_BLOCK, Region, block_shape_on_cpu
     from restormer_cli.inference.fusion.check import random_block
-    from restormer_cli.inference.maps import Region
     from restormer_cli.inference.native.library import TYPES, Frame, Job, Library
 
     library, size = Library(built), (1000, 1000)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.fusion.check import Case, random_block
-from restormer_cli.inference.maps import Region
 
 WIDTHS = ((8, 1), (24, 2), (32, 2), (48, 1), (96, 1), (384, 8))
 """Channels and heads."""

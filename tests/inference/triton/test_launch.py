@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.fusion.check import Case, random_block
-from restormer_cli.inference.maps import Region
 
 CASE = Case("", random_block(16, 1, expansion=0.75), Region(0, 3, 0, 3), (5, 5))
 

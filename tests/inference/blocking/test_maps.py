@@ -7,8 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restormer_cli.inference.blocking import BlockShape, StripRunner
-from restormer_cli.inference.maps import Part, Region, empty_beside, empty_group, free_rows
+from restormer_cli.inference.blocking import (
+    BlockShape,
+    Part,
+    Region,
+    StripRunner,
+    empty_beside,
+    empty_group,
+    free_rows,
+)
 
 
 def runner(strip: int) -> StripRunner:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..memory import is_out_of_memory
+from ...memory import is_out_of_memory
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from restormer_cli.inference.threads import parallel_map
+from restormer_cli.inference.blocking import parallel_map
 
 
 def test_threads_share_the_items_and_keep_their_order():
