@@ -14,7 +14,7 @@ SHARE = 0.3
 
 
 def with_structures(x: Tensor, generator: Generator) -> Tensor:
-    """Draw a structure on `SHARE` of the clean images, B 3 H W in 0..1; the others stay as is.
+    """Draw a structure on `SHARE` of the clean images, B C H W in 0..1; the others stay as is.
 
     A network trained on hard streaks alone erases wire baskets and the mesh of fences.
     """
@@ -25,9 +25,9 @@ def with_structures(x: Tensor, generator: Generator) -> Tensor:
     second = parallel_lines(x, angle + crossing, spacing, width, generator)
     opacity = torch.where(chosen(0.7, x, generator), torch.maximum(opacity, second), opacity)
 
-    tint = 1 - 0.2 * torch.rand(len(x), 3, 1, 1, generator=generator, device=x.device)
+    tint = 1 - 0.2 * torch.rand(*x.shape[:2], 1, 1, generator=generator, device=x.device)
     shade = 1 + 0.15 * smooth_maps(1, x, generator)
-    colour = (uniform(0.4, 1, x, generator) * tint * shade).clamp(0, 1)  # B 3 H W
+    colour = (uniform(0.4, 1, x, generator) * tint * shade).clamp(0, 1)  # B C H W
     drawn = x + opacity * uniform(0.6, 1, x, generator) * (colour - x)
     return torch.where(chosen(SHARE, x, generator), to_8_bit(drawn), x)
 

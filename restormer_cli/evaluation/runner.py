@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..checkpoints import ResolvedCheckpoint
 from ..degradations import Tally, parse_degradation
 from ..errors import ImageError, UsageError
@@ -28,6 +29,7 @@ from ..imaging import (
     to_float,
 )
 from ..inference import Restorer
+from ..memory import MemoryGuard
 
 _UNCHANGED = Protocol("neither clamped nor rounded", lambda x: x)  # for noisy images
 
@@ -167,29 +169,48 @@ def evaluate(
     """
     for pair in pairs:
         try:
-            clean, degraded, right = _load(condition, pair, gray)
-            result = restorer.forward(degraded, right, progress=partial(progress, pair.name))
+            with MemoryGuard(f"for {pair.clean}"):
+                result: Score | Failure = _score(
+                    condition, restorer, pair, protocol, gray, tally, partial(progress, pair.name)
+                )
         except ImageError as error:
-            yield Failure(pair.name, error.message, error.hint)
-            continue
-        for note in result.notes:
-            restorer.notify(f"{pair.clean}: {note}")
-        restored = result.pixels
-        height, width, channels = clean.shape
-        if tally is not None:
-            tally.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
-        unprocessed = protocol if condition.sigma is None else _UNCHANGED
-        yield Score(
-            image=pair.name,
-            width=width,
-            height=height,
-            channels=channels,
-            degraded=_scores(unprocessed, degraded, clean),
-            restored=_scores(protocol, restored, clean),
-            seconds=result.seconds,
-            precision=result.precision,
-            strategy=result.strategy,
-        )
+            result = Failure(pair.name, error.message, error.hint)
+        yield result
+
+
+def _score(
+    condition: Condition,
+    restorer: Restorer,
+    pair: Pair,
+    protocol: Protocol,
+    gray: bool,
+    tally: Tally | None,
+    progress: Progress,
+) -> Score:
+    clean, degraded, right = _load(condition, pair, gray)
+    try:
+        result = restorer.forward(degraded, right, progress=progress)
+    except ImageError as error:  # which knows no file
+        raise ImageError(f"{pair.clean}: {error.message}", error.hint) from error
+    for note in result.notes:
+        restorer.notify(f"{pair.clean}: {note}")
+    restored = result.pixels
+    height, width, channels = clean.shape
+    unprocessed = protocol if condition.sigma is None else _UNCHANGED
+    score = Score(
+        image=pair.name,
+        width=width,
+        height=height,
+        channels=channels,
+        degraded=_scores(unprocessed, degraded, clean),
+        restored=_scores(protocol, restored, clean),
+        seconds=result.seconds,
+        precision=result.precision,
+        strategy=result.strategy,
+    )
+    if tally is not None:
+        tally.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
+    return score
 
 
 def _load(condition: Condition, pair: Pair, gray: bool) -> tuple[Array, Array, Array | None]:

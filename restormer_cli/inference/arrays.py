@@ -24,7 +24,7 @@ def check_array(image: object, name: str = "") -> None:
 
 def check_tensor(x: object) -> None:
     """Raise ImageError unless `x` is a tensor of images."""
-    if isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point():
+    if isinstance(x, Tensor) and x.ndim == 4 and x.numel() and x.is_floating_point():
         return
     described = f"a value of type {_type_name(x)}"
     if isinstance(x, Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from operator import index
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal
 
 from ..checkpoints import CheckpointQuery
@@ -29,7 +30,7 @@ class RestorerConfig(CheckpointQuery):
     Attributes:
         weights: "auto", "official", "lite", a path, "hf:ORG/REPO/FILE[@REV]", or a resolved
             checkpoint.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:N", "mps", or a `torch.device`.
         precision: "auto", "fp32", "bf16" or "fp16". "auto" is bf16 where it is native to the
             device and within 50 dB PSNR of fp32 on the middle of the first image, else fp32.
         tile: side of a tile in pixels; 0 for the whole image; "auto" for the whole image if it
@@ -41,8 +42,7 @@ class RestorerConfig(CheckpointQuery):
         sharing: number of restorers that share the device and its memory.
 
     Raises:
-        UsageError: the task, the precision, the tile or the window is invalid, or options do not
-            go together.
+        UsageError: an option is invalid, or options do not go together.
     """
 
     _: KW_ONLY
@@ -56,12 +56,18 @@ class RestorerConfig(CheckpointQuery):
     sharing: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.weights, PathLike):
+            object.__setattr__(self, "weights", fspath(self.weights))
+        object.__setattr__(self, "device", str(self.device))  # of a torch.device, too
         if self.precision not in PRECISIONS:
             raise UsageError(
                 f"unknown precision {self.precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
             )
         _ = self.checkpoint, self.tiles, native_mode()  # for their UsageErrors
         window_size(self.window)
+        whole_number("sharing", self.sharing, 1)
+        if not isinstance(self.ensemble, bool):
+            raise UsageError(f"ensemble is {self.ensemble!r}", "Give True or False.")
 
     @property
     def tiles(self) -> tuple[int, ...]:
@@ -86,7 +92,7 @@ def tile_size(tile: int, overlap: int) -> int:
         raise UsageError(
             f"a tile of {tile} pixels is too small", f"The smallest is {MULTIPLE}; 512 is usual."
         )
-    if not 0 <= overlap < tile:
+    if not 0 <= whole_number("overlap", overlap, 0) < tile:
         raise UsageError(
             f"an overlap of {overlap} pixels does not fit tiles of {tile}",
             "The overlap must be smaller than the tile; 32 is usual.",
@@ -102,13 +108,21 @@ def window_size(window: int | None) -> int | None:
     """
     if window is None:
         return None
+    return round_up(whole_number("window", window, MULTIPLE, ", or None for the whole image"))
+
+
+def whole_number(name: str, value: object, least: int, otherwise: str = "") -> int:
+    """Return the value of an option.
+
+    Raises:
+        UsageError: it is no whole number, or less than `least`; the hint ends with `otherwise`.
+    """
     try:
-        side = index(window)
+        number = index(value)  # type: ignore[arg-type]
     except TypeError:
-        side = 0
-    if side < MULTIPLE:
+        number = least - 1
+    if number < least:
         raise UsageError(
-            f"window is {window!r}",
-            f"Give a whole number of at least {MULTIPLE}, or None for the whole image.",
+            f"{name} is {value!r}", f"Give a whole number of at least {least}{otherwise}."
         )
-    return round_up(side)
+    return number

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..callbacks import Notify, Progress
-from ..errors import ImageError
+from ..errors import ImageError, UsageError
 from ..imaging import psnr
 from ..network import Restormer, round_up
 from . import strips
 from .arrays import check_tensor
 from .blocking import WIDEST, Blocking, joined, smaller_blocks
-from .config import tile_size, window_size
+from .config import tile_size, whole_number, window_size
 from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
 
@@ -60,10 +60,16 @@ def restore(
         B C' H W float32, 0..1, on the device of `x`; C' is the network's number of outputs.
 
     Raises:
-        UsageError: `tile` or `window` is too small, or `overlap` does not fit the tile.
+        UsageError: the precision is unknown, `tile` or `window` is invalid, or `overlap` does not
+            fit the tile.
         ImageError: `x` is no such tensor, or the result is not finite, even in fp32.
     """
     check_tensor(x)
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"unknown precision {precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
+        )
+    tile = whole_number("tile", tile or 0, 0, ", or None for the whole image")
     height, width = x.shape[-2:]
     window = window_size(window)
     image = padded(x)
@@ -100,9 +106,11 @@ def restore(
             return restored.clamp_(0, 1).to(x.device)
         if attempt != "fp32" and notify:
             notify(f"{attempt} overflowed; restored again in fp32")
+    if not torch.isfinite(x).all():
+        raise ImageError("the image contains NaN or infinity", "Replace these values first.")
     raise ImageError(
         "the network's output contains NaN or infinite values, even in fp32",
-        "Nothing was written. The weights may be damaged: try `restormer weights verify`.",
+        "The weights may be damaged: try `restormer weights verify`.",
     )
 
 

@@ -82,7 +82,7 @@ class Restorer:
         task: name of a task ("denoise", "derain", "deblur", "defocus"), or a configuration.
         notify: called with a message if the weights or the precision differ from the request, or
             the weights are for another task; by default, it is a Python warning.
-        **options: fields of `RestorerConfig`, if `task` is a name.
+        **options: fields of `RestorerConfig`; they replace those of a configuration.
 
     Attributes:
         weights: the checkpoint.
@@ -101,7 +101,10 @@ class Restorer:
         notify: Notify | None = None,
         **options: Any,
     ) -> None:
-        config = RestorerConfig(task, **options) if isinstance(task, str) else task
+        if isinstance(task, RestorerConfig):
+            config = replace(task, **options)
+        else:
+            config = RestorerConfig(task, **options)
         self.config = config
         self.task = TASKS[config.task]
         self.notify = notify or warn_in_python

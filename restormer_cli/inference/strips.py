@@ -241,10 +241,11 @@ _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary
 
 def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -> Packed:
     """Return the network's weights, folded, padded and cast; cached until the weights change."""
-    versions = [
-        (p.data_ptr(), None if p.is_inference() else p._version) for p in network.parameters()
-    ]
-    token = (dtype, fusion, versions)
+    parameters = list(network.parameters())
+    # Fused optimizers, and writing to `p.data`, leave the version of a parameter as it is.
+    norms = torch.stack([torch.linalg.vector_norm(p.detach()) for p in parameters])
+    values = None if norms.is_meta else norms.tolist()
+    token = (dtype, fusion, [p.data_ptr() for p in parameters], values)
     if network not in _packed or _packed[network][0] != token:
         stages = {}
         with torch.no_grad():

@@ -154,7 +154,8 @@ def train(
             fit the network, or `start` is `output`.
         CheckpointError: `output` cannot be written, or `<output>.resume` is damaged or belongs to
             another task or architecture.
-        RestormerError: the loss was not finite in `PATIENCE` consecutive updates.
+        RestormerError: the loss was not finite in `PATIENCE` consecutive updates, or a validation
+            was not.
     """
     device = torch.device(device)
     check_training_device(device)
@@ -343,9 +344,8 @@ class Trainer:
             run.losses.append(loss)
             self.consecutive_skips = self.consecutive_skips + 1 if math.isnan(loss) else 0
             if self.consecutive_skips == PATIENCE:
-                raise RestormerError(
-                    f"the loss was not finite in {PATIENCE} consecutive updates to step {run.step}",
-                    f"Lower the learning rate. {self.output} has the best weights so far, if any.",
+                raise self._diverged(
+                    f"the loss was not finite in {PATIENCE} consecutive updates to step {run.step}"
                 )
             speed = (run.pixels - pixels) / (time.perf_counter() - since) / 1e6
             if self.ranks.leads:
@@ -364,6 +364,8 @@ class Trainer:
         """Validate the average, save it if it is the best, and save the run."""
         run = self.run
         validation = validate(run.average, self.validation, self.device)
+        if math.isnan(validation.psnr):
+            raise self._diverged(f"the average of the weights is not finite at step {run.step}")
         run.seconds = time.monotonic() - self.began
         run.history[run.step] = (run.loss, validation.psnr)
         if validation.psnr > run.best:
@@ -374,6 +376,10 @@ class Trainer:
         # Last: `best` of a saved run must be the PSNR of weights that were saved.
         run.save(self.resume)
         return validation
+
+    def _diverged(self, cause: str) -> RestormerError:
+        hint = f"Lower the learning rate. {self.output} has the best weights so far, if any."
+        return RestormerError(cause, hint)
 
     def _record(self, validation: Validation) -> dict[str, Any]:
         """Return the provenance of the average, for the checkpoint's metadata."""

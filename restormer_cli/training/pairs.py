@@ -57,7 +57,7 @@ class SampleSpec(NamedTuple):
         views: number of degraded views of each photograph, 2 from a dual-pixel sensor.
         reach: number of pixels that the degradation needs beyond each border of a patch.
         choice: choice of the patches by their detail.
-        augment: change of clean RGB patches before they are degraded, if any; not in validation.
+        augment: change of clean patches before they are degraded, if any; not in validation.
     """
 
     degrade: Degradation | None = None
@@ -78,7 +78,7 @@ class SampleSpec(NamedTuple):
         patches = choose_by_detail(photos.cut(*positions, side), *self.choice)
         batch = to_batch(turn(patches, rng))
         generator = torch.Generator(batch.device).manual_seed(int(rng.integers(2**63)))
-        if self.augment is not None and batch.shape[1] == 3:
+        if self.augment is not None:
             batch = self.augment(batch, generator)
         return self.pair(batch, generator)
 

@@ -28,6 +28,9 @@ Stages = tuple[tuple[float, int, int], ...]
 STAGES: Stages = ((0.0, 64, 16), (0.45, 96, 7), (0.75, 128, 4), (0.92, 192, 2))
 """Stages of the lite networks; each step has about 65,000 pixels."""
 
+MAX_PATCHES = 1 << 20
+"""Largest number of patches per batch; more fit no memory."""
+
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
 
 _MALFORMED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -63,7 +66,7 @@ class Settings:
             raise UsageError("the length of the training is missing", "Give --steps or --hours.")
         for name in ("steps", "hours", "learning_rate", "validate_every"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is {value:g}", "Give a number above 0.")
         starts = [start for start, _, _ in self.stages]
@@ -81,8 +84,10 @@ class Settings:
                     f"{MULTIPLE}",
                     f"Give {' or '.join(map(str, near))}." if near else "Give for example 64.",
                 )
-            if number < 1:
-                raise UsageError(f"--stages: {number} patches per batch", "Give 1 or more.")
+            if not 1 <= number <= MAX_PATCHES:
+                raise UsageError(
+                    f"--stages: {number} patches per batch", f"Give 1 to {MAX_PATCHES}."
+                )
 
     def progress(self, steps: int, seconds: float) -> float:
         """Return the completed fraction of the run, 0..1."""

@@ -167,6 +167,50 @@ def test_an_unknown_precision_is_rejected():
     assert error.value.hint == "Choose one of auto, fp32, bf16, fp16."
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("overlap", None), ("sharing", 0), ("ensemble", "no"), ("precision", 3)]
+)
+def test_an_invalid_option_is_a_usage_error(option, value):
+    """It names the option and the value."""
+    with pytest.raises(UsageError, match=f"{option}.* {value!r}"):
+        RestorerConfig("denoise", **{option: value})
+
+
+def test_options_may_be_paths_and_devices(tiny):
+    """`weights` may be a path of any kind, `device` a torch device."""
+    config = RestorerConfig("denoise", weights=tiny(), device=torch.device("cpu"))
+    assert (config.weights, config.device) == (str(tiny()), "cpu")
+    assert Restorer(config).weights.path == tiny()
+
+
+def test_options_change_a_configuration(tiny):
+    """Options beside a configuration replace its own; others are errors."""
+    config = RestorerConfig("denoise", weights=str(tiny()), device="cpu")
+    assert Restorer(config, precision="fp32", tile=64).config.tile == 64
+    with pytest.raises(TypeError, match="windw"):
+        Restorer(config, windw=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"precision": "auto"}, "unknown precision 'auto'"), ({"tile": "auto"}, "tile is 'auto'")],
+)
+def test_restore_has_no_automatic_options(tiny, options, message):
+    """`restore` takes a precision and a tile, or None."""
+    network = restormer_cli.load_network(str(tiny()))
+    with pytest.raises(UsageError, match=message):
+        restormer_cli.restore(network, torch.zeros(1, 3, 16, 16), **options)
+
+
+def test_restore_tells_a_bad_image_from_bad_weights(tiny):
+    """NaN in the image is not blamed on the weights, and an empty image is none."""
+    network = restormer_cli.load_network(str(tiny()))
+    with pytest.raises(ImageError, match="the image contains NaN"):
+        restormer_cli.restore(network, torch.full((1, 3, 16, 16), torch.nan))
+    with pytest.raises(ImageError, match="cannot restore a tensor of shape"):
+        restormer_cli.restore(network, torch.zeros(1, 3, 0, 16))
+
+
 @pytest.mark.parametrize("tile", ["large", "", None, math.inf, math.nan])
 def test_a_tile_must_be_a_number(tile):
     """A tile that is no number is a usage error that names the value."""

@@ -262,6 +262,19 @@ def test_changed_weights_are_used():
     assert not torch.equal(before, image)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_an_optimizer_is_used(fused):
+    """So are the weights after a training step; a fused one changes no version of a tensor."""
+    network = tiny_network()
+    image = torch.rand(1, 3, 16, 16)
+    strips.forward(network, image)
+    optimizer = torch.optim.AdamW(network.parameters(), 0.01, fused=fused)
+    network(image).square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert_close(strips.forward(network, image), plain(network, image))
+
+
 def test_progress_counts_every_strip():
     """Progress increases by one strip at a time, up to the total."""
     for network in VARIANTS.values():
