@@ -246,6 +246,6 @@ def _task_of(path: Path, digest: str) -> str | None:
     try:
         with safetensors.safe_open(str(path), framework="np") as file:
             task = json.loads((file.metadata() or {})["record"])["task"]
-    except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError):
-        return None  # not safetensors, or without a record
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError):
+        return None  # not safetensors, or without a record that can be read
     return task if isinstance(task, str) and task in TASKS else None

@@ -254,7 +254,11 @@ def test_a_partial_last_line_loses_one_entry(
     assert repeat() == SKIPPED
 
 
-@pytest.mark.parametrize("damage", [b"hello\nworld\n", b"\0" * 5000 + b"\n", b"{}\n[]\nnull\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"hello\nworld\n", b"\0" * 5000 + b"\n", b"{}\n[]\nnull\n", b"[" * 200_000 + b"\n"],
+    ids=["text", "zeros", "other JSON", "brackets"],
+)
 def test_damaged_lines_are_ignored_with_a_warning(
     damage: bytes, repeat: Callable[..., Reasons], restormer: Callable[..., Outcome]
 ) -> None:

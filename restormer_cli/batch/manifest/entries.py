@@ -213,6 +213,6 @@ def _parse(line: bytes) -> Entry | None:
         for recorded in (entry["input"], entry["output"], *others):
             FileFingerprint.from_entry(recorded)
         _ = entry["recipe"]["task"], entry["output"]["name"] + ""
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last for thousands of brackets
         return None
     return dict(entry)

@@ -55,7 +55,7 @@ class Verdict:
                 for kind, of_kind in (fields["speed"] or {}).items()
             }
             return cls(str(fields["cause"]), str(fields["instructions"]), speed)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a verdict: {text[:80]!r}") from error
 
 

@@ -84,6 +84,6 @@ def as_pages(tags: Mapping[int, Tag]) -> dict[int, Tag]:
 def _parse_shape(description: bytes) -> dict[str, Any]:
     """Return the JSON that tifffile writes as description, or nothing."""
     if description.startswith(b'{"shape":'):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):  # the second for thousands of brackets
             return dict(json.loads(description.rstrip(b"\0")))
     return {}
