@@ -38,8 +38,8 @@ def choose_device(name: str = "auto") -> torch.device:
     if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}", "Choose auto, cpu, cuda, cuda:1, ... or mps.")
     device = torch.device(name)
-    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if missing or device.type not in available():
+    count = torch.cuda.device_count() if device.type == "cuda" else 1  # PyTorch takes any cpu:N
+    if (device.index or 0) >= count or device.type not in available():
         raise DeviceError(
             f"device {name} is not available to PyTorch {torch.__version__}",
             "`restormer doctor` lists the devices; --device auto chooses the fastest.",

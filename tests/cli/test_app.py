@@ -117,6 +117,7 @@ def test_the_cause_of_a_file_that_cannot_be_found_is_named(
         ["--weights", "a.png"],
         ["--weights", "official"],
         ["--device", "cuda:7"],
+        ["--device", "cpu:7"],
         ["--device", "toaster"],
     ],
 )
