@@ -81,7 +81,7 @@ def parse_crop(text: str) -> Box:
     """Parse the x,y,width,height of `--crop`.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text has another form, or the region is empty.
     """
     numbers = text.split(",")
     if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers):
@@ -89,7 +89,10 @@ def parse_crop(text: str) -> Box:
             f"--crop {text!r}: not x,y,width,height",
             "Give pixels from the upper left corner, for example 100,80,200,150.",
         )
-    return Box(*map(int, numbers))
+    box = Box(*map(int, numbers))
+    if not (box.width and box.height):
+        raise UsageError(f"--crop {text!r}: no pixels", "Give a width and a height of 1 or more.")
+    return box
 
 
 def check_comparison(output: Path, inputs: Sequence[Path]) -> None:

@@ -142,10 +142,11 @@ def _plan_sheets(compare: str, jobs: list[Job]) -> dict[str, Path]:
         if path.resolve() in {job.source.parent.resolve() for job in jobs if job.source}:
             raise UsageError(f"{compare}: contains inputs", "Choose another folder for the sheets.")
         sheets = [path / f"{relative}.png" for relative in _relative_outputs(jobs)]
-    taken = {path.resolve() for job in jobs for path in (job.source, job.target) if path}
+    files = {path for job in jobs for path in (job.source, job.right, job.mask, job.target) if path}
+    taken = {path.resolve() for path in files}
     for sheet in sheets:
         if sheet.resolve() in taken:
-            raise UsageError(f"{sheet}: also an input or output", "Choose another path.")
+            raise UsageError(f"{sheet}: also an input, a mask or an output", "Choose another path.")
     for sheet in {sheet.parent: sheet for sheet in sheets}.values():
         check_folder(sheet)
     return {job.names[0]: sheet for job, sheet in zip(jobs, sheets, strict=True)}

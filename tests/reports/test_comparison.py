@@ -107,7 +107,8 @@ def test_crops_can_be_given(restormer: Callable[..., Outcome]) -> None:
         ("a,b,c,d", 2, "--crop 'a,b,c,d': not x,y,width,height"),
         ("-1,0,10,10", 2, "--crop '-1,0,10,10': not x,y,width,height"),
         ("60,0,10,10", 1, "a.png: 64 x 48 pixels do not contain the crop 60,0,10,10"),
-        ("0,0,0,10", 1, "do not contain the crop"),
+        ("0,0,0,10", 2, "--crop '0,0,0,10': no pixels"),
+        ("0,0,10,0", 2, "--crop '0,0,10,0': no pixels"),
     ],
 )
 def test_an_invalid_crop_is_an_error(
@@ -284,6 +285,19 @@ def test_contradictory_options_are_an_error(
     assert outcome.status == 2
     assert message in outcome.stderr
     assert tree() == ["f/a.png", "f/b.png"]
+
+
+@pytest.mark.parametrize("option", ["--mask", "--right"])
+def test_a_sheet_does_not_replace_a_mask_or_a_right_view(
+    option: str, restormer: Callable[..., Outcome]
+) -> None:
+    """They are inputs, which are kept."""
+    picture("a.png")
+    before = picture("m.png")
+    outcome = restormer("defocus", "a.png", option, "m.png", "--compare", "m.png")
+    assert outcome.status == 2
+    assert "m.png: also an input, a mask or an output" in outcome.stderr
+    assert np.array_equal(pixels("m.png"), before)
 
 
 def test_a_sheet_that_cannot_be_written_is_a_failure(restormer: Callable[..., Outcome]) -> None:
