@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -150,6 +151,8 @@ def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
     if not wanted or obstacle is not None:
         yield Preview(console)
         return
+    # The library logs unanswered queries with tracebacks, and then assumes the usual size.
+    logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     with _streams_on_terminal():
         from textual_image import renderable  # the import queries the terminal
 

@@ -220,6 +220,21 @@ def test_a_terminal_that_cannot_show_pictures(options: dict[str, Any], cause: st
     assert f"note: --preview has no effect: {cause}" in shown
 
 
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal of Linux")
+def test_a_terminal_without_a_size_in_pixels_shows_no_traceback() -> None:
+    """The library's log of the query that the terminal does not answer is not shown."""
+    picture("a.png")
+    arguments = ("derain", "-", "-o", "-", "--preview", "-q")
+    size = (24, 80, 0, 0)
+    status, _, shown = run_in_terminal(
+        arguments, b"\x1b[?62;22c", Path("a.png").read_bytes(), size=size
+    )
+    assert status == 0
+    assert "Traceback" not in shown
+    assert "TerminalError" not in shown
+
+
 def test_a_preview_does_not_change_the_manifest(restormer: Callable[..., Outcome]) -> None:
     """--skip-existing recognises outputs of a run without --preview."""
     picture("f/a.png")
