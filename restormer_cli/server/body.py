@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect
 
 from ..text import format_bytes, printable
 from .problems import Problem
+from .queue import ClosingError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from starlette.types import Receive, Scope
 
@@ -29,6 +30,9 @@ MIN_RATE = 10_000
 
 FORM = "multipart/form-data"
 
+_POLL_SECONDS = 0.2
+"""Seconds between looks at whether the server is ending, while a client sends nothing."""
+
 _MAX_HEAD = 8192
 """Maximum size of the headers of a part, in bytes."""
 
@@ -41,17 +45,22 @@ class File(NamedTuple):
 
 
 async def read_files(
-    scope: Scope, receive: Receive, config: ServerConfig, parts: Sequence[Part]
+    scope: Scope,
+    receive: Receive,
+    config: ServerConfig,
+    parts: Sequence[Part],
+    is_closing: Callable[[], bool],
 ) -> dict[str, File]:
     """Return the files by part: the body is the first one, or a form if there are several parts.
 
     Raises:
         Problem: the body is too large, too slow, empty, encoded or not a form with these parts.
+        ClosingError: the server is ending, and the body had not arrived.
         ClientDisconnect: the client hung up.
     """
     headers = Headers(scope=scope)
     kind = _check_headers(headers, forms=len(parts) > 1)
-    body = await _read_body(scope, headers, receive, config)
+    body = await _read_body(scope, headers, receive, config, is_closing)
     if kind != FORM:
         return {parts[0].name: File("", body)}
     message = Message()
@@ -80,7 +89,11 @@ async def read_files(
 
 
 async def _read_body(
-    scope: Scope, headers: Headers, receive: Receive, config: ServerConfig
+    scope: Scope,
+    headers: Headers,
+    receive: Receive,
+    config: ServerConfig,
+    is_closing: Callable[[], bool],
 ) -> bytes:
     too_large = Problem(
         "too-large",
@@ -88,10 +101,10 @@ async def _read_body(
         "Send a smaller file, or start the server with a larger --max-body.",
     )
     if int(headers.get("content-length", 0)) > config.max_bytes:
-        await discard_body(scope, receive, config)
+        await discard_body(scope, receive, config, is_closing)
         raise too_large
     body = bytearray()
-    async for chunk in _chunks(receive, config.timeout):
+    async for chunk in _chunks(receive, config.timeout, is_closing):
         if len(body) + len(chunk) > config.max_bytes:
             raise too_large
         body += chunk
@@ -102,12 +115,20 @@ async def _read_body(
     return bytes(body)
 
 
-async def discard_body(scope: Scope, receive: Receive, config: ServerConfig) -> None:
-    """Read a body that is refused, up to its limit: many clients read no answer before its end."""
+async def discard_body(
+    scope: Scope, receive: Receive, config: ServerConfig, is_closing: Callable[[], bool]
+) -> None:
+    """Read a body that is refused, up to its limit: many clients read no answer before its end.
+
+    Raises:
+        Problem: the body is too slow.
+        ClosingError: the server is ending, and the body had not arrived.
+        ClientDisconnect: the client hung up.
+    """
     if Headers(scope=scope).get("expect", "").lower() == "100-continue":
         return  # this client waits for the answer before it sends the body
     size = 0
-    async for chunk in _chunks(receive, config.timeout):
+    async for chunk in _chunks(receive, config.timeout, is_closing):
         size += len(chunk)
         if size > config.max_bytes:
             return
@@ -172,15 +193,28 @@ def _split_form(body: bytes, boundary: bytes) -> Iterator[tuple[str, File]]:
         end = stop + 2 + len(delimiter)
 
 
-async def _chunks(receive: Receive, timeout: float) -> AsyncIterator[bytes]:
-    """Yield the parts of a body; raise Problem if they arrive too slowly."""
+async def _chunks(
+    receive: Receive, timeout: float, is_closing: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Yield the parts of a body.
+
+    Raises:
+        Problem: they arrive too slowly.
+        ClosingError: the server is ending, which no upload delays.
+        ClientDisconnect: the client hung up.
+    """
     started, size = time.monotonic(), 0
+    latest = started
     while True:
-        elapsed = time.monotonic() - started
-        seconds = min(timeout, timeout + size / MIN_RATE - elapsed)
+        if is_closing():
+            raise ClosingError
+        deadline = min(latest + timeout, started + timeout + size / MIN_RATE)
+        seconds = max(deadline - time.monotonic(), 0)
         try:
-            message = await asyncio.wait_for(receive(), max(seconds, 0))
+            message = await asyncio.wait_for(receive(), min(seconds, _POLL_SECONDS))
         except (asyncio.TimeoutError, TimeoutError):
+            if seconds > _POLL_SECONDS:
+                continue
             raise Problem(
                 "timeout",
                 f"the body stopped or was too slow after {format_bytes(size)}",
@@ -192,6 +226,7 @@ async def _chunks(receive: Receive, timeout: float) -> AsyncIterator[bytes]:
         chunk = message.get("body", b"")
         size += len(chunk)
         yield chunk
+        latest = time.monotonic()
         if not message.get("more_body", False):
             return
 

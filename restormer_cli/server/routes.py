@@ -99,6 +99,10 @@ class Service:
     config: ServerConfig
     queue: RestoringQueue
 
+    def is_closing(self) -> bool:
+        """Return True once the server refuses images because it is ending."""
+        return self.queue.is_closing
+
 
 async def show_page(service: Service, call: Call) -> None:
     """Answer with the page."""
@@ -159,7 +163,7 @@ async def restore(service: Service, call: Call) -> None:
         allow_damaged=values["allow_damaged"],
     )
     with service.queue.place(values["id"]) as place:
-        files = await read_files(call.scope, call.receive, config, PARTS)
+        files = await read_files(call.scope, call.receive, config, PARTS, service.is_closing)
         network = replace(network, dual_pixel="right" in files)
         name = file_name(values["name"] or files["image"].name)
         order = Order(name, files, wanted, network, batch)
@@ -171,7 +175,7 @@ async def draw_preview(service: Service, call: Call) -> None:
     """Answer with a JPEG of the image in the body."""
     config, name = service.config, file_name(call.values["name"] or "")
     with service.queue.place() as place:
-        files = await read_files(call.scope, call.receive, config, (IMAGE,))
+        files = await read_files(call.scope, call.receive, config, (IMAGE,), service.is_closing)
         work = service.queue.run(place, preview(name, files["image"].data, config.max_pixels))
         picture = await unless_gone(call.receive, work)
         await call.answer(Response(picture, media_type="image/jpeg"))
@@ -264,10 +268,13 @@ class _Endpoint:
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem once the client has sent its body."""
         try:
-            if self.operation.parts and not self.service.queue.is_closing:
-                await discard_body(scope, receive, self.service.config)
+            if self.operation.parts:
+                service = self.service
+                await discard_body(scope, receive, service.config, service.is_closing)
         except ClientDisconnect:
             return
+        except ClosingError:
+            pass  # the answer must not wait for the body
         except Problem as error:
             problem = error
         await problem.response()(scope, receive, send)

@@ -20,7 +20,7 @@ import pytest
 from restormer_cli.inference import RestorerConfig
 from restormer_cli.server import ServerConfig
 from tests.support import image_files
-from tests.support.serving import SECONDS, check_problem, png, start_server
+from tests.support.serving import SECONDS, check_problem, png, read_answer, start_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,18 @@ def test_a_second_signal_ends_the_current_image(tmp_path: Path) -> None:
         served.process.terminate()
         assert served.process.wait(SECONDS) == 0
     assert "4.8 MP" not in served.log
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize("size", [1000, 2_000_000])
+def test_a_signal_refuses_an_upload(size: int, tmp_path: Path) -> None:
+    """The program does not wait for a body that it refuses, within its limit or above it."""
+    served = start_server(tmp_path, "--max-body", "1", "--timeout", "300")
+    with served.start_upload(size) as connection:
+        served.wait_for(taken=1)
+        served.process.terminate()
+        check_problem(read_answer(connection), 503, "unavailable")
+        assert served.process.wait(SECONDS) == 0
 
 
 def test_results_are_kept_on_request(launch: Callable[..., Served]) -> None:
