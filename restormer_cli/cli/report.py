@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -186,7 +187,7 @@ def _announce_page(console: Console, options: ServeOptions, address: str) -> Non
     has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
     has_screen = has_screen or "WAYLAND_DISPLAY" in os.environ
     if not options.no_browser and has_screen and sys.stderr.isatty():
-        secret = f"#{options.token}" if options.token else ""
+        secret = f"#{quote(options.token, safe='')}" if options.token else ""
         webbrowser.open(address + secret)
 
 

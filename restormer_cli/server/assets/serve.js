@@ -381,8 +381,16 @@ byId("login").addEventListener("submit", (event) => {
   for (const photo of photos) if (photo.state === "failed") enqueue(photo);
   run();
 });
+// A token that was typed into the address bar may contain a bare "%".
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
 if (page.needs_token) {
-  token = decodeURIComponent(location.hash.slice(1));
+  token = decoded(location.hash.slice(1));
   history.replaceState(null, "", location.pathname);
   if (!token) showLogin();
 }
