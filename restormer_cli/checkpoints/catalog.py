@@ -64,7 +64,7 @@ TASKS: dict[str, Task] = {
             "deblur",
             "motion_deblurring",
             "restormer-lite-deblur.safetensors",
-            "ec0a9d66f6c51ca8603a9468cabf2e11152b28562428d21d7b959c6fc9694f9e",
+            "6115df96a9f5689457445e32493b0fbe388097810fdbb1d853b3147d0359cbc1",
         ),
         Task(
             "defocus",
