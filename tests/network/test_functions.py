@@ -18,7 +18,7 @@ from restormer_cli.network.functions import (
 )
 
 
-@pytest.mark.parametrize(("padding", "biased"), [(1, True), (0, False)])
+@pytest.mark.parametrize(("padding", "biased"), [((1, 1), True), ((0, 0), False), ((0, 1), True)])
 def test_the_depthwise_convolution_of_compiled_networks(padding, biased):
     """The sum of products and its gradients are those of PyTorch's convolution."""
     generator = torch.Generator().manual_seed(2)
