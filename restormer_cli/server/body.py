@@ -18,6 +18,7 @@ from .queue import ClosingError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
+    from starlette.types import Message as AsgiMessage
     from starlette.types import Receive, Scope
 
     from .config import ServerConfig
@@ -44,23 +45,32 @@ class File(NamedTuple):
     data: bytes
 
 
+def until_closing(receive: Receive, is_closing: Callable[[], bool]) -> Receive:
+    """Return a `receive` that raises ClosingError once the server is ending."""
+
+    async def receive_or_close() -> AsgiMessage:
+        while not is_closing():
+            try:
+                return await asyncio.wait_for(receive(), _POLL_SECONDS)
+            except (asyncio.TimeoutError, TimeoutError):
+                continue
+        raise ClosingError
+
+    return receive_or_close
+
+
 async def read_files(
-    scope: Scope,
-    receive: Receive,
-    config: ServerConfig,
-    parts: Sequence[Part],
-    is_closing: Callable[[], bool],
+    scope: Scope, receive: Receive, config: ServerConfig, parts: Sequence[Part]
 ) -> dict[str, File]:
     """Return the files by part: the body is the first one, or a form if there are several parts.
 
     Raises:
         Problem: the body is too large, too slow, empty, encoded or not a form with these parts.
-        ClosingError: the server is ending, and the body had not arrived.
         ClientDisconnect: the client hung up.
     """
     headers = Headers(scope=scope)
     kind = _check_headers(headers, forms=len(parts) > 1)
-    body = await _read_body(scope, headers, receive, config, is_closing)
+    body = await _read_body(scope, headers, receive, config)
     if kind != FORM:
         return {parts[0].name: File("", body)}
     message = Message()
@@ -89,11 +99,7 @@ async def read_files(
 
 
 async def _read_body(
-    scope: Scope,
-    headers: Headers,
-    receive: Receive,
-    config: ServerConfig,
-    is_closing: Callable[[], bool],
+    scope: Scope, headers: Headers, receive: Receive, config: ServerConfig
 ) -> bytes:
     too_large = Problem(
         "too-large",
@@ -101,10 +107,10 @@ async def _read_body(
         "Send a smaller file, or start the server with a larger --max-body.",
     )
     if int(headers.get("content-length", 0)) > config.max_bytes:
-        await discard_body(scope, receive, config, is_closing)
+        await discard_body(scope, receive, config)
         raise too_large
     body = bytearray()
-    async for chunk in _chunks(receive, config.timeout, is_closing):
+    async for chunk in _chunks(receive, config.timeout):
         if len(body) + len(chunk) > config.max_bytes:
             raise too_large
         body += chunk
@@ -115,20 +121,12 @@ async def _read_body(
     return bytes(body)
 
 
-async def discard_body(
-    scope: Scope, receive: Receive, config: ServerConfig, is_closing: Callable[[], bool]
-) -> None:
-    """Read a body that is refused, up to its limit: many clients read no answer before its end.
-
-    Raises:
-        Problem: the body is too slow.
-        ClosingError: the server is ending, and the body had not arrived.
-        ClientDisconnect: the client hung up.
-    """
+async def discard_body(scope: Scope, receive: Receive, config: ServerConfig) -> None:
+    """Read a body that is refused, up to its limit: many clients read no answer before its end."""
     if Headers(scope=scope).get("expect", "").lower() == "100-continue":
         return  # this client waits for the answer before it sends the body
     size = 0
-    async for chunk in _chunks(receive, config.timeout, is_closing):
+    async for chunk in _chunks(receive, config.timeout):
         size += len(chunk)
         if size > config.max_bytes:
             return
@@ -193,28 +191,15 @@ def _split_form(body: bytes, boundary: bytes) -> Iterator[tuple[str, File]]:
         end = stop + 2 + len(delimiter)
 
 
-async def _chunks(
-    receive: Receive, timeout: float, is_closing: Callable[[], bool]
-) -> AsyncIterator[bytes]:
-    """Yield the parts of a body.
-
-    Raises:
-        Problem: they arrive too slowly.
-        ClosingError: the server is ending, which no upload delays.
-        ClientDisconnect: the client hung up.
-    """
+async def _chunks(receive: Receive, timeout: float) -> AsyncIterator[bytes]:
+    """Yield the parts of a body; raise Problem if they arrive too slowly."""
     started, size = time.monotonic(), 0
-    latest = started
     while True:
-        if is_closing():
-            raise ClosingError
-        deadline = min(latest + timeout, started + timeout + size / MIN_RATE)
-        seconds = max(deadline - time.monotonic(), 0)
+        elapsed = time.monotonic() - started
+        seconds = min(timeout, timeout + size / MIN_RATE - elapsed)
         try:
-            message = await asyncio.wait_for(receive(), min(seconds, _POLL_SECONDS))
+            message = await asyncio.wait_for(receive(), max(seconds, 0))
         except (asyncio.TimeoutError, TimeoutError):
-            if seconds > _POLL_SECONDS:
-                continue
             raise Problem(
                 "timeout",
                 f"the body stopped or was too slow after {format_bytes(size)}",
@@ -226,7 +211,6 @@ async def _chunks(
         chunk = message.get("body", b"")
         size += len(chunk)
         yield chunk
-        latest = time.monotonic()
         if not message.get("more_body", False):
             return
 

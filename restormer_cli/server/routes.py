@@ -21,7 +21,7 @@ from ..batch import OUTPUT_FORMATS, BatchConfig
 from ..checkpoints import TASKS
 from ..errors import RestormerError
 from ..imaging import FORMATS
-from .body import discard_body, read_files, unless_gone
+from .body import discard_body, read_files, unless_gone, until_closing
 from .guards import Guard
 from .openapi import document
 from .parameters import (
@@ -99,9 +99,9 @@ class Service:
     config: ServerConfig
     queue: RestoringQueue
 
-    def is_closing(self) -> bool:
-        """Return True once the server refuses images because it is ending."""
-        return self.queue.is_closing
+    def receive_body(self, receive: Receive) -> Receive:
+        """Return a `receive` for a body, for which a server that is ending does not wait."""
+        return until_closing(receive, lambda: self.queue.is_closing)
 
 
 async def show_page(service: Service, call: Call) -> None:
@@ -163,7 +163,8 @@ async def restore(service: Service, call: Call) -> None:
         allow_damaged=values["allow_damaged"],
     )
     with service.queue.place(values["id"]) as place:
-        files = await read_files(call.scope, call.receive, config, PARTS, service.is_closing)
+        receive = service.receive_body(call.receive)
+        files = await read_files(call.scope, receive, config, PARTS)
         network = replace(network, dual_pixel="right" in files)
         name = file_name(values["name"] or files["image"].name)
         order = Order(name, files, wanted, network, batch)
@@ -175,7 +176,8 @@ async def draw_preview(service: Service, call: Call) -> None:
     """Answer with a JPEG of the image in the body."""
     config, name = service.config, file_name(call.values["name"] or "")
     with service.queue.place() as place:
-        files = await read_files(call.scope, call.receive, config, (IMAGE,), service.is_closing)
+        receive = service.receive_body(call.receive)
+        files = await read_files(call.scope, receive, config, (IMAGE,))
         work = service.queue.run(place, preview(name, files["image"].data, config.max_pixels))
         picture = await unless_gone(call.receive, work)
         await call.answer(Response(picture, media_type="image/jpeg"))
@@ -269,8 +271,8 @@ class _Endpoint:
         """Answer with a problem once the client has sent its body."""
         try:
             if self.operation.parts:
-                service = self.service
-                await discard_body(scope, receive, service.config, service.is_closing)
+                body = self.service.receive_body(receive)
+                await discard_body(scope, body, self.service.config)
         except ClientDisconnect:
             return
         except ClosingError:
