@@ -61,6 +61,9 @@ ALIGNMENT = 16
 """Hidden channels are padded with zeros to a multiple of this, so that rows start at a cache line:
 otherwise matrix products on CPUs take up to twice as long."""
 
+SAMPLES = 64
+"""Values of each parameter that are compared, to notice that weights have changed."""
+
 
 def forward(
     network: Restormer,
@@ -241,11 +244,12 @@ _packed: WeakKeyDictionary[Restormer, tuple[object, Packed]] = WeakKeyDictionary
 
 def pack(network: Restormer, dtype: torch.dtype, fusion: Fusion | None = None) -> Packed:
     """Return the network's weights, folded, padded and cast; cached until the weights change."""
-    parameters = list(network.parameters())
-    # Fused optimizers, and writing to `p.data`, leave the version of a parameter as it is.
-    norms = torch.stack([torch.linalg.vector_norm(p.detach()) for p in parameters])
-    values = None if norms.is_meta else norms.tolist()
-    token = (dtype, fusion, [p.data_ptr() for p in parameters], values)
+    parameters = [p.detach() for p in network.parameters()]
+    versions = [(p.data_ptr(), None if p.is_inference() else p._version) for p in parameters]
+    # Fused optimizers leave the version of a parameter as it is. A step changes every part of it,
+    # and reading all of a large network would take hundredths of a second for each tile.
+    norm = nn.utils.get_total_norm([p.flatten()[:SAMPLES] for p in parameters])
+    token = (dtype, fusion, versions, None if norm.is_meta else norm.item())
     if network not in _packed or _packed[network][0] != token:
         stages = {}
         with torch.no_grad():

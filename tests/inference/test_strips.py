@@ -262,6 +262,16 @@ def test_changed_weights_are_used():
     assert not torch.equal(before, image)
 
 
+def test_changed_signs_are_used():
+    """A change that keeps the length of all weights is noticed, too."""
+    network = tiny_network()
+    image = torch.rand(1, 3, 16, 16)
+    before = strips.forward(network, image) - image
+    with torch.no_grad():
+        network.output.weight.neg_()
+    torch.testing.assert_close(strips.forward(network, image) - image, -before)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_of_an_optimizer_is_used(fused):
     """So are the weights after a training step; a fused one changes no version of a tensor."""
