@@ -7,15 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .jpeg import filed, to_rgb
-from .sampling import (
-    chosen,
-    gaussian_kernels,
-    normal,
-    to_8_bit,
-    to_linear,
-    to_srgb,
-    uniform,
-)
+from .sampling import chosen, gaussian_kernels, normal, to_8_bit, to_linear, to_srgb, uniform
 
 # Weights of bilinear demosaicing, for all three colours, and for green alone.
 _BILINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4

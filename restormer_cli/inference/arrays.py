@@ -10,6 +10,9 @@ from ..errors import ImageError
 DTYPES = ("uint8", "uint16", "float32")
 """Types of arrays that can be restored."""
 
+NOT_FINITE = ("the image contains NaN or infinity", "Replace these values first.")
+"""Error and hint for an image that no network can restore."""
+
 
 def check_array(image: object, name: str = "") -> None:
     """Raise ImageError unless an image, of which `name` is the beginning of errors, is an array."""

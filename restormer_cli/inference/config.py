@@ -13,6 +13,8 @@ from ..network import MULTIPLE, round_up
 from .fusion.mode import native_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..checkpoints import ResolvedCheckpoint
 
 # With the names of `devices.PRECISIONS`, which would import torch: wrong usage is reported, and
@@ -59,10 +61,7 @@ class RestorerConfig(CheckpointQuery):
         if isinstance(self.weights, PathLike):
             object.__setattr__(self, "weights", fspath(self.weights))
         object.__setattr__(self, "device", str(self.device))  # of a torch.device, too
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"unknown precision {self.precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
-            )
+        check_precision(self.precision, PRECISIONS)
         _ = self.checkpoint, self.tiles, native_mode()  # for their UsageErrors
         window_size(self.window)
         whole_number("sharing", self.sharing, 1)
@@ -80,6 +79,12 @@ class RestorerConfig(CheckpointQuery):
                 "Use auto, 0 for the whole image, or a number of pixels.",
             ) from None
         return tuple(side and tile_size(side, self.overlap) for side in sides)
+
+
+def check_precision(precision: str, known: Collection[str]) -> None:
+    """Raise UsageError unless a precision is known."""
+    if precision not in known:
+        raise UsageError(f"unknown precision {precision!r}", f"Choose one of {', '.join(known)}.")
 
 
 def tile_size(tile: int, overlap: int) -> int:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..callbacks import Notify, Progress
-from ..errors import ImageError, UsageError
+from ..errors import ImageError
 from ..imaging import psnr
 from ..network import Restormer, round_up
 from . import strips
-from .arrays import check_tensor
+from .arrays import NOT_FINITE, check_tensor
 from .blocking import WIDEST, Blocking, joined, smaller_blocks
-from .config import tile_size, whole_number, window_size
+from .config import check_precision, tile_size, whole_number, window_size
 from .devices import PRECISIONS, free_memory, largest_tensor, sleep_until_done
 from .ensemble import ensembled, orientations
 
@@ -65,10 +65,7 @@ def restore(
         ImageError: `x` is no such tensor, or the result is not finite, even in fp32.
     """
     check_tensor(x)
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"unknown precision {precision!r}", f"Choose one of {', '.join(PRECISIONS)}."
-        )
+    check_precision(precision, PRECISIONS)
     tile = whole_number("tile", tile or 0, 0, ", or None for the whole image")
     height, width = x.shape[-2:]
     window = window_size(window)
@@ -107,7 +104,7 @@ def restore(
         if attempt != "fp32" and notify:
             notify(f"{attempt} overflowed; restored again in fp32")
     if not torch.isfinite(x).all():
-        raise ImageError("the image contains NaN or infinity", "Replace these values first.")
+        raise ImageError(*NOT_FINITE)
     raise ImageError(
         "the network's output contains NaN or infinite values, even in fp32",
         "The weights may be damaged: try `restormer weights verify`.",

@@ -18,7 +18,7 @@ from ..imaging import Image, add_margin, find_scale, prepare, remove_margin
 from ..memory import MemoryGuard, is_out_of_memory, release
 from ..network import CHANNELS, MULTIPLE
 from . import devices, engine, ensemble, transfer
-from .arrays import check_array, right_view, split_alpha
+from .arrays import NOT_FINITE, check_array, right_view, split_alpha
 from .blocking import blocking_for, joined, smaller_blocks
 from .config import RestorerConfig
 from .fusion.dispatch import check_requirement, fusion_obstacle
@@ -182,9 +182,7 @@ class Restorer:
             if colours.dtype == np.float32:
                 low, high = colours.min(), colours.max()  # NaN if there is any
                 if not (np.isfinite(low) and np.isfinite(high)):
-                    raise ImageError(
-                        "the image contains NaN or infinity", "Replace these values first."
-                    )
+                    raise ImageError(*NOT_FINITE)
                 if low < 0 or high > 1:
                     picture = Image(colours, scale=find_scale(colours))
                     views = None if right is None else np.atleast_3d(right)[..., : colours.shape[2]]

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restormer_cli.errors import DeviceError, ImageError
-from restormer_cli.inference import blocking, devices, engine
+from restormer_cli.inference import devices, engine
+from restormer_cli.inference.blocking import shapes
 from restormer_cli.inference.restorer import Restorer
 from restormer_cli.network.restormer import Restormer
 from tests.support.networks import VARIANTS
@@ -156,13 +157,13 @@ def test_newer_settings_of_the_user_are_kept():
 )
 def test_blocks_of_a_gpu(channels, height, width, free, limit):
     """They fill it, and no tensor exceeds its limit."""
-    shape = blocking.block_shape_on_gpu(free, limit, 4, channels, height, width)
+    shape = shapes.block_shape_on_gpu(free, limit, 4, channels, height, width)
     assert shape.rows % 2 == 0
     assert not shape.halo
-    assert shape.rows * shape.columns <= blocking.GPU_BLOCK_PIXELS + 2 * width
+    assert shape.rows * shape.columns <= shapes.GPU_BLOCK_PIXELS + 2 * width
     if limit:
-        assert shape.rows * shape.columns * channels * 4 * blocking.WIDEST <= limit
-    fine = blocking.smaller_blocks(lambda *_: shape)(channels, height, width)
+        assert shape.rows * shape.columns * channels * 4 * shapes.WIDEST <= limit
+    fine = shapes.smaller_blocks(lambda *_: shape)(channels, height, width)
     assert fine.rows <= max(2, shape.rows // 4)
     assert not fine.halo
 
@@ -235,7 +236,7 @@ def test_batches_of_tiles_within_the_largest_tensor(monkeypatch):
     """The number of tiles in a batch follows the limit of tensors, too."""
     network = deepcopy(VARIANTS["rgb_bias_free"]).to("meta")
     monkeypatch.setattr(engine, "free_memory", lambda _: 1 << 40)
-    widest = blocking.WIDEST * 2 * network.architecture.dim * 4 * 64 * 64
+    widest = shapes.WIDEST * 2 * network.architecture.dim * 4 * 64 * 64
     for limit, count in ((widest * 3, 3), (widest // 2, 1)):
         monkeypatch.setattr(engine, "largest_tensor", lambda _, limit=limit: limit)
         assert engine.tiles_at_once(network, 64, torch.float32) == count

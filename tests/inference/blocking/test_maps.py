@@ -14,8 +14,8 @@ from restormer_cli.inference.blocking import (
     StripRunner,
     empty_beside,
     empty_group,
-    free_rows,
 )
+from restormer_cli.inference.blocking.maps import free_rows
 
 
 def runner(strip: int) -> StripRunner:

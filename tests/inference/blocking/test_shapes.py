@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restormer_cli.inference import blocking
+from restormer_cli.inference.blocking import shapes
 
 
 @settings(max_examples=60)
@@ -18,7 +18,7 @@ from restormer_cli.inference import blocking
 )
 def test_blocks_are_even_and_fit_the_cache(channels, height, width, threads, itemsize):
     """Blocks for a CPU have even sides and fit the cache, and a strip has whole rows of them."""
-    shape = blocking.block_shape_on_cpu(threads, itemsize, channels, height, width)
+    shape = shapes.block_shape_on_cpu(threads, itemsize, channels, height, width)
     assert shape.rows % 2 == shape.columns % 2 == 0
     assert shape.strip % shape.rows == 0
-    assert shape.rows * shape.columns * channels * itemsize <= 2 * blocking.BLOCK_BYTES
+    assert shape.rows * shape.columns * channels * itemsize <= 2 * shapes.BLOCK_BYTES

@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restormer_cli.inference.blocking import BlockShape, Region, StripRunner, empty_group, free_rows
+from restormer_cli.inference.blocking import BlockShape, Region, StripRunner, empty_group
+from restormer_cli.inference.blocking.maps import free_rows
 from restormer_cli.inference.fusion.check import Case, Outcome, random_block
 from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
 
