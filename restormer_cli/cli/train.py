@@ -123,9 +123,7 @@ def train(
         int,
         typer.Option(min=1, metavar="STEPS", help="Steps between validations, which also save."),
     ] = 250,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Seed of the random numbers.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random numbers.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option(

@@ -69,6 +69,8 @@ class Settings:
             if value is not None and not 0 < value < math.inf:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is {value:g}", "Give a number above 0.")
+        if self.seed >= 2**63:  # the limit of PyTorch
+            raise UsageError(f"--seed is {self.seed}", "Give a whole number below 2^63.")
         starts = [start for start, _, _ in self.stages]
         if starts[:1] != [0] or starts != sorted(starts) or not all(0 <= s < 1 for s in starts):
             raise UsageError(

@@ -172,7 +172,7 @@ def test_stages_and_the_scale_of_batches_are_options(
         ("--learning-rate", "nan", "--learning-rate is nan"),
         ("--learning-rate", "inf", "--learning-rate is inf"),
         ("--batch-scale", "1e20", "patches per batch"),
-        ("--seed", "99999999999999999999", "--seed is '99999999999999999999'"),
+        ("--seed", "99999999999999999999", "--seed is 99999999999999999999"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(
