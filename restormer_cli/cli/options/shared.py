@@ -114,8 +114,8 @@ class NetworkOptions:
         int | None,
         Option(
             RESTORATION,
-            "Side of the windows for attention statistics (TLC), in pixels; 384 suits deblur. "
-            "Default: the whole image.",
+            "Side of the windows for attention statistics (TLC), in pixels; 384 suits official "
+            "weights for deblur. Default: the whole image.",
             min=8,
             metavar="PIXELS",
         ),
