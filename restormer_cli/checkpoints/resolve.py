@@ -14,6 +14,7 @@ import safetensors
 
 from ..callbacks import Notify
 from ..errors import CheckpointError
+from ..files import as_local_path
 from . import download
 from .catalog import (
     CHECKPOINTS,
@@ -98,7 +99,8 @@ def resolve_checkpoint(
     Args:
         weights: "official"; "lite", which makes no request; "auto" for the official checkpoint,
             or the lite weights if it is unavailable; a name from `list_checkpoints`;
-            "hf:ORG/REPO/FILE[@REV]" for a file of any Hub repository; or a path.
+            "hf:ORG/REPO/FILE[@REV]" for a file of any Hub repository; or a path, or its
+            `file://` URL.
         checkpoint: the official checkpoint, from `CheckpointQuery.checkpoint`.
         task: the task of the lite weights.
         notify: called with a sentence if a fallback is used.
@@ -106,6 +108,7 @@ def resolve_checkpoint(
 
     Raises:
         CheckpointError: the file does not exist, cannot be downloaded, or has the wrong content.
+        UsageError: `weights` is the URL of a remote file.
     """
     if weights == "auto":
         return _auto(checkpoint, task, notify, progress)
@@ -117,7 +120,7 @@ def resolve_checkpoint(
         return pull_checkpoint(official, notify=notify, progress=progress)
     if weights.startswith("hf:"):
         return _from_hub(weights, progress)
-    path = Path(weights).expanduser()
+    path = as_local_path(weights, "weights").expanduser()
     digest = download.verify(path, None)
     return ResolvedCheckpoint(path.name, "file", path, digest, task=_task_of(path, digest))
 

@@ -24,6 +24,7 @@ from .discovery import match_pairs as match_pairs
 from .discovery import natural_key as natural_key
 from .lists import read_list_file as read_list_file
 from .paths import UrlPath as UrlPath
+from .paths import as_local_path as as_local_path
 from .paths import as_path as as_path
 from .paths import beside as beside
 from .watching import Arrivals as Arrivals

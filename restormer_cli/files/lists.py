@@ -6,11 +6,11 @@ import codecs
 import os
 import sys
 from contextlib import nullcontext, suppress
-from pathlib import Path
 
 from ..errors import UsageError
 from ..streams import read_chunks
 from ..text import format_bytes, reason
+from .paths import as_local_path
 
 MAX_LIST_BYTES = 2**28
 """Maximum size of a list of inputs: millions of paths."""
@@ -20,15 +20,16 @@ def read_list_file(name: str | None, *, null: bool) -> list[str]:
     """Return the paths that a file lists, or stdin (-); none without a name.
 
     Raises:
-        UsageError: the list cannot be read, or is no list of paths.
+        UsageError: the list cannot be read, is remote, or is no list of paths.
     """
     if name is None:
         return []
     if name == "-" and not sys.stdin.readable():
         raise UsageError("stdin is closed, so there is no list", "Name a file of paths.")
+    path = None if name == "-" else as_local_path(name, "--files-from")
     data = bytearray()
     try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
             for chunk in read_chunks(file):
                 data += chunk
                 if len(data) > MAX_LIST_BYTES:

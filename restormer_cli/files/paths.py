@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ATOMIC = frozenset(["abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oss", "r2", "s3", "s3a"])
 """Schemes of object stores, whose uploads are atomic."""
 
+LOCAL = frozenset(["", "file", "local"])
+"""Schemes of the names of local files; empty without one."""
+
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters: C:/ is a drive
 _FAILURES = (
     ("aiohttp", "ClientError"),
@@ -41,17 +44,9 @@ def as_path(name: str) -> Path:
         UsageError: the URL's scheme is unknown, its backend is not installed, or a `file://` URL
             names another host.
     """
-    match = _SCHEME.match(name)
-    if match is None:
-        return Path(name)
-    scheme, rest = match[1].lower(), name[match.end() :]
-    if scheme in ("file", "local"):
-        host, slash, path = rest.partition("/")
-        if host not in ("", "localhost"):
-            raise UsageError(
-                f"{name}: {host} is another host", "Write file:/// and the path of a local file."
-            )
-        return Path(urllib.request.url2pathname(slash + path))
+    scheme, rest = _split(name)
+    if scheme in LOCAL:
+        return Path(local_name(name))
     from fsspec.registry import get_filesystem_class
 
     try:
@@ -68,6 +63,47 @@ def as_path(name: str) -> Path:
         ) from error
     url: Path = UrlPath(f"{scheme}://{rest}")
     return url
+
+
+def as_local_path(name: str, what: str) -> Path:
+    """Return the `Path` for the name or `file://` URL of a local file or folder.
+
+    Args:
+        name: the name or URL.
+        what: the option or argument that it is the value of, for errors.
+
+    Raises:
+        UsageError: it is the URL of a remote file, or a `file://` URL names another host.
+    """
+    if _split(name)[0] not in LOCAL:
+        raise UsageError(
+            f"{what}: {name} is remote, but this file or folder must be local",
+            "Name one on this machine.",
+        )
+    return Path(local_name(name))
+
+
+def local_name(name: str) -> str:
+    """Return the path that a `file://` URL names, and any other name unchanged.
+
+    Raises:
+        UsageError: the URL names another host.
+    """
+    scheme, rest = _split(name)
+    if not scheme or scheme not in LOCAL:
+        return name
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise UsageError(
+            f"{name}: {host} is another host", "Write file:/// and the path of a local file."
+        )
+    return urllib.request.url2pathname(slash + path)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the scheme of a URL, in lower case, and what follows it; no scheme for a path."""
+    match = _SCHEME.match(name)
+    return (match[1].lower(), name[match.end() :]) if match else ("", name)
 
 
 def beside(folder: Path, mark: str) -> Path:

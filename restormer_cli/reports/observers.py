@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import weights_label
 from ..errors import UsageError
-from ..files import PAGE_SUFFIXES, UrlPath, as_path, is_folder
+from ..files import PAGE_SUFFIXES, is_folder
 from ..text import format_bytes, printable
 from .comparison import SHEET_SUFFIXES, Panel, parse_crop, write_sheet
 from .folder import add_output
@@ -86,8 +86,8 @@ def plan_observers(
     task: str,
     jobs: list[Job],
     *,
-    report: str | None = None,
-    compare: str | None = None,
+    report: Path | None = None,
+    compare: Path | None = None,
     crops: Iterable[str] = (),
     settings: Terms | None = None,
 ) -> RunObservers:
@@ -96,8 +96,8 @@ def plan_observers(
     Args:
         task: determines the report's title.
         jobs: the images of the run.
-        report: path of the report.
-        compare: path of the sheet, or a folder for the sheets of several images.
+        report: local path of the report.
+        compare: local path of the sheet, or a folder for the sheets of several images.
         crops: regions to enlarge on the sheets; see `parse_crop`.
         settings: options to list in the report.
 
@@ -107,40 +107,34 @@ def plan_observers(
     boxes = tuple(map(parse_crop, crops)) or None
     if boxes and compare is None:
         raise UsageError("--crop: has no effect without --compare", "Add --compare PATH.")
-    for path in (report, compare):
-        if path is not None and isinstance(as_path(path), UrlPath):
-            raise UsageError(
-                f"{path}: a report or comparison must be local", "Choose a local path."
-            )
     sheets = {} if compare is None else _plan_sheets(compare, jobs)
     page = None
     if report is not None:
-        check_page(Path(report))
-        page = Report(Path(report), TASK_TITLES[task], settings or [])
+        check_page(report)
+        page = Report(report, TASK_TITLES[task], settings or [])
     watch = ImageObserver(sheets, boxes, page.previews if page else None)
     return RunObservers(watch if sheets or page else None, page)
 
 
-def _plan_sheets(compare: str, jobs: list[Job]) -> dict[str, Path]:
+def _plan_sheets(path: Path, jobs: list[Job]) -> dict[str, Path]:
     """Return the file of each job's sheet by the name of its input.
 
-    `compare` is the file or, for several jobs, a folder with the tree of the outputs. In the folder
+    `path` is the file or, for several jobs, a folder with the tree of the outputs. In the folder
     .png is appended to the name of the output, so that the sheets of a.jpg and a.png differ.
     """
-    path = Path(compare)
     suffix = path.suffix.lower()
     if suffix in PAGE_SUFFIXES:
-        raise UsageError(f"{compare}: --compare writes pictures", "Use --report for a page.")
+        raise UsageError(f"{path}: --compare writes pictures", "Use --report for a page.")
     if suffix in SHEET_SUFFIXES and not is_folder(path):
         if len(jobs) > 1:
             raise UsageError(
-                f"{compare}: one file, but there are several images",
-                "Name a folder with --compare. End its name with / if it looks like a file.",
+                f"{path}: one file, but there are several images",
+                "Name a folder with --compare.",
             )
         sheets = [path] * len(jobs)
     else:
         if path.resolve() in {job.source.parent.resolve() for job in jobs if job.source}:
-            raise UsageError(f"{compare}: contains inputs", "Choose another folder for the sheets.")
+            raise UsageError(f"{path}: contains inputs", "Choose another folder for the sheets.")
         sheets = [path / f"{relative}.png" for relative in _relative_outputs(jobs)]
     files = {path for job in jobs for path in (job.source, job.right, job.mask, job.target) if path}
     taken = {path.resolve() for path in files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import pytest
 import typer
@@ -160,6 +160,70 @@ def test_the_shell_completes_names_of_weights(
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (not line.endswith(" "))))
     completed = set(restormer().stdout.decode().split())
     assert completed >= words if typed.endswith(" ") else completed == words
+
+
+LOCAL_ONLY = (
+    *("denoise a.png --report URL", "denoise a.png --compare URL", "denoise --files-from URL"),
+    *("denoise a.png --weights URL", "info URL", "bench URL", "serve --keep URL"),
+    *("report URL", "report a.png -o URL", "compare URL a.png -o b.png"),
+    *("compare a.png URL -o b.png", "compare a.png a.png -o URL", "eval derain --clean URL"),
+    *("eval derain --clean a.png --degraded URL", "eval denoise --clean a.png --csv URL"),
+    "eval defocus --clean a.png --degraded a.png --right URL",
+    "train derain --photos URL -o b.safetensors",
+    "train derain --photos a.png -o URL",
+    "train derain --pairs URL a.png -o b.safetensors",
+    "train derain --pairs a.png URL -o b.safetensors",
+    "train defocus --pairs a.png a.png --right URL -o b.safetensors",
+    "train derain --photos a.png -o b.safetensors --start URL",
+    "train derain --photos a.png -o b.safetensors --plot URL",
+)
+MAY_BE_REMOTE = (
+    *("derain URL", "derain a.png -o URL", "derain a.png --mask URL"),
+    *("defocus a.png --right URL", "export derain -o URL"),
+)
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("line", LOCAL_ONLY)
+def test_a_remote_url_is_refused_where_a_file_must_be_local(
+    line: str, restormer: Callable[..., Outcome]
+) -> None:
+    """The error names the URL, and nothing is written, such as a folder `s3:`."""
+    picture("a.png")
+    outcome = restormer(*line.replace("URL", "s3://bucket/x.html").split())
+    assert outcome.status == 2
+    assert "s3://bucket/x.html is remote, but this file or folder must be local" in outcome.stderr
+    assert "\nhint: Name one on this machine." in outcome.stderr
+    assert [path.name for path in Path().iterdir()] == ["a.png"]
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("line", [*LOCAL_ONLY, *MAY_BE_REMOTE])
+def test_the_url_of_a_local_file_is_its_path_in_every_option(
+    line: str, restormer: Callable[..., Outcome]
+) -> None:
+    """The outcome is that of the path, here of one below a file, which is an error everywhere."""
+    picture("a.png")
+    path = Path("a.png/two words.html").absolute()
+    by_path, by_url = (
+        restormer(*(name if word == "URL" else word for word in line.split()))
+        for name in (str(path), path.as_uri())
+    )
+    assert by_path.status > 0
+    assert by_url.status == by_path.status
+    # Some errors name what was typed, others the path.
+    assert by_url.stderr.replace(path.as_uri(), str(path)) == by_path.stderr
+    assert [path.name for path in Path().iterdir()] == ["a.png"]
+
+
+def test_every_option_of_type_path_is_in_the_table() -> None:
+    """A new option for a local file or folder is tested, too."""
+    functions = [function for group in app.COMMANDS.values() for function in group.values()]
+    declared = [get_type_hints(get_type_hints(f).get("options", f)) for f in functions]
+    paths = {name for hints in declared for name, kind in hints.items() if "Path" in str(kind)}
+    words = {word for line in LOCAL_ONLY for word in line.split()}
+    options = {word.removeprefix("--") for word in words if word.startswith("--")}
+    assert paths - {"before", "after", "folder", "output"} == options - {"files-from", "weights"}
 
 
 def test_every_option_has_a_variable() -> None:

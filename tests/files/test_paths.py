@@ -357,12 +357,3 @@ def test_a_file_url_names_this_host(restormer: Callable[..., Outcome]) -> None:
     outcome = restormer("derain", "file://elsewhere/a.png")
     assert outcome.status == 2
     assert "elsewhere is another host" in outcome.stderr
-
-
-@pytest.mark.parametrize("option", ["--report", "--compare"])
-def test_reports_and_comparisons_are_local(option: str, restormer: Callable[..., Outcome]) -> None:
-    """A URL is refused for reports and comparison sheets."""
-    picture("a.png")
-    outcome = restormer("derain", "a.png", option, "memory://b/page.html")
-    assert outcome.status == 2
-    assert "must be local" in outcome.stderr

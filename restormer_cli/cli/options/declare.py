@@ -3,11 +3,17 @@
 import inspect
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
 from ...errors import UsageError
+from ...files import as_local_path
 from ...text import reason
 from ..console import Console
 from .values import named_variables, variable
@@ -53,7 +59,9 @@ def check_options(options: object, contradictions: Contradictions) -> None:
 def typer_command(function: Callable[..., None]) -> Callable[..., None]:
     """Adapt a command to Typer, which passes the context and one value for each option.
 
-    The adapted command applies --json, --quiet and --verbose to the console.
+    The adapted command applies --json, --quiet and --verbose to the console. An option or argument
+    of type Path names a local file or folder, also by a `file://` URL. One that may be remote is of
+    type str, and `files.as_path` makes a path of it.
 
     Args:
         function: `function(console, options)`, where `options` is annotated with a dataclass whose
@@ -68,6 +76,7 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
         if name != "console"
     ]
     parameters.sort(key=lambda p: PANELS.index(p.annotation.__metadata__[0].rich_help_panel))
+    local = [p.name for p in parameters if p.annotation.__origin__ != hints[p.name].__origin__]
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
     def command(*, context: typer.Context, **values: Any) -> None:
@@ -76,6 +85,8 @@ def typer_command(function: Callable[..., None]) -> Callable[..., None]:
         console.configure(**{name: values[name] for name in switches})
         _check_working_folder()
         with named_variables(context):
+            for name in local:
+                values[name] = _local_paths(values[name], _label(name, hints[name]))
             if kind:
                 function(console, kind(**values))
             else:
@@ -106,18 +117,46 @@ def _check_working_folder() -> None:
 
 
 def _for_typer(name: str, hint: Any) -> Any:
-    value_type, option = hint.__origin__, hint.__metadata__[0]
-    if not isinstance(option, Option):
-        return hint
-    declaration = typer.Option(
-        *filter(None, ("--" + name.replace("_", "-"), option.short)),
-        help=option.help,
-        metavar="" if value_type is bool else option.metavar,
-        min=option.min,
-        max=option.max,
-        envvar=variable(name),
-        show_envvar=False,  # the end of the help text states the rule for all of them
-        rich_help_panel=option.panel,
-        autocompletion=completion(*option.words) if option.words else None,
-    )
-    return Annotated[value_type, declaration]
+    option = hint.__metadata__[0]
+    value_type = _text_for_paths(hint.__origin__)
+    if isinstance(option, Option):
+        option = typer.Option(
+            *filter(None, (_label(name, hint), option.short)),
+            help=option.help,
+            metavar="" if value_type is bool else option.metavar,
+            min=option.min,
+            max=option.max,
+            envvar=variable(name),
+            show_envvar=False,  # the end of the help text states the rule for all of them
+            rich_help_panel=option.panel,
+            autocompletion=completion(*option.words) if option.words else None,
+        )
+    return Annotated[value_type, option]
+
+
+def _label(name: str, hint: Any) -> str:
+    """Return the option or, for an argument, its placeholder in the help text."""
+    declared = hint.__metadata__[0]
+    is_argument = isinstance(declared, ArgumentInfo)
+    return str(declared.metavar) if is_argument else "--" + name.replace("_", "-")
+
+
+def _text_for_paths(kind: Any) -> Any:
+    """Return the type with str for Path, in which the slashes of a URL would be lost."""
+    parts = get_args(kind)
+    texts = tuple(map(_text_for_paths, parts))
+    if kind is Path or texts == parts:
+        return str if kind is Path else kind
+    origin = get_origin(kind)
+    return reduce(or_, texts) if origin is UnionType else origin[texts]
+
+
+def _local_paths(value: Any, label: str) -> Any:
+    """Return the path or paths in place of one or several names.
+
+    Raises:
+        UsageError: a name is the URL of a remote file.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(as_local_path(name, label) for name in value)
+    return None if value is None else as_local_path(value, label)

@@ -1,6 +1,7 @@
 """Options of the restoring commands."""
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -142,7 +143,7 @@ class RestoreOptions(NetworkOptions):
         bool, Option(MESSAGES, "Show each image before and after in the terminal.")
     ] = False
     compare: Annotated[
-        str | None,
+        Path | None,
         Option(
             RESULTS,
             "Write a picture of each image before and after, with enlarged parts and the "
@@ -152,7 +153,7 @@ class RestoreOptions(NetworkOptions):
     ] = None
     crop: Crops = None
     report: Annotated[
-        str | None,
+        Path | None,
         Option(
             RESULTS,
             "Write a page (.html) of all images before and after, and of failures. Default: none.",

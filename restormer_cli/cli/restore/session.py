@@ -88,8 +88,9 @@ class Session:
 
     def _not_searched(self) -> list[Path]:
         options = self.options
-        paths = (options.output, options.compare, options.mask)
-        return [files.as_path(path) for path in paths if path is not None and path != "-"]
+        names = (options.output, options.mask)
+        paths = [files.as_path(name) for name in names if name is not None and name != "-"]
+        return paths if options.compare is None else [*paths, options.compare]
 
     def execute(self) -> Tally:
         """Restore the images, or only report the plan in a dry run."""
