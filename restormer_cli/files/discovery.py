@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..text import reason
 from .checks import exists, is_folder, is_special
-from .paths import UrlPath, as_path
+from .paths import UrlPath, as_path, local_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -181,7 +182,7 @@ def find_inputs(
             try:
                 matches = sorted(_match(name), key=natural_key)
             except OSError as error:
-                report(name, error)
+                report(str(error.filename or name), error)
                 continue
             if not matches:
                 problems.append(Problem(name, "no file matches this pattern", "Check the path."))
@@ -325,13 +326,35 @@ def _has_subfolders(folder: Path) -> bool:
 
 
 def _match(pattern: str) -> Iterable[Path]:
-    """Return the matches of a pattern; if its name exists, it matches only itself."""
+    """Return the matches of a pattern; if its name exists, it matches only itself.
+
+    Raises:
+        OSError: nothing matches, and a folder that the pattern leads to cannot be searched.
+    """
     path = as_path(pattern)
     if path.is_file() if isinstance(path, UrlPath) else os.path.lexists(path):
         return [path]
     if isinstance(path, UrlPath):
         return path.matches()
-    return map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob drops `./` and absolute patterns
+    pattern = local_name(pattern)
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+    if not matches:
+        _check_searchable(pattern)
+    return map(Path, matches)
+
+
+def _check_searchable(pattern: str) -> None:
+    """Raise the OSError of a folder that a pattern leads to, which `glob` ignores."""
+    parts = Path(pattern).parts
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    for number, part in enumerate(parts[first:], first):
+        above = str(Path(*parts[:number]))
+        for folder in [above] if number == first else glob.glob(above, recursive=True):  # noqa: PTH207
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if glob.has_magic(part):
+                    os.scandir(folder).close()
+                else:
+                    os.lstat(os.path.join(folder, part))  # noqa: PTH118
 
 
 def _is_image(file: Path, suffixes: Collection[str]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +151,47 @@ def test_patterns_are_expanded() -> None:
     touch("a10.png", "a2.png", "b.png", "x/y/a3.png")
     assert names("a*.png") == ["a2.png", "a10.png"]
     assert names("**/a*.png") == ["a2.png", "a10.png", "x/y/a3.png"]
+
+
+def test_a_pattern_may_be_a_url_of_this_machine() -> None:
+    """Its escaped characters are no wildcards, and the images have paths."""
+    touch("two words/a1.png", "two words/[a]1.png", "b.png")
+    here = Path("two words").absolute()
+    assert names(f"{here.as_uri()}/*.png") == [f"{here}/[a]1.png", f"{here}/a1.png"]
+    assert names((here / "[a]1.png").as_uri()) == [f"{here}/[a]1.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "refused"),
+    [
+        ("shots/locked/*.png", "shots/locked"),
+        ("shots/*/a?.png", "shots/locked"),
+        ("shots/**/*.png", "shots/locked"),
+        ("shots/*/a.png", "shots/locked/a.png"),
+    ],
+)
+def test_a_folder_that_a_pattern_cannot_search_is_the_cause(
+    pattern: str, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named if nothing matches; otherwise the matches are restored, as by a shell."""
+    touch("shots/locked/a.png", "shots/open/b.txt")
+
+    def refuse(call: str) -> None:
+        original = getattr(os, call)
+
+        def refusing(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and os.fspath(path) == refused:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr(os, call, refusing)
+
+    refuse("scandir")
+    refuse("lstat")
+    (problem,) = find_inputs([pattern], readable_suffixes()).problems
+    assert (problem.name, problem.error) == (refused, "cannot be searched (Permission denied)")
+    touch("shots/open/a1.png")
+    assert not find_inputs(["shots/*/a?.png"], readable_suffixes()).problems
 
 
 def test_an_existing_file_is_not_a_pattern() -> None:
