@@ -93,6 +93,7 @@ class Inputs:
     own: list[Path]  # outputs of other inputs, which are left out
     unread: list[Path] = field(default_factory=list)  # pictures in folders, by their suffixes
     linked: list[Path] = field(default_factory=list)  # subfolders searched under another name
+    results: list[Path] = field(default_factory=list)  # outputs in folders, by their names
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def find_inputs(
     problems: list[Problem] = []
     unread: dict[Path, None] = {}
     linked: list[Path] = []
+    results: dict[Path, None] = {}
 
     def report(name: str, error: OSError) -> None:
         cause = f"cannot be searched ({reason(error)})"
@@ -152,18 +154,20 @@ def find_inputs(
         count = len(problems)
         try:
             if isinstance(path, UrlPath):
-                files: Iterable[Path] = _list_url(path, recursive, outputs)
+                files: Iterable[Path] = _list_url(path, recursive, outputs, results)
             else:
                 files = _walk(
-                    path, recursive, outputs, lambda e: report(str(e.filename), e), linked
+                    path, recursive, outputs, lambda e: report(str(e.filename), e), linked, results
                 )
-            pictures = [file for file in files if _is_image(file, suffixes | PICTURE_SUFFIXES)]
+            pictures = [file for file in files if _is_picture(file, suffixes | PICTURE_SUFFIXES)]
         except OSError as error:
             report(str(path), error)
             return
         images = []
         for picture in sorted(pictures, key=lambda file: [natural_key(p) for p in file.parts]):
-            if picture.suffix.lower() in suffixes:
+            if _is_output(picture):
+                results[picture] = None
+            elif picture.suffix.lower() in suffixes:
                 images.append(picture)
                 include(picture, path)
             else:
@@ -194,7 +198,10 @@ def find_inputs(
         add(as_path(name))
     own = _outputs_of_others([image.path for image in inputs.values() if image.path is not None])
     found = [i for i in inputs.values() if i.path not in own]
-    return Inputs(found, problems, list(own), list(unread), linked)
+    folders = {image.folder for image in inputs.values() if image.folder is not None}
+    named = inputs.keys() | {os.path.abspath(folder) for folder in folders}  # noqa: PTH100
+    left_out = [path for path in results if os.path.abspath(path) not in named]  # noqa: PTH100
+    return Inputs(found, problems, list(own), list(unread), linked, left_out)
 
 
 def find_changed(
@@ -231,13 +238,20 @@ def find_changed(
             above = [root / parent for parent in [*relative.parents][-2::-1]]
             subfolder = is_folder(path)
             if any(
-                each.resolve() in left_out or _is_left_out(each, exists, is_folder)
+                each.resolve() in left_out
+                or _is_hidden(each)
+                or _is_output_folder(each, exists, is_folder)
                 for each in [*above, *[path] * subfolder]
             ):
                 continue
             if any(each.is_symlink() for each in above) or (subfolder and recursive):
                 return None
-            if not subfolder and exists(path) and _is_image(path, suffixes):
+            if (
+                not subfolder
+                and exists(path)
+                and _is_picture(path, suffixes)
+                and not _is_output(path)
+            ):
                 found.setdefault(path, Input(folder / relative, folder))
         if not any(path != root and path.is_relative_to(root) for root in roots.values()):
             return None
@@ -357,9 +371,13 @@ def _check_searchable(pattern: str) -> None:
                     os.lstat(os.path.join(folder, part))  # noqa: PTH118
 
 
-def _is_image(file: Path, suffixes: Collection[str]) -> bool:
+def _is_picture(file: Path, suffixes: Collection[str]) -> bool:
     named = file.suffix.lower() in suffixes and not file.name.startswith(".")
-    return named and not file.stem.endswith(RESTORED_MARK) and not is_special(file)
+    return named and not is_special(file)
+
+
+def _is_output(file: Path) -> bool:
+    return file.stem.endswith(RESTORED_MARK)
 
 
 def _walk(
@@ -368,10 +386,12 @@ def _walk(
     outputs: Iterable[Path],
     onerror: Callable[[OSError], None],
     linked: list[Path],
+    results: dict[Path, None],
 ) -> Iterator[Path]:
     """Yield the files in a folder, except in hidden subfolders and folders of outputs.
 
-    Subfolders that were searched under another name are added to `linked`.
+    Subfolders that were searched under another name are added to `linked`, and those that have the
+    name of outputs to `results`.
     """
     left_out = {output.resolve() for output in outputs}
     visited: set[tuple[int, int]] = set()
@@ -385,38 +405,44 @@ def _walk(
         visited.add((status.st_dev, status.st_ino))
         # Sorted, because a folder is searched under the first of its links only.
         paths = [parent / sub for sub in sorted(subfolders, key=natural_key) if recursive]
-        subfolders[:] = [
-            path.name
-            for path in paths
-            if path.resolve() not in left_out and not _is_left_out(path, exists, is_folder)
-        ]
+        paths = [path for path in paths if path.resolve() not in left_out and not _is_hidden(path)]
+        named = {path: None for path in paths if _is_output_folder(path, exists, is_folder)}
+        results |= named
+        subfolders[:] = [path.name for path in paths if path not in named]
         yield from (parent / file for file in files)
 
 
-def _list_url(folder: UrlPath, recursive: bool, outputs: Collection[Path]) -> list[UrlPath]:
+def _list_url(
+    folder: UrlPath, recursive: bool, outputs: Collection[Path], results: dict[Path, None]
+) -> list[UrlPath]:
     """List the same files as `_walk` with a single request."""
     files = folder.files(recursive=recursive)
     known = {path for file in files for path in (file, *file.parents)}
-    left_out = {
-        path
-        for path in known
-        if folder in path.parents
-        and (path in outputs or _is_left_out(path, known.__contains__, known.__contains__))
+    below = {path for path in known if folder in path.parents}
+    left_out = {path for path in below if path in outputs or _is_hidden(path)}
+    named = {
+        path: None
+        for path in sorted(below - left_out, key=natural_key)
+        if left_out.isdisjoint(path.parents)
+        and _is_output_folder(path, known.__contains__, known.__contains__)
     }
+    results |= named
+    left_out |= named.keys()
     return [file for file in files if left_out.isdisjoint(file.parents)]
 
 
-def _is_left_out(
+def _is_hidden(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name.casefold() in SYSTEM_FOLDERS
+
+
+def _is_output_folder(
     folder: Path, exists: Callable[[Path], bool], is_folder: Callable[[Path], bool]
 ) -> bool:
-    """Return True for a hidden or system folder, and for outputs next to their page or input."""
+    """Return True if a folder is named like outputs, and its page or input is beside it."""
     name = folder.name
     page, original = name.removesuffix(PAGE_FOLDER_MARK), name.removesuffix(FOLDER_MARK)
-    return (
-        name.startswith(".")
-        or name.casefold() in SYSTEM_FOLDERS
-        or (page != name and any(exists(folder.with_name(page + s)) for s in PAGE_SUFFIXES))
-        or (original not in (name, "") and is_folder(folder.with_name(original)))
+    return (page != name and any(exists(folder.with_name(page + s)) for s in PAGE_SUFFIXES)) or (
+        original not in (name, "") and is_folder(folder.with_name(original))
     )
 
 

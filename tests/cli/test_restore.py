@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -119,6 +120,28 @@ def test_other_pictures_in_a_folder_are_noted_once(restormer: Callable[..., Outc
     assert outcome.stderr.count(note) == 1
     assert "d.exr" not in outcome.stderr
     assert "left out: f/sub/d.exr" in restormer("derain", "-r", "f", "-o", "out", "-v").stderr
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("place", ["f", "memory://shop/f"])
+def test_files_named_like_outputs_in_a_folder_are_noted_once(
+    place: str, restormer: Callable[..., Outcome]
+) -> None:
+    """A note counts what a search leaves out by its name, and -v lists it."""
+    for name in ("a.png", "a.restored.png", "sub/b.png", "sub-restored/b.png"):
+        picture(f"f/{name}")
+        data = Path("f", name).read_bytes()
+        fsspec.filesystem("memory").pipe_file(f"/shop/f/{name}", data)
+    line = ("derain", "-r", place, "-o", "out")
+    outcome = restormer(*line)
+    note = "note: 2 files and folders left out, named like outputs of earlier runs. -v lists them"
+    assert outcome.stderr.count(note) == 1
+    assert "left out: " not in outcome.stderr
+    assert sorted(p.name for p in Path("out").rglob("*.png")) == ["a.png", "b.png"]
+    listed = restormer(*line, "-v").stderr
+    assert f"left out: {place}/sub-restored\n" in listed
+    assert f"left out: {place}/a.restored.png\n" in listed
+    assert "named like outputs" not in restormer("derain", f"{place}/a.png", "-o", "out/").stderr
 
 
 def test_two_inputs_of_one_name_cost_no_others(restormer: Callable[..., Outcome]) -> None:

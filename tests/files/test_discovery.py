@@ -93,9 +93,13 @@ def test_other_pictures_in_a_folder_are_counted() -> None:
 def test_outputs_in_a_folder_are_not_inputs() -> None:
     """`*.restored.*`, `-restored` folders next to their originals and the output are left out."""
     touch("f/a.png", "f/a.restored.png", "f/sub/b.png", "f/sub-restored/b.png", "f/out/a.png")
+    touch("f/page.html", "f/page_files/a.jpg", "f/.hidden/a.png")
     touch("f/long-restored/c.png")  # not an output: there is no folder `long`
     images = names("f", recursive=True, output="f/out")
     assert images == ["f/a.png", "f/long-restored/c.png", "f/sub/b.png"]
+    inputs = find_inputs(["f", "f/sub-restored"], readable_suffixes(), recursive=True)
+    left_out = [path.as_posix() for path in inputs.results]
+    assert left_out == ["f/page_files", "f/a.restored.png"]  # but not what is named
 
 
 def test_named_outputs_are_left_out_together_with_their_inputs() -> None:

@@ -3,7 +3,7 @@
 Read `declare` first: an option is declared once, as the annotation of a field or parameter, and
 Typer's declaration is made from it. `shared` has the options of several commands, and `restore`
 those of the restoring ones. `values` reports invalid values. None of them is lazy: they import
-only Typer.
+no library but Typer.
 """
 
 from .declare import SERVER, Contradictions, Option, check_options, completion, typer_command

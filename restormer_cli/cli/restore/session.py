@@ -205,8 +205,8 @@ class Session:
         self.observers.finish(summary, self.console.say)
 
     def _report_left_out(self) -> None:
-        """Report files that look like pictures, and linked subfolders, that were left out."""
-        unread, linked = self.inputs.unread, self.inputs.linked
+        """Report pictures, outputs and linked subfolders that a search of folders left out."""
+        unread, linked, results = self.inputs.unread, self.inputs.linked, self.inputs.results
         if unread:
             kinds = ", ".join(sorted({path.suffix.lower() for path in unread}))
             self.console.say(
@@ -218,7 +218,13 @@ class Session:
                 f"note: {counted(len(linked), 'linked subfolder')} left out, because links show "
                 "the same images under other names. -v lists them"
             )
-        for path in [*unread, *linked]:
+        if results:
+            count = counted(len(results), "file or folder", "files and folders")
+            self.console.say(
+                f"note: {count} left out, named like outputs of earlier runs. -v lists them; name "
+                "one to restore it"
+            )
+        for path in [*unread, *linked, *results]:
             self.console.detail(f"left out: {printable(str(path))}")
 
     def _report_inputs(self) -> None:
