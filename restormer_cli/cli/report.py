@@ -117,6 +117,15 @@ class ServeOptions(NetworkOptions):
         int,
         Option(SERVER, "Port to listen on. 0: any free one.", min=0, max=65535, metavar="N"),
     ] = 8000
+    allow_host: Annotated[
+        list[str] | None,
+        Option(
+            SERVER,
+            "Further name of the server, such as that of a proxy with TLS; repeatable. Needs "
+            "--token. Default: none.",
+            metavar="NAME[:PORT]",
+        ),
+    ] = None
     token: Annotated[
         str | None,
         Option(
@@ -171,6 +180,7 @@ def serve(console: Console, options: ServeOptions) -> None:
         restorer=options.restorer_config("denoise"),
         host=options.host,
         port=options.port,
+        allow_hosts=tuple(options.allow_host or ()),
         token=options.token,
         max_pixels=options.max_pixels,
         max_bytes=options.max_body * 1_000_000,

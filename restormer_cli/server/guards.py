@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -32,12 +33,16 @@ HEADERS = {
 PROTECTED = "/v1/"
 """Start of the paths that need the token; the others show nothing of the user's."""
 
+_PORT = re.compile(r":[0-9]*$")
+_REMEDY = "On the server: if a proxy gives it another name, add --allow-host NAME."
+
 
 class Guard:
     """Middleware that checks host, origin and token of every request."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app, self._config = app, config
+        self._allowed = frozenset(config.allowed_names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
@@ -60,16 +65,16 @@ class Guard:
             await self._app(scope, receive, send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         if not self._is_own_name(host):
             # A site can give its own name the address of this machine (DNS rebinding).
             raise Problem(
                 "misdirected",
                 f"the server is not called {host!r}",
-                "Use its address, as it was shown at its start.",
+                f"Use its address, as it was shown at its start. {_REMEDY}",
             )
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and not self._is_own_origin(origin.lower(), host)
         # Browsers send no Origin with images and links of other sites. Links to the page are fine.
         site = headers.get("sec-fetch-site", "none")
         is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
@@ -77,7 +82,7 @@ class Guard:
             raise Problem(
                 "forbidden",
                 f"the request comes from another site ({origin or site})",
-                "Open the page of this server, or use a program that is not a browser.",
+                "Open the page of this server, or use a program that is not a browser. " + _REMEDY,
             )
         token = self._config.token
         if token is not None and path.startswith(PROTECTED):
@@ -91,14 +96,21 @@ class Guard:
                     {"WWW-Authenticate": "Bearer"},
                 )
 
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        """Return True for the Origin of a page of this server, or of a proxy in front of it."""
+        scheme, _, name = origin.partition("://")
+        return scheme in ("http", "https") and (name == host or name in self._allowed)
+
     def _is_own_name(self, host: str) -> bool:
         """Return True for a Host header that names this server."""
+        if not self._allowed.isdisjoint((host, _PORT.sub("", host))):
+            return True
         name = ""
         with suppress(ValueError):  # invalid, such as "[::"
             name = urlsplit(f"//{host}").hostname or ""
         if is_loopback(name):
             return True
-        if self._config.is_local:
+        if self._config.listens_locally:
             return False
         if name in (self._config.host.lower(), socket.gethostname().lower()):
             return True

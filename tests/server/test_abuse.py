@@ -261,3 +261,51 @@ def test_addresses_are_accepted_where_others_may_connect(secured: Served) -> Non
     """An address cannot be rebound; names of others still can."""
     for host, status in (("192.0.2.1:8000", 200), ("evil.example", 421)):
         assert secured.request("GET", "/", headers={"Host": host}).status == status
+
+
+@pytest.fixture(scope="module")
+def proxied(launch: Callable[..., Served]) -> Served:
+    """A server behind a proxy, which has two other names."""
+    names = ("--allow-host", "Restore.example.org:443", "--allow-host", "two.example:8443")
+    return launch(*names, "--token", TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status", "kind"),
+    [
+        ("restore.example.org", "https://restore.example.org", 200, ""),
+        ("RESTORE.example.org:443", "https://restore.example.org", 200, ""),
+        ("restore.example.org:8000", "http://restore.example.org:8000", 200, ""),
+        ("127.0.0.1:8000", "https://restore.example.org", 200, ""),
+        ("two.example:8443", "https://two.example:8443", 200, ""),
+        ("localhost", "https://two.example:8443", 200, ""),
+        ("two.example", None, 421, "misdirected"),
+        ("evil.example", "https://restore.example.org", 421, "misdirected"),
+        ("sub.restore.example.org", None, 421, "misdirected"),
+        ("restore.example.org.evil.example", None, 421, "misdirected"),
+        ("evil.example:restore.example.org", None, 421, "misdirected"),
+        ("192.0.2.1", None, 421, "misdirected"),
+        ("restore.example.org", "https://restore.example.org:8444", 403, "forbidden"),
+        ("restore.example.org", "https://two.example", 403, "forbidden"),
+        ("restore.example.org", "ftp://restore.example.org", 403, "forbidden"),
+        ("restore.example.org", "http://[::", 403, "forbidden"),
+    ],
+)
+def test_only_names_of_the_proxy_are_accepted(
+    host: str, origin: str | None, status: int, kind: str, proxied: Served
+) -> None:
+    """A proxy may pass its own name on or not; refusals name the option that adds names."""
+    headers = {"Host": host, "Authorization": f"Bearer {TOKEN}"}
+    headers |= {"Origin": origin} if origin else {}
+    answer = proxied.request("GET", "/v1/tasks", headers=headers)
+    if status == 200:
+        assert answer.status == 200
+    else:
+        assert "--allow-host NAME" in check_problem(answer, status, kind)["hint"]
+
+
+def test_a_name_of_the_proxy_needs_the_token(proxied: Served) -> None:
+    """Others can use the server by that name, and the page does not claim otherwise."""
+    headers = {"Host": "restore.example.org"}
+    check_problem(proxied.request("GET", "/v1/tasks", headers=headers), 401, "unauthorized")
+    assert b'"local":false' in proxied.request("GET", "/", headers=headers).body

@@ -121,6 +121,15 @@ def test_a_result_that_cannot_be_kept_is_sent(tmp_path: Path) -> None:
     [
         (["--host", "0.0.0.0"], "lets other machines use the server"),  # noqa: S104
         (["--token", "short"], "--token is shorter than 16 characters"),
+        (["--allow-host", "a.example"], "--allow-host a.example lets other machines use the"),
+        (["--allow-host", "*"], "--allow-host '*' is a pattern, which also accepts names of web"),
+        (["--allow-host", "*.example.org"], "DNS rebinding"),
+        (["--allow-host", ""], "--allow-host '' is neither the name of a host nor NAME:PORT"),
+        (["--allow-host", "https://a.example"], "'https://a.example' is neither the name"),
+        (["--allow-host", "a.example/"], "'a.example/' is neither the name"),
+        (["--allow-host", "a.example:0"], "'a.example:0' is neither the name"),
+        (["--allow-host", "a.example:65536"], "'a.example:65536' is neither the name"),
+        (["--allow-host", "::1"], "'::1' is neither the name"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -130,6 +139,18 @@ def test_wrong_options_are_refused(
     outcome = restormer("serve", *options)
     assert outcome.status == 2
     assert cause in outcome.stderr
+
+
+@pytest.mark.usefixtures("extra")
+def test_a_variable_sets_the_names_of_the_server(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has all of them, with spaces between, and a wrong one is reported with the variable."""
+    monkeypatch.setenv("RESTORMER_ALLOW_HOST", "a.example b.example/")
+    outcome = restormer("serve")
+    assert outcome.status == 2
+    assert "--allow-host 'b.example/' is neither" in outcome.stderr
+    assert "RESTORMER_ALLOW_HOST sets --allow-host." in outcome.stderr
 
 
 @pytest.mark.usefixtures("extra")
