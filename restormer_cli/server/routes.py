@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -225,14 +226,32 @@ OPERATIONS = (
 """All operations."""
 
 
+class _AnyText(Convertor[str]):
+    """Matches the rest of a path, with slashes and line breaks."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _AnyText())
+
+
 def application(service: Service) -> Guard:
     """Return the ASGI application."""
     routes = [
-        Route(operation.path, _Endpoint(service, operation), methods=[operation.method])
+        Route(
+            operation.path.replace("}", ":text}"),
+            _Endpoint(service, operation),
+            methods=[operation.method],
+        )
         for operation in OPERATIONS
     ]
     handlers = {404: _not_found, 405: _wrong_method, 500: _failed}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), service.config)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # it would redirect from https at a proxy to http
+    return Guard(app, service.config)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import jsonschema
 import numpy as np
@@ -106,6 +107,23 @@ def test_the_result_is_described(server: Served) -> None:
     assert answer.result["input"] == "größe 1.png"
     disposition = answer.headers["content-disposition"]
     assert disposition == "attachment; filename*=UTF-8''gr%C3%B6%C3%9Fe%201.restored.png"
+
+
+@pytest.mark.parametrize("identifier", ["x", "a/b", "/", "//a//", "a\nb\n", "?ä #%2F", ""])
+def test_any_text_can_ask_for_progress(identifier: str, server: Served) -> None:
+    """The identifier of a request has its progress, also with slashes and line breaks."""
+    quoted = quote(identifier, safe="")
+    with server.start_upload(1000, path=f"/v1/restore?task=denoise&id={quoted}"):
+        server.wait_for(taken=1)
+        assert server.get(f"/v1/progress/{quoted}").json["state"] == "receiving"
+        assert server.get(f"/v1/progress/{quoted}x").json["state"] == "absent"
+    server.wait_for(taken=0)
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/", "/v1/progress", "//v1/tasks"])
+def test_paths_are_not_corrected(path: str, server: Served) -> None:
+    """A redirection would name http, also where a proxy has TLS."""
+    check_problem(server.get(path), 404, "not-found")
 
 
 def test_a_damaged_image_is_restored_on_request(server: Served) -> None:
