@@ -14,6 +14,7 @@ from .jobs import OUTPUT_FORMATS as OUTPUT_FORMATS
 from .jobs import BatchConfig as BatchConfig
 from .jobs import Job as Job
 from .jobs import plan_jobs as plan_jobs
+from .jobs import restored_name as restored_name
 from .manifest import UNCHANGED as UNCHANGED
 from .manifest import Manifests as Manifests
 from .manifest import RecordedOutput as RecordedOutput

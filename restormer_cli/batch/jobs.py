@@ -200,6 +200,17 @@ def with_format(path: Path, kind: str | None) -> Path:
     return path.with_name(f"{stem}{FORMATS[kind].suffixes[0]}")
 
 
+def restored_name(path: Path, kind: str | None) -> Path:
+    """Return the output beside an input: `<stem>.restored.<suffix>`, with the suffix of `kind`.
+
+    Args:
+        path: the input.
+        kind: format of the output, a key of FORMATS; None for that of the input or its replacement.
+    """
+    path = with_format(path, kind)
+    return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
+
+
 def _targets(
     inputs: list[Input], output: str | None, kind: str | None, in_place: bool
 ) -> list[Path | None]:
@@ -248,7 +259,7 @@ def _beside(input_: Input, kind: str | None, in_place: bool) -> Path:
             )
         return input_.path
     if input_.folder is None:
-        return path.with_name(f"{path.stem}{RESTORED_MARK}{path.suffix}")
+        return restored_name(input_.path, kind)
     return beside(input_.folder, FOLDER_MARK) / with_format(input_.relative, kind)
 
 

@@ -184,5 +184,7 @@ def file_name(text: str, default: str = "image") -> str:
     """Return the last part of a path from a client as the name of a file, without a folder."""
     name = PurePosixPath(text.replace("\\", "/")).name
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name)
-    name = name.encode(errors="replace")[-MAX_NAME:].decode(errors="ignore")
-    return name.lstrip(".") or default
+    data = name.encode(errors="replace")
+    if len(data) > MAX_NAME:
+        name = data[-MAX_NAME:].decode(errors="ignore").lstrip(".")  # no hidden file
+    return name if name.strip(".") else default

@@ -14,11 +14,19 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from .. import reports
-from ..batch import Cancelled, ImageStages, Job, QueuedImage, failure_event, first_noise
+from ..batch import (
+    Cancelled,
+    ImageStages,
+    Job,
+    QueuedImage,
+    failure_event,
+    first_noise,
+    restored_name,
+)
 from ..checkpoints import AUTO_SIGMA, LEVELS, TASKS, resolve_checkpoint
 from ..errors import ImageError, UsageError
-from ..files import RESTORED_MARK, exists
-from ..imaging import FORMATS, decode, sigma_for, write_encoded
+from ..files import exists
+from ..imaging import decode, sigma_for, write_encoded
 from ..memory import MemoryGuard, release
 from .parameters import file_name
 
@@ -278,7 +286,7 @@ class RestoringQueue:
         current = stages.read(order.queued)
         event, data, _ = stages.write(stages.compute(current))
         assert data is not None  # noqa: S101 - the job has no target
-        name = f"{Path(order.name).stem}{RESTORED_MARK}{FORMATS[current.input.kind].suffixes[0]}"
+        name = restored_name(Path(order.name), current.input.kind).name
         if self._config.keep is not None:
             try:
                 _keep(self._config.keep, name, data)

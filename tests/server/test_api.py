@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import jsonschema
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 from restormer_cli import batch
 from restormer_cli.imaging import io as image_io
 from tests.support import image_files
-from tests.support.program import picture
+from tests.support.program import picture, tree
 from tests.support.serving import check_problem, png
 
 if TYPE_CHECKING:
@@ -107,6 +107,46 @@ def test_the_result_is_described(server: Served) -> None:
     assert answer.result["input"] == "größe 1.png"
     disposition = answer.headers["content-disposition"]
     assert disposition == "attachment; filename*=UTF-8''gr%C3%B6%C3%9Fe%201.restored.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.tar.png", {}),
+        (".hidden.png", {}),
+        ("x.RESTORED.jpg", {}),
+        ("x.JPEG", {}),
+        ("scan.2024", {}),
+        ("without", {}),
+        (".png", {}),
+        ("x.jpeg", {"format": "png"}),
+        ("x.jpeg", {"format": "jpg"}),
+        ("v1.0", {"format": "tiff"}),
+    ],
+)
+def test_the_result_is_named_as_by_the_command(
+    name: str,
+    options: dict[str, str],
+    server: Served,
+    restormer: Callable[..., Outcome],
+    folder: Path,
+) -> None:
+    """The name of the input has the same result in both."""
+    jpeg = name.lower().endswith(("jpg", "jpeg"))
+    body = image_files.encoded(PIL.Image.new("RGB", (8, 8)), "JPEG" if jpeg else "PNG")
+    (folder / name).write_bytes(body)
+    arguments = [text for option, value in options.items() for text in (f"--{option}", value)]
+    assert restormer("denoise", name, "--weights", server.weights, *arguments).status == 0
+    (expected,) = {*tree()} - {name}
+    disposition = server.restore(body, name=name, **options).headers["content-disposition"]
+    assert unquote(disposition.partition("''")[2]) == expected
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "...", "/"])
+def test_a_name_of_dots_is_none(name: str, server: Served) -> None:
+    """It is that of a folder."""
+    disposition = server.restore(png(), name=name).headers["content-disposition"]
+    assert disposition == "attachment; filename*=UTF-8''image.restored.png"
 
 
 @pytest.mark.parametrize("identifier", ["x", "a/b", "/", "//a//", "a\nb\n", "?ä #%2F", ""])
