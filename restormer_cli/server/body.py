@@ -73,8 +73,15 @@ async def read_files(
     body = await _read_body(scope, headers, receive, config)
     if kind != FORM:
         return {parts[0].name: File("", body)}
+    try:
+        return _read_form(body, headers["content-type"], parts)
+    except UnicodeError:  # a name is not in the encoding that it states
+        raise _malformed() from None
+
+
+def _read_form(body: bytes, content_type: str, parts: Sequence[Part]) -> dict[str, File]:
     message = Message()
-    message["Content-Type"] = headers["content-type"]
+    message["Content-Type"] = content_type
     boundary = message.get_boundary("").encode("latin-1", "replace")
     files: dict[str, File] = {}
     for name, file in _split_form(body, boundary):
@@ -171,24 +178,27 @@ def _check_headers(headers: Headers, *, forms: bool) -> str:
 
 def _split_form(body: bytes, boundary: bytes) -> Iterator[tuple[str, File]]:
     """Yield name and file of each part of a form (RFC 7578)."""
-    malformed = Problem(
-        "unsupported-body",
-        "the body is no complete form",
-        "Send it as curl does: curl -F image=@photo.jpg -F mask=@mask.png",
-    )
     delimiter = b"--" + boundary
     if not boundary or not body.startswith(delimiter):
-        raise malformed
+        raise _malformed()
     end = len(delimiter)
     while body[end : end + 2] != b"--":
         start = body.find(b"\r\n\r\n", end, end + _MAX_HEAD)
         stop = body.find(b"\r\n" + delimiter, start)
         if start < 0 or stop < start + 4:
-            raise malformed
+            raise _malformed()
         head = HeaderParser().parsestr(body[end:start].decode(errors="replace").lstrip())
         name = head.get_param("name", "", "content-disposition")
         yield str(name), File(head.get_filename(""), body[start + 4 : stop])
         end = stop + 2 + len(delimiter)
+
+
+def _malformed() -> Problem:
+    return Problem(
+        "unsupported-body",
+        "the body is no complete form",
+        "Send it as curl does: curl -F image=@photo.jpg -F mask=@mask.png",
+    )
 
 
 async def _chunks(receive: Receive, timeout: float) -> AsyncIterator[bytes]:

@@ -183,8 +183,8 @@ def read_query(query: bytes, parameters: Sequence[Parameter]) -> dict[str, Any]:
 def file_name(text: str, default: str = "image") -> str:
     """Return the last part of a path from a client as the name of a file, without a folder."""
     name = PurePosixPath(text.replace("\\", "/")).name
-    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name)
-    data = name.encode(errors="replace")
+    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]', "_", name)
+    data = name.encode()
     if len(data) > MAX_NAME:
         name = data[-MAX_NAME:].decode(errors="ignore").lstrip(".")  # no hidden file
     return name if name.strip(".") else default

@@ -112,6 +112,7 @@ def test_the_noise_of_the_image_chooses_the_weights(extra: None, noise: int, sig
 
 FORM = "multipart/form-data; boundary=x"
 HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+NAMED = HEAD.replace(b'="a.png"', b"*=%b")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,9 @@ HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r
         (FORM, HEAD.replace(b"image", b"task") + b"denoise\r\n--x--", 400, "invalid-request"),
         (FORM, HEAD.replace(b"image", b"mask") + b"data\r\n--x--", 400, "invalid-request"),
         (FORM, b"--x\r\n\r\ndata\r\n--x--", 400, "invalid-request"),
+        (FORM, NAMED % b"idna''%ff" + b"data\r\n--x--", 415, "unsupported-body"),
+        (FORM, NAMED % b"undefined''a" + b"data\r\n--x--", 415, "unsupported-body"),
+        ("multipart/form-data; boundary*=undefined''x", HEAD, 415, "unsupported-body"),
         (FORM, HEAD + b"data\r\n--x--", 422, "unusable-image"),
     ],
 )
@@ -138,6 +142,15 @@ def test_wrong_forms_are_refused(
     """Each has a cause and a remedy, and the server goes on."""
     answer = server.restore(body, headers={"Content-Type": content_type})
     assert check_problem(answer, status, kind)["hint"]
+
+
+def test_a_name_of_half_a_character_is_kept(launch: Callable[..., Served]) -> None:
+    """What no file system can store is replaced in the name of the result."""
+    server = launch("--keep", "kept")
+    body = NAMED % b"unicode_escape''a%5cud800b.png" + png() + b"\r\n--x--"
+    answer = server.restore(body, headers={"Content-Type": FORM})
+    assert answer.status == 200
+    assert (server.folder / "kept" / "a_b.restored.png").read_bytes() == answer.body
 
 
 def test_a_preview_takes_no_form(server: Served) -> None:
