@@ -212,10 +212,11 @@ def test_the_token_is_asked_for(visit: Callable[..., Any], launch: Callable[...,
     assert tab.locator("#count").text_content() == "1 of 1 restored"
     tab = visit(address=f"{secured.url}/")
     add(tab, a_png=png())
-    for token in ("wrong", "correct-horse-battery"):
+    for token, refused in (("wrong", True), ("correct-horse-battery", False)):
         tab.get_by_label("Token").fill(token)
         tab.keyboard.press("Enter")
         wait(tab)
+        assert ("Enter it above." in tab.locator(".card").text_content()) == refused
     assert tab.locator("#count").text_content() == "1 of 1 restored"
 
 
@@ -251,6 +252,8 @@ def test_the_page_fits_narrow_screens(width: int, visit: Callable[..., Any]) -> 
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
         assert box["height"] >= 24  # WCAG 2.2, 2.5.8
+    rows = [tab.locator(f"#{name}-all").bounding_box()["y"] for name in ("download", "remove")]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

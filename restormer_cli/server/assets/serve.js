@@ -168,13 +168,14 @@ async function run() {
     } catch (error) {
       if (!photos.includes(photo)) continue;  // it was removed
       const offline = error instanceof TypeError;
+      const refused = error.status === 401;
       update(photo, {
         state: "failed",
         text: offline ? "The server does not answer." : error.message.replace(`${photo.file.name}: `, ""),
-        hint: offline ? "Start it again, then try again." : error.hint ?? "",
+        hint: offline ? "Start it again, then try again." : refused ? "Enter it above." : error.hint ?? "",
       });
       say(`${photo.file.name}: failed, ${photo.text}`);
-      if (error.status === 401) showLogin(error.message);
+      if (refused) showLogin(error.message);
     }
   }
   running = false;
