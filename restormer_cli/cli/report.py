@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -197,8 +196,7 @@ def _announce_page(console: Console, options: ServeOptions, address: str) -> Non
     has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
     has_screen = has_screen or "WAYLAND_DISPLAY" in os.environ
     if not options.no_browser and has_screen and sys.stderr.isatty():
-        secret = f"#{quote(options.token, safe='')}" if options.token else ""
-        webbrowser.open(address + secret)
+        webbrowser.open(address)  # without the token: others see the arguments of the browser
 
 
 def _say_written(console: Console, path: Path) -> None:

@@ -107,12 +107,15 @@ class Service:
 
 async def show_page(service: Service, call: Call) -> None:
     """Answer with the page."""
+    keep = None if service.config.keep is None else str(service.config.keep)
+    if keep is not None and service.config.token is not None:
+        keep = "a folder of the server"  # this answer needs no token
     data = {
         "title": "restormer",
         "tasks": task_list(),
         "formats": list(OUTPUT_FORMATS),
         "local": service.config.is_local,
-        "keep": None if service.config.keep is None else str(service.config.keep),
+        "keep": keep,
         "needs_token": service.config.token is not None,
         "max_bytes": service.config.max_bytes,
     }

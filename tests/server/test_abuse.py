@@ -267,7 +267,7 @@ def test_addresses_are_accepted_where_others_may_connect(secured: Served) -> Non
 def proxied(launch: Callable[..., Served]) -> Served:
     """A server behind a proxy, which has two other names."""
     names = ("--allow-host", "Restore.example.org:443", "--allow-host", "two.example:8443")
-    return launch(*names, "--token", TOKEN)
+    return launch(*names, "--token", TOKEN, "--keep", "private")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,9 @@ def test_only_names_of_the_proxy_are_accepted(
 
 
 def test_a_name_of_the_proxy_needs_the_token(proxied: Served) -> None:
-    """Others can use the server by that name, and the page does not claim otherwise."""
+    """Others can use the server by that name; the page says so, and names no folder."""
     headers = {"Host": "restore.example.org"}
     check_problem(proxied.request("GET", "/v1/tasks", headers=headers), 401, "unauthorized")
-    assert b'"local":false' in proxied.request("GET", "/", headers=headers).body
+    page = proxied.request("GET", "/", headers=headers).body
+    assert b'"local":false' in page
+    assert b"private" not in page

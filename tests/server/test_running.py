@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import weakref
+import webbrowser
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 import pytest
 
+from restormer_cli import server
 from restormer_cli.inference import RestorerConfig
 from restormer_cli.server import ServerConfig
 from tests.support import image_files
@@ -190,6 +192,21 @@ def test_the_missing_extra_is_named() -> None:
     outcome = subprocess.run([sys.executable, "-c", code, "serve"], capture_output=True)  # noqa: S603
     assert outcome.returncode == 2
     assert b"pip install 'restormer-cli[serve]'" in outcome.stderr
+
+
+@pytest.mark.usefixtures("extra")
+def test_the_browser_is_not_given_the_token(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments are in the list of processes, for all users of the machine."""
+    opened: list[str] = []
+    monkeypatch.setattr(server, "serve", lambda _, __, ready: ready("http://127.0.0.1:8000/"))
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("RESTORMER_TOKEN", "correct-horse-battery")
+    assert restormer("serve").status == 0
+    assert opened == ["http://127.0.0.1:8000/"]
 
 
 class Silent:
