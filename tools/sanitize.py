@@ -26,6 +26,7 @@ from restormer_cli.inference.fusion.check import Case, random_block
 from restormer_cli.inference.native.check import cases
 from restormer_cli.inference.native.compiler import FLAGS, SOURCE, TARGET, find_compiler
 from restormer_cli.inference.native.library import TYPES, Library
+from restormer_cli.inference.tlc import Windows
 
 SANITIZERS = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -56,6 +57,7 @@ def compare_groups(library: Library) -> None:
     """Apply a block to a map in place, and to one of two groups of channels, which moves."""
     runner = StripRunner(lambda *_: BlockShape(8, 8, 16), lambda f, x: [*map(f, x)], None, 0)
     for size, dtype in product(SIZES, filter(library.supports, list(TYPES))):
+        windows = Windows.over(*size, 16)
         block = library.block(random_block(32, 2, bias=True), dtype)
         whole = torch.rand(2, *size, 32).to(dtype)
         groups = [
@@ -63,8 +65,8 @@ def compare_groups(library: Library) -> None:
             for part in whole.split(16, -1)
         ]
         for _ in range(2):
-            block.transform(runner, [whole])
-            block.transform(runner, groups)
+            block.transform(runner, [whole], windows)
+            block.transform(runner, groups, windows)
         if not torch.equal(torch.cat(groups, -1), whole):
             sys.exit(f"two groups, {size}, {dtype}: another result than with one")
 

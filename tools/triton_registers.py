@@ -23,6 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.fusion.check import random_block
+from restormer_cli.inference.tlc import Mixing
 from restormer_cli.inference.triton.blocks import TritonBlock
 
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -80,7 +81,9 @@ def main() -> None:
             x, region = torch.zeros(1, 16, 16, channels, dtype=dtype), Region(0, 16, 0, 16)
             with torch.no_grad(), mock.patch.object(JITFunction, "__getitem__", launch):
                 block.sums(x, region, (16, 16))
-                block.finish(x, [block.packed(torch.zeros(channels, channels))], region, (16, 16))
+                matrices = block.packed(torch.zeros(1, channels, channels))
+                mixing = Mixing(([], []), lambda *_, matrices=matrices: matrices)
+                block.finish(x, mixing, region, (16, 16))
 
 
 if __name__ == "__main__":

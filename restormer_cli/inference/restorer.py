@@ -418,7 +418,7 @@ class Restorer:
     def faster_ways(self) -> list[str]:
         """Return what would make restoring faster here, as phrases."""
         dtype = devices.PRECISIONS[self.precision]
-        obstacle = fusion_obstacle(self.architecture, dtype, self.device, self.config.window)
+        obstacle = fusion_obstacle(self.architecture, dtype, self.device)
         slow = self.precision == "fp32" and self.config.precision == "fp32"
         ways = (
             devices.unused_gpu(self.device),
@@ -442,8 +442,8 @@ class Restorer:
     def pixels_per_second(self) -> float:
         """Speed of the network on this device, measured once on noise.
 
-        With windows, the noise is larger than a window: the fused block has none, so that images
-        which a window covers are restored faster than others.
+        With windows, the noise is larger than a window: images which a window covers are restored
+        faster than others.
         """
         side = self._trial_side
         window = self.config.window and min(self.config.window, side // 2)

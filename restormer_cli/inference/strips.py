@@ -55,7 +55,7 @@ from .devices import full_precision
 from .fusion.dispatch import Fusion, fusion_for
 from .fusion.passes import FusedPasses
 from .resampling import Convolution, pack_convolutions, upsample
-from .tlc import Mixer, Windows
+from .tlc import Mixing, Windows, mixed
 
 ALIGNMENT = 16
 """Hidden channels are padded with zeros to a multiple of this, so that rows start at a cache line:
@@ -163,10 +163,11 @@ def forward(
 def transform(run: StripRunner, x: Map, w: Block, windows: Windows) -> None:
     """Apply a transformer block to a map in place, in two passes."""
     if isinstance(w, FusedPasses):
-        w.transform(run, x)
+        w.transform(run, x, windows)
         return
     sums = run.collect(x, sums_pass(w), edges=windows.edges)
-    run.replace(x, finish_pass(w, windows.mixer(sums, w)), halo=2)
+    mixing = windows.mixing(sums, w, lambda matrices: matrices.to(x[0].dtype))
+    run.replace(x, finish_pass(w, mixing), halo=2)
 
 
 def sums_pass(w: BlockWeights) -> Compute[Statistics]:
@@ -178,12 +179,12 @@ def sums_pass(w: BlockWeights) -> Compute[Statistics]:
     return compute
 
 
-def finish_pass(w: BlockWeights, mixed: Mixer) -> Compute[Tensor]:
+def finish_pass(w: BlockWeights, mixing: Mixing[Tensor]) -> Compute[Tensor]:
     """Return the second pass over a block's map, which needs a halo of two pixels."""
 
     def compute(block: Tensor, region: Region, convolve: Convolve) -> Tensor:
         v = project(normalised(block, w.centred), w.v, convolve)
-        return feed_forward(attend(block, mixed(v, region), w), w, convolve)
+        return feed_forward(attend(block, mixed(v, region, mixing), w), w, convolve)
 
     return compute
 

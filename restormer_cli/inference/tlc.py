@@ -5,17 +5,64 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product
+from functools import lru_cache, reduce
+from itertools import chain, pairwise, product
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..network import BlockWeights, Statistics, attention, mix, mixing_matrix
-from .blocking import Region, spans
+from .blocking import Edges, Region
 
-Mixer = Callable[[Tensor, Region], Tensor]
-"""Function that applies attention to the values of a region and its halo."""
+CACHED = 128
+"""Segments whose matrices are kept: blocks that are computed one after another share some."""
+
+Matrices = TypeVar("Matrices")
+
+
+@dataclass(frozen=True)
+class Mixing(Generic[Matrices]):
+    """The mixing matrices of a feature map, which differ between its segments.
+
+    Attributes:
+        edges: rows and columns at which segments begin, without 0.
+        of_segment: function from the indices of a segment, down and across, to its matrices.
+    """
+
+    edges: Edges
+    of_segment: Callable[[int, int], Matrices]
+
+    def pieces(self, region: Region) -> list[list[tuple[Region, Matrices]]]:
+        """Divide a region, which may exceed the map, at the edges; one list for each row of pieces.
+
+        What lies outside the map gets the matrices of the nearest segment.
+        """
+        rows, columns = (
+            [(a, b, bisect(along, a)) for a, b in pairwise([first, *inside, end])]
+            for (first, end), along in zip((region[:2], region[2:]), self.edges, strict=True)
+            for inside in [[edge for edge in along if first < edge < end]]
+        )
+        return [
+            [
+                (Region(top, bottom, left, right), self.of_segment(down, across))
+                for left, right, across in columns
+            ]
+            for top, bottom, down in rows
+        ]
+
+
+def mixed(v: Tensor, region: Region, mixing: Mixing[Tensor]) -> Tensor:
+    """Apply attention to the values of a region and its halo, B H W C; matrices are B C C."""
+    around = region.expanded((v.shape[1] - (region.bottom - region.top)) // 2)
+    pieces = [*chain.from_iterable(mixing.pieces(around))]
+    if len(pieces) == 1:
+        return mix(v, pieces[0][1])
+    y = torch.empty_like(v)
+    for piece, matrices in pieces:
+        part = piece.relative_to(around.top, around.left)
+        part.crop(y).copy_(mix(part.crop(v), matrices))
+    return y
 
 
 @dataclass(frozen=True)
@@ -45,7 +92,7 @@ class Windows:
         return cls((starts[0], starts[1]), (sizes[0], sizes[1]))
 
     @property
-    def edges(self) -> tuple[list[int], list[int]]:
+    def edges(self) -> Edges:
         """Rows and columns inside the map at which a window begins or ends."""
         rows, columns = (
             sorted({edge for start in starts for edge in (start, start + size)})[1:-1]
@@ -53,10 +100,18 @@ class Windows:
         )
         return rows, columns
 
-    def mixer(self, sums: Iterable[tuple[Region, Statistics]], w: BlockWeights) -> Mixer:
-        """Return a function that applies attention to the values of a region and its halo.
+    def mixing(
+        self,
+        sums: Iterable[tuple[Region, Statistics]],
+        w: BlockWeights,
+        packed: Callable[[Tensor], Matrices],
+    ) -> Mixing[Matrices]:
+        """Return the mixing matrices of a block.
 
-        `sums` are the statistics of regions that together cover the map and cross no edge.
+        Args:
+            sums: statistics of regions that together cover the map and cross no edge.
+            w: weights of the block.
+            packed: converts matrices, B C C in fp32, for the second pass over the map.
         """
         edges = self.edges
         segments: dict[tuple[int, int], Statistics] = {}
@@ -64,35 +119,26 @@ class Windows:
             segment = bisect(edges[0], region.top), bisect(edges[1], region.left)
             known = segments.get(segment)
             segments[segment] = known.plus(part) if known else part
+        rows, columns = self._segments(0), self._segments(1)
         attentions = {
-            window: attention(reduce(Statistics.plus, (segments[s] for s in product(*window))), w)
-            for window in product(self._segments(0), self._segments(1))
-        }
-        if len(attentions) == 1:
-            (only,) = attentions.values()
-            matrix = mixing_matrix(only, w)
-            return lambda v, _: mix(v, matrix)
-
-        def matrix_of(row: int, column: int) -> Tensor:
-            covering = [a for (r, c), a in attentions.items() if row in r and column in c]
-            return mixing_matrix(torch.stack(covering).mean(0), w)
-
-        def mix_pieces(v: Tensor, region: Region) -> Tensor:
-            # The region and its halo may cross segments.
-            halo = (v.shape[1] - (region.bottom - region.top)) // 2
-            top, left = region.top - halo, region.left - halo
-            rows, columns = (
-                spans(length, length, [e - first for e in along if first < e < first + length])
-                for first, length, along in zip((top, left), v.shape[1:3], edges, strict=True)
+            (r, c): attention(reduce(Statistics.plus, (segments[s] for s in product(*window))), w)
+            for (r, c), window in zip(
+                product(range(len(rows)), range(len(columns))), product(rows, columns), strict=True
             )
-            y = torch.empty_like(v)
-            for (row, bottom), (column, right) in product(rows, columns):
-                piece = Region(row, bottom, column, right)
-                matrix = matrix_of(bisect(edges[0], top + row), bisect(edges[1], left + column))
-                piece.crop(y).copy_(mix(piece.crop(v), matrix))
-            return y
+        }
+        over_rows, over_columns = (
+            [[n for n, window in enumerate(windows) if i in window] for i in range(len(along) + 1)]
+            for windows, along in zip((rows, columns), edges, strict=True)
+        )
 
-        return mix_pieces
+        @lru_cache(CACHED)
+        def of_segment(down: int, across: int) -> Matrices:
+            covering = product(over_rows[down], over_columns[across])
+            mean = torch.stack([attentions[window] for window in covering]).mean(0)
+            return packed(mixing_matrix(mean, w))
+
+        of_segment(0, 0)  # before all threads need it at once
+        return Mixing(edges, of_segment)
 
     def _segments(self, axis: int) -> list[range]:
         """Return, for each window along an axis, the indices of its segments."""

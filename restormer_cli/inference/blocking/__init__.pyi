@@ -5,6 +5,7 @@ from .maps import empty_beside as empty_beside
 from .maps import empty_group as empty_group
 from .maps import joined as joined
 from .runner import Compute as Compute
+from .runner import Edges as Edges
 from .runner import StripRunner as StripRunner
 from .runner import block_convolution as block_convolution
 from .shapes import MAPS_PER_BLOCK as MAPS_PER_BLOCK

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, mix, same
-from ..blocking import Compute, Region, block_convolution
+from ...network import Architecture, BlockWeights, Statistics, TransformerBlock, same
+from ..blocking import Compute, Edges, Region, block_convolution
+from ..tlc import Mixing
 from .passes import Kernels
 
 EXACT = 1e-5
@@ -39,13 +41,14 @@ class Case:
     region: Region
     size: tuple[int, int]
     halo: bool = True  # without, the region is the whole map
+    edges: Edges = ([], [])  # of segments with mixing matrices of their own
 
     def compare(self, kernels: Kernels, dtype: torch.dtype) -> str:
         """Return what is wrong with the results of the kernels, or an empty string."""
-        x, matrix = self.inputs(dtype)
-        exact = self.eager(x.float(), matrix, torch.float32)
-        fused = self.fused(kernels, x, matrix)
-        eager = self.eager(x, matrix, dtype)
+        x, matrices = self.inputs(dtype)
+        exact = self.eager(x.float(), matrices, torch.float32)
+        fused = self.fused(kernels, x, matrices)
+        eager = self.eager(x, matrices, dtype)
         for name, true, result, other in zip(Outcome._fields, exact, fused, eager, strict=True):
             scale = true.abs().max()
             if dtype == torch.float32:
@@ -61,7 +64,10 @@ class Case:
         return ""
 
     def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the features of the region with its halo of 2, zero outside, and a matrix."""
+        """Return the features of the region with its halo of 2, zero outside, and matrices.
+
+        The mixing matrices, C C, are in rows and columns of segments.
+        """
         generator = torch.Generator().manual_seed(1)
         channels = self.weights.ffn_out.weight.shape[0]
         height, width = self.size
@@ -70,19 +76,26 @@ class Case:
         whole[:, 2:-2, 2:-2] = 2 * inside + 0.3
         top, bottom, left, right = self.region
         x = whole[:, top : bottom + 4, left : right + 4] if self.halo else inside
-        matrix = torch.randn(1, channels, channels, generator=generator) / channels**0.5
+        segments = (len(along) + 1 for along in self.edges)
+        matrices = torch.randn(*segments, channels, channels, generator=generator) / channels**0.5
         device = self.weights.ffn_out.weight.device
-        return x.to(device, dtype).contiguous(), matrix.to(device)
+        return x.to(device, dtype).contiguous(), matrices.to(device)
 
-    def fused(self, kernels: Kernels, x: Tensor, matrix: Tensor) -> Outcome:
+    def fused(self, kernels: Kernels, x: Tensor, matrices: Tensor) -> Outcome:
         """Return the results of the kernels."""
         block = kernels.block(self.weights, x.dtype)
         sums = block.sums(self._with_halo_of_1(x), self.region, self.size)
-        return Outcome(*sums, block.finish(x, [block.packed(matrix[0])], self.region, self.size))
+        mixing = self.mixing(matrices, block.packed)
+        return Outcome(*sums, block.finish(x, mixing, self.region, self.size))
 
-    def eager(self, x: Tensor, matrix: Tensor, dtype: torch.dtype) -> Outcome:
+    def mixing(self, matrices: Tensor, packed: Callable[[Tensor], Tensor]) -> Mixing[Tensor]:
+        """Return the matrices of the segments, in the form that a second pass takes."""
+        return Mixing(self.edges, cache(lambda down, across: packed(matrices[down, across, None])))
+
+    def eager(self, x: Tensor, matrices: Tensor, dtype: torch.dtype) -> Outcome:
         """Return PyTorch's results."""
-        sums, finish = eager_passes(self.weights, matrix, dtype)
+        mixing = self.mixing(matrices, lambda matrix: matrix.to(dtype))
+        sums, finish = eager_passes(self.weights, mixing, dtype)
         convolve = block_convolution(self.region, *self.size) if self.halo else same
         gram, squares = sums(self._with_halo_of_1(x), self.region, convolve)
         return Outcome(gram, squares, finish(x, self.region, convolve))
@@ -91,11 +104,12 @@ class Case:
         self, kernels: Kernels, dtype: torch.dtype, clock: Callable[[], float] = time.process_time
     ) -> float:
         """Return how many times as fast as PyTorch the kernels are; by default in CPU time."""
-        x, matrix = self.inputs(dtype)
+        x, matrices = self.inputs(dtype)
         inner = self._with_halo_of_1(x)
         block = kernels.block(self.weights, dtype)
-        packed = [block.packed(matrix[0])]
-        sums, finish = eager_passes(self.weights, matrix, dtype)
+        mixing = self.mixing(matrices, block.packed)
+        cast = self.mixing(matrices, lambda matrix: matrix.to(dtype))
+        sums, finish = eager_passes(self.weights, cast, dtype)
         convolve = block_convolution(self.region, *self.size) if self.halo else same
 
         def eager() -> None:
@@ -104,7 +118,7 @@ class Case:
 
         def fused() -> None:
             block.sums(inner, self.region, self.size)
-            block.finish(x, packed, self.region, self.size)
+            block.finish(x, mixing, self.region, self.size)
 
         return least_seconds(eager, clock) / least_seconds(fused, clock)
 
@@ -131,13 +145,13 @@ def random_block(channels: int, heads: int, **architecture: Any) -> BlockWeights
 
 
 def eager_passes(
-    weights: BlockWeights, matrix: Tensor, dtype: torch.dtype
+    weights: BlockWeights, mixing: Mixing[Tensor], dtype: torch.dtype
 ) -> tuple[Compute[Statistics], Compute[Tensor]]:
-    """Return PyTorch's two passes over a block, with a given mixing matrix."""
+    """Return PyTorch's two passes over a block, with given mixing matrices."""
     from ..strips import finish_pass, pack_block, sums_pass  # which imports this package
 
     w = pack_block(weights, dtype)
-    return sums_pass(w), finish_pass(w, lambda v, _: mix(v, matrix))
+    return sums_pass(w), finish_pass(w, mixing)
 
 
 def least_seconds(function: Callable[[], None], clock: Callable[[], float]) -> float:

@@ -123,12 +123,8 @@ def check_requirement(
         fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
-def fusion_obstacle(
-    a: Architecture, dtype: torch.dtype, device: torch.device, window: int | None
-) -> str:
+def fusion_obstacle(a: Architecture, dtype: torch.dtype, device: torch.device) -> str:
     """Return why long runs do not use the fused block; empty if they do, or the device has none.
-
-    Images are taken to be larger than the window.
 
     Raises:
         UsageError: RESTORMER_NATIVE is invalid.
@@ -137,7 +133,7 @@ def fusion_obstacle(
         return ""
     if native_mode() == "off":
         return f"{VARIABLE} is off"
-    cause = _unsuitable(a, (sys.maxsize, sys.maxsize), dtype, device, window)
+    cause = _unsuitable(a, (0, 0), dtype, device, None)
     cause = cause or _open_for(a, dtype, device, ask=False).verdict.cause
     return "" if cause == NOT_BUILT else cause
 
@@ -218,10 +214,8 @@ def _unsuitable(
     """Return why the fused block does not apply to a forward pass, or an empty string."""
     if device.type not in ("cpu", "cuda"):
         return "it runs on CPUs and CUDA only"
-    if window and window < max(size):
-        return "it has no attention windows"
     if device.type == "cuda":
-        return ""
+        return "it has no attention windows on CUDA" if window and window < max(size) else ""
     if dtype not in TYPES:
         return "it has no fp16"
     if not any(fits(a.dim << level, heads) for level, heads in enumerate(a.heads)):

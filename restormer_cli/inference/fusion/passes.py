@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...network import BlockWeights, Convolve, Statistics, attention, mixing_matrix
-from ..blocking import Map, Region, StripRunner
+from ...network import BlockWeights, Convolve, Statistics
+from ..blocking import Edges, Map, Region, StripRunner
+from ..tlc import Mixing, Windows
 
 KINDS = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "half"}
 """Types of features, and their names in verdicts."""
@@ -32,31 +32,32 @@ class FusedPasses(ABC):
     """Pixels around a region that `finish` needs."""
 
     def __init__(self, w: BlockWeights) -> None:
-        # `attention` and `mixing_matrix` do not use the other weights.
+        # `Windows.mixing` does not use the other weights.
         unused: dict[str, Any] = dict.fromkeys(("qk", "v", "gate", "value", "ffn_out"))
         self._attention = w._replace(**unused)
 
-    def transform(self, run: StripRunner, x: Map) -> None:
-        """Apply the block to a map in place; the attention is that of the whole image."""
-        total = reduce(Statistics.plus, self.collect(run, x))
-        matrices = mixing_matrix(attention(total, self._attention), self._attention)
-        self.overwrite(run, x, [self.packed(matrix) for matrix in matrices])
+    def transform(self, run: StripRunner, x: Map, windows: Windows) -> None:
+        """Apply the block to a map in place."""
+        sums = self.collect(run, x, windows.edges)
+        self.overwrite(run, x, windows.mixing(sums, self._attention, self.packed))
 
-    def collect(self, run: StripRunner, x: Map) -> Iterator[Statistics]:
-        """Yield the statistics of regions that cover the map."""
+    def collect(
+        self, run: StripRunner, x: Map, edges: Edges
+    ) -> Iterator[tuple[Region, Statistics]]:
+        """Yield regions that cover the map and do not cross the edges, and their statistics."""
         height, width = x[0].shape[1:3]
 
         def sums(block: Tensor, region: Region, _: Convolve) -> Statistics:
             return self.sums(block, region, (height, width))
 
-        return (part for _, part in run.collect(x, sums))
+        return run.collect(x, sums, edges=edges)
 
-    def overwrite(self, run: StripRunner, x: Map, mixes: list[Tensor]) -> None:
-        """Replace the map by the block's result, given the packed mixing matrix of each image."""
+    def overwrite(self, run: StripRunner, x: Map, mixing: Mixing[Tensor]) -> None:
+        """Replace the map by the block's result, given the packed mixing matrices."""
         height, width = x[0].shape[1:3]
 
         def finish(block: Tensor, region: Region, _: Convolve) -> Tensor:
-            return self.finish(block, mixes, region, (height, width))
+            return self.finish(block, mixing, region, (height, width))
 
         run.replace(x, finish, self.HALO)
 
@@ -68,17 +69,16 @@ class FusedPasses(ABC):
         """
 
     @abstractmethod
-    def packed(self, matrix: Tensor) -> Tensor:
-        """Return a mixing matrix, C C, in the form that `finish` takes."""
+    def packed(self, matrices: Tensor) -> Tensor:
+        """Return the mixing matrices of images, B C C, in the form that `finish` takes."""
 
     @abstractmethod
     def finish(
-        self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
+        self, x: Tensor, mixing: Mixing[Tensor], region: Region, size: tuple[int, int]
     ) -> Tensor:
         """Return the block's result for a region of a map of this height and width.
 
-        `x` is the region with a halo of two pixels, B H W C; `mixes` are the packed mixing matrices
-        of its images.
+        `x` is the region with a halo of two pixels, B H W C; `mixing` has packed matrices.
         """
 
 

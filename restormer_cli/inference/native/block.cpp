@@ -43,6 +43,7 @@ inline Vector load(const bf16* p) {
 inline void store(bf16* p, Vector v) { _mm256_storeu_si256((__m256i*)p, rounded(v)); }
 #endif
 inline Vector splat(float f) { return f - Vector{}; }
+inline Vector square(Vector v) { return v * v; }
 // Lane i of the result is the sum of the lanes of v[i]; v changes.
 inline Vector totals(Vector* v) {
 #if defined(__AVX512F__)
@@ -89,8 +90,7 @@ template <class E> inline Vector gelu(Vector x) {
 // --- Memory -------------------------------------------------------------------------------------
 // Divides the memory of the caller. Without memory, it only counts the bytes that are needed.
 struct Scratch {
-    char* memory;
-    size_t used = 0;
+    char* memory; size_t used = 0;
     template <class T> T* take(ptrdiff_t count) {
         constexpr size_t LINE = 64;  // a cache line, also left free between parts
         T* part = memory ? (T*)(memory + used) : nullptr;
@@ -116,16 +116,20 @@ template <class E> constexpr ptrdiff_t PAIR = sizeof(E) == 2 ? 2 : 1;
 struct Floats { float* at; ptrdiff_t row, vector; };
 // out = start + a w, of `rows` rows; `start` may be `out`.
 template <class E> struct Product {
-    const E *a, *w;
-    ptrdiff_t a_row, w_row;
-    int rows, K;
-    Floats start, out;
+    const E *a, *w; ptrdiff_t a_row, w_row;
+    int rows, K; Floats start, out;
 };
 // One step of a product: of one row of k, or of two interleaved ones.
 inline Vector right_factor(const float* w) { return load(w); }
 inline Vector left_factor(const float* a) { return splat(*a); }
 inline Vector add(Vector sum, Vector left, Vector right) { return sum + left * right; }
+// One step of a product of pixels: a vector of one pixel of float, or of two of bf16, interleaved.
+template <class E> Vector step(const float* pixels) { return load(pixels); }
 #ifdef __AVX512BF16__
+template <> inline Vector step<bf16>(const float* pixels) {
+    const __m512i next = _mm512_slli_epi32(lower(rounded(load(pixels + LANES))), 16);
+    return (Vector)(next | lower(rounded(load(pixels))));
+}
 inline __m512bh right_factor(const bf16* w) { return (__m512bh)_mm512_loadu_si512(w); }
 inline __m512bh left_factor(const bf16* a) {
     int pair;
@@ -142,8 +146,7 @@ const bool has_amx = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 struct Tiles {  // AMX is configured while this lives: eight tiles of 16 rows of 64 bytes
     Tiles() {
         if (!has_amx) return;
-        struct { uint8_t palette, unused[15]; uint16_t bytes[16]; uint8_t rows[16]; } c = {};
-        c.palette = 1;
+        struct { uint8_t palette, unused[15]; uint16_t bytes[16]; uint8_t rows[16]; } c = {1};
         for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = TILE;
         _tile_loadconfig(&c);
     }
@@ -160,23 +163,17 @@ template <int NV> void multiply_tiles(const Product<bf16>& m) {
         const bf16 *a0 = m.a + r * m.a_row, *a1 = m.a + lower * m.a_row, *w = m.w;
         const float *s0 = m.start.at + r * m.start.row, *s1 = m.start.at + lower * m.start.row;
         float *o0 = m.out.at + r * m.out.row, *o1 = m.out.at + lower * m.out.row;
-        _tile_loadd(0, s0, from);
-        _tile_loadd(2, s1, from);
+        _tile_loadd(0, s0, from); _tile_loadd(2, s1, from);
         if (NV == 2) _tile_loadd(1, s0 + m.start.vector, from);
         if (NV == 2) _tile_loadd(3, s1 + m.start.vector, from);
         for (int k = 0; k < m.K; k += 32, a0 += 32, a1 += 32, w += 32 * m.w_row) {
-            _tile_loadd(4, a0, a_bytes);
-            _tile_loadd(5, a1, a_bytes);
-            _tile_loadd(6, w, w_bytes);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(2, 5, 6);
+            _tile_loadd(4, a0, a_bytes); _tile_loadd(5, a1, a_bytes); _tile_loadd(6, w, w_bytes);
+            _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(2, 5, 6);
             if (NV == 1) continue;
             _tile_loadd(7, w + 2 * LANES, w_bytes);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
+            _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(0, o0, to);
-        _tile_stored(2, o1, to);
+        _tile_stored(0, o0, to); _tile_stored(2, o1, to);
         if (NV == 2) _tile_stored(1, o0 + m.out.vector, to);
         if (NV == 2) _tile_stored(3, o1 + m.out.vector, to);
     }
@@ -240,10 +237,7 @@ void normalise(const float* x, int pixels, int C, bool centred, E* out) {
             for (int c = 0; c < C; c += LANES) sums[p] += load(x + p * C + c);
         store(mean, totals(sums) / (float)C);
         for (int p = 0; p < count; p++)
-            for (int c = 0; c < C; c += LANES) {
-                const Vector deviation = load(x + p * C + c) - mean[p];
-                squares[p] += deviation * deviation;
-            }
+            for (int c = 0; c < C; c += LANES) squares[p] += square(load(x + p * C + c) - mean[p]);
         store(scale, totals(squares) / (float)C + 1e-5f);
         for (float& s : scale) s = 1 / std::sqrt(s);
         for (int p = 0; p < count; p++, x += C, out += padded<E>(C)) {
@@ -261,17 +255,16 @@ inline void convolve(const float* before, const float* band, const float* weight
     Vector w[10];
 #pragma GCC unroll 10
     for (int i = 0; i < 10; i++) w[i] = load(weights + i * LANES);
-    const Vector bias = w[9];
     auto row = [&](int y) { return (y < 0 ? before : band) + (ptrdiff_t)y * columns * LANES; };
     ptrdiff_t pixel = 0;
     for (int y = first; y < rows; y++) {
         const float *upper = row(y - 2), *middle = row(y - 1), *lower = row(y);
-        Vector next = bias, third = bias;  // sums of one column of the kernel, and of two
+        Vector next = w[9], third = w[9];  // bias and sums of one column of the kernel, and of two
         for (ptrdiff_t x = 0; x < columns * LANES; x += LANES) {
             const Vector a = load(upper + x), b = load(middle + x), c = load(lower + x);
             if (x >= 2 * LANES) emit(pixel++, third + a * w[2] + b * w[5] + c * w[8]);
             third = next + a * w[1] + b * w[4] + c * w[7];
-            next = bias + a * w[0] + b * w[3] + c * w[6];
+            next = w[9] + a * w[0] + b * w[3] + c * w[6];
         }
     }
 }
@@ -323,9 +316,7 @@ struct Weights {
 
 // A 1x1 and a depthwise 3x3 convolution of a frame whose rows arrive in bands.
 template <class E> struct Projection {
-    const Layer layer;
-    const Frame frame;
-    const int K, vectors;
+    const Layer layer; const Frame frame; const int K, vectors;
     const ptrdiff_t row, plane;  // of one vector, in floats
     float *bands, *before;       // all vectors of a band, and of the one before it
     int seen = 0, rows_before = 0;
@@ -364,11 +355,33 @@ template <class E> struct Projection {
     }
 };
 
+// The matrices of a frame's segments, row by row, and where rows and columns of segments end.
+struct Segments {
+    const float* bias; const void* const* matrices;
+    const int *bottoms, *rights, across;  // the number of columns
+};
+// Write x plus attention for rows of a frame, which begin with row `first`. Segments are computed
+// in order, each after its part of x was copied: a product also changes up to TILE pixels after it.
+template <class E> void attend(const Segments& s, const E* values, int first, int rows, int columns,
+                               int C, const float* x, ptrdiff_t x_row, float* y) {
+    for (int r = 0, down = 0, end; r < rows; r = end) {
+        while (s.bottoms[down] <= first + r) down++;
+        end = s.across == 1 ? std::min(rows, s.bottoms[down] - first) : r + 1;
+        for (int i = 0, left = 0; i < s.across; left = s.rights[i++]) {
+            const int width = s.rights[i] - left, begin = r * columns + left;
+            const E* w = (const E*)s.matrices[down * s.across + i];
+            for (int n = r; n < end; n++)
+                copy(x + n * x_row + left * C, C, y + (n * columns + left) * C, C, width, C, s.bias);
+            add_product(values + begin * padded<E>(C), (end - r) * width, C, w, C, y + begin * C);
+        }
+    }
+}
+
 // --- The two passes -----------------------------------------------------------------------------
 struct Job {
     Map x;      // from the first pixel of the frame inside the image on
     Map out;    // of `finish`: from the pixel two rows and columns inside the frame on
-    Layer mix;  // of `finish`: output projection times attention
+    Segments mix;  // of `finish`: output projection times attention
     float *gram, *squares;  // of `sums`: heads c c, and 2 C; added to
     char* scratch;          // or null, to return its size in bytes
     Frame frame;
@@ -380,14 +393,6 @@ template <class E> E* take_rows(ptrdiff_t rows, int K, Scratch& scratch) {
     return a;
 }
 
-// A step of a product (see PAIR): one pixel of float, or two of bf16, interleaved.
-template <class E> Vector step(const float* pixels) { return load(pixels); }
-#ifdef __AVX512BF16__
-template <> inline Vector step<bf16>(const float* pixels) {
-    const __m512i next = _mm512_slli_epi32(lower(rounded(load(pixels + LANES))), 16);
-    return (Vector)(next | lower(rounded(load(pixels))));
-}
-#endif
 template <class E> size_t sums(const Weights& w, const Job& job) {
     const Frame f = job.frame;
     const int C = w.channels, c = C / w.heads, band = f.band(), width = f.columns - 2;
@@ -410,7 +415,7 @@ template <class E> size_t sums(const Weights& w, const Job& job) {
             const int at = vector / 2 * LANES;
             float* squares = job.squares + vector % 2 * C + at;
             Vector sum = {};
-            convolved([&](ptrdiff_t p, Vector x) { sum += x * x, store(pixels + p * LANES, x); });
+            convolved([&](ptrdiff_t p, Vector x) { sum += square(x), store(pixels + p * LANES, x); });
             store(squares, load(squares) + sum);
             for (int p = 0; p < all; p += PAIR<E>) {
                 const Vector v = step<E>(pixels + p * LANES);
@@ -461,39 +466,34 @@ template <class E> size_t finish(const Weights& w, const Job& job) {
             E* to = values + vector * LANES;
             convolved([&](ptrdiff_t p, Vector sum) { store(to + p * padded<E>(C), sum); });
         });
-        memmove(y, y + before * y_row, 2 * y_row * sizeof(float));
-        before = ready;
-        for (int r = 0; r < ready; r++)
-            copy(residual + r * x_row, C, y + (r + 2) * y_row, C, g.columns, C, job.mix.bias);
+        memmove(y, y + before * y_row, 2 * y_row * sizeof(float)), before = ready;
+        attend(job.mix, values, gates.seen, ready, g.columns, C, residual, x_row, y + 2 * y_row);
         memcpy(bands, x + (rows - 1) * x_row, x_row * sizeof(float));
-        add_product(values, ready * g.columns, C, (const E*)job.mix.matrix, C, y + 2 * y_row);
         normalise(y + 2 * y_row, ready * g.columns, C, w.centred, normal);
         gates.add(normal, ready, [&](int vector, auto convolved) {
-            if (vector % 2 == 0) {
+            E* to = gated + vector / 2 * LANES;
+            if (vector % 2 == 0)
                 convolved([&](ptrdiff_t p, Vector sum) { store(gate + p * LANES, gelu<E>(sum)); });
-            } else {
-                E* to = gated + vector / 2 * LANES;
+            else
                 convolved([&](ptrdiff_t p, Vector sum) {
                     store(to + p * padded<E>(D), load(gate + p * LANES) * sum);
                 });
-            }
         });
         for (int r = 0; r < complete; r++)
             copy(y + (r + centre) * y_row + C, C, result + r * width * C, C, width, C, w.out.bias);
         add_product(gated, complete * width, D, (const E*)w.out.matrix, C, result);
-        write<E>(result, written, complete, width, C, job.out);
-        written += complete;
+        write<E>(result, written, complete, width, C, job.out), written += complete;
     }
     return scratch.used;
 }
 }  // namespace
 extern "C" {
 int lanes() { return LANES; }
+int amx() { return has_amx; }
 size_t sums_float(const Weights* w, const Job* job) { return sums<float>(*w, *job); }
 size_t finish_float(const Weights* w, const Job* job) { return finish<float>(*w, *job); }
 #ifdef __AVX512BF16__
 size_t sums_bf16(const Weights* w, const Job* job) { return sums<bf16>(*w, *job); }
 size_t finish_bf16(const Weights* w, const Job* job) { return finish<bf16>(*w, *job); }
 #endif
-int amx() { return has_amx; }
 }

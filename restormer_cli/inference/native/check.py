@@ -54,7 +54,8 @@ def cases() -> Iterator[Case]:
     blocks = ((16, 1, False, "BiasFree"), (48, 1, True, "WithBias"), (64, 4, False, "WithBias"))
     for (channels, heads, bias, norm), (name, region, size) in product(blocks, regions):
         weights = random_block(channels, heads, bias=bias, layer_norm=norm)
-        yield Case(f"{channels} channels, {name}", weights, region, size)
+        for kind, edges in (("", ([], [])), (", windows", ([4, 9, 10], [2, 8, 24]))):
+            yield Case(f"{channels} channels, {name}{kind}", weights, region, size, edges=edges)
 
 
 def measure(library: Library, channels: int, heads: int, dtype: torch.dtype) -> float:

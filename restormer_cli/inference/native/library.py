@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import BlockWeights, Projection, Statistics
-from ..blocking import Map, Part, Region, StripRunner
+from ..blocking import Edges, Map, Part, Region, StripRunner
 from ..fusion.passes import KINDS, FusedPasses
+from ..tlc import Mixing
 
 MULTIPLE = 16
 """Channels, also those of a head, must be a multiple of this; hidden channels are padded to one."""
@@ -76,12 +77,23 @@ Groups = Group * 2
 """`Map` in block.cpp."""
 
 
+class Segments(Structure):
+    """`Segments` in block.cpp."""
+
+    _fields_ = [
+        ("bias", c_void_p),
+        ("matrices", POINTER(c_void_p)),
+        *((name, POINTER(c_int)) for name in ("bottoms", "rights")),
+        ("across", c_int),
+    ]
+
+
 class Job(Structure):
     """`Job` in block.cpp."""
 
     _fields_ = [
         *((name, Groups) for name in ("x", "out")),
-        ("mix", Layer),
+        ("mix", Segments),
         *((name, c_void_p) for name in ("gram", "squares", "scratch")),
         ("frame", Frame),
     ]
@@ -152,7 +164,7 @@ class FusedBlock(FusedPasses):
             self._projection(w.v),
             self._projection(w.gate, w.value, missing=missing),
             (
-                self.packed(F.pad(w.ffn_out.weight, (0, missing))),
+                self._packed(F.pad(w.ffn_out.weight, (0, missing))),
                 _vector(w.ffn_out.bias, self._channels),
             ),
         ]
@@ -160,26 +172,28 @@ class FusedBlock(FusedPasses):
         self._weights = Weights(self._channels, hidden + missing, w.heads, w.centred, *layers)
         self._mix_bias = _vector(w.attention_out.bias, self._channels)
 
-    def collect(self, run: StripRunner, x: Map) -> Iterator[Statistics]:
-        """Yield the statistics of a map's regions, which are read where they are."""
+    def collect(
+        self, run: StripRunner, x: Map, edges: Edges
+    ) -> Iterator[tuple[Region, Statistics]]:
+        """Yield regions of a map, which are read where they are, and their statistics."""
         if not _aligned(x):
-            return super().collect(run, x)
+            return super().collect(run, x, edges)
         height, width = x[0].shape[1:3]
 
         def sums(part: Part, region: Region) -> Statistics:
             return self._sums_of(part, region, (height, width))
 
-        return (sums for _, sums in run.visit(x, sums, run.shape(x).reading))
+        return run.visit(x, sums, run.shape(x).reading, edges)
 
-    def overwrite(self, run: StripRunner, x: Map, mixes: list[Tensor]) -> None:
+    def overwrite(self, run: StripRunner, x: Map, mixing: Mixing[Tensor]) -> None:
         """Replace a map by the result, which is written to the free rows next to it, if any."""
         height, width = x[0].shape[1:3]
 
         def finish(result: Part, part: Part, region: Region) -> None:
-            self._finish_into(result, part, mixes, region, (height, width))
+            self._finish_into(result, part, mixing, region, (height, width))
 
         if not _aligned(x) or not run.move(x, finish, self.HALO):
-            super().overwrite(run, x, mixes)
+            super().overwrite(run, x, mixing)
 
     def sums(self, x: Tensor, region: Region, size: tuple[int, int]) -> Statistics:
         """See `FusedPasses.sums`."""
@@ -187,13 +201,13 @@ class FusedBlock(FusedPasses):
         return self._sums_of(Part([x], halo.top, halo.left), region, size)
 
     def finish(
-        self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
+        self, x: Tensor, mixing: Mixing[Tensor], region: Region, size: tuple[int, int]
     ) -> Tensor:
         """See `FusedPasses.finish`."""
         out = x.new_empty(len(x), x.shape[1] - 4, x.shape[2] - 4, self._channels)
         halo = region.expanded(2)
         target = Part([out], region.top, region.left)
-        self._finish_into(target, Part([x], halo.top, halo.left), mixes, region, size)
+        self._finish_into(target, Part([x], halo.top, halo.left), mixing, region, size)
         return out
 
     def _sums_of(self, part: Part, region: Region, size: tuple[int, int]) -> Statistics:
@@ -209,15 +223,26 @@ class FusedBlock(FusedPasses):
         return Statistics(gram, squares)
 
     def _finish_into(
-        self, out: Part, part: Part, mixes: list[Tensor], region: Region, size: tuple[int, int]
+        self, out: Part, part: Part, mixing: Mixing[Tensor], region: Region, size: tuple[int, int]
     ) -> None:
         """Write the result for a region, which lies in a part with a halo of two pixels."""
         frame = Frame.of(region, 2, size)
         inputs = self._groups(part, region, 2, size)
         results = self._groups(out, region, 0, size)
-        for x, result, mix in zip(inputs, results, mixes, strict=True):
-            layer = Layer.of(mix, self._mix_bias)
-            self._run("finish", Job(x=x, out=result, mix=layer, frame=frame))
+        attended = region.expanded(1)  # the halo of the feed-forward network gets attention, too
+        pieces = mixing.pieces(attended)
+        bottoms = [row[0][0].bottom - attended.top for row in pieces]
+        rights = [piece.right - attended.left for piece, _ in pieces[0]]
+        matrices = [packed for row in pieces for _, packed in row]
+        for image, (x, result) in enumerate(zip(inputs, results, strict=True)):
+            mix = Segments(
+                self._mix_bias.data_ptr(),
+                (c_void_p * len(matrices))(*(packed[image].data_ptr() for packed in matrices)),
+                (c_int * len(bottoms))(*bottoms),
+                (c_int * len(rights))(*rights),
+                len(rights),
+            )
+            self._run("finish", Job(x=x, out=result, mix=mix, frame=frame))
 
     def _groups(
         self, part: Part, region: Region, halo: int, size: tuple[int, int]
@@ -278,9 +303,13 @@ class FusedBlock(FusedPasses):
         biases = [_vector(p.depthwise_bias, len(p.depthwise))[:, None] for p in parts]
         depthwise = alternate([torch.cat(pair, 1) for pair in zip(kernels, biases, strict=True)])
         by_vector = depthwise.float().unflatten(0, (-1, self._lanes)).mT.contiguous()
-        return self.packed(matrix), bias.float().contiguous(), by_vector
+        return self._packed(matrix), bias.float().contiguous(), by_vector
 
-    def packed(self, matrix: Tensor) -> Tensor:
+    def packed(self, matrices: Tensor) -> Tensor:
+        """See `FusedPasses.packed`."""
+        return torch.stack([self._packed(matrix) for matrix in matrices])
+
+    def _packed(self, matrix: Tensor) -> Tensor:
         """Pack N K for `add_product`: blocks of two vectors of N; rows of K, in bf16 in pairs."""
         half = self._dtype == torch.bfloat16
         padded = F.pad(matrix, (0, -matrix.shape[1] % K_MULTIPLE if half else 0)).to(self._dtype)

@@ -26,6 +26,7 @@ from torch import Tensor
 from ...network import BlockWeights, Projection, Statistics
 from ..blocking import Region
 from ..fusion.passes import KINDS, FusedPasses
+from ..tlc import Mixing
 from .launch import launch
 
 SHARED = 32 << 10
@@ -311,17 +312,18 @@ class TritonBlock(FusedPasses):
         )
         return Statistics(gram.sum(1), squares.sum(1).transpose(1, 2))
 
-    def packed(self, matrix: Tensor) -> Tensor:
+    def packed(self, matrices: Tensor) -> Tensor:
         """See `FusedPasses.packed`."""
-        return _padded(matrix, 1, self._dtype)
+        return _padded(matrices, 2, self._dtype)
 
     def finish(
-        self, x: Tensor, mixes: list[Tensor], region: Region, size: tuple[int, int]
+        self, x: Tensor, mixing: Mixing[Tensor], region: Region, size: tuple[int, int]
     ) -> Tensor:
-        """See `FusedPasses.finish`."""
+        """See `FusedPasses.finish`; the map has a single window."""
+        (((_, matrices),),) = mixing.pieces(region)
         halo = (x.shape[1] - (region.bottom - region.top)) // 4  # of each depthwise convolution
         frame = Frame.of(x, region, size, halo)
-        x = self._added(x, self._v, torch.stack(mixes), self._mix_bias, frame, gated=False)
+        x = self._added(x, self._v, matrices, self._mix_bias, frame, gated=False)
         frame = Frame.of(x, region, size, halo)
         return self._added(x, self._gates, self._ffn_out, self._ffn_bias, frame, gated=True)
 

@@ -13,6 +13,7 @@ from restormer_cli.errors import DeviceError, UsageError
 from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.fusion import dispatch
+from restormer_cli.inference.fusion.mode import use_native
 from restormer_cli.inference.native.library import FusedBlock
 from restormer_cli.network import Architecture
 from tests.support.networks import assert_close, random_network
@@ -128,31 +129,32 @@ def test_progress_counts_every_strip_and_can_cancel():
 
 
 @pytest.mark.parametrize(
-    ("changes", "dtype", "device", "window", "cause"),
+    ("changes", "dtype", "device", "cause"),
     [
-        ({}, torch.float32, "cpu", 16, "no attention windows"),
-        ({}, torch.float16, "cpu", None, "no fp16"),
-        ({}, torch.float32, "meta", None, "CPUs and CUDA only"),
-        ({"dim": 8, "heads": (1, 2, 4, 8)}, torch.float32, "cpu", None, "multiples of 16"),
+        ({}, torch.float16, "cpu", "no fp16"),
+        ({}, torch.float32, "meta", "CPUs and CUDA only"),
+        ({"dim": 8, "heads": (1, 2, 4, 8)}, torch.float32, "cpu", "multiples of 16"),
     ],
 )
-def test_what_it_does_not_support(changes, dtype, device, window, cause, monkeypatch):
-    """Windows, fp16, other devices and other widths are an error if it is required."""
+def test_what_it_does_not_support(changes, dtype, device, cause, monkeypatch):
+    """fp16, other devices and other widths are an error if it is required."""
     a = Architecture(**(SMALL | changes))
-    request = a, (24, 24), dtype, torch.device(device), window
+    request = a, (24, 24), dtype, torch.device(device), None
     with pytest.raises(DeviceError, match=cause):
         dispatch.fusion_for(*request)
     monkeypatch.setenv("RESTORMER_NATIVE", "auto")
     assert dispatch.fusion_for(*request) is None
 
 
-def test_windows_are_left_to_pytorch(monkeypatch):
-    """With attention windows, the result is that of PyTorch's functions, bit for bit."""
-    image = torch.rand(1, 3, 24, 24)
-    monkeypatch.setenv("RESTORMER_NATIVE", "off")
-    expected = strips.forward(NETWORKS["rgb"], image, window=16)
-    monkeypatch.setenv("RESTORMER_NATIVE", "auto")
-    assert torch.equal(strips.forward(NETWORKS["rgb"], image, window=16), expected)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(height=eights, width=eights, window=eights, strip=even, rows=even, columns=even)
+def test_windows_of_any_size(height, width, window, strip, rows, columns):
+    """With attention windows, the result is that of PyTorch's functions."""
+    image, network = torch.rand(2, 3, height, width), NETWORKS["biased"]
+    shape = BlockShape(strip, rows, columns)
+    fused = strips.forward(network, image, window=window, blocking=lambda *_: shape)
+    with use_native("off"):
+        assert_close(fused, strips.forward(network, image, window=window))
 
 
 def test_a_window_larger_than_the_image_is_the_whole_image():

@@ -13,6 +13,7 @@ from restormer_cli.inference.blocking import BlockShape, Region, StripRunner, em
 from restormer_cli.inference.blocking.maps import free_rows
 from restormer_cli.inference.fusion.check import Case, Outcome, random_block
 from restormer_cli.inference.native.library import TYPES, FusedBlock, fits
+from restormer_cli.inference.tlc import Mixing, Windows
 
 WIDTHS = (
     *((16, 1), (32, 1), (32, 2), (48, 1), (64, 4), (80, 1), (96, 1), (96, 2), (112, 1), (128, 8)),
@@ -75,6 +76,24 @@ def test_large_values_and_gelu(library):
                 assert case.compare(library, dtype) == ""
 
 
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.sets(st.integers(1, 29), max_size=4),
+    columns=st.sets(st.integers(1, 39), max_size=4),
+    channels=st.sampled_from([(16, 1), (32, 2), (48, 1)]),
+)
+def test_segments_have_matrices_of_their_own(library, rows, columns, channels):
+    """Edges of windows anywhere, also in the halo and a pixel apart, separate mixing matrices."""
+    weights = random_block(*channels, bias=True)
+    edges = sorted(rows), sorted(columns)
+    for dtype, region in product(
+        filter(library.supports, TYPES), (Region(0, 30, 0, 40), Region(5, 21, 9, 40))
+    ):
+        with torch.inference_mode():
+            case = Case("", weights, region, (30, 40), edges=edges)
+            assert case.compare(library, dtype) == ""
+
+
 @pytest.mark.parametrize("size", [(1, 1), (9, 3), (40, 33)])
 def test_a_map_may_have_two_groups_of_channels(library, size):
     """Two groups give the bits of one, in strips and in place."""
@@ -83,8 +102,8 @@ def test_a_map_may_have_two_groups_of_channels(library, size):
         block = library.block(random_block(32, 2, bias=True), dtype)
         whole = torch.rand(2, *size, 32).to(dtype)
         groups = [part.contiguous() for part in whole.split(16, -1)]
-        block.transform(runner, [whole])
-        block.transform(runner, groups)
+        block.transform(runner, [whole], Windows.over(*size, 16))
+        block.transform(runner, groups, Windows.over(*size, 16))
         assert torch.equal(torch.cat(groups, -1), whole)
 
 
@@ -99,8 +118,8 @@ def test_a_map_moves_to_free_rows(library, size, room):
         for group, values in zip(moving, expected, strict=True):
             group.copy_(values)
         for behind in (-room, room):
-            block.transform(runner, expected)
-            block.transform(runner, moving)
+            block.transform(runner, expected, Windows.over(*size, None))
+            block.transform(runner, moving, Windows.over(*size, None))
             assert [free_rows(group) for group in moving] == [behind] * 2
             assert all(map(torch.equal, moving, expected))
 
@@ -115,8 +134,9 @@ def test_a_block_of_another_shape_is_rejected(library):
     for x in (right[:, 1:], right[:, :, :9], right[..., :8], right.bfloat16(), wide):
         with pytest.raises(ValueError, match="do not contain"):
             block.sums(x, region, size)
+    mixing = Mixing(([], []), lambda *_: torch.zeros(1, 16, 16))
     with pytest.raises(ValueError, match="do not contain"):
-        block.finish(right, [torch.zeros(16, 16)], Region(2, 8, 2, 9), (11, 11))
+        block.finish(right, mixing, Region(2, 8, 2, 9), (11, 11))
 
 
 def test_nan_is_not_hidden(library):

@@ -250,8 +250,8 @@ def test_the_setting_is_checked_early(identity, monkeypatch):
 def test_what_the_network_or_the_run_excludes_is_described(built):
     """The status and the hint name what the fused block does not support, though it is built."""
     assert native_status(A, torch.float16) == "not used: it has no fp16"
-    assert fusion_obstacle(A, torch.float32, CPU, None) == ""
-    assert fusion_obstacle(A, torch.float32, CPU, 16) == "it has no attention windows"
+    assert fusion_obstacle(A, torch.float16, CPU) == "it has no fp16"
+    assert fusion_obstacle(A, torch.float32, CPU) == ""
 
 
 def test_doctor_and_verbose_describe_it(built, weights, restormer, tmp_path, monkeypatch):

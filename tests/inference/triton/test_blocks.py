@@ -8,6 +8,7 @@ import torch
 
 from restormer_cli.inference.blocking import Region
 from restormer_cli.inference.fusion.check import Case, random_block
+from restormer_cli.inference.tlc import Mixing
 
 WIDTHS = ((8, 1), (24, 2), (32, 2), (48, 1), (96, 1), (384, 8))
 """Channels and heads."""
@@ -102,9 +103,10 @@ def test_images_of_a_batch_do_not_mix(kernels):
     inputs = [case.inputs(torch.float32), case.inputs(torch.float32)]
     inputs[1] = (inputs[1][0] * 3 - 1, inputs[1][1].mT.contiguous())
     x = torch.cat([x for x, _ in inputs])
-    mixes = [fused.packed(matrix[0]) for _, matrix in inputs]
+    matrices = fused.packed(torch.cat([matrix[0] for _, matrix in inputs]))
+    mixing = Mixing(([], []), lambda *_: matrices)
     gram, squares = fused.sums(x[:, 1:-1, 1:-1].contiguous(), case.region, case.size)
-    together = fused.finish(x, mixes, case.region, case.size)
+    together = fused.finish(x, mixing, case.region, case.size)
     for index, (image, matrix) in enumerate(inputs):
         alone = case.fused(kernels, image, matrix)
         assert torch.equal(gram[index], alone.gram[0])

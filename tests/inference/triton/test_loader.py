@@ -40,14 +40,14 @@ class StandIn(FusedPasses):
 
     def sums(self, x, region, size):
         time.sleep(self.delay)
-        sums, _ = eager_passes(self.w, torch.empty(0), self.dtype)
+        sums, _ = eager_passes(self.w, None, self.dtype)
         return sums(x, region, self._convolve(region, size, x))
 
-    def packed(self, matrix):
-        return matrix
+    def packed(self, matrices):
+        return matrices
 
-    def finish(self, x, mixes, region, size):
-        _, finish = eager_passes(self.w, torch.stack(mixes), self.dtype)
+    def finish(self, x, mixing, region, size):
+        _, finish = eager_passes(self.w, mixing, self.dtype)
         return finish(x, region, self._convolve(region, size, x)) * (1 + self.error)
 
     @staticmethod
