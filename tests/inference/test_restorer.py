@@ -284,7 +284,7 @@ def test_the_forecast_includes_overlaps(identity):
 
 @pytest.mark.parametrize("window", [None, 64, 384])
 def test_the_forecast_is_measured_with_windows(identity, monkeypatch, window):
-    """The fused block has no windows: the measured image must be larger than one, as photos are."""
+    """The measured image is larger than a window, as photos are."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", window=window)
     used = []
 

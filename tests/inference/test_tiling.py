@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,10 +78,3 @@ def test_progress_counts_tiles() -> None:
         progress=lambda *report: reports.append(report),
     )
     assert reports == [(4, 9), (8, 9), (9, 9)]
-
-
-@pytest.mark.parametrize("overlap", [-1, 16, 20])
-def test_invalid_overlaps_are_rejected(overlap: int) -> None:
-    """A negative overlap, or one that is not smaller than the tile, raises an error."""
-    with pytest.raises(ValueError, match="does not fit"):
-        starts(100, 16, overlap)
