@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..text import reason
+from ..text import counted, reason
 from .checks import exists, is_folder, is_special
 from .paths import UrlPath, as_path, local_name
 
@@ -151,7 +151,7 @@ def find_inputs(
             # A missing file is reported when it is read, so that it does not stop the others.
             include(path)
             return
-        count = len(problems)
+        count, outputs_before, unread_before = len(problems), len(results), len(unread)
         try:
             if isinstance(path, UrlPath):
                 files: Iterable[Path] = _list_url(path, recursive, outputs, results)
@@ -173,9 +173,8 @@ def find_inputs(
             else:
                 unread[picture] = None
         if not (images or may_be_empty) and len(problems) == count:
-            searched = recursive or not _has_subfolders(path)
-            hint = "Name another folder." if searched else "Search its subfolders, too, with -r."
-            problems.append(Problem(str(path), "there are no images in this folder", hint))
+            left_out = len(results) - outputs_before, len(unread) - unread_before
+            problems.append(_no_images(path, recursive, *left_out))
 
     for name in names:
         if not name:  # an unset shell variable; as a path it would be the current folder
@@ -335,8 +334,30 @@ def natural_key(name: str | os.PathLike[str]) -> tuple[list[tuple[int, int, str]
     return pieces, text
 
 
+def _no_images(folder: Path, recursive: bool, outputs: int, unread: int) -> Problem:
+    """Return the problem of a folder without images, with the numbers of what is left out of it."""
+    cause, hint = "there are no images in this folder", "Name another folder."
+    left_out = []
+    if outputs:
+        count = counted(outputs, "file or folder", "files and folders")
+        left_out.append(f"{count} named like outputs of earlier runs")
+    if unread:
+        left_out.append(f"{counted(unread, 'file')} of other kinds of pictures")
+    if left_out:
+        cause += f", except {' and '.join(left_out)}"
+        hint = "Name one of these to restore it, or another folder."
+    if not recursive and _has_subfolders(folder):
+        hint = "Search its subfolders, too, with -r."
+    return Problem(str(folder), cause, hint)
+
+
 def _has_subfolders(folder: Path) -> bool:
-    return any(is_folder(path) for path in folder.iterdir())
+    """Return True if a folder has subfolders; False if it cannot be listed any more."""
+    with suppress(OSError):
+        if isinstance(folder, UrlPath):
+            return folder.has_subfolders()
+        return any(is_folder(path) for path in folder.iterdir())
+    return False
 
 
 def _match(pattern: str) -> Iterable[Path]:

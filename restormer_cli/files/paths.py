@@ -199,6 +199,11 @@ class UrlPath(_Path):  # type: ignore[misc] # the base class depends on the plat
             names = fs.find(root, maxdepth=None if recursive else 1)
             return [self / file.removeprefix(root).lstrip("/") for file in names]
 
+    def has_subfolders(self) -> bool:
+        """Return True if this folder contains folders."""
+        with self._file_system() as (fs, name):
+            return any(entry["type"] == "directory" for entry in fs.ls(name, detail=True))
+
     def matches(self) -> list[UrlPath]:
         """List the files that match this URL as a glob pattern."""
         first = next(n for n, part in enumerate(self.parts) if glob.has_magic(part))

@@ -58,3 +58,19 @@ def test_the_hint_for_an_empty_folder_fits_it(restormer: Callable[..., Outcome])
         (("denoise", "nested", "-r"), "hint: Name another folder."),
     ):
         assert restormer(*command).stderr.splitlines()[-1] == hint
+
+
+def test_a_folder_of_outputs_only_says_what_was_left_out(restormer: Callable[..., Outcome]) -> None:
+    """The error counts outputs and other kinds of pictures, which the search left out."""
+    Path("done").mkdir()
+    for name in ("a.restored.png", "b.psd", "c.exr"):
+        Path("done", name).touch()
+    outcome = restormer("denoise", "done")
+    assert outcome.status == 1
+    assert (
+        "done: there are no images in this folder, except 1 file or folder named like outputs of "
+        "earlier runs and 2 files of other kinds of pictures\n"
+        "hint: Name one of these to restore it, or another folder.\n"
+    ) in outcome.stderr
+    with pytest.raises(UsageError, match="except 1 file or folder named like outputs"):
+        list_images(Path("done"), {".png"})

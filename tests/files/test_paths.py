@@ -98,6 +98,19 @@ def test_a_folder_is_restored_into_another(
     assert tree() == []
 
 
+def test_a_folder_without_images_suggests_its_subfolders(
+    store: MemoryFileSystem, restormer: Callable[..., Outcome]
+) -> None:
+    """The error has the same hint as that of a local folder."""
+    store.pipe_file("/nested/sub/a.png", b"hello")
+    store.pipe_file("/flat/notes.txt", b"hello")
+    for name, hint in (("nested", "Search its subfolders, too"), ("flat", "Name another folder.")):
+        outcome = restormer("derain", f"memory://{name}")
+        assert outcome.status == 1
+        error = f"error: memory://{name}: there are no images in this folder\nhint: {hint}"
+        assert error in outcome.stderr
+
+
 def test_a_second_run_skips_unchanged_images(
     shop: dict[str, np.ndarray], store: MemoryFileSystem, restormer: Callable[..., Outcome]
 ) -> None:
