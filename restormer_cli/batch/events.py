@@ -178,7 +178,8 @@ class Failed(Event):
         task: the restoration; null if the run could not start.
         error: the cause.
         hint: the remedy; may be empty.
-        disk_full: true if there is no space for the output, which ends the run.
+        disk_full: true if there is no space for the output, its sheet or its previews; this ends
+            the run.
     """
 
     name = "failed"

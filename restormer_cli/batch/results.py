@@ -30,7 +30,7 @@ class WrittenImage(NamedTuple):
 
     event: Restored
     data: bytes | None  # the file's content if it goes to stdout
-    error: ImageError | None = None  # of the observer
+    failure: Failed | None = None  # of the observer
 
 
 def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored | Failed:
@@ -40,10 +40,8 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored | Failed
         if written.data is not None:
             write_encoded(written.data, stdout)
     except ImageError as error:
-        return _failed(event.input, event.output, event.task, error)
-    if written.error is not None:  # the image is written all the same
-        return _failed(event.input, event.output, event.task, written.error)
-    return event
+        return failed(event.input, event.output, event.task, error)
+    return event if written.failure is None else written.failure
 
 
 def result_event(
@@ -70,11 +68,20 @@ def failure_event(job: Job, task: str, error: Exception) -> Failed:
         sys.stderr.write(printable("".join(lines), lines=True))  # at once: threads write, too
         cause = f"this is a defect of restormer ({type(error).__name__}: {first_line(error)})"
         error = ImageError(cause, "Please report it with the traceback.")
-    return _failed(*job.names, task, error)
+    return failed(*job.names, task, error)
 
 
-def _failed(name: str, output: str, task: str, error: ImageError) -> Failed:
-    """Return the event without repeating the image's name in the error."""
-    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_FULL
+def failed(name: str, output: str, task: str, error: ImageError) -> Failed:
+    """Return the event for an error, without repeating the image's name in it."""
     cause = error.message.removeprefix(f"{name}: ")
-    return Failed(name, output, task, cause, error.hint, disk_full=full)
+    return Failed(name, output, task, cause, error.hint, disk_full=_is_disk_full(error))
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Return True if an error, or one that it was raised from, is that of a full disk."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
+            return True
+        cause = cause.__cause__
+    return False

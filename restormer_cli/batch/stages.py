@@ -27,7 +27,7 @@ from ..imaging import (
     write_encoded,
 )
 from ..memory import MemoryGuard
-from .events import Event, ImageProgress, Restored, Started, Weights
+from .events import Event, Failed, ImageProgress, Restored, Started, Weights
 from .jobs import BatchConfig, Job
 from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
 from .masks import MaskReader, mask_remarks
@@ -44,7 +44,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
-from .results import Cancelled, WrittenImage, result_event
+from .results import Cancelled, WrittenImage, failed, result_event
 
 if TYPE_CHECKING:
     import os
@@ -397,18 +397,20 @@ class ImageStages:
         event = self._restored_event(current)
         if target is not None:
             self._write_file(target, data, current, event)
-        error = self._observe(event, first)
-        return WrittenImage(event, data if target is None else None, error)
+        failure = self._observe(event, first)
+        return WrittenImage(event, data if target is None else None, failure)
 
-    def _observe(self, event: Restored, page: Page) -> ImageError | None:
-        """Call the observer with the first page, and return its error."""
+    def _observe(self, event: Restored, page: Page) -> Failed | None:
+        """Call the observer with the first page, and return the event of its error."""
         if self.observer is not None:
             try:
                 with MemoryGuard("for its report"), self.observer_lock:
                     before = replace(page.image, pixels=page.original).on_unit_scale()
                     self.observer(event, before, page.image.on_unit_scale())
             except ImageError as error:
-                return ImageError(f"restored, but {error.message}", error.hint)
+                # An event, because an error loses its cause on its way from another process.
+                failure = failed(event.input, event.output, event.task, error)
+                return replace(failure, error=f"restored, but {failure.error}")
         return None
 
     def _restored_event(self, current: _CurrentImage) -> Restored:

@@ -277,6 +277,30 @@ def test_a_disk_that_is_full_from_the_start_has_a_summary_and_a_page(
     assert Path("page.html").exists()
 
 
+def test_a_disk_without_space_for_a_sheet_ends_the_run(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is written, but no later sheet could be."""
+    for name in "abcdefgh":
+        picture(f"f/{name}.png")
+    write = atomic.write_atomic
+
+    def fill(target: Path, *arguments: Any) -> None:
+        if target.parent.name == "sheets":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(target, *arguments)
+
+    monkeypatch.setattr(image_io, "write_atomic", fill)
+    outcome = restormer("derain", "f", "-o", "out", "--compare", "sheets", "--json")
+    assert outcome.status == 1
+    first, *_, last = (event for event in outcome.events if event["event"] == "failed")
+    cause = "restored, but sheets/a.png.png: cannot write (No space left on device)"
+    assert first["error"] == cause
+    assert first["disk_full"]
+    assert last["error"].startswith("the disk is full, with ")
+    assert Path("out/a.png").exists()
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_an_interrupt(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
