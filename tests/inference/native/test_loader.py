@@ -86,6 +86,24 @@ def test_short_work_builds_nothing(monkeypatch):
     assert built == [1]
 
 
+@pytest.mark.parametrize(
+    ("network", "measured"),
+    [
+        (Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1), 7.7),  # the lite weights
+        (Architecture(dim=16), 31.3),
+        (Architecture(dim=32), 69.2),
+        (Architecture(), 120.2),
+        (Architecture(dim=64), 187.4),
+    ],
+)
+def test_work_is_predicted_for_networks_of_all_widths(network, measured, monkeypatch):
+    """A thread's time for a megapixel of fp32 is that which was measured on a Xeon, in seconds."""
+    monkeypatch.setattr(dispatch, "_seconds_of_work", 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    dispatch._is_worth_building(network, (1000, 1000), torch.float32, CPU)
+    assert dispatch._seconds_of_work == pytest.approx(measured, rel=0.2)
+
+
 def test_without_a_compiler_pytorch_is_used(monkeypatch, tmp_path):
     """Without a compiler, results are those of PyTorch; `require` fails with the cause."""
     monkeypatch.setenv("PATH", str(tmp_path))
