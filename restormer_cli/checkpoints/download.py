@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented n
 
 from ..callbacks import Notify
 from ..errors import CheckpointError
-from ..files import sha256_file
+from ..files import sha256_file, write_hint
 from ..text import first_line, reason
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
 
@@ -236,7 +236,7 @@ def unwritable(path: Path, error: Exception) -> CheckpointError:
     """Return the error for a checkpoint file that cannot be written."""
     return CheckpointError(
         f"{path}: cannot be written ({reason(error)})",
-        "Check that its folder is writable and has free space.",
+        write_hint(error, "Check that its folder is writable and has free space."),
     )
 
 

@@ -230,7 +230,8 @@ def evaluate(console: Console, options: EvaluateOptions) -> None:
             files.write_atomic(options.csv, table)
         except OSError as error:
             raise UsageError(
-                f"{options.csv}: cannot be written ({reason(error)})", "Choose another file."
+                f"{options.csv}: cannot be written ({reason(error)})",
+                files.write_hint(error, "Choose another file."),
             ) from error
     if unpaired or results.failed:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@ from .atomic import open_atomic as open_atomic
 from .atomic import remove_leftovers as remove_leftovers
 from .atomic import sha256_file as sha256_file
 from .atomic import write_atomic as write_atomic
+from .atomic import write_hint as write_hint
 from .checks import exists as exists
 from .checks import holds as holds
 from .checks import is_folder as is_folder

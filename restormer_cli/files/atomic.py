@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 TEMPORARY = ".restormer-tmp"  # suffix of temporary files, whose names start with a dot
 STALE = 24 * 60 * 60  # age in seconds at which unlockable files count as leftovers
 
+_TOO_LONG = "Choose a shorter name, for an output with -o."
+
 
 def write_atomic(
     target: Path, data: bytes, ready: Callable[[os.stat_result], None] | None = None
@@ -37,6 +40,17 @@ def write_atomic(
         return
     with open_atomic(target, ready) as file:
         file.write(data)
+
+
+def write_hint(error: BaseException, otherwise: str) -> str:
+    """Return the remedy for an error of writing a file or folder.
+
+    Args:
+        error: the error.
+        otherwise: the remedy if the error does not say which.
+    """
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return _TOO_LONG if too_long else otherwise
 
 
 @contextmanager

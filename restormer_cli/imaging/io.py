@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ImageError
-from ..files import UrlPath, is_folder, unreachable, write_atomic
+from ..files import UrlPath, is_folder, unreachable, write_atomic, write_hint
 from ..memory import MemoryGuard, available_memory
 from ..streams import CHUNK, read_chunks
 from ..text import format_bytes, reason
@@ -123,7 +123,7 @@ def write_encoded(
             raise
         raise ImageError(
             f"{_name_of(target, 'output')}: cannot write ({reason(error)})",
-            "Check that the folder exists, is writable, and has free space.",
+            write_hint(error, "Check that the folder exists, is writable, and has free space."),
         ) from error
 
 
@@ -137,7 +137,8 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be created ({reason(error)})", "Choose another folder."
+            f"{path}: cannot be created ({reason(error)})",
+            write_hint(error, "Choose another folder."),
         ) from error
 
 

@@ -28,6 +28,7 @@ from ..files import (
     holds,
     unwritable,
     write_atomic,
+    write_hint,
 )
 from ..text import format_duration, format_number, reason
 from .display import fit_size, image_size, most_changed_crop, render
@@ -188,7 +189,9 @@ class Report:
         except OSError as error:
             raise ImageError(
                 f"{self.path}: cannot write the report ({reason(error)})",
-                "The images are written. Use restormer report FOLDER to report on them.",
+                write_hint(
+                    error, "The images are written. Use restormer report FOLDER to report on them."
+                ),
             ) from error
         return len(content)
 
@@ -221,7 +224,7 @@ class Previews:
         except OSError as error:
             raise ImageError(
                 f"{self.folder}: cannot write previews ({reason(error)})",
-                "Free some space, or choose another path with --report.",
+                write_hint(error, "Free some space, or choose another path with --report."),
             ) from error
 
     def find(self, key: str) -> dict[str, Path]:

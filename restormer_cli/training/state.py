@@ -13,7 +13,7 @@ import torch
 
 from ..callbacks import Notify
 from ..errors import CheckpointError, UsageError
-from ..files import open_atomic, remove_leftovers, write_atomic
+from ..files import open_atomic, remove_leftovers, write_atomic, write_hint
 from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
 from ..text import first_line, reason
@@ -275,5 +275,5 @@ def check_writable(path: Path) -> None:
 def _not_writable(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path}: cannot be written ({reason(error)})",
-        "Choose a folder that has space and that you may write to.",
+        write_hint(error, "Choose a folder that has space and that you may write to."),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -106,6 +107,20 @@ def test_linked_subfolders_are_noted_once(restormer: Callable[..., Outcome]) -> 
     assert outcome.stderr.count("linked subfolder") == 1
     assert "note: 1 linked subfolder left out, because links show the same" in outcome.stderr
     assert "left out: f/twice" in outcome.stderr
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.skipif(os.name == "nt", reason="reports another error")
+@pytest.mark.parametrize("option", ["-o", "--compare", "--report"])
+def test_the_hint_for_a_name_that_is_too_long_is_a_shorter_one(
+    option: str, restormer: Callable[..., Outcome]
+) -> None:
+    """So it is for outputs, sheets and pages, whose folders have space and are writable."""
+    picture("a.png")
+    name = "x" * 255 + (".html" if option == "--report" else ".png")
+    outcome = restormer("derain", "a.png", option, name)
+    assert outcome.status == 1
+    assert "File name too long)\nhint: Choose a shorter name" in outcome.stderr
 
 
 @pytest.mark.usefixtures("weights")
