@@ -12,7 +12,7 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont
 
 from ..errors import ImageError, UsageError
-from ..files import PAGE_SUFFIXES
+from ..files import PAGE_SUFFIXES, is_foreign
 from ..imaging import (
     Box,
     Image,
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     _Rows = list[list["_Cell | None"]]
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+_SOFTWARE = "restormer comparison sheet"
+"""Text in the metadata of sheets, which other pictures do not have."""
+
+_HEAD = 4096
+"""Bytes at the start of a PNG or JPEG sheet that contain this text; in WebP it is at the end."""
 
 _ASPECT_TOLERANCE = 0.01  # relative difference up to which an image is scaled to the first
 _MAX_WIDTH = 1960  # of a sheet in pixels, unless its columns would be too narrow
@@ -99,7 +105,8 @@ def check_comparison(output: Path, inputs: Sequence[Path]) -> None:
     """Check that a comparison of `inputs` can be written to `output`.
 
     Raises:
-        UsageError: the name is neither that of a sheet nor of a page, or it is an input's.
+        UsageError: the name is neither that of a sheet nor of a page, it is an input's, or the file
+            exists and is neither a sheet nor a report.
     """
     if output.suffix.lower() in PAGE_SUFFIXES:
         check_page(output)
@@ -110,6 +117,18 @@ def check_comparison(output: Path, inputs: Sequence[Path]) -> None:
         )
     if output.resolve() in {path.resolve() for path in inputs}:
         raise UsageError(f"{output}: would overwrite a compared image", "Choose another file.")
+    if output.suffix.lower() in SHEET_SUFFIXES:
+        check_sheet(output)
+
+
+def check_sheet(path: Path) -> None:
+    """Raise UsageError if a file exists at `path` that is no comparison sheet."""
+    within = -1 if path.suffix.lower() == ".webp" else _HEAD
+    if is_foreign(path, _SOFTWARE.encode(), within=within):
+        raise UsageError(
+            f"{path}: exists and is not a comparison sheet of restormer",
+            "Choose another path, or remove it.",
+        )
 
 
 def read_panels(before: Path, afters: Sequence[Path], max_pixels: int) -> list[Panel]:
@@ -201,7 +220,8 @@ def write_sheet(
     rows: _Rows = [[*images, *maps]] if one_result else [[*images], [None, *maps]]
     sheet = _arrange([*rows, *_crop_rows(panels, crops, column)], column, footer)
     make_folder(path.parent)
-    write_image(Image(np.asarray(sheet)), path, quality=92)
+    image = Image(np.asarray(sheet), texts=(("Software", _SOFTWARE),))
+    write_image(image, path, quality=92)
 
 
 def _drawn_size(width: int, height: int, available: int) -> tuple[int, int]:

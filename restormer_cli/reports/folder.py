@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ..batch import RecordedOutput
+    from ..batch import Observer, RecordedOutput
 
 
 def report_folder(
@@ -62,26 +62,34 @@ def report_folder(
 
 
 def add_output(
-    report: Report, output: RecordedOutput, source: Path | None, max_pixels: int
+    report: Report | None,
+    output: RecordedOutput,
+    source: Path | None,
+    max_pixels: int,
+    observer: Observer | None = None,
 ) -> Restored | Failed:
     """Add an output to the report, and return the event of its restoration.
 
-    Of an output that cannot be shown, return Failed, which is not added.
+    Return Failed, which is not added, for an output that cannot be shown, or if the observer fails.
 
     Args:
-        report: the report.
+        report: the report, if there is one.
         output: the output.
         source: its input; None if that is missing or has changed.
         max_pixels: maximum number of pixels of an image.
+        observer: called with the event and both images, if the input can be shown.
     """
     try:
         event = output.event()
         before, after, warnings = output.read(source, max_pixels)
         event.warnings.extend(warnings)
-        report.previews.write(event.output, before, after)
+        if report is not None:
+            links = {"before": str(source)} if source else {}
+            report.previews.write(event.output, before, after)
+            report.add(event, {**links, "after": event.output})
+        if observer is not None and before is not None:
+            observer(event, before, after)
     except ImageError as error:
         name = str(output.path)
         return Failed(name, name, None, error.message.removeprefix(f"{name}: "), error.hint)
-    links = {"before": str(source)} if source else {}
-    report.add(event, {**links, "after": event.output})
     return event

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints import weights_label
 from ..errors import UsageError
-from ..files import PAGE_SUFFIXES, is_folder
+from ..files import PAGE_SUFFIXES, exists, is_folder
 from ..text import format_bytes, printable
-from .comparison import SHEET_SUFFIXES, Panel, parse_crop, write_sheet
+from .comparison import SHEET_SUFFIXES, Panel, check_sheet, parse_crop, write_sheet
 from .folder import add_output
 from .page import TASK_TITLES, Report, check_folder, check_page, summary_figures, timestamp
 
@@ -39,10 +40,16 @@ class RunObservers:
     def add_output(
         self, output: RecordedOutput, source: Path | None, max_pixels: int
     ) -> Restored | Failed | None:
-        """Add the pictures of an image that is skipped to the report; see `add_output`."""
-        if self.report is None:
+        """Add an image that is skipped to the report, and make its sheet if there is none.
+
+        See `add_output`. Return None if neither was to be done.
+        """
+        sheet = self.watch and self.watch.sheets.get(str(source))
+        missing = sheet if sheet and not exists(sheet) else None
+        if self.report is None and missing is None:
             return None
-        return add_output(self.report, output, source, max_pixels)
+        draw = partial(self.watch.write_sheet, missing) if self.watch and missing else None
+        return add_output(self.report, output, source, max_pixels, draw)
 
     def finish(self, summary: Summary, notify: Notify) -> None:
         """Write the report.
@@ -71,15 +78,23 @@ class ImageObserver:
             ImageError: they cannot be written, or a crop lies outside the image.
         """
         if event.input in self.sheets:
-            weights = weights_label(event.weights.name, event.weights.source)
-            footer = (
-                f"restormer {event.task}, {weights}, {event.strategy}, "
-                f"{event.precision} on {event.device}, {event.seconds:.1f} s"
-            )
-            panels = Panel(before, event.input), Panel(after, event.output)
-            write_sheet(self.sheets[event.input], panels, self.crops, footer)
+            self.write_sheet(self.sheets[event.input], event, before, after)
         if self.previews is not None:
             self.previews.write(event.output, before, after)
+
+    def write_sheet(self, path: Path, event: Restored, before: Image, after: Image) -> None:
+        """Write the sheet of an image.
+
+        Raises:
+            ImageError: it cannot be written, or a crop lies outside the image.
+        """
+        weights = weights_label(event.weights.name, event.weights.source)
+        footer = (
+            f"restormer {event.task}, {weights}, {event.strategy}, "
+            f"{event.precision} on {event.device}, {event.seconds:.1f} s"
+        )
+        panels = Panel(before, event.input), Panel(after, event.output)
+        write_sheet(path, panels, self.crops, footer)
 
 
 def plan_observers(
@@ -141,6 +156,7 @@ def _plan_sheets(path: Path, jobs: list[Job]) -> dict[str, Path]:
     for sheet in sheets:
         if sheet.resolve() in taken:
             raise UsageError(f"{sheet}: also an input, a mask or an output", "Choose another path.")
+        check_sheet(sheet)
     for sheet in {sheet.parent: sheet for sheet in sheets}.values():
         check_folder(sheet)
     return {job.names[0]: sheet for job, sheet in zip(jobs, sheets, strict=True)}

@@ -287,6 +287,43 @@ def test_contradictory_options_are_an_error(
     assert tree() == ["f/a.png", "f/b.png"]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_sheet_replaces_an_earlier_one_but_no_other_picture(
+    suffix: str, restormer: Callable[..., Outcome]
+) -> None:
+    """A photograph of that name is kept, and the error comes before anything is restored."""
+    picture("a.png")
+    picture("b.png")
+    picture(f"keep{suffix}")
+    kept = Path(f"keep{suffix}").read_bytes()
+    lines = ("denoise", "a.png", "--compare"), ("compare", "a.png", "b.png", "-o")
+    for line in lines:
+        outcome = restormer(*line, f"keep{suffix}")
+        assert outcome.status == 2
+        assert f"keep{suffix}: exists and is not a comparison sheet" in outcome.stderr
+        for _ in range(2):
+            assert not Path("a.restored.png").exists()
+            assert restormer(*line, f"sheet{suffix}").status == 0
+            Path("a.restored.png").unlink(missing_ok=True)
+    assert Path(f"keep{suffix}").read_bytes() == kept
+
+
+def test_skipped_images_get_the_sheets_that_are_missing(restormer: Callable[..., Outcome]) -> None:
+    """They are those of the run that restored the images; sheets that exist are kept."""
+    for name in ("f/a.png", "f/b.png"):
+        picture(name)
+    command = ("denoise", "f", "-o", "out", "--skip-existing", "--compare", "sheets")
+    assert restormer(*command).status == 0
+    before = pixels("sheets/a.png.png")
+    Path("sheets/a.png.png").unlink()
+    written = Path("sheets/b.png.png").stat().st_mtime_ns
+    outcome = restormer(*command)
+    assert outcome.status == 0
+    assert outcome.stderr.count("skipped, ") == 2
+    assert np.array_equal(pixels("sheets/a.png.png"), before)
+    assert Path("sheets/b.png.png").stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize("option", ["--mask", "--right"])
 def test_a_sheet_does_not_replace_a_mask_or_a_right_view(
     option: str, restormer: Callable[..., Outcome]

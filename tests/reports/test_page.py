@@ -87,7 +87,7 @@ def test_a_skipped_image_that_cannot_be_shown_has_not_failed(
     assert restormer(*command).status == 0
     outcome = restormer(*command, "--max-pixels", "100")
     assert outcome.status == 0
-    assert "warning: f/a.png: not on the page (" in outcome.stderr
+    assert "warning: f/a.png: cannot be shown (" in outcome.stderr
     page = page_data("report.html")
     assert (len(page["skipped"]), page["failed"], page["images"]) == (1, [], [])
 

@@ -366,8 +366,8 @@ class Session:
         return [job for job, why in reasons.items() if why is None]
 
     def _report_finished(self, entries: dict[Job, dict[str, Any]]) -> None:
-        """Add the pictures of skipped images to the report, which replaces that of their run."""
-        if self.observers.report is None or not entries:
+        """Add skipped images to the report, which replaces that of their run, and make sheets."""
+        if self.observers.watch is None or not entries:
             return
         with self.console.progress(len(entries)):
             for number, (job, entry) in enumerate(entries.items(), 1):
@@ -375,7 +375,7 @@ class Session:
                     output = batch.RecordedOutput(job.target, entry)
                     shown = self.observers.add_output(output, job.source, self.options.max_pixels)
                     if isinstance(shown, Failed):  # it is restored all the same
-                        self.console.warn(f"{job.names[0]}: not on the page ({shown.error})")
+                        self.console.warn(f"{job.names[0]}: cannot be shown ({shown.error})")
                     self.console.advance(number, printable(job.names[0]))
 
 
