@@ -35,16 +35,18 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device(available()[0])
-    if not re.fullmatch(r"(cpu|cuda|mps)(:\d+)?", name):
+    parts = re.fullmatch(r"(cpu|cuda|mps)(?::(0|[1-9][0-9]*))?", name)
+    if parts is None:
         raise DeviceError(f"unknown device {name!r}", "Choose auto, cpu, cuda, cuda:1, ... or mps.")
-    device = torch.device(name)
-    count = torch.cuda.device_count() if device.type == "cuda" else 1  # PyTorch takes any cpu:N
-    if (device.index or 0) >= count or device.type not in available():
+    kind, index = parts.groups(default="0")
+    # Before PyTorch sees the index: it takes any cpu:N, and cuda:300 for cuda:44.
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if index not in map(str, range(count)) or kind not in available():
         raise DeviceError(
             f"device {name} is not available to PyTorch {torch.__version__}",
             "`restormer doctor` lists the devices; --device auto chooses the fastest.",
         )
-    return device
+    return torch.device(name)
 
 
 def check_training_device(device: torch.device) -> None:

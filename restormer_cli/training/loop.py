@@ -36,6 +36,7 @@ from ..degradations import Degradation
 from ..errors import CheckpointError, RestormerError, UsageError
 from ..inference import (
     check_training_device,
+    choose_device,
     device_model,
     inherit_threads,
     native_bf16,
@@ -137,7 +138,7 @@ def train(
         settings: length and hyperparameters of the run.
         architecture: architecture of a new network, for RGB, grey or dual-pixel images.
         start: checkpoint to fine-tune; replaces `architecture`.
-        device: device to train on.
+        device: device to train on, or its name.
         degraded: folder with degraded versions of the photographs, under the same names.
         right: folder with the right dual-pixel views; `degraded` has the left ones.
         degrade: replaces the degradation of the task.
@@ -154,10 +155,11 @@ def train(
             fit the network, or `start` is `output`.
         CheckpointError: `output` cannot be written, or `<output>.resume` is damaged or belongs to
             another task or architecture.
+        DeviceError: the device is unknown, not available, or computes wrong gradients.
         RestormerError: the loss was not finite in `PATIENCE` consecutive updates, or a validation
             was not.
     """
-    device = torch.device(device)
+    device = choose_device(str(device))
     check_training_device(device)
     partners = [folder for folder in (degraded, right) if folder is not None]
     spec = sample_spec(task, len(partners), degrade)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..batch import describe_run, preview_batch, run_batch, settings_fingerprint
 from ..checkpoints import CHECKPOINTS, task_warning
 from .pool import Launcher, Reporter, WorkerPool
-from .processes import ProcessLauncher
+from .processes import ProcessLauncher, check_devices
 from .ray_cluster import RayLauncher
 from .worker import WorkerConfig, describe
 
@@ -38,10 +38,16 @@ def choose_backend(
         observer: called with each restored image, in the process that restored it.
         ray: address of a Ray cluster; None for this machine.
         dry_run: decode the images, but restore none.
+
+    Raises:
+        DeviceError: a device is unknown or not available. A backend that restores raises it when
+            it is prepared.
     """
     devices = [device.strip() for device in config.device.split(",")]
     first = replace(config, device=devices[0])
     if dry_run:
+        if ray is None:
+            check_devices(devices)
         return DryRun(first, batch, reporter)
     if len(devices) == 1 and ray is None:
         return InProcess(first, batch, reporter, observer)

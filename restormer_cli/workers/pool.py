@@ -72,6 +72,9 @@ class Launcher(Protocol):
     def start_worker(self, index: int, send: Send) -> Worker:
         """Start a worker on `devices[index]`; it calls `send` from another thread."""
 
+    def check_unused(self, devices: Sequence[str]) -> None:
+        """Raise DeviceError if a device is unavailable. Workers check those on which they start."""
+
     def close(self) -> None:
         """Release resources, once all workers are killed."""
 
@@ -120,9 +123,11 @@ class WorkerPool:
         """Start the workers that this number of images needs, and return their settings.
 
         Raises:
-            RestormerError: a worker cannot start.
+            RestormerError: a worker cannot start, or a device without a worker is unavailable.
         """
-        for index in range(len(self._members), min(images, len(self.launcher.devices))):
+        devices = self.launcher.devices
+        self.launcher.check_unused(devices[images:])
+        for index in range(len(self._members), min(images, len(devices))):
             self._start_worker(index)
         while not all(member.ready for member in self._members):
             deque(self._receive(), maxlen=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from .. import inference
 from ..checkpoints import TASKS
 from ..memory import save_address_space
 from .worker import Message, WorkerConfig, WorkerExited, run_worker
@@ -59,8 +60,18 @@ class ProcessLauncher:
         sharing = sum(_same_device(device, other) for other in self.devices)
         return _Process(self._resolved_config.for_device(device, sharing), send)
 
+    def check_unused(self, devices: Sequence[str]) -> None:
+        """Raise DeviceError unless devices that get no worker are available, too."""
+        check_devices(devices)
+
     def close(self) -> None:
         """Do nothing: the processes hold all resources."""
+
+
+def check_devices(names: Sequence[str]) -> None:
+    """Raise DeviceError unless all devices are available on this machine."""
+    for name in names:  # without names, PyTorch is not imported
+        inference.choose_device(name)
 
 
 def _same_device(a: str, b: str) -> bool:

@@ -86,6 +86,9 @@ class RayLauncher:
         sharing = min(self.devices.count("cpu"), max(self._processors()) // count)
         return _Actor(self.config.for_device(device, sharing), {"num_cpus": count}, send)
 
+    def check_unused(self, devices: Sequence[str]) -> None:
+        """Do nothing: `devices` was compared with the free resources of the cluster."""
+
     def close(self) -> None:
         """Disconnect, which ends a cluster that was started for this run."""
         if (ray := sys.modules.get("ray")) is not None:

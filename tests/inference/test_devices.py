@@ -242,6 +242,31 @@ def test_batches_of_tiles_within_the_largest_tensor(monkeypatch):
         assert engine.tiles_at_once(network, 64, torch.float32) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:3", "device cuda:3 is not available"),
+        ("cuda:257", "device cuda:257 is not available"),  # PyTorch would choose cuda:1
+        ("cpu:256", "device cpu:256 is not available"),
+        (f"cuda:{'9' * 5000}", "is not available"),
+        ("cuda:01", "unknown device 'cuda:01'"),
+        ("cuda:\u0661", "unknown device"),  # a digit of another script
+        ("cuda:", "unknown device"),
+        ("cuda,cuda", "unknown device"),
+    ],
+)
+def test_indices_of_devices_are_checked_before_pytorch_sees_them(name, message, monkeypatch):
+    """PyTorch wraps large indices, and its errors for others have no remedy."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert devices.choose_device("cuda") == torch.device("cuda")
+    assert devices.choose_device("cuda:2") == torch.device("cuda:2")
+    assert devices.choose_device("cpu:0") == torch.device("cpu:0")
+    with pytest.raises(DeviceError, match=message) as failure:
+        devices.choose_device(name)
+    assert failure.value.hint
+
+
 def test_training_on_mps_needs_a_release_with_right_gradients(monkeypatch):
     """Older releases are refused with the remedy; other devices are not concerned."""
     versions = {"2.13.1": True, "2.14.0a0+git1": True, "2.14.0": False, "3.0": False}

@@ -93,6 +93,9 @@ class ThreadLauncher:
         self.started.append(ThreadWorker(self, send))
         return self.started[-1]
 
+    def check_unused(self, devices: Sequence[str]) -> None:
+        """All devices are available."""
+
     def close(self) -> None:
         self.closed = True
         for worker in self.started:

@@ -116,13 +116,22 @@ def test_no_worker_outlives_the_run(start: Callable[..., Any]) -> None:
     assert len(outputs()) < 60
 
 
+@pytest.mark.parametrize(
+    ("devices", "images", "options"),
+    [
+        ("cpu,cuda:99", 2, ()),
+        ("cpu,cuda:99", 1, ()),
+        ("cpu,cuda:99", 1, ("--dry-run",)),
+        ("cuda:99", 1, ("--dry-run", "--weights", "official")),
+    ],
+)
 def test_a_missing_device_is_an_error_before_anything_is_touched(
-    restormer: Callable[..., Outcome],
+    devices: str, images: int, options: tuple[str, ...], restormer: Callable[..., Outcome]
 ) -> None:
-    """The error is the same as for a single device."""
-    for seed in range(2):
+    """The error is that for a single device, also if the device gets no image or no weights."""
+    for seed in range(images):
         picture(f"f/{seed}.png", seed=seed)
-    outcome = restormer(*COMMAND, "--device", "cpu,cuda:99")
+    outcome = restormer(*COMMAND, "--device", devices, *options)
     assert outcome.status == 3
     assert "error: device cuda:99 is not available" in outcome.stderr
     assert not Path("out").exists()
