@@ -51,6 +51,9 @@ _FAILURES = cast(
     "tuple[type[Exception], ...]", (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
 )
 
+# Weights are named by several options and arguments, so no remedy names one of these.
+_WITHOUT_DOWNLOAD = "use a file or the bundled lite weights (see `restormer weights list`)."
+
 # Cause and remedy of a failed download, by exception and by HTTP status.
 _CAUSES: dict[type[Exception], tuple[str, str]] = {  # a subclass before its base class
     GatedRepoError: ("access is restricted", "Request access on its page, then set HF_TOKEN."),
@@ -103,7 +106,7 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
         raise UnavailableError(
             f"{checkpoint.file} is not cached, and HF_HUB_OFFLINE forbids downloading it",
             f"Run `restormer weights pull {checkpoint.name}` while online and without that "
-            "variable, or restore with --weights lite.",
+            f"variable, or {_WITHOUT_DOWNLOAD}",
         )
     if not checkpoint.on_hub:
         return from_release(checkpoint, progress=progress)
@@ -224,8 +227,8 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(
             f"{path}: no such file",
-            "Use auto, official, lite, a path, hf:ORG/REPO/FILE, or a name from `restormer weights "
-            "list`.",
+            "Use a path, hf:ORG/REPO/FILE, a name from `restormer weights list`, or, with "
+            "--weights, auto, official or lite.",
         )
     if isinstance(error, IsADirectoryError):
         return CheckpointError(f"{path}: is a folder", "Name the checkpoint file in it.")
@@ -295,7 +298,7 @@ def _unavailable(name: str, error: Exception) -> UnavailableError:
     if status is None:
         return UnavailableError(
             f"{name}: {_plain_cause(root)}",
-            "Check the connection, or restore with --weights lite or --weights PATH.",
+            f"Check the connection, or {_WITHOUT_DOWNLOAD}",
         )
     cause, hint = _STATUSES.get(status, (f"the server answered HTTP {status}", "Try again later."))
     return UnavailableError(f"{name}: {cause}", hint)

@@ -198,8 +198,7 @@ def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) ->
         except CheckpointError:
             raise CheckpointError(
                 f"{error.message}; and no lite weights are bundled for this network",
-                f"Run `restormer weights pull {checkpoint.name}` while online, or use --weights "
-                "PATH.",
+                f"Run `restormer weights pull {checkpoint.name}` while online, or use a file.",
             ) from error
         notify(
             f"{error.message}; using the bundled lite weights, which are smaller and restore less"
@@ -214,7 +213,7 @@ def _lite(checkpoint: Checkpoint, task: Task) -> ResolvedCheckpoint:
         raise CheckpointError(
             "no lite weights are bundled for "
             f"{'two views' if checkpoint.channels == 6 else task.name}",
-            f"Use --weights official. Bundled are those for {', '.join(bundled) or 'no task'}.",
+            f"Use official weights. Bundled are those for {', '.join(bundled) or 'no task'}.",
         )
     digest = download.verify(path, None)
     return ResolvedCheckpoint(path.stem, "lite", path, digest, LICENCE, task.name)

@@ -84,11 +84,23 @@ def test_names_that_no_checkpoint_has_alone_are_explained(
     assert "unknown" not in outcome.stderr
 
 
-def test_a_failed_pull_names_no_option_that_it_lacks(restormer: Callable[..., Outcome]) -> None:
-    """`pull` has no --weights: the hint says that restoring has it."""
-    outcome = restormer("weights", "pull", "derain")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("weights", "pull", "derain"),
+        ("train", "denoise", "--photos=.", "--steps=1", "-o", "a.safetensors", "--start=deraining"),
+        ("export", "derain", "-o", "a.onnx", "--weights", "official"),
+    ],
+)
+def test_a_failed_download_names_no_option_that_the_command_lacks(
+    arguments: tuple[str, ...], restormer: Callable[..., Outcome]
+) -> None:
+    """Weights are named by --weights, by --start or as an argument: the hint suits them all."""
+    outcome = restormer(*arguments)
     assert outcome.status == 3
-    assert "or restore with --weights lite" in outcome.stderr
+    hint = outcome.stderr.splitlines()[-1]
+    assert hint.startswith("hint: Check the connection, or use a file or the bundled lite weights")
+    assert "--" not in hint
 
 
 def test_verify_fails_on_damaged_weights(
