@@ -79,6 +79,12 @@ def hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def no_last_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the handlers of signals: the program changes them for the end of its process."""
+    monkeypatch.setattr(app, "keep_status", lambda _: None)
+
+
 @pytest.fixture
 def hub(hf_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Start a server for the Hub and the release, and send all downloads to it."""

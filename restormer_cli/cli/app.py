@@ -1,7 +1,9 @@
 """The `restormer` program: its commands, their examples, and the exit statuses."""
 
+import atexit
 import inspect
 import json
+import os
 import re
 import signal
 import sys
@@ -57,6 +59,9 @@ _SIMILAR = 0.7  # least similarity of a command to what was typed, 0..1
 
 USAGE = 2
 """Exit status of wrong usage, also of that which Typer reports."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM, also of Typer."""
 
 VARIABLES = "Environment variables set options too: RESTORMER_SKIP_EXISTING=1 is --skip-existing."
 
@@ -129,11 +134,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     0: all inputs were processed. 1: some inputs failed, or an error ended the run after others had
     been restored. 2: wrong usage, no image was restored. 3: weights or device are unavailable, no
     image was restored. 130: interrupted by Ctrl-C or SIGTERM. All files written are complete.
+    A second signal only hastens the end.
     """
     save_address_space()
-    console = Console()
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
     status = 1
+    try:
+        status = _run(arguments)
+    except KeyboardInterrupt:  # Typer, which also exits with 130, did not handle it
+        status = INTERRUPTED
+    finally:
+        keep_status(status)
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run the program and return its exit status."""
+    console = Console()
     with safe_streams():
         try:
             with MemoryGuard("to go on"):
@@ -142,10 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             hint = _usage_hint(sys.argv[1:] if arguments is None else arguments)
             if error.code == USAGE and hint:
                 console.say(f"hint: {hint}")
-            raise
+            return int(error.code or 0)
         except RestormerError as error:
             console.error(error)
-            status = error.exit_status
+            return error.exit_status
         except OSError as error:
             if error.filename != STDOUT:
                 raise
@@ -156,8 +173,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                     "Redirect it to a file with enough space, or to a program that reads it.",
                 )
             )
-        except KeyboardInterrupt:  # before Typer, which also exits with 130, handles it
-            status = 130
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    sys.exit(status)
+            return 1
+    return 0
+
+
+def keep_status(status: int) -> None:
+    """Let signals that would interrupt the program only hasten its end, with this status.
+
+    The end takes time: threads may have to finish an image, and libraries to unload.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.default_int_handler:
+            signal.signal(number, lambda *_: os._exit(status))
+    # Python's last steps restore the default action of signals, except of those that are ignored.
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

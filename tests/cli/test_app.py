@@ -186,6 +186,39 @@ def test_an_interruption_exits_with_130_and_leaves_complete_files(number: int) -
         assert image_io.read_image(path).pixels.shape == (64, 64, 3)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", ["threads", "libraries"])
+def test_a_second_signal_while_the_process_ends_keeps_the_status(first: str, moment: str) -> None:
+    """It is 130 as after the first one, without a traceback, and threads are not waited for."""
+    code = f"""
+import atexit, os, signal, threading, time
+from restormer_cli.cli import app
+
+def end(after, duration):
+    time.sleep(after)
+    print("ending", flush=True)
+    time.sleep(duration)
+
+def interrupt(*_, **__):
+    if {moment!r} == "threads":
+        threading.Thread(target=end, args=(0.5, 60)).start()
+    else:
+        atexit.register(end, 0, 1)
+    os.kill(os.getpid(), signal.{first})
+    time.sleep(60)
+
+app.app = interrupt
+app.main([])
+"""
+    process = python("-c", code)
+    assert process.stdout.readline() == b"ending\n"
+    for number in (signal.SIGTERM, signal.Signals[first]):
+        process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (130, b"")
+
+
 def test_an_interruption_before_the_command_exits_with_130(
     restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
