@@ -25,7 +25,7 @@ from restormer_cli.imaging import PROTOCOLS, psnr, read_image, to_float
 from restormer_cli.inference import native_bf16
 from restormer_cli.network import Architecture, summarize
 from restormer_cli.training import LITE, Settings, train
-from restormer_cli.training.loop import update
+from restormer_cli.training.optimization import update
 from restormer_cli.training.state import Run, random_network
 
 SIDE, BATCH = 64, 16

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from restormer_cli.checkpoints import load_network
 from restormer_cli.inference import is_native, restore, synchronize, use_native
-from restormer_cli.training.loop import update
+from restormer_cli.training.optimization import update
 from restormer_cli.training.state import Run
 
 LITE = Path(__file__).parents[1] / "weights" / "restormer-lite-denoise.safetensors"

@@ -26,8 +26,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from .._version import __version__
 from ..callbacks import Notify
@@ -43,12 +42,13 @@ from ..inference import (
     synchronize,
 )
 from ..memory import is_out_of_memory
-from ..network import CHANNELS, Architecture, Restormer
+from ..network import CHANNELS, Architecture
 from ..text import first_line
 from . import dataset
 from .dataset import Sample
 from .distributed import SINGLE, Ranks
 from .interruption import Interruption
+from .optimization import batch_loss, update
 from .pairs import VALIDATION_SIDE, Pair, SampleSpec, sample_spec, validation_set
 from .patches import PhotoBuffer
 from .state import Run, Settings, check_writable, random_network
@@ -57,8 +57,6 @@ from .validation import Validation, mean_psnr, validate
 LITE = Architecture(dim=16, blocks=(1, 2, 2, 2), refinement=1, layer_norm="BiasFree")
 """Architecture of the bundled lite networks, 1.1 M parameters."""
 
-CLIP = 0.1
-EMA_DECAY = 0.999
 PATIENCE = 20
 """Number of consecutive updates without a finite loss after which a run ends."""
 PREFETCH = {"cuda": 2, "mps": 2}
@@ -343,7 +341,7 @@ class Trainer:
             loss = update(run, degraded, clean, rate, forward=self.forward, bf16=self.bf16)
             run.step += 1
             run.pixels += clean[:, 0].numel() * self.ranks.size
-            run.losses.append(loss)
+            run.add_loss(loss)
             self.consecutive_skips = self.consecutive_skips + 1 if math.isnan(loss) else 0
             if self.consecutive_skips == PATIENCE:
                 raise self._diverged(
@@ -355,11 +353,8 @@ class Trainer:
                 self.progress(Step(run.step, done, run.mean_loss, speed))
             if run.step % self.settings.validate_every == 0:
                 break
-        if skipped := sum(map(math.isnan, run.losses)):
-            run.skipped += skipped
+        if skipped := run.end_losses():
             self.notify(f"step {run.step}: skipped {skipped} updates that were not finite")
-        run.loss = run.mean_loss
-        run.losses.clear()
         return speed
 
     def _validate(self) -> Validation:
@@ -408,48 +403,6 @@ class Trainer:
             "validation_all": validation.as_dict(),
             "date": datetime.now(timezone.utc).date().isoformat(),
         }
-
-
-def update(
-    run: Run,
-    degraded: Tensor,
-    clean: Tensor,
-    rate: float,
-    *,
-    forward: nn.Module | None = None,
-    bf16: bool = False,
-) -> float:
-    """Make one optimizer step at a learning rate, and update the moving average of the weights.
-
-    `forward` is the network wrapped for several processes; `bf16` enables autocast.
-
-    Returns:
-        The loss, or NaN, with all weights unchanged, if the loss or its gradient is not finite.
-    """
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    network = run.network if forward is None else forward  # a compiled network has no truth value
-    loss = batch_loss(network, degraded, clean, bf16=bf16)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), CLIP)
-    if not torch.isfinite(loss + norm):
-        return math.nan
-    run.optimizer.step()
-    update_average(run.average, run.network, min(EMA_DECAY, (1 + run.step) / (10 + run.step)))
-    return loss.item()
-
-
-def batch_loss(network: nn.Module, degraded: Tensor, clean: Tensor, *, bf16: bool) -> Tensor:
-    """Return the L1 loss of a batch."""
-    with torch.autocast(degraded.device.type, torch.bfloat16, enabled=bf16):
-        return F.l1_loss(network(degraded).float(), clean)
-
-
-@torch.no_grad()
-def update_average(average: Restormer, network: Restormer, decay: float) -> None:
-    """Replace the average by `decay` times itself plus `1 - decay` times the weights."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
 def batches(draw: Callable[[int], Pair], first: int, prefetch: int) -> Generator[Pair, None, None]:

@@ -183,6 +183,9 @@ class Run:
     skipped: int = 0
     history: dict[int, tuple[float, float]] = field(default_factory=dict)
 
+    # Sum and number of the finite values in `losses`. No fields: the file has `losses`.
+    _total, _finite = 0.0, 0
+
     @classmethod
     def begin(
         cls, task: str, network: Restormer, device: torch.device, started_from: str | None = None
@@ -208,8 +211,11 @@ class Run:
             run = cls.begin(state.pop("task"), network, device)
             for name in _PARTS:
                 getattr(run, name).load_state_dict(state.pop(name))
-            for name in [f.name for f in fields(run) if f.name not in ("task", *_PARTS)]:
+            losses = state.pop("losses")
+            for name in [f.name for f in fields(run) if f.name not in ("task", "losses", *_PARTS)]:
                 setattr(run, name, state[name])
+            for loss in losses:
+                run.add_loss(loss)
         except (AssertionError, pickle.UnpicklingError, *_MALFORMED) as error:
             if is_out_of_memory(error):
                 raise
@@ -223,8 +229,23 @@ class Run:
     @property
     def mean_loss(self) -> float:
         """Mean loss since the last validation, or before it if no step since then was finite."""
-        finite = [loss for loss in self.losses if not math.isnan(loss)]
-        return sum(finite) / len(finite) if finite else self.loss
+        return self._total / self._finite if self._finite else self.loss
+
+    def add_loss(self, loss: float) -> None:
+        """Add the loss of a step, NaN if it was skipped."""
+        self.losses.append(loss)
+        if not math.isnan(loss):
+            self._total += loss
+            self._finite += 1
+
+    def end_losses(self) -> int:
+        """Set `loss` before a validation, and return the number of steps that were skipped."""
+        skipped = len(self.losses) - self._finite
+        self.skipped += skipped
+        self.loss = self.mean_loss
+        self.losses.clear()
+        self._total, self._finite = 0.0, 0
+        return skipped
 
     def save(self, path: Path) -> None:
         """Write the run completely or not at all.

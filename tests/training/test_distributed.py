@@ -16,7 +16,7 @@ from tests.support.training import assert_same, provenance, state
 STEPS = """
 import sys, torch
 from tests.support.networks import tiny_network
-from restormer_cli.training import distributed, loop, state
+from restormer_cli.training import distributed, optimization, state
 
 size = int(sys.argv[2])
 batch = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -26,7 +26,7 @@ with distributed.join_ranks(torch.device("cpu")) as (ranks, device):
     forward = ranks.wrap(run.network)
     part = batch.chunk(size)[ranks.rank]
     for _ in range(3):
-        loop.update(run, part, part**2, 1e-3, forward=forward)
+        optimization.update(run, part, part**2, 1e-3, forward=forward)
     torch.save(run.network.state_dict(), f"{sys.argv[1]}/{size}-{ranks.rank}.pt")
 """
 

@@ -20,7 +20,7 @@ from restormer_cli.training import loop
 from restormer_cli.training.pairs import Pair, SampleSpec
 from restormer_cli.training.patches import PhotoBuffer
 from restormer_cli.training.state import Run, Settings, parse_stages
-from tests.support.networks import TINY
+from tests.support.networks import TINY, tiny_network
 from tests.support.training import SIX, SMALL, assert_same, noise_25, run, state, weights
 
 
@@ -185,6 +185,23 @@ def test_the_resume_file_of_another_run_is_refused(photos: Path, tmp_path: Path)
         resume.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="cannot be resumed"):
             run(photos, output)
+
+
+def test_the_mean_loss_leaves_out_skipped_steps(tmp_path: Path) -> None:
+    """It is that since the last validation, also after resuming; before a finite loss, the last."""
+    trained = Run.begin("denoise", tiny_network(), torch.device("cpu"))
+    trained.loss = 7.0
+    trained.add_loss(math.nan)
+    assert trained.mean_loss == 7
+    trained.add_loss(1.0)
+    trained.save(tmp_path / "a")
+    trained = Run.load(tmp_path / "a", torch.device("cpu"))
+    trained.add_loss(2.0)
+    assert trained.mean_loss == 1.5
+    assert trained.end_losses() == trained.skipped == 1
+    assert (trained.losses, trained.loss) == ([], 1.5)
+    trained.add_loss(4.0)
+    assert trained.mean_loss == 4
 
 
 def test_the_learning_rate_warms_up_and_anneals() -> None:
