@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     0: all inputs were processed. 1: some inputs failed, or an error ended the run after others had
     been restored. 2: wrong usage, no image was restored. 3: weights or device are unavailable, no
     image was restored. 130: interrupted by Ctrl-C or SIGTERM. All files written are complete.
-    A second signal only hastens the end.
+    A second signal at most hastens the end.
     """
     save_address_space()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # same cleanup as Ctrl-C
@@ -178,9 +178,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def keep_status(status: int) -> None:
-    """Let signals that would interrupt the program only hasten its end, with this status.
+    """Let signals that would interrupt the program at most hasten its end, with this status.
 
-    The end takes time: threads may have to finish an image, and libraries to unload.
+    The end takes time: threads may have to finish an image, and libraries to unload. A signal that
+    the system gives to another thread is handled only when the main thread goes on.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is signal.default_int_handler:
