@@ -10,6 +10,8 @@ from .catalog import NoiseKind as NoiseKind
 from .catalog import weights_label as weights_label
 from .download import cached_file as cached_file
 from .download import is_offline as is_offline
+from .file_errors import MALFORMED as MALFORMED
+from .file_errors import unwritable_error as unwritable_error
 from .onnx import export_onnx as export_onnx
 from .onnx import require_packages as require_packages
 from .resolve import CheckpointStatus as CheckpointStatus

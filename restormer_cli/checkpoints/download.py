@@ -28,18 +28,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented names
     WeakFileLock,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
     logging,
     tqdm,
 )
 
 from ..callbacks import Notify
 from ..errors import CheckpointError
-from ..files import sha256_file, write_hint
+from ..files import sha256_file
 from ..text import first_line, reason
 from .catalog import GITHUB_RELEASE, HUB_REPOSITORY, HUB_REVISION, Checkpoint
+from .file_errors import unreadable_error
 
 TIMEOUT = 15  # seconds without a byte after which a download fails
 _CHUNK = 1 << 20  # bytes
@@ -91,7 +89,7 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> Path:
+def fetch(checkpoint: Checkpoint, *, notify: Notify) -> Path:
     """Return the file of an official checkpoint, from the cache, the Hub or the GitHub release.
 
     `notify` is called with a sentence if the release replaces the Hub.
@@ -109,13 +107,13 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
             f"variable, or {_WITHOUT_DOWNLOAD}",
         )
     if not checkpoint.on_hub:
-        return from_release(checkpoint, progress=progress)
+        return from_release(checkpoint)
     try:
-        return from_hub(HUB_REPOSITORY, checkpoint.file, HUB_REVISION, progress=progress)
+        return from_hub(HUB_REPOSITORY, checkpoint.file, HUB_REVISION)
     except UnavailableError as error:
         failure = error
     try:
-        path = from_release(checkpoint, progress=progress)
+        path = from_release(checkpoint)
     except UnavailableError as error:
         raise UnavailableError(f"{failure.message}; {error.message}", failure.hint) from error
     unverified = "" if checkpoint.sha256 else "; its SHA-256 is not known"
@@ -123,7 +121,7 @@ def fetch(checkpoint: Checkpoint, *, notify: Notify, progress: bool = True) -> P
     return path
 
 
-def from_hub(repository: str, file: str, revision: str, *, progress: bool = True) -> Path:
+def from_hub(repository: str, file: str, revision: str) -> Path:
     """Return a file of a Hub repository; download it unless it is cached.
 
     For a branch, the newest commit is requested first; if that fails, the cached file is used. A
@@ -142,7 +140,7 @@ def from_hub(repository: str, file: str, revision: str, *, progress: bool = True
             f"{name} is not cached, and HF_HUB_OFFLINE forbids downloading it",
             "Unset HF_HUB_OFFLINE, or name a file on this machine.",
         )
-    with _hub_output(progress):
+    with _quiet_hub_log():
         try:
             # Without this request, hf_hub_download would retry for half a minute.
             url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
@@ -152,11 +150,12 @@ def from_hub(repository: str, file: str, revision: str, *, progress: bool = True
             if cached and not isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
                 return cached
             raise _unavailable(f"{name} from {constants.ENDPOINT}", error) from error
-    verify(path, etag if _SHA256.fullmatch(etag) else None)
+    if _SHA256.fullmatch(etag):
+        verify(path, etag)
     return path
 
 
-def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
+def from_release(checkpoint: Checkpoint) -> Path:
     """Return an official checkpoint from the release or its mirror `RESTORMER_RELEASE_URL`.
 
     Interrupted downloads are resumed, also by a later run.
@@ -171,13 +170,14 @@ def from_release(checkpoint: Checkpoint, *, progress: bool = True) -> Path:
     partial = path.with_name(f"{path.name}.incomplete")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_name(f".{path.name}.lock")), _hub_output(progress):
+        with WeakFileLock(path.with_name(f".{path.name}.lock")), _quiet_hub_log():
             if path.is_file():  # another process downloaded it
                 return path
             _download(url, partial)
-            digest = verify(partial, checkpoint.sha256, name=url)
-            if checkpoint.sha256 is None:
-                _hash_file(path).write_text(f"{digest}\n", encoding="ascii")
+            if checkpoint.sha256:
+                verify(partial, checkpoint.sha256, name=url)
+            else:
+                _hash_file(path).write_text(f"{file_sha256(partial)}\n", encoding="ascii")
             partial.replace(path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unavailable(url, error) from error
@@ -198,48 +198,34 @@ def expected_sha256(path: Path, checkpoint: Checkpoint | None = None) -> str | N
     return stored.read_text(encoding="ascii").strip() if stored.is_file() else None
 
 
-def verify(path: Path, sha256: str | None, *, name: str | None = None) -> str:
-    """Return the SHA-256 of a file, and remove the file if the hash is wrong.
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint file.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise unreadable_error(path, error) from error
+
+
+def verify(path: Path, sha256: str, *, name: str | None = None) -> None:
+    """Compare a file with its SHA-256, and remove the file if it differs.
 
     Cached checkpoints are verified at each use, which takes 0.1 s per 100 MB, because a flipped bit
-    on the disk would alter images unnoticed. If `sha256` is None, any hash is accepted. Messages
-    contain `name` or else the path.
+    on the disk would alter images unnoticed. Messages contain `name` or else the path.
 
     Raises:
         CheckpointError: the file cannot be read, or the hash is wrong.
     """
-    try:
-        digest = sha256_file(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if sha256 in (None, digest):
-        return digest
+    if (digest := file_sha256(path)) == sha256:
+        return
     _remove(path)
     raise CheckpointError(
         f"{name or path}: wrong content (SHA-256 {digest[:12]}..., should be {sha256[:12]}...); "
         "the file was removed",
         "Repeat the command to download the file again.",
-    )
-
-
-def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """Return the error for a checkpoint file that cannot be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return CheckpointError(
-            f"{path}: no such file",
-            "Use a path, hf:ORG/REPO/FILE, a name from `restormer weights list`, or, with "
-            "--weights, auto, official or lite.",
-        )
-    if isinstance(error, IsADirectoryError):
-        return CheckpointError(f"{path}: is a folder", "Name the checkpoint file in it.")
-    return CheckpointError(f"{path}: {reason(error)}", "Check its permissions.")
-
-
-def unwritable(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for a checkpoint file that cannot be written."""
-    return CheckpointError(
-        f"{path}: cannot be written ({reason(error)})",
-        write_hint(error, "Check that its folder is writable and has free space."),
     )
 
 
@@ -267,24 +253,14 @@ def _cached_from_hub(repository: str, file: str, revision: str) -> Path | None:
 
 
 @contextmanager
-def _hub_output(progress: bool) -> Iterator[None]:
-    """Silence huggingface_hub's log, which our errors repeat, and its progress bars."""
-    # huggingface_hub warns if we override its environment variable for progress bars.
-    silence = (
-        not progress
-        and not are_progress_bars_disabled()
-        and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
-    )
+def _quiet_hub_log() -> Iterator[None]:
+    """Silence the log of huggingface_hub, which our errors repeat."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if silence:
-        disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if silence:
-            enable_progress_bars()
 
 
 def _unavailable(name: str, error: Exception) -> UnavailableError:

@@ -20,7 +20,7 @@ from .._version import __version__
 from ..errors import CheckpointError, UsageError
 from ..files import write_atomic
 from ..network import MULTIPLE, NORM_EPSILON, Restormer
-from .download import unwritable
+from .file_errors import unwritable_error
 from .serialization import load_network
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def export_onnx(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     return Exported(path, len(content), difference)
 
 

@@ -25,7 +25,7 @@ from .catalog import (
     CheckpointQuery,
     Task,
 )
-from .download import UnavailableError, expected_sha256
+from .download import UnavailableError, expected_sha256, file_sha256
 
 _PACKAGE = Path(__file__).parents[1]
 LITE_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
@@ -92,7 +92,6 @@ def resolve_checkpoint(
     task: Task,
     *,
     notify: Notify = warn_in_python,
-    progress: bool = True,
 ) -> ResolvedCheckpoint:
     """Return the verified file for a value of `--weights`; download it if necessary.
 
@@ -104,24 +103,22 @@ def resolve_checkpoint(
         checkpoint: the official checkpoint, from `CheckpointQuery.checkpoint`.
         task: the task of the lite weights.
         notify: called with a sentence if a fallback is used.
-        progress: draw a progress bar during the download if stderr is a terminal.
 
     Raises:
         CheckpointError: the file does not exist, cannot be downloaded, or has the wrong content.
         UsageError: `weights` is the URL of a remote file.
     """
     if weights == "auto":
-        return _auto(checkpoint, task, notify, progress)
+        return _auto(checkpoint, task, notify)
     bundled = {Path(task.lite).stem: task for task in TASKS.values()}
     if weights in ("lite", *bundled):
         return _lite(checkpoint, bundled.get(weights, task))
     if weights in ("official", *CHECKPOINTS):
-        official = CHECKPOINTS.get(weights, checkpoint)
-        return pull_checkpoint(official, notify=notify, progress=progress)
+        return pull_checkpoint(CHECKPOINTS.get(weights, checkpoint), notify=notify)
     if weights.startswith("hf:"):
-        return _from_hub(weights, progress)
+        return _from_hub(weights)
     path = as_local_path(weights, "weights").expanduser()
-    digest = download.verify(path, None)
+    digest = file_sha256(path)
     return ResolvedCheckpoint(path.name, "file", path, digest, task=_task_of(path, digest))
 
 
@@ -141,15 +138,15 @@ def resolve_name(name: str) -> ResolvedCheckpoint:
 
 
 def pull_checkpoint(
-    checkpoint: Checkpoint, *, notify: Notify = warn_in_python, progress: bool = True
+    checkpoint: Checkpoint, *, notify: Notify = warn_in_python
 ) -> ResolvedCheckpoint:
     """Return an official checkpoint, downloaded into the cache and verified.
 
     Raises:
         CheckpointError: the checkpoint cannot be downloaded or has the wrong content.
     """
-    path = download.fetch(checkpoint, notify=notify, progress=progress)
-    digest = download.verify(path, expected_sha256(path, checkpoint))
+    path = download.fetch(checkpoint, notify=notify)
+    digest = _verified(path, expected_sha256(path, checkpoint))
     task = checkpoint.task
     return ResolvedCheckpoint(checkpoint.name, "official", path, digest, LICENCE, task)
 
@@ -183,15 +180,15 @@ def verify_checkpoints() -> list[Verdict]:
     verdicts = []
     for row in list_checkpoints():
         if row.path is not None:
-            digest = download.verify(row.path, None)
+            digest = file_sha256(row.path)
             ok = None if row.sha256 is None else digest == row.sha256
             verdicts.append(Verdict(row.name, row.path, digest, ok))
     return verdicts
 
 
-def _auto(checkpoint: Checkpoint, task: Task, notify: Notify, progress: bool) -> ResolvedCheckpoint:
+def _auto(checkpoint: Checkpoint, task: Task, notify: Notify) -> ResolvedCheckpoint:
     try:
-        return pull_checkpoint(checkpoint, notify=notify, progress=progress)
+        return pull_checkpoint(checkpoint, notify=notify)
     except UnavailableError as error:
         try:
             lite = _lite(checkpoint, task)
@@ -215,7 +212,7 @@ def _lite(checkpoint: Checkpoint, task: Task) -> ResolvedCheckpoint:
             f"{'two views' if checkpoint.channels == 6 else task.name}",
             f"Use official weights. Bundled are those for {', '.join(bundled) or 'no task'}.",
         )
-    digest = download.verify(path, None)
+    digest = file_sha256(path)
     return ResolvedCheckpoint(path.stem, "lite", path, digest, LICENCE, task.name)
 
 
@@ -223,7 +220,7 @@ def _lite_file(task: Task) -> Path | None:
     return next((f / task.lite for f in LITE_FOLDERS if (f / task.lite).is_file()), None)
 
 
-def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
+def _from_hub(weights: str) -> ResolvedCheckpoint:
     name, _, revision = weights.removeprefix("hf:").partition("@")
     organisation, _, rest = name.partition("/")
     repository, _, file = rest.partition("/")
@@ -231,13 +228,19 @@ def _from_hub(weights: str, progress: bool) -> ResolvedCheckpoint:
         raise CheckpointError(
             f"{weights}: not a file of the Hub", "Name the file as hf:ORG/REPO/FILE[@REV]."
         )
-    path = download.from_hub(
-        f"{organisation}/{repository}", file, revision or "main", progress=progress
-    )
-    digest = download.verify(path, expected_sha256(path))
+    path = download.from_hub(f"{organisation}/{repository}", file, revision or "main")
+    digest = _verified(path, expected_sha256(path))
     published = {f"{HUB_REPOSITORY}/{c.file}": c.task for c in CHECKPOINTS.values()}
     task = published.get(name) or _task_of(path, digest)
     return ResolvedCheckpoint(name, "hub", path, digest, task=task)
+
+
+def _verified(path: Path, sha256: str | None) -> str:
+    """Return the SHA-256 of a cached file; if it is known, the file must have it."""
+    if sha256 is None:
+        return file_sha256(path)
+    download.verify(path, sha256)
+    return sha256
 
 
 def _task_of(path: Path, digest: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
 import warnings
 from fractions import Fraction
@@ -22,7 +21,7 @@ from ..files import write_atomic
 from ..memory import MemoryGuard
 from ..network import LEVELS, Architecture, Restormer
 from ..text import first_line
-from .download import unreadable, unwritable
+from .file_errors import MALFORMED, unreadable_error, unwritable_error
 from .resolve import ResolvedCheckpoint, resolve_name
 
 State = dict[str, Tensor]
@@ -31,19 +30,6 @@ State = dict[str, Tensor]
 # use, comes first.
 _WRAPPERS = ("params_ema", "params", "state_dict")
 _MAX_NAMED = 3  # tensors in a message; the others are only counted
-# Raised by `torch.load` for damaged files, and by `Architecture` and `Restormer` for invalid
-# metadata and shapes.
-_MALFORMED = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    OSError,
-)
 
 
 def load_network(path_or_name: str | Path | ResolvedCheckpoint) -> Restormer:
@@ -65,7 +51,7 @@ def load_network(path_or_name: str | Path | ResolvedCheckpoint) -> Restormer:
     try:
         with torch.device("meta"):  # without initial weights: they are assigned below
             network = Restormer(architecture)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise _not_a_restormer(path, str(error)) from error
     _check_fit(state, network.state_dict(), path)
     for name, tensor in state.items():
@@ -90,7 +76,7 @@ def read(path: Path) -> tuple[State, dict[str, str]]:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     metadata: dict[str, str] = {}
     if head[5:9] == b"\0\0\0{":  # safetensors: length of the header (8 bytes), then JSON
         content, metadata = _read_safetensors(path)
@@ -116,7 +102,7 @@ def architecture_of(
         return _architecture_from_shapes(state)
     except KeyError as error:
         raise _not_a_restormer(path, f"no {error} among its {len(state)} tensors") from error
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise _not_a_restormer(path, str(error)) from error
 
 
@@ -151,7 +137,7 @@ def save_network(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, safetensors.torch.save(tensors, metadata))
     except (OSError, safetensors.SafetensorError) as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
 
 
 def _identify(head: bytes) -> tuple[str, str] | None:
@@ -189,7 +175,7 @@ def _read_pickle(path: Path, *, zipped: bool) -> Any:
             # torch warns about old formats, which the user cannot change.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, *_MALFORMED) as error:
+    except MALFORMED as error:
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path}: refused, because reading it would run code ({code[1]})",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 import torch
 
 from ..callbacks import Notify
+from ..checkpoints import MALFORMED, unwritable_error
 from ..errors import CheckpointError, UsageError
-from ..files import open_atomic, remove_leftovers, write_atomic, write_hint
+from ..files import open_atomic, remove_leftovers, write_atomic
 from ..memory import is_out_of_memory
 from ..network import Architecture, Restormer
-from ..text import first_line, reason
+from ..text import first_line
 from .dataset import MULTIPLE
 
 WARM_UP = 0.02
@@ -32,9 +32,6 @@ MAX_PATCHES = 1 << 20
 """Largest number of patches per batch; more fit no memory."""
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 1e-4
-
-_MALFORMED = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""Exceptions that damaged or unrelated files cause, besides those of pickle."""
 
 _PARTS = ("network", "average", "optimizer")
 
@@ -216,7 +213,7 @@ class Run:
                 setattr(run, name, state[name])
             for loss in losses:
                 run.add_loss(loss)
-        except (AssertionError, pickle.UnpicklingError, *_MALFORMED) as error:
+        except MALFORMED as error:
             if is_out_of_memory(error):
                 raise
             cause = first_line(error)
@@ -260,7 +257,7 @@ class Run:
             with open_atomic(path) as file:
                 torch.save(state, file)
         except (OSError, RuntimeError) as error:
-            raise _not_writable(path, error) from error
+            raise unwritable_error(path, error) from error
 
 
 def random_network(architecture: Architecture, seed: int) -> Restormer:
@@ -290,11 +287,4 @@ def check_writable(path: Path) -> None:
         write_atomic(probe, b"")
         probe.unlink(missing_ok=True)  # under torchrun, another process may have removed it
     except OSError as error:
-        raise _not_writable(path, error) from error
-
-
-def _not_writable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be written ({reason(error)})",
-        write_hint(error, "Choose a folder that has space and that you may write to."),
-    )
+        raise unwritable_error(path, error) from error
