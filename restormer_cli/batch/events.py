@@ -121,7 +121,7 @@ class Restored(ImageEvent):
         noise: estimated noise of the input; denoise only.
         mean_absolute_change: mean over all samples as a fraction of their range, after --strength
             and before rounding.
-        colour_drift: root mean square change of the mean colours of large cells, as a fraction of
+        colour_drift: root mean square change of the mean colours of large blocks, as a fraction of
             the range, after --strength and before rounding.
         peak_memory: peak memory so far in bytes, of this program's tensors on CUDA, otherwise of
             the process.

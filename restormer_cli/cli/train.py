@@ -100,7 +100,7 @@ def train(
     batch_scale: Annotated[
         float,
         typer.Option(
-            metavar="FACTOR", help="Multiply the patches per batch; 16 suits a large GPU."
+            metavar="FACTOR", help="Multiply the patches per batch; 6 suits a GPU."
         ),
     ] = 1.0,
     stages: Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,13 @@ from restormer_cli.training.patches import to_batch
 from restormer_cli.training.state import STAGES
 from tests.support.networks import tiny_network
 from tests.support.program import Outcome
-from tests.support.training import SMALL, TWO_VIEWS, provenance
+from tests.support.training import TWO_VIEWS, provenance
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command train on small batches, for which it has no option."""
-    monkeypatch.setattr(training, "Settings", partial(training.Settings, stages=SMALL))
+    """Let the command train on small batches."""
+    monkeypatch.setenv("RESTORMER_STAGES", "0:32:2")
 
 
 def test_a_network_learns_from_pairs(
