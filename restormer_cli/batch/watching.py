@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import Input, Inputs, exists, find_changed, natural_key
+from ..files import Input, Inputs, as_path, exists, natural_key
 from .jobs import job_names, plan_group, refuse_problems
 from .manifest import Manifests, leave_out_outputs
 from .masks import assign_masks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
+    from ..files import InputQuery
     from .jobs import Job
 
 
-class Look(NamedTuple):
-    """What a look at watched folders found."""
+class Scan(NamedTuple):
+    """Result of a scan of watched folders."""
 
     inputs: Inputs
     jobs: dict[Path, Job]  # by their inputs
@@ -28,16 +28,12 @@ class Look(NamedTuple):
 class WatchPlan:
     """Jobs of watched folders.
 
-    The cost of a look at paths that changed does not depend on the number of known files. A look at
+    The cost of a scan of paths that changed does not depend on the number of known files. A scan of
     whole folders lists them and checks each file, but plans only the new ones. Known jobs are
     planned again if they have a problem, or may share an output with a new one.
 
     Args:
-        find: finds all inputs, as `files.find_inputs`.
-        folders: the watched folders.
-        suffixes: as in `files.find_inputs`.
-        recursive: as in `files.find_inputs`.
-        searched_not: folders that are not searched, `outputs` in `files.find_inputs`.
+        query: names the watched folders.
         output: as in `plan_jobs`.
         format: as in `plan_jobs`.
         mask: as in `assign_masks`.
@@ -45,20 +41,15 @@ class WatchPlan:
 
     def __init__(
         self,
-        find: Callable[[], Inputs],
-        folders: Sequence[Path],
-        suffixes: AbstractSet[str],
+        query: InputQuery,
         *,
-        recursive: bool = False,
-        searched_not: Collection[Path] = (),
         output: str | None = None,
         format: str | None = None,  # noqa: A002 - the option's name
         mask: str | None = None,
     ) -> None:
         self.manifests = Manifests()
-        self._find = find
-        self._folders, self._suffixes = folders, suffixes
-        self._recursive, self._searched_not = recursive, searched_not
+        self._query = query
+        self._folders = [as_path(name) for name in query.names]
         self._output, self._format, self._mask = output, format, mask
         self._known: dict[Path, tuple[Input, Job]] = {}
         self._problems: dict[Path, None] = {}  # of the known inputs
@@ -66,7 +57,7 @@ class WatchPlan:
         self._absolute: set[str] = set()
         self._linked = False
 
-    def look(self, changed: Collection[Path] | None) -> Look:
+    def scan(self, changed: Collection[Path] | None) -> Scan:
         """Return the jobs of files that changed, and of those whose plan changed.
 
         Args:
@@ -77,17 +68,11 @@ class WatchPlan:
         """
         found = None
         if changed is not None and not self._linked:
-            found = find_changed(
-                changed,
-                self._folders,
-                self._suffixes,
-                recursive=self._recursive,
-                outputs=self._searched_not,
-            )
+            found = self._query.find_changed(changed)
         whole = found is None
         self.manifests.refresh()
         if found is None:
-            inputs = self._find()
+            inputs = self._query.find()
             self._linked = bool(inputs.linked)
             self._absolute.clear()
         else:
@@ -102,7 +87,7 @@ class WatchPlan:
             new += [self._known[path][0] for path in self._problems]
         planned = self._plan(new)
         jobs = {path: self._known[path][1] for path in [*paths, *planned] if path in self._known}
-        return Look(inputs, jobs, whole)
+        return Scan(inputs, jobs, whole)
 
     def _plan(self, inputs: Iterable[Input]) -> list[Path]:
         """Plan inputs and those that may share an output with them; return the paths of all."""

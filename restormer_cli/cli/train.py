@@ -99,9 +99,7 @@ def train(
     ] = 1e-3,
     batch_scale: Annotated[
         float,
-        typer.Option(
-            metavar="FACTOR", help="Multiply the patches per batch; 6 suits a GPU."
-        ),
+        typer.Option(metavar="FACTOR", help="Multiply the patches per batch; 6 suits a GPU."),
     ] = 1.0,
     stages: Annotated[
         str | None,

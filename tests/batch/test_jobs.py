@@ -10,7 +10,7 @@ import pytest
 
 from restormer_cli.batch.jobs import Job, plan_jobs
 from restormer_cli.errors import UsageError
-from restormer_cli.files.discovery import find_inputs
+from restormer_cli.files.discovery import InputQuery
 from restormer_cli.imaging.formats import readable_suffixes
 
 
@@ -27,7 +27,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def jobs(*names: str, recursive: bool = True, **options: Any) -> list[Job]:
-    return plan_jobs(find_inputs(names, readable_suffixes(), recursive=recursive).found, **options)
+    return plan_jobs(
+        InputQuery(names, readable_suffixes(), recursive=recursive).find().found, **options
+    )
 
 
 def targets(*names: str, **options: Any) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,27 +24,20 @@ SUFFIXES = imaging.readable_suffixes()
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every file as complete at the first look."""
+    """Take every file as complete at the first scan."""
     monkeypatch.setattr(watching, "SETTLING", 0)
 
 
-def find(*folders: str, recursive: bool = False, outputs: tuple[Path, ...] = ()) -> files.Inputs:
-    return files.find_inputs(
-        folders, SUFFIXES, recursive=recursive, outputs=outputs, may_be_empty=True
+def search(*folders: str, recursive: bool = False, output: str = "out/") -> files.InputQuery:
+    return files.InputQuery(
+        folders, SUFFIXES, recursive=recursive, outputs=[Path(output)], may_be_empty=True
     )
 
 
-def watch(*folders: str, output: str = "out/", **options: Any) -> WatchPlan:
-    search = {"recursive": options.pop("recursive", False)}
-    return WatchPlan(
-        partial(find, *folders, outputs=(Path(output),), **search),
-        [Path(folder) for folder in folders],
-        SUFFIXES,
-        searched_not=[Path(output)],
-        output=output,
-        **search,
-        **options,
-    )
+def watch(
+    *folders: str, output: str = "out/", recursive: bool = False, **options: Any
+) -> WatchPlan:
+    return WatchPlan(search(*folders, recursive=recursive, output=output), output=output, **options)
 
 
 def arrive(*names: str) -> list[Path]:
@@ -94,25 +86,25 @@ def cost_of_arrival(count: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, in
     arrive(*(f"{folder}/{n}.png" for n in range(count)))
     plan, arrivals = watch(folder, output=output), files.Arrivals[Job]()
 
-    def look(changed: list[Path] | None) -> list[Job]:
-        _, jobs, whole = plan.look(changed)
+    def scan(changed: list[Path] | None) -> list[Job]:
+        _, jobs, whole = plan.scan(changed)
         ready = arrivals.complete(jobs, whole=whole)
         for job in ready:
             assert skip_reason(job, "derain", plan.manifests) == (None, None)
             finish(job)
         return ready
 
-    assert len(look(None)) == count
-    assert len(look(arrive(f"{folder}/first.png"))) == 1
+    assert len(scan(None)) == count
+    assert len(scan(arrive(f"{folder}/first.png"))) == 1
     first = Path(folder, "first.png").absolute()
     first.write_bytes(b"changed")
-    assert len(look([first])) == 1  # reads the manifest, once in a watch
+    assert len(scan([first])) == 1  # reads the manifest, once in a watch
     first.write_bytes(b"changed again")
     changed = [first, *arrive(f"{folder}/last.png")]
     with monkeypatch.context() as patch:
         calls = Calls(patch)
-        jobs = look(changed)
-        look([])
+        jobs = scan(changed)
+        scan([])
     assert [job.names[0] for job in jobs] == [f"{folder}/first.png", f"{folder}/last.png"]
     return dict(calls)
 
@@ -172,27 +164,26 @@ def test_arrivals_one_by_one_are_planned_as_all_at_once(
     names += ["in/scan.1.tif", "in/scan.2.tif", "in/a.gif"]
     plan = watch("in", "two", output="in/out/", format=format_, recursive=recursive)
     arrive("in/sub/0.txt", "two/0.txt")
-    assert plan.look(None).jobs == {}
+    assert plan.scan(None).jobs == {}
     jobs: dict[Path, Job] = {}
     for name in names:
-        look = plan.look(arrive(name))
-        jobs |= look.jobs
-    everything = find("in", "two", recursive=recursive, outputs=(Path("in/out"),))
+        jobs |= plan.scan(arrive(name)).jobs
+    everything = search("in", "two", recursive=recursive, output="in/out").find()
     expected = plan_jobs(everything.found, output="in/out/", format=format_)
     assert jobs == {job.source: job for job in expected}
-    assert plan.look(None).jobs == jobs
+    assert plan.scan(None).jobs == jobs
 
 
 def test_a_file_that_is_gone_does_not_take_a_name() -> None:
     """After the first of two inputs of one name is moved away, the second gets its output."""
     plan = watch("in", "two")
-    plan.look(arrive("in/other.png"))
-    assert not plan.look(arrive("in/x.png")).jobs[Path("in/x.png")].problem
+    plan.scan(arrive("in/other.png"))
+    assert not plan.scan(arrive("in/x.png")).jobs[Path("in/x.png")].problem
     problem = "in/x.png and two/x.png would both become out/x.png"
-    both = plan.look(arrive("two/x.png")).jobs
+    both = plan.scan(arrive("two/x.png")).jobs
     assert [job.problem for job in both.values()] == [problem] * 2
     Path("in/x.png").unlink()
-    assert plan.look([Path("in/x.png").absolute()]).jobs == {
+    assert plan.scan([Path("in/x.png").absolute()]).jobs == {
         Path("two/x.png"): Job(Path("two/x.png"), Path("out/x.png"))
     }
 
@@ -201,10 +192,10 @@ def test_a_mask_that_arrives_after_its_image_is_found() -> None:
     """An image without a mask is planned again when something else changes."""
     arrive("masks/b.png")
     plan = watch("in", mask="masks")
-    first = plan.look(arrive("in/a.png")).jobs[Path("in/a.png")]
+    first = plan.scan(arrive("in/a.png")).jobs[Path("in/a.png")]
     assert first.problem == "no mask masks/a.*"
     arrive("masks/a.png")
-    jobs = plan.look(arrive("in/b.png")).jobs
+    jobs = plan.scan(arrive("in/b.png")).jobs
     assert {path.name: job.mask for path, job in jobs.items()} == {
         "b.png": Path("masks/b.png"),
         "a.png": Path("masks/a.png"),
@@ -229,16 +220,16 @@ def test_folders_and_links_need_a_search(changed: str, whole: bool) -> None:
     arrive("in/a.png", "in/sub/a.png", "in/out/a.png", "elsewhere/a.png")
     Path("in/link").symlink_to("../elsewhere", target_is_directory=True)
     plan = watch("in", output="in/out", recursive=True)
-    plan.look(None)
-    assert plan.look([Path(changed).absolute()]).whole is whole
+    plan.scan(None)
+    assert plan.scan([Path(changed).absolute()]).whole is whole
     Path("in/twice").symlink_to("sub", target_is_directory=True)
-    assert [p.as_posix() for p in plan.look(None).inputs.linked] == ["in/twice"]
-    assert plan.look([Path("in/a.png").absolute()]).whole
+    assert [p.as_posix() for p in plan.scan(None).inputs.linked] == ["in/twice"]
+    assert plan.scan([Path("in/a.png").absolute()]).whole
 
 
 def test_outputs_in_the_way_end_the_watch() -> None:
     """An arrival that cannot be planned at all raises the error of a whole plan."""
     plan = watch("in", "out")
-    plan.look(arrive("in/a.png"))
+    plan.scan(arrive("in/a.png"))
     with pytest.raises(UsageError, match=r"output of in/a\.png would replace the input out/a\.png"):
-        plan.look(arrive("out/a.png"))
+        plan.scan(arrive("out/a.png"))

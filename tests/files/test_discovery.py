@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 
-from restormer_cli.files.discovery import (
-    PICTURE_SUFFIXES,
-    find_inputs,
-    natural_key,
-)
+from restormer_cli.files.discovery import InputQuery
 from restormer_cli.files.lists import read_list
+from restormer_cli.files.names import PICTURE_SUFFIXES, natural_key
 from restormer_cli.imaging.formats import readable_suffixes
 
 
@@ -35,7 +32,7 @@ def touch(*names: str) -> None:
 
 def names(*arguments: str, recursive: bool = False, output: str | None = None) -> list[str]:
     outputs = [Path(output)] if output else []
-    inputs = find_inputs(arguments, readable_suffixes(), recursive=recursive, outputs=outputs)
+    inputs = InputQuery(arguments, readable_suffixes(), recursive=recursive, outputs=outputs).find()
     return [str(image) for image in inputs.found]
 
 
@@ -60,7 +57,7 @@ def test_a_folder_gives_its_images_in_natural_order() -> None:
 def test_a_recursive_search_goes_through_subfolders() -> None:
     """With `recursive`, subfolders are searched; `relative` is the path below the folder."""
     touch("f/2.png", "f/sub/deep/1.png")
-    inputs = find_inputs(["f"], readable_suffixes(), recursive=True)
+    inputs = InputQuery(["f"], readable_suffixes(), recursive=True).find()
     assert [str(image.relative) for image in inputs.found] == ["2.png", "sub/deep/1.png"]
 
 
@@ -84,7 +81,7 @@ def test_folders_of_the_system_are_left_out(name: str) -> None:
 def test_other_pictures_in_a_folder_are_counted() -> None:
     """They are no inputs unless they are named, and other files are none of them."""
     touch("f/a.png", "f/b.PCX", "f/c.exr", "f/d.txt", "f/.e.psd", "f/sub/f.svg", "g.pcx")
-    inputs = find_inputs(["f", "g.pcx"], readable_suffixes())
+    inputs = InputQuery(["f", "g.pcx"], readable_suffixes()).find()
     assert [str(image) for image in inputs.found] == ["f/a.png", "g.pcx"]
     assert inputs.unread == [Path("f/b.PCX"), Path("f/c.exr")]
     assert not readable_suffixes() & PICTURE_SUFFIXES
@@ -97,7 +94,7 @@ def test_outputs_in_a_folder_are_not_inputs() -> None:
     touch("f/long-restored/c.png")  # not an output: there is no folder `long`
     images = names("f", recursive=True, output="f/out")
     assert images == ["f/a.png", "f/long-restored/c.png", "f/sub/b.png"]
-    inputs = find_inputs(["f", "f/sub-restored"], readable_suffixes(), recursive=True)
+    inputs = InputQuery(["f", "f/sub-restored"], readable_suffixes(), recursive=True).find()
     left_out = [path.as_posix() for path in inputs.results]
     assert left_out == ["f/page_files", "f/a.restored.png"]  # but not what is named
 
@@ -105,7 +102,7 @@ def test_outputs_in_a_folder_are_not_inputs() -> None:
 def test_named_outputs_are_left_out_together_with_their_inputs() -> None:
     """In a second run, the shell's `*.png` also matches outputs; alone, such a file is an input."""
     touch("a.png", "a.restored.png", "b.restored.png")
-    inputs = find_inputs(["a.png", "a.restored.png", "b.restored.png"], readable_suffixes())
+    inputs = InputQuery(["a.png", "a.restored.png", "b.restored.png"], readable_suffixes()).find()
     assert [str(image) for image in inputs.found] == ["a.png", "b.restored.png"]
     assert inputs.own == [Path("a.restored.png")]
 
@@ -114,7 +111,7 @@ def test_named_outputs_are_left_out_together_with_their_inputs() -> None:
 def test_a_hidden_file_that_is_named_is_an_input(name: str) -> None:
     """A name that consists of the mark of outputs is that of no output."""
     touch("a.png", name)
-    inputs = find_inputs(["a.png", name], readable_suffixes())
+    inputs = InputQuery(["a.png", name], readable_suffixes()).find()
     assert [str(image) for image in inputs.found] == ["a.png", name]
 
 
@@ -130,7 +127,7 @@ def test_a_linked_folder_is_searched_under_one_name() -> None:
     touch("f/a/1.png", "elsewhere/2.png")
     Path("f/b").symlink_to("a", target_is_directory=True)
     Path("f/c").symlink_to("../elsewhere", target_is_directory=True)
-    inputs = find_inputs(["f"], readable_suffixes(), recursive=True)
+    inputs = InputQuery(["f"], readable_suffixes(), recursive=True).find()
     assert [str(image) for image in inputs.found] == ["f/a/1.png", "f/c/2.png"]
     assert [path.as_posix() for path in inputs.linked] == ["f/b"]
 
@@ -192,10 +189,10 @@ def test_a_folder_that_a_pattern_cannot_search_is_the_cause(
 
     refuse("scandir")
     refuse("lstat")
-    (problem,) = find_inputs([pattern], readable_suffixes()).problems
+    (problem,) = InputQuery([pattern], readable_suffixes()).find().problems
     assert (problem.name, problem.error) == (refused, "cannot be searched (Permission denied)")
     touch("shots/open/a1.png")
-    assert not find_inputs(["shots/*/a?.png"], readable_suffixes()).problems
+    assert not InputQuery(["shots/*/a?.png"], readable_suffixes()).find().problems
 
 
 def test_an_existing_file_is_not_a_pattern() -> None:
@@ -208,14 +205,14 @@ def test_an_existing_file_is_not_a_pattern() -> None:
 def test_listed_names_are_never_patterns() -> None:
     """A list contains exact names and no patterns."""
     touch("a.png")
-    inputs = find_inputs([], readable_suffixes(), listed=["*.png", "a.png"])
+    inputs = InputQuery([], readable_suffixes(), listed=["*.png", "a.png"]).find()
     assert [str(image) for image in inputs.found] == ["*.png", "a.png"]
 
 
 def test_a_name_without_images_is_a_problem_with_a_hint() -> None:
     """An empty folder and a pattern without a match are problems; other inputs are found."""
     touch("a.png", "empty/sub/b.png")
-    inputs = find_inputs(["a.png", "empty", "no*.png"], readable_suffixes())
+    inputs = InputQuery(["a.png", "empty", "no*.png"], readable_suffixes()).find()
     assert [str(image) for image in inputs.found] == ["a.png"]
     assert [problem.name for problem in inputs.problems] == ["empty", "no*.png"]
     assert "-r" in inputs.problems[0].hint
@@ -237,7 +234,7 @@ def test_a_list_keeps_names_that_are_not_unicode() -> None:
 def test_an_empty_name_is_not_the_current_folder() -> None:
     """An unset shell variable does not stand for all images in the current folder."""
     touch("a.png")
-    inputs = find_inputs(["", "x" * 300], readable_suffixes())
+    inputs = InputQuery(["", "x" * 300], readable_suffixes()).find()
     assert [problem.error for problem in inputs.problems] == ["the name is empty"]
     assert [str(image) for image in inputs.found] == ["x" * 300]
 

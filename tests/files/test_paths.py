@@ -20,7 +20,7 @@ from restormer_cli.batch import manifest
 from restormer_cli.batch.jobs import plan_jobs
 from restormer_cli.errors import UsageError
 from restormer_cli.files import paths
-from restormer_cli.files.discovery import find_inputs
+from restormer_cli.files.discovery import InputQuery
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.formats import readable_suffixes
 from tests.support.program import Outcome, picture, tree
@@ -182,7 +182,7 @@ def test_outputs_of_urls_are_named_like_those_of_paths(shop: dict[str, np.ndarra
     def targets(*names: str, **options: Any) -> list[str]:
         return [
             str(job.target)
-            for job in plan_jobs(find_inputs(names, readable_suffixes()).found, **options)
+            for job in plan_jobs(InputQuery(names, readable_suffixes()).find().found, **options)
         ]
 
     assert targets("memory://shop/in/a.png") == ["memory://shop/in/a.restored.png"]

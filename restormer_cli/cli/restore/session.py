@@ -65,7 +65,8 @@ class Session:
     def _plan(self) -> None:
         """Find the inputs and name their outputs."""
         options = self.options
-        self.inputs = batch.leave_out_outputs(self._find())
+        self.query = self._query()
+        self.inputs = batch.leave_out_outputs(self.query.find())
         self.jobs = batch.plan_jobs(
             self.inputs.found,
             output=options.output,
@@ -75,9 +76,9 @@ class Session:
         )
         self.jobs = batch.assign_masks(self.jobs, self.inputs.found, options.mask)
 
-    def _find(self) -> Inputs:
+    def _query(self) -> files.InputQuery:
         options = self.options
-        return files.find_inputs(
+        return files.InputQuery(
             options.inputs or (),
             imaging.readable_suffixes(),
             listed=files.read_list_file(options.files_from, null=options.null),
@@ -140,11 +141,7 @@ class Session:
             self._backend(config).prepare(1)
         arrivals: files.Arrivals[Job] = files.Arrivals()
         plan = batch.WatchPlan(
-            self._find,
-            folders,
-            imaging.readable_suffixes(),
-            recursive=self.options.recursive,
-            searched_not=self._not_searched(),
+            self.query,
             output=self.options.output,
             format=None if self.options.format == "keep" else self.options.format,
             mask=self.options.mask,
@@ -153,7 +150,7 @@ class Session:
         names = printable(", ".join(map(str, folders)))
         self.console.say(f"watching {names}. Ctrl-C ends it after the image being written")
         for changed in files.watch_folders(folders, arrivals, recursive=self.options.recursive):
-            self.inputs, jobs, whole = plan.look(changed)
+            self.inputs, jobs, whole = plan.scan(changed)
             self._report_inputs()
             if arrived := arrivals.complete(jobs, whole=whole):
                 self.total += len(arrived)
