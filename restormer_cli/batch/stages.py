@@ -340,7 +340,9 @@ class ImageStages:
         self._check_stop()
         report = partial(self._report_progress, current, page.number)
         with _page_guard(current, page.number, page.decoded.image):
-            result = self.restorer.forward(page.view.seen, page.view.right, progress=report)
+            result = self.restorer.forward(
+                page.view.network_input, page.view.right, progress=report
+            )
         return ComputedPage(page, result)
 
     def _finish_page(self, current: _CurrentImage, computed: ComputedPage) -> Page:

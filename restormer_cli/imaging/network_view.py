@@ -1,7 +1,7 @@
-"""What a network sees of an image, and how its answer goes back into the image's samples.
+"""Convert an image to the input of a network, and its output back to samples.
 
 Networks take colours in 0..1. `prepare` makes them in four steps, and `NetworkView` undoes these
-for what the network has changed:
+for the samples that the network has changed:
 
 - Camera colours: linear samples are balanced and encoded by sRGB's curve. Pixels that the sensor
   has clipped stay as they are.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .image import Array, Image
 
-_OPAQUE = 0.1  # opacity from which the network sees a pixel's own colour alone
+_OPAQUE = 0.1  # opacity from which a pixel keeps its own colour
 _LEAST_OPACITY = 1e-3  # for divisions
 _ROUNDING = 1e-6  # difference that tiles, scaling and colour conversions may cause
 _ROWS = 256
@@ -44,33 +44,33 @@ _WINDOW = (7, 7)
 
 @dataclass(frozen=True)
 class NetworkView:
-    """An image as a network sees it."""
+    """The input of a network for an image, and the data to convert the output back."""
 
     image: Image
     colours: Array  # H W C float32 on the scale 0..1, C 1 if the image is neutral
-    seen: Array  # the same clipped to 0..1, with margins: the input of the network
-    right: Array | None  # the right view of a dual-pixel image, like `seen`
-    margin: int  # pixels at each side of `seen`
-    weight: Array | None = None  # H W 1 or H W C, 0..1: part of the change to apply; None: 1
+    network_input: Array  # the same clipped to 0..1, with margins
+    right: Array | None  # the right view of a dual-pixel image, like `network_input`
+    margin: int  # pixels at each side of `network_input`
+    change_weight: Array | None = None  # H W 1 or H W C, 0..1: part of the change to keep; None: 1
     opacity: Array | None = None  # H W 1 for colour that is multiplied by alpha
     linear: Image | None = None  # of camera colours, which `image` shows balanced
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def merge(self, answer: Array) -> Array:
-        """Return the restored colours, comparable with `colours`, from the network's answer.
+    def merge(self, output: Array) -> Array:
+        """Return the restored colours, comparable with `colours`, from the network's output.
 
-        The answer may be overwritten, to save memory.
+        The output may be overwritten, to save memory.
         """
-        answer, seen = (remove_margin(planes, self.margin) for planes in (answer, self.seen))
-        if _equal(answer, seen):
+        output = remove_margin(output, self.margin)
+        if _equal(output, remove_margin(self.network_input, self.margin)):
             return self.colours
-        if self.weight is None:
-            return answer
-        for rows in _bands(answer):
-            change = (answer[rows] - self.colours[rows]) * self.weight[rows]
-            np.add(self.colours[rows], change, out=answer[rows])
-        return answer
+        if self.change_weight is None:
+            return output
+        for rows in _bands(output):
+            change = (output[rows] - self.colours[rows]) * self.change_weight[rows]
+            np.add(self.colours[rows], change, out=output[rows])
+        return output
 
     def return_detail(self, restored: Array, share: float) -> Array:
         """Return `merge`'s colours with a share, 0..1, of the luminance detail that they lost.
@@ -80,8 +80,8 @@ class NetworkView:
         if share == 0 or restored is self.colours:
             return restored
         detail = removed_detail(self.colours, restored)
-        if self.weight is not None:  # what is hidden, and highlights, have no change to return
-            detail *= self.weight.min(axis=2)
+        if self.change_weight is not None:  # hidden pixels and highlights lost no detail
+            detail *= self.change_weight.min(axis=2)
         restored += np.float32(share) * detail[..., None]
         return restored
 
@@ -117,7 +117,7 @@ class NetworkView:
 
     def _encode_rows(self, rows: slice, restored: Array, strength: np.float32) -> Array:
         pixels, colours, scale = self.image.pixels[rows], self.colours[rows], self.image.scale
-        if self.weight is None and self.opacity is None:
+        if self.change_weight is None and self.opacity is None:
             if strength < 1:
                 restored = colours + strength * (restored - colours)
             return from_float(restored, pixels.dtype, scale)
@@ -125,7 +125,7 @@ class NetworkView:
         if self.opacity is not None:
             change *= self.opacity[rows]
         if colours.shape[2] < pixels.shape[2]:  # neutral, but perhaps not where it is hidden
-            visible = True if self.weight is None else self.weight[rows] > 0
+            visible = True if self.change_weight is None else self.change_weight[rows] > 0
             pixels = np.where(visible, pixels[..., 1:2], pixels)
         if pixels.dtype == np.float32:
             changed: Array = pixels + np.float32(scale[1] - scale[0]) * change
@@ -134,7 +134,7 @@ class NetworkView:
 
 
 def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> NetworkView:
-    """Return what the network sees of an image, and of its right view's pixels.
+    """Return the network's input for an image and the pixels of its right view.
 
     The image's `scale` is that of both. Margins, reflected, keep the borders of the image away
     from those of the network's zero padding.
@@ -168,9 +168,9 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         for channel in range(colours.shape[2]):  # one by one, to save memory
             colours[..., channel] = _fill_hidden(colours[..., channel], weight[..., 0])
 
-    seen, kept = colours, 0.0
+    unit, kept = colours, 0.0
     if image.pixels.dtype == np.float32 and (colours.min() < 0 or colours.max() > 1):
-        seen, applied = colours.clip(0, 1), 1 - _highlights(colours)
+        unit, applied = colours.clip(0, 1), 1 - _highlights(colours)
         kept = float((applied < 1).mean())
         weight = applied if weight is None else applied * weight
     if clipped is not None and clipped.any():
@@ -178,21 +178,21 @@ def prepare(image: Image, right: Array | None = None, *, margin: int = 0) -> Net
         kept = float((weight < 1).mean())
     if right is not None:
         right = add_margin(to_float(right[..., channels], image.scale), margin)
-    with_margin = add_margin(seen, margin)
-    if seen is colours:  # keep one copy
+    with_margin = add_margin(unit, margin)
+    if unit is colours:  # keep one copy
         colours = remove_margin(with_margin, margin)
     notes = _scale_notes(image, kept) if linear is None else _highlight_notes(kept)
     return NetworkView(
         image=image,
         colours=colours,
-        seen=with_margin,
+        network_input=with_margin,
         right=right,
         margin=margin,
-        weight=weight,
+        change_weight=weight,
         opacity=multiplied,
         linear=linear,
         notes=notes,
-        warnings=[*_band_warnings(image), *_darkness_warnings(seen)],
+        warnings=[*_band_warnings(image), *_darkness_warnings(unit)],
     )
 
 
@@ -259,15 +259,15 @@ def _is_neutral(pixels: Array, visible: Array | None, tolerance: float) -> bool:
     return True
 
 
-def _equal(answer: Array, seen: Array) -> bool:
-    """Return True if nothing was changed but for rounding errors."""
-    return all(np.abs(answer[rows] - seen[rows]).max() <= _ROUNDING for rows in _bands(seen))
+def _equal(first: Array, second: Array) -> bool:
+    """Return True if samples differ by rounding errors at most."""
+    return all(np.abs(first[rows] - second[rows]).max() <= _ROUNDING for rows in _bands(first))
 
 
 def _highlights(colours: Array) -> Array:
-    """Return how far samples beyond 0..1 are highlights, 0..1, and not noise.
+    """Return the weight, 0..1, that samples outside 0..1 are highlights rather than noise.
 
-    Noise goes far beyond in single samples only and not in the mean around them.
+    Noise goes far outside in single samples only and not in the mean around them.
     """
     means = cv2.blur(colours, _WINDOW).reshape(colours.shape)
     own, around = (np.maximum(planes - 1, -planes) for planes in (colours, means))
@@ -307,12 +307,12 @@ def _band_warnings(image: Image) -> list[str]:
     return [f"only the first of {count} bands is restored: the file does not say what they are"]
 
 
-def _darkness_warnings(seen: Array) -> list[str]:
-    samples = seen.reshape(-1)[:: max(1, seen.size // _MAX_SAMPLES)]
+def _darkness_warnings(colours: Array) -> list[str]:
+    samples = colours.reshape(-1)[:: max(1, colours.size // _MAX_SAMPLES)]
     brightest = float(np.quantile(samples, _BRIGHTEST))
     if not 0 < brightest < _DARK:
         return []
     return [
-        f"almost black: the brightest samples are {255 * brightest:.2g} of 255, of which the "
-        "network sees next to nothing; brighten the image first"
+        f"almost black: the brightest samples are {255 * brightest:.2g} of 255, too dark for the "
+        "network; brighten the image first"
     ]

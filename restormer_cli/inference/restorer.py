@@ -187,7 +187,7 @@ class Restorer:
                     picture = Image(colours, scale=find_scale(colours))
                     views = None if right is None else np.atleast_3d(right)[..., : colours.shape[2]]
                     view = prepare(picture, views)
-                    colours, right = view.seen, view.right
+                    colours, right = view.network_input, view.right
                     notes += view.notes
             restored, plan = self._restore(
                 colours, right, colours.dtype, self.margin, progress, notes.append

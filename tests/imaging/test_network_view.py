@@ -1,4 +1,4 @@
-"""What a network sees of an image, and how its answer goes back."""
+"""The input of a network for an image, and its output converted back to samples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.scenes import smooth_picture
 RANGES = ((0, 1), (-0.3, 1.4), (0, 255), (-3, 300), (-1024, 3071), (0, 60), (-1e30, 1e30))
 
 
-def restored(view: NetworkView, network=lambda seen: seen, strength: float = 1) -> np.ndarray:
+def restored(view: NetworkView, network=lambda x: x, strength: float = 1) -> np.ndarray:
     """Return the pixels after this network."""
-    assert view.seen.dtype == np.float32
-    assert view.seen.min() >= 0
-    assert view.seen.max() <= 1
-    return view.encode(view.merge(network(view.seen)), strength)
+    assert view.network_input.dtype == np.float32
+    assert view.network_input.min() >= 0
+    assert view.network_input.max() <= 1
+    return view.encode(view.merge(network(view.network_input)), strength)
 
 
 def as_float(pixels, alpha=None, **fields):
@@ -57,7 +57,7 @@ def images(draw):
 def test_a_network_without_effect_changes_no_bit(image, margin):
     """Identity, with rounding errors or without, gives exactly the input."""
     for error in (0, 1e-7):
-        result = restored(prepare(image, margin=margin), lambda seen, e=error: seen + np.float32(e))
+        result = restored(prepare(image, margin=margin), lambda x, e=error: x + np.float32(e))
         assert result.dtype == image.pixels.dtype
         np.testing.assert_array_equal(result, image.pixels)
 
@@ -69,10 +69,10 @@ def test_pixels_that_are_black_in_the_mask_keep_every_bit(image, share, strength
 
     def restore(mask):
         view = prepare(image)
-        answer = view.merge(view.seen * np.float32(0.5) + np.float32(0.2))
-        answer = view.return_detail(answer, share)
-        answer = answer if mask is None else view.blend(answer, mask)
-        return view.encode(answer, strength, mask)
+        output = view.merge(view.network_input * np.float32(0.5) + np.float32(0.2))
+        output = view.return_detail(output, share)
+        output = output if mask is None else view.blend(output, mask)
+        return view.encode(output, strength, mask)
 
     shape = image.pixels.shape[:2]
     mask = np.random.default_rng(seed).choice(np.float32([0, 0.5, 1]), shape)
@@ -88,8 +88,8 @@ def test_linear_camera_colours_that_are_black_in_the_mask_keep_every_bit():
     view = prepare(image)
     mask = np.zeros((20, 30), np.float32)
     mask[:, 15:] = 1
-    answer = view.return_detail(view.merge(view.seen * np.float32(0.5)), 0.5)
-    result = view.encode(view.blend(answer, mask), 0.7, mask)
+    output = view.return_detail(view.merge(view.network_input * np.float32(0.5)), 0.5)
+    result = view.encode(view.blend(output, mask), 0.7, mask)
     np.testing.assert_array_equal(result[:, :15], image.pixels[:, :15])
     assert not np.array_equal(result[:, 15:], image.pixels[:, 15:])
 
@@ -98,7 +98,7 @@ def test_linear_camera_colours_that_are_black_in_the_mask_keep_every_bit():
 @settings(max_examples=60)
 def test_strength_0_changes_no_bit(image):
     """At strength 0 the network has no effect."""
-    result = restored(prepare(image), lambda seen: seen * np.float32(0.5), 0)
+    result = restored(prepare(image), lambda x: x * np.float32(0.5), 0)
     np.testing.assert_array_equal(result, image.pixels)
 
 
@@ -106,7 +106,7 @@ def test_strength_0_changes_no_bit(image):
 @settings(max_examples=60)
 def test_hidden_samples_are_never_changed(image):
     """Where alpha is 0, any network leaves the colour as it is."""
-    result = restored(prepare(image), lambda seen: np.float32(1) - seen)
+    result = restored(prepare(image), lambda x: np.float32(1) - x)
     if image.alpha is not None:
         hidden = image.alpha == 0
         np.testing.assert_array_equal(result[hidden], image.pixels[hidden])
@@ -117,8 +117,8 @@ def test_a_float_image_is_restored_like_the_same_integers(full):
     """The network sees the same as for the integers of that range."""
     levels = np.rint(smooth_picture() * full)
     view = prepare(as_float(levels.astype(np.float32)))
-    np.testing.assert_allclose(view.seen, levels / full, atol=1e-6)
-    result = restored(view, lambda seen: seen / 2)
+    np.testing.assert_allclose(view.network_input, levels / full, atol=1e-6)
+    result = restored(view, lambda x: x / 2)
     np.testing.assert_allclose(result, levels / 2, atol=1e-3)
     assert view.notes == [
         f"samples range from {levels.min():g} to {levels.max():g}: restored on the scale 0..{full}"
@@ -126,7 +126,7 @@ def test_a_float_image_is_restored_like_the_same_integers(full):
 
 
 def test_noise_beyond_the_scale_is_removed():
-    """The network's answer replaces samples slightly outside 0..1; nothing is added back."""
+    """The network's output replaces samples slightly outside 0..1; nothing is added back."""
     noisy = smooth_picture(0.08)
     assert noisy.min() < -0.05
     assert noisy.max() > 1.05
@@ -140,7 +140,7 @@ def test_highlights_stay():
     radiance[10:30, 20:50] = 12.5
     radiance[60, 60] = 90
     view = prepare(as_float(radiance))
-    result = restored(view, lambda seen: seen * np.float32(0.9))
+    result = restored(view, lambda x: x * np.float32(0.9))
     above = radiance > 2
     np.testing.assert_array_equal(result[above], radiance[above])
     inside = radiance < 0.9
@@ -152,7 +152,7 @@ def test_highlights_blend():
     """Across the edge of the scale, the result has no step."""
     ramp = np.linspace(0.5, 2, 400, dtype=np.float32)[None, :, None].repeat(20, axis=0)
     image = Image(ramp, scale=(0.0, 1.0))
-    result = restored(prepare(image), lambda seen: seen - np.float32(0.02))[10, :, 0]
+    result = restored(prepare(image), lambda x: x - np.float32(0.02))[10, :, 0]
     assert np.diff(result).min() >= 0
     assert np.diff(result).max() < 0.02
 
@@ -168,13 +168,13 @@ def test_hidden_colour_is_not_seen(dtype, premultiplied):
     views = []
     for hidden in (0, top):
         pixels = np.where(alpha[..., None] > 0, colours, np.dtype(dtype).type(hidden))
-        views.append(prepare(Image(pixels, alpha, premultiplied=premultiplied)).seen)
+        views.append(prepare(Image(pixels, alpha, premultiplied=premultiplied)).network_input)
     np.testing.assert_array_equal(*views)
-    seen = views[0]
-    visible = seen[20:60, 20:70]
-    assert visible.min() - 0.01 <= seen.min()
-    assert seen.max() <= visible.max() + 0.01
-    assert np.abs(seen[19, 20:70] - seen[20, 20:70]).max() < 0.1  # continues beyond the edge
+    filled = views[0]
+    visible = filled[20:60, 20:70]
+    assert visible.min() - 0.01 <= filled.min()
+    assert filled.max() <= visible.max() + 0.01
+    assert np.abs(filled[19, 20:70] - filled[20, 20:70]).max() < 0.1  # continues beyond the edge
 
 
 def test_nearly_transparent_colour_hardly_counts():
@@ -182,8 +182,8 @@ def test_nearly_transparent_colour_hardly_counts():
     pixels, alpha = np.full((40, 40, 3), 128, np.uint8), np.full((40, 40), 255, np.uint8)
     pixels[10:30, 10:30], alpha[10:30, 10:30] = (0, 255, 0), 1
     view = prepare(Image(pixels, alpha))
-    assert np.abs(view.seen - 128 / 255).max() < 0.1  # the difference is 0.5
-    np.testing.assert_array_equal(view.seen[:10], np.float32(128 / 255))
+    assert np.abs(view.network_input - 128 / 255).max() < 0.1  # the difference is 0.5
+    np.testing.assert_array_equal(view.network_input[:10], np.float32(128 / 255))
 
 
 def test_premultiplied_colour_is_divided():
@@ -191,8 +191,8 @@ def test_premultiplied_colour_is_divided():
     alpha = np.full((30, 30), 0.5, np.float32)
     image = Image(np.full((30, 30, 3), (0.4, 0.2, 0.1), np.float32), alpha, premultiplied=True)
     view = prepare(image)
-    np.testing.assert_allclose(view.seen[0, 0], (0.8, 0.4, 0.2), rtol=1e-6)
-    result = restored(view, lambda seen: seen - np.float32(0.1))
+    np.testing.assert_allclose(view.network_input[0, 0], (0.8, 0.4, 0.2), rtol=1e-6)
+    result = restored(view, lambda x: x - np.float32(0.1))
     np.testing.assert_allclose(result[0, 0], (0.35, 0.15, 0.05), rtol=1e-5)
 
 
@@ -210,9 +210,9 @@ def test_neutral_images_are_restored_as_grey(dtype, with_alpha):
     colour = np.repeat(grey, 3, axis=2)
     if with_alpha:
         colour[:20] = noise(20, 96, 3, "uint8").astype(dtype)  # hidden
-    network = lambda seen: seen * np.float32(0.7)  # noqa: E731
+    network = lambda x: x * np.float32(0.7)  # noqa: E731
     view = prepare(Image(colour, alpha, scale=scale))
-    assert view.seen.shape[2] == 1
+    assert view.network_input.shape[2] == 1
     result = restored(view, network)
     expected = restored(prepare(Image(grey, alpha, scale=scale)), network)
     start = 20 if with_alpha else 0
@@ -226,21 +226,21 @@ def test_the_rounding_of_ycbcr_is_neutral():
     colour = np.repeat(grey, 3, axis=2)
     colour[::3, ::2, 0] += 1
     view = prepare(Image(colour))
-    assert view.seen.shape[2] == 1
-    result = restored(view, lambda seen: seen * np.float32(0.5))
+    assert view.network_input.shape[2] == 1
+    result = restored(view, lambda x: x * np.float32(0.5))
     assert (result == result[..., :1]).all()
     colour[5, 5, 2] += 4
-    assert prepare(Image(colour)).seen.shape[2] == 3
+    assert prepare(Image(colour)).network_input.shape[2] == 3
 
 
 def test_a_colour_in_the_right_view_is_seen():
     """A pair is neutral only if both views are."""
     grey = np.full((20, 20, 3), 99, np.uint8)
     right = grey.copy()
-    assert prepare(Image(grey), right).seen.shape[2] == 1
+    assert prepare(Image(grey), right).network_input.shape[2] == 1
     right[3, 3] = (0, 50, 99)
     view = prepare(Image(grey), right)
-    assert view.seen.shape == view.right.shape == (20, 20, 3)
+    assert view.network_input.shape == view.right.shape == (20, 20, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 30)])
@@ -248,9 +248,9 @@ def test_margins_are_reflected_and_removed(shape):
     """Also of images that are smaller than the margin."""
     image = Image(noise(*shape, 3))
     view = prepare(image, margin=8)
-    assert view.seen.shape == (shape[0] + 16, shape[1] + 16, 3)
-    np.testing.assert_array_equal(view.seen[8, 8], view.colours[0, 0])
-    result = restored(view, lambda seen: 1 - seen)
+    assert view.network_input.shape == (shape[0] + 16, shape[1] + 16, 3)
+    np.testing.assert_array_equal(view.network_input[8, 8], view.colours[0, 0])
+    result = restored(view, lambda x: 1 - x)
     np.testing.assert_array_equal(result, 255 - image.pixels)
 
 

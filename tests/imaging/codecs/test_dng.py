@@ -148,8 +148,8 @@ def test_the_network_sees_the_colours_of_a_developed_photograph() -> None:
     image = linear("a.dng")
     expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     view = prepare(image)
-    assert np.abs(view.seen - expected)[4:-4, 4:-4].max() < 0.01
-    unchanged = view.encode(view.merge(view.seen + 0))
+    assert np.abs(view.network_input - expected)[4:-4, 4:-4].max() < 0.01
+    unchanged = view.encode(view.merge(view.network_input + 0))
     assert np.array_equal(unchanged, image.pixels)
 
 
