@@ -23,7 +23,7 @@ from .codecs.tiff import dng
 from .codecs.unsupported import check_kind, is_unsupported
 from .formats import fit
 from .image import Array, Image, ImageSequence
-from .integrity.fault import CUT, is_total
+from .integrity.fault import CUT
 from .limits import MAX_PIXELS
 from .metadata import read_orientation
 from .scale import find_scale
@@ -87,8 +87,7 @@ def decode(
         data: the file.
         max_pixels: limit of each image.
         name: of the file, for errors.
-        allow_damaged: decode images that are damaged in part, and describe the damage in
-            `Image.damage`.
+        allow_damaged: decode images that are damaged in part, and set `Image.damage`.
         kind: format of the output, if it is known: for a DNG, camera raw files stay linear.
 
     Raises:
@@ -224,7 +223,7 @@ def _checked(sequence: ImageSequence, name: str, allow_damaged: bool) -> Iterato
         with named_errors(name if sequence.count == 1 else f"{name}: {sequence.unit} {number}"):
             image = next(sequence.images)
             if image.damage is not None and not allow_damaged:
-                rest = "" if is_total(image.damage) else _WITH_DAMAGE
+                rest = "" if image.damage.part == 1 else _WITH_DAMAGE
                 raise DamagedError(
                     f"damaged: {image.damage}", f"Get a complete copy of the file{rest}."
                 )

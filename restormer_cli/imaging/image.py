@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from fractions import Fraction
 
+    from .integrity.fault import Damage
     from .linear import RawDescription
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -48,7 +49,7 @@ class Image:
     raw: RawDescription | None = None  # of linear camera colours, which only a DNG holds
     duration: Fraction | None = None  # of a frame of an animation
     plays: int = 0  # of the whole animation, given by its first frame; 0: for ever
-    damage: str | None = None  # cause and extent, if only a part could be decoded
+    damage: Damage | None = None  # if only a part could be decoded
     bits: int | None = None  # of a sample in the file, if its type has more
     scale: Scale = UNIT  # black and white of float samples; integers use their whole range
     extra_samples: tuple[int, ...] = ()  # meaning and order of alpha and bands, codes of a TIFF

@@ -159,10 +159,9 @@ def test_a_picture_of_one_colour_is_not_damaged(
 def test_the_missing_part_is_measured(name: str) -> None:
     """The rows before the end of a cut file are decoded, and the rest is counted."""
     whole, image = read(WHOLE[name]).pixels, read(cut(WHOLE[name]))
-    assert image.damage is not None
-    assert image.damage.startswith("its end is missing, ")
-    percent = int(image.damage.removeprefix("its end is missing, ").split(" %")[0])
-    assert 35 <= percent <= 55
+    cause, part = image.damage or ("", 0)
+    assert cause == "its end is missing"
+    assert part == pytest.approx(0.45, abs=0.1)
     rows = slice(70, None) if name == "bmp" else slice(0, 40)  # a BMP begins at the bottom
     np.testing.assert_array_equal(image.pixels[rows], whole[rows])
 
@@ -216,7 +215,7 @@ def test_pixels_that_do_not_inflate_are_damage() -> None:
     header = (8).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     image = read(b"\x89PNG\r\n\x1a\n" + parts)
-    assert image.damage == "its coded data is corrupt, 38 % of the image could not be decoded"
+    assert str(image.damage) == "its coded data is corrupt, 38 % of the image could not be decoded"
 
 
 def test_allow_damaged_restores_with_a_warning(
@@ -444,4 +443,4 @@ def test_an_unknown_filter_of_a_png_is_damage() -> None:
     header = (8).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     image = read(b"\x89PNG\r\n\x1a\n" + parts)
-    assert image.damage == "its coded data is corrupt, 50 % of the image could not be decoded"
+    assert str(image.damage) == "its coded data is corrupt, 50 % of the image could not be decoded"

@@ -10,7 +10,7 @@ import numpy as np
 from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
 from ..integrity import isobmff
-from ..integrity.fault import CUT, describe
+from ..integrity.fault import CUT, Damage
 from . import OTHER_MAPS, import_extra
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
         icc=info.get("icc_profile") or None,
         exif=info["exif"] or None,
         xmp=info.get("xmp") or None,
-        damage=cause and describe(cause, None),
+        damage=Damage(cause) if cause else None,
     )
     if "nclx_profile" in info and image.icc is None:
         primaries, transfer, matrix, full = (info["nclx_profile"][name] for name in _NCLX)

@@ -14,7 +14,7 @@ import PIL.Image
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size
 from ..integrity import jpeg as integrity
-from ..integrity.fault import Fault, describe, describe_rest, fill_up
+from ..integrity.fault import Damage, Fault, describe_rest, fill_up
 from . import CODEC_ERRORS, STALE_CREDENTIALS, decode_text, pillow
 from .blocks import exif, photoshop, xmp
 from .unsupported import check_jpeg
@@ -122,7 +122,7 @@ def _read_damaged(image: Image, data: bytes, fault: Fault) -> None:
         part = filled.part if filled else None
         data = data[: fault.end]
     decode_end(data)
-    image.damage = describe(fault.cause, part)
+    image.damage = Damage(fault.cause, part)
 
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:

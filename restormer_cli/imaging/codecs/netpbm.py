@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale
-from ..integrity.fault import CUT, describe
+from ..integrity.fault import CUT, Damage
 from . import decode_text
 
 if TYPE_CHECKING:
@@ -174,14 +174,14 @@ def _decode_image(data: bytes, header: _Header) -> Image:
 
 
 def _read(data: bytes, header: _Header, image: Image) -> Array:
-    """Return H W S binary samples; if some are missing, zeros, and describe the damage."""
+    """Return H W S binary samples; if some are missing, zeros, and set the damage."""
     raw = data[header.start : header.end]
     size = header.end - header.start
     if len(raw) < size:
         rows = len(raw) * header.height // size
         if not rows:
             raise ValueError("its samples are missing")
-        image.damage = describe(CUT, 1 - rows / header.height)
+        image.damage = Damage(CUT, 1 - rows / header.height)
         raw += bytes(size - len(raw))
     if header.form == b"P4":
         packed = np.frombuffer(raw, np.uint8).reshape(header.height, -1)

@@ -18,7 +18,7 @@ from PIL import ImageCms
 from ...text import counted
 from ..image import UNDECODED, Array, Image, ImageSequence, check_size, rescale, swap_red_blue
 from ..integrity import gif, isobmff, jpeg2000, webp
-from ..integrity.fault import CORRUPT, CUT, Fault, describe, describe_rest, fill_up, sound_length
+from ..integrity.fault import CORRUPT, CUT, Damage, Fault, describe_rest, fill_up, sound_length
 from . import CODEC_ERRORS, INCH, OTHER_MAPS, bmp, decode_text
 from .blocks import exif
 from .blocks.tags import ORIENTATION
@@ -132,7 +132,7 @@ def accepts(start: bytes) -> bool:
 
 def _repaired(
     data: bytes, open_picture: Callable[[bytes], PIL.Image.Image]
-) -> tuple[bytes, str | None]:
+) -> tuple[bytes, Damage | None]:
     """Check a WebP, AVIF or JPEG 2000: return a file that can be decoded, and its damage."""
     if webp.SIGNATURE.match(data):
         if webp.is_cut(data):
@@ -144,13 +144,13 @@ def _repaired(
     elif isobmff.SIGNATURE.match(data) and (cause := isobmff.find_fault(data)):
         if cause == CUT:
             raise ValueError(cause)
-        return data, describe(cause, None)
+        return data, Damage(cause)
     elif jpeg2000.SIGNATURE.match(data) and (cause := jpeg2000.find_fault(data)):
         if cause == CUT:
             return data, None  # decoding fails, or tells how much is missing
-        return data, describe(cause, None)
+        return data, Damage(cause)
     elif data.startswith(_QOI) and not _is_whole_qoi(data, open_picture):
-        return data, describe(CORRUPT, None)
+        return data, Damage(CORRUPT)
     return data, None
 
 
@@ -187,7 +187,7 @@ def _decode_damaged(
         if filled is None:
             load(data)  # raises the first error again
             raise ValueError(CORRUPT)
-        data, damage = data + bytes(filled.size), describe(CUT, filled.part)
+        data, damage = data + bytes(filled.size), Damage(CUT, filled.part)
     image = _decode_frame(open_picture(data), data, None)
     image.damage = damage
     return image

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import ImageError
 from ..image import Array, Image, ImageSequence, check_size
-from ..integrity.fault import describe
+from ..integrity.fault import Damage
 from ..integrity.messages import library_messages
 from ..linear import WHITE, RawDescription, from_srgb_matrix
 from . import CODEC_ERRORS, import_extra
@@ -113,7 +113,7 @@ def _read(data: bytes, max_pixels: int, convert: Callable[[Any, Any], Image]) ->
         check_size(raw.sizes.width, raw.sizes.height, max_pixels)
         image = convert(library, raw)
     if messages():
-        image.damage = describe("LibRaw reports corrupt data", None)
+        image.damage = Damage("LibRaw reports corrupt data")
     return image
 
 

@@ -2,5 +2,5 @@
 
 Read `fault` first: each check returns None for a sound file, or a Fault with the cause and, where
 it is known, the offset up to which the data is sound. Decoders decode what there is up to that
-offset, and describe the missing part in `Image.damage`.
+offset, and set `Image.damage` to the missing part.
 """

@@ -30,22 +30,24 @@ class Fault(NamedTuple):
     end: int | None = None  # offset up to which the data is sound, if known
 
 
-def describe(cause: str, part: float | None) -> str:
-    """Return the text for `Image.damage`; `part` is the share of the image that is missing."""
-    if part is None:
-        extent = "an unknown part"
-    elif 0 < part < 0.01:
-        extent = "less than 1 %"
-    elif 0.99 < part < 1:
-        extent = "more than 99 %"
-    else:
-        extent = f"{100 * part:.0f} %"
-    return f"{cause}, {extent} of the image could not be decoded"
+class Damage(NamedTuple):
+    """Missing part of an image; `str` describes it for users."""
 
+    cause: str
+    part: float | None = None  # share of the image that could not be decoded, if known
 
-def is_total(damage: str) -> bool:
-    """Return True if a text of `describe` says that nothing could be decoded."""
-    return ", 100 % of the image" in damage
+    def __str__(self) -> str:
+        if self.part is None:
+            extent = "an unknown part"
+        elif self.part == 0:
+            return self.cause
+        elif self.part < 0.01:
+            extent = "less than 1 %"
+        elif 0.99 < self.part < 1:
+            extent = "more than 99 %"
+        else:
+            extent = f"{100 * self.part:.0f} %"
+        return f"{self.cause}, {extent} of the image could not be decoded"
 
 
 def describe_rest(data: bytes, end: int) -> list[str]:

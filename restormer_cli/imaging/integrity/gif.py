@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, NoReturn
 
-from .fault import CORRUPT, CUT, describe
+from .fault import CORRUPT, CUT, Damage
 
 _IMAGE, _EXTENSION, _TRAILER = 0x2C, 0x21, 0x3B  # block labels (20, 23, 27)
 _COMMENT, _APPLICATION = 0xFE, 0xFF  # extension labels (24, 26)
@@ -24,7 +24,7 @@ class Checked(NamedTuple):
     """Result of the check of a GIF."""
 
     data: bytes  # a complete file
-    damage: dict[int, str | None]  # of frames, by number
+    damage: dict[int, Damage | None]  # of frames, by number
     comments: list[bytes]
     fields: dict[str, bytes]  # "icc" and "xmp", where they are
 
@@ -37,10 +37,10 @@ def check(data: bytes, width: int, height: int) -> Checked:
     Raises:
         ValueError: a frame lies outside the picture.
     """
-    damage: dict[int, str | None] = {}
+    damage: dict[int, Damage | None] = {}
     comments = []
     fields: dict[str, bytes] = {}
-    found: str | None = None
+    found: Damage | None = None
     frames = 0
     position = 13 + _table_size(data[10])
     try:
@@ -57,7 +57,7 @@ def check(data: bytes, width: int, height: int) -> Checked:
                 if not complete:
                     data += _filler(data, position, area)
                 if count != area and found is None:
-                    found = describe(CORRUPT if complete else CUT, 1 - max(count, 0) / area)
+                    found = Damage(CORRUPT if complete else CUT, 1 - max(count, 0) / area)
                 damage[frames] = found
                 frames += 1
             elif kind == _EXTENSION:
@@ -75,7 +75,7 @@ def check(data: bytes, width: int, height: int) -> Checked:
     except (IndexError, struct.error):
         if not frames:
             raise ValueError(CUT) from None
-        damage[frames - 1] = found or describe(CUT, None)
+        damage[frames - 1] = found or Damage(CUT)
     return Checked(data, damage, comments, fields)
 
 

@@ -10,7 +10,7 @@ import zlib
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .fault import CORRUPT, CUT, describe, inflate
+from .fault import CORRUPT, CUT, Damage, inflate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ def split(data: bytes) -> Contents:
     return Contents(chunks, cause, damaged, position)
 
 
-def repair(chunks: Chunks, cause: str | None, *, corrupt: bool) -> tuple[Chunks, str | None]:
+def repair(chunks: Chunks, cause: str | None, *, corrupt: bool) -> tuple[Chunks, Damage | None]:
     """Return chunks with all pixels, of which zeros replace the missing, and the damage.
 
     Args:
@@ -88,7 +88,7 @@ def repair(chunks: Chunks, cause: str | None, *, corrupt: bool) -> tuple[Chunks,
     pixels = zlib.compress(raw.ljust(size, b"\0"), 1)
     others = [(kind, body) for kind, body in chunks if kind not in (b"IDAT", b"IEND")]
     others[first:first] = [(b"IDAT", pixels)]
-    return [*others, (b"IEND", b"")], describe(cause or CORRUPT, part or None)
+    return [*others, (b"IEND", b"")], Damage(cause or CORRUPT, part or None)
 
 
 def _rows(header: tuple[int, ...]) -> Iterator[int]:

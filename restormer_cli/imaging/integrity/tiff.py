@@ -33,7 +33,7 @@ from ..codecs.blocks.tags import (
     WIDTH,
 )
 from . import jpeg
-from .fault import CORRUPT, inflate
+from .fault import CORRUPT, Damage, inflate
 from .messages import library_messages
 
 # Tags of the offsets and sizes of strips, and of tiles.
@@ -56,13 +56,6 @@ class Segment(NamedTuple):
     height: int
     start: int  # offset of its data
     size: int  # of its data, in bytes
-
-
-class Damage(NamedTuple):
-    """What is missing of a picture."""
-
-    cause: str
-    part: float | None  # share of the picture, if known
 
 
 def with_sizes(page: exif.Directory, file_size: int) -> exif.Directory:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import PIL.Image
 
 from ..codecs import CODEC_ERRORS
-from .fault import CORRUPT, Fault, describe, fill_up, sound_length
+from .fault import CORRUPT, Damage, Fault, fill_up, sound_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def find_fault(data: bytes) -> Fault | None:
     return None
 
 
-def repair(data: bytes, fault: Fault, load: Callable[[bytes], Array]) -> tuple[bytes, str]:
+def repair(data: bytes, fault: Fault, load: Callable[[bytes], Array]) -> tuple[bytes, Damage]:
     """Return a file that can be decoded, and the damage; `load` decodes a file.
 
     Raises:
@@ -79,7 +79,7 @@ def repair(data: bytes, fault: Fault, load: Callable[[bytes], Array]) -> tuple[b
     """
     chunks = list(pixel_chunks(data))
     if fault.end is None:
-        return data, describe(fault.cause, None)
+        return data, Damage(fault.cause)
     if len(chunks) != 1:
         raise ValueError(fault.cause)
     kind, start, size = chunks[0]
@@ -92,7 +92,7 @@ def repair(data: bytes, fault: Fault, load: Callable[[bytes], Array]) -> tuple[b
     filled = fill_up(head, lambda body: load(complete(body)))
     if filled is None:
         raise ValueError(fault.cause)
-    return complete(head + bytes(filled.size)), describe(fault.cause, filled.part)
+    return complete(head + bytes(filled.size)), Damage(fault.cause, filled.part)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

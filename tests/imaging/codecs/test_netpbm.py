@@ -139,7 +139,7 @@ def test_the_rows_of_a_truncated_file_can_be_read():
     samples = noise(5, 7, 1)
     (image,) = decode(b"P5 7 5 255\n" + samples.tobytes()[:25], allow_damaged=True).images
     np.testing.assert_array_equal(image.pixels[:3], samples[:3])
-    assert image.damage == "its end is missing, 40 % of the image could not be decoded"
+    assert str(image.damage) == "its end is missing, 40 % of the image could not be decoded"
     assert not image.pixels[4].any()
 
 

@@ -17,8 +17,7 @@ from ....errors import ImageError
 from ....text import counted
 from ...image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
 from ...integrity import tiff as integrity
-from ...integrity.fault import CUT, describe
-from ...integrity.tiff import Damage
+from ...integrity.fault import CUT, Damage
 from ...scale import find_scale
 from .. import CODEC_ERRORS, pillow
 from ..blocks import exif, photoshop
@@ -130,7 +129,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             image = _decode_page(data, page)
             if not number:
                 image.notes += notes
-                image.damage = "; ".join(filter(None, [image.damage, cut])) or None
+                if cut:
+                    cause, part = image.damage or ("", 0)
+                    image.damage = Damage("; ".join(filter(None, [cut, cause])), part)
             yield image
 
     return ImageSequence(pages(), "tiff", count, omitted=tuple(sorted(omitted)))
@@ -234,7 +235,7 @@ def _decode_page(data: bytes, page: Directory) -> Image:
             image.losses.append(f"{_bands(extra)} left out")
     else:
         raise _unsupported(bits, photometric, compression)
-    image.damage = _describe(damage, integrity.missing_bytes(page, len(data)))
+    image.damage = _total(damage, integrity.missing_bytes(page, len(data)))
     return image
 
 
@@ -254,14 +255,14 @@ def _unsupported(bits: Iterable[int], photometric: int, compression: int) -> Ima
     )
 
 
-def _describe(damage: list[Damage | None], cut: float) -> str | None:
-    """Describe the damage of a page's planes, and the share of its bytes beyond the file's end."""
+def _total(damage: list[Damage | None], cut: float) -> Damage | None:
+    """Return the damage of a page: of its planes, or by bytes beyond the file's end, a share."""
     found = [each for each in damage if each is not None]
     parts = [each.part for each in found if each.part is not None]
     part = sum(parts) / len(damage) if parts else None
     if cut:
-        return describe(CUT, cut if part is None else part)
-    return describe(found[0].cause, part) if found else None
+        return Damage(CUT, cut if part is None else part)
+    return Damage(found[0].cause, part) if found else None
 
 
 def _decode_samples(
