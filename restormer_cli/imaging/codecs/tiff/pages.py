@@ -1,12 +1,10 @@
-"""TIFF with all its tags, and with sample types that neither Pillow nor OpenCV supports.
+"""Decode TIFF with all its tags, and with sample types that neither Pillow nor OpenCV supports.
 
 Section numbers are those of TIFF 6.0 (Adobe, 1992).
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ import PIL
 
 from ....errors import ImageError
 from ....text import counted
-from ...image import UNDECODED, Array, Image, ImageSequence, alpha_place, check_size
+from ...image import UNDECODED, Array, Image, ImageSequence, check_size
 from ...integrity import tiff as integrity
 from ...integrity.fault import CUT, Damage
 from ...scale import find_scale
@@ -38,8 +36,6 @@ from ..blocks.tags import (
     ROWS,
     SAMPLE_FORMAT,
     SAMPLES,
-    STRIP_OFFSETS,
-    STRIP_SIZES,
     SUB_IFDS,
     SUBFILE,
     TILE_HEIGHT,
@@ -49,6 +45,21 @@ from ..blocks.tags import (
 )
 from ..unsupported import check_tiff
 from . import stacks, ycbcr
+from .layout import (
+    BLACK_IS_ZERO,
+    CODING,
+    DEFLATE,
+    FLOATING,
+    HORIZONTAL,
+    MASK,
+    RAW,
+    REDUCED,
+    RGB,
+    STORAGE,
+    WHITE_IS_ZERO,
+    YCBCR,
+    unspecified_bands,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,26 +67,14 @@ if TYPE_CHECKING:
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGED = "the directory of its tags is damaged"
-_REDUCED, _PAGE, _MASK = 1, 2, 4  # bits of SUBFILE (section 8)
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # photometric interpretations
-_RAW, _DEFLATE = 1, 8  # compressions
-_LARGER = 1.1  # relative size that faster compression may have
 # Sample formats (section 19); 4 is undefined and read as unsigned, as by libtiff.
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 _TYPES = {*("u1", "u2", "u4", "u8"), *("i1", "i2", "i4", "i8"), *("f2", "f4", "f8")}
 _COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # by photometric interpretation, else 1
 # Compressions of bytes: none, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
-_BYTEWISE = frozenset([_RAW, 5, _DEFLATE, 32946, 32773, 34925, 50000])
-# Predictors: section 14; Adobe's Technical Note 3 of 2005.
-_NO_PREDICTOR, _HORIZONTAL, _FLOATING = 1, 2, 3
-# Tags that a decoder needs: strips or tiles, CCITT's options, palette, inks, JPEG and YCbCr.
-_CODING = frozenset([*range(256, 260), 262, 266, 273, *range(277, 280), 284, 292, 293, 317, 320])
-_CODING |= {*range(322, 326), 332, 338, 339, 347, *range(512, 522), *range(529, 533)}
-_SINGLE = _CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
+_BYTEWISE = frozenset([RAW, 5, DEFLATE, 32946, 32773, 34925, 50000])
+_SINGLE = CODING & {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
 _OLD_JPEG = frozenset(range(512, 522))  # tables may be anywhere in the file (section 22)
-# Tags that the encoder sets, and tags of other pictures, which are not restored.
-_STORAGE = _CODING | {SUBFILE, 255, 263, 280, 281, *range(288, 292), 318, 319, 321, SUB_IFDS, 334}
-_STORAGE |= {*range(340, 347), XMP, ICC, IPTC, 37724}
 _OMITTED = {SUB_IFDS: "pictures below its pages (SubIFDs)", 37724: "Photoshop's layers"}
 
 
@@ -98,9 +97,9 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
             cut = f"the directory after page {len(starts)} cannot be read, so later pages are lost"
             break
         kind = page.integer(SUBFILE, 0)
-        if kind & _MASK:
+        if kind & MASK:
             masks += 1
-        elif kind & _REDUCED:
+        elif kind & REDUCED:
             thumbnails += 1
         else:
             starts.append(start)
@@ -144,31 +143,10 @@ def _parse_page(data: bytes, start: int | None) -> Directory:
         CODEC_ERRORS: it is damaged, or the size of a page is missing.
     """
     page = exif.parse(data, start)
-    is_page = not page.integer(SUBFILE, 0) & (_MASK | _REDUCED)
+    is_page = not page.integer(SUBFILE, 0) & (MASK | REDUCED)
     if is_page and not page.tags.keys() >= {WIDTH, HEIGHT}:
         raise ValueError(_DAMAGED)
     return page
-
-
-def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
-    """Encode pages of any sizes and samples, deflated in strips of 256 KiB."""
-    file, order = bytearray(exif.header("<", 0)), ""
-    link = 4  # position of the next directory's offset
-    for page in images:
-        old = _old_tags(page, order)
-        if not order:
-            order = old.order
-            file[:8] = exif.header(order, 0)
-        tags, strips = _encode_page(page, old, len(file))
-        if count > 1:
-            tags[SUBFILE] = integer_tag(order, LONG, _PAGE)
-        file += b"".join(strips)
-        file += bytes(len(file) % 2)  # directories begin on a word boundary
-        start = len(file)
-        file += exif.directory(order, tags, start)
-        struct.pack_into(order + "I", file, link, start)
-        link = start + 2 + 12 * len(tags)
-    return bytes(file)
 
 
 def _check_tags(page: Directory) -> list[str]:
@@ -177,7 +155,7 @@ def _check_tags(page: Directory) -> list[str]:
     Raises:
         ValueError: pixels cannot be decoded without these tags.
     """
-    if page.damaged & _CODING or 0 in page.integers(BITS, 1):
+    if page.damaged & CODING or 0 in page.integers(BITS, 1):
         raise ValueError(_DAMAGED)
     count = len(page.damaged)
     return [f"{counted(count, 'damaged tag')}: left out"] if count else []
@@ -186,7 +164,7 @@ def _check_tags(page: Directory) -> list[str]:
 def _decode_page(data: bytes, page: Directory) -> Image:
     losses = _check_tags(page)
     described = stacks.as_pages(page.tags)
-    kept = {tag: v for tag, v in described.items() if tag not in _STORAGE and v.kind <= 13}
+    kept = {tag: v for tag, v in described.items() if tag not in STORAGE and v.kind <= 13}
     resources = page.raw(PHOTOSHOP) or b""
     kept.pop(PHOTOSHOP, None)
     if bare := photoshop.settings(resources):
@@ -201,38 +179,37 @@ def _decode_page(data: bytes, page: Directory) -> Image:
         iptc=_iptc(page) or photoshop.iptc(resources),
         losses=losses,
     )
-    if wide := sum(tag not in _STORAGE and v.kind > 13 for tag, v in described.items()):
+    if wide := sum(tag not in STORAGE and v.kind > 13 for tag, v in described.items()):
         image.losses.append(f"{counted(wide, 'tag')} of BigTIFF's 64-bit types: left out")
     bits = frozenset(page.integers(BITS, 1))
-    photometric = page.integer(PHOTOMETRIC, _BLACK_IS_ZERO)
-    compression = page.integer(COMPRESSION, _RAW)
+    photometric = page.integer(PHOTOMETRIC, BLACK_IS_ZERO)
+    compression = page.integer(COMPRESSION, RAW)
     palette = page.integers(PALETTE) if PALETTE in page.tags else ()
     check_tiff(compression)
     page = integrity.with_sizes(page, len(data))
-    damage: list[Damage | None] = []
+    damage: list[Damage | None] = [None]  # of each plane that is decoded alone
     if (
-        photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+        photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
         and compression in _BYTEWISE
         and bits <= {8, 16, 32, 64}
     ):
-        _decode_samples(image, data, page, damage)
-    elif photometric == _YCBCR and compression == _RAW and bits == {8}:
+        damage = _decode_samples(image, data, page)
+    elif photometric == YCBCR and compression == RAW and bits == {8}:
         picture = ycbcr.decode(data, page)
         pillow.read_samples(image, picture)
     elif bits <= {1, 2, 4, 8}:
         # Other tags would make Pillow apply the orientation or emit warnings.
-        file = _extract_page(data, page.order, _select(page, _CODING))
+        file = _extract_page(data, page.order, _select(page, CODING))
         try:
-            picture, found = integrity.load(file)
+            picture, damage[0] = integrity.load(file)
         except PIL.UnidentifiedImageError as error:  # by its tags alone
             raise _unsupported(bits, photometric, compression) from error
-        damage.append(found)
         pillow.read_samples(image, picture)
         if any(value not in (value >> 8 << 8, (value >> 8) * 257) for value in palette):
             image.losses.append("its palette of 16 bits is read as 8 bits")
         extra = page.integer(SAMPLES, 1) - _COLOURS.get(photometric, 1)
         if extra > 0 and image.alpha is None:
-            image.losses.append(f"{_bands(extra)} left out")
+            image.losses.append(f"{unspecified_bands(extra)} left out")
     else:
         raise _unsupported(bits, photometric, compression)
     image.damage = _total(damage, integrity.missing_bytes(page, len(data)))
@@ -265,9 +242,8 @@ def _total(damage: list[Damage | None], cut: float) -> Damage | None:
     return Damage(found[0].cause, part) if found else None
 
 
-def _decode_samples(
-    image: Image, data: bytes, page: Directory, damage: list[Damage | None]
-) -> None:
+def _decode_samples(image: Image, data: bytes, page: Directory) -> list[Damage | None]:
+    """Set samples of any type, in strips or tiles; return the damage of each plane."""
     bits, forms = set(page.integers(BITS, 1)), set(page.integers(SAMPLE_FORMAT, 1))
     types = {f"{_KINDS.get(form, 'c')}{size // 8}" for form in forms for size in bits}
     if len(types) > 1 or not types <= _TYPES:
@@ -275,30 +251,31 @@ def _decode_samples(
             f"TIFF samples of {_listed(bits)} bits and format {_listed(forms)} are not supported",
             "Convert it to 8 or 16 unsigned bits, or to 32-bit floating point.",
         )
-    photometric = page.integer(PHOTOMETRIC, _BLACK_IS_ZERO)
-    colours = 3 if photometric == _RGB else 1
-    samples = _read_segments(data, page, np.dtype(page.order + types.pop()), damage)
+    photometric = page.integer(PHOTOMETRIC, BLACK_IS_ZERO)
+    colours = 3 if photometric == RGB else 1
+    samples, damage = _read_segments(data, page, np.dtype(page.order + types.pop()))
     if samples.shape[2] < colours:
         raise ImageError(
             f"{samples.shape[2]} samples a pixel are not an RGB picture", "Convert it to RGB."
         )
     image.set_samples(samples, colours, page.integers(EXTRA_SAMPLES, 0))
-    if photometric == _WHITE_IS_ZERO:
+    if photometric == WHITE_IS_ZERO:
         if samples.dtype.kind == "f":
             low, high = find_scale(image.pixels)
         else:
             low, high = np.iinfo(samples.dtype).min, np.iinfo(samples.dtype).max
         white = image.pixels.dtype.type(low + high)
         image.pixels = white - image.pixels
+    return damage
 
 
 def _read_segments(
-    data: bytes, page: Directory, dtype: np.dtype[Any], damage: list[Damage | None]
-) -> Array:
+    data: bytes, page: Directory, dtype: np.dtype[Any]
+) -> tuple[Array, list[Damage | None]]:
     """Decode strips or tiles (15), interleaved or planar, of any sample type to H W S.
 
-    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The damage
-    of each plane is added to `damage`.
+    Pillow decompresses each plane as a grey 8-bit picture, with a pixel for each byte. The
+    damage is that of each plane.
     """
     order, tiled = page.order, TILE_WIDTH in page.tags
     width, height = page.integer(WIDTH), page.integer(HEIGHT)
@@ -309,7 +286,7 @@ def _read_segments(
     pixel_size = count // planes * dtype.itemsize
     locations = integrity.LOCATIONS[tiled]
     per_plane = len(page.integers(locations[0])) // planes
-    decoded = []
+    decoded, damage = [], []
     for plane in range(planes):
         tags = _select(page, {HEIGHT, COMPRESSION, FILL_ORDER, ROWS, TILE_HEIGHT})
         for tag in locations:
@@ -319,14 +296,14 @@ def _read_segments(
         tags[WIDTH] = integer_tag(order, LONG, padded * pixel_size)
         if tiled:
             tags[TILE_WIDTH] = integer_tag(order, LONG, run * pixel_size)
-        for tag, value in ((BITS, 8), (PHOTOMETRIC, _BLACK_IS_ZERO), (SAMPLES, 1)):
+        for tag, value in ((BITS, 8), (PHOTOMETRIC, BLACK_IS_ZERO), (SAMPLES, 1)):
             tags[tag] = integer_tag(order, SHORT, value)
         file = _extract_page(data, order, tags)
         picture, found = integrity.load(file)
         damage.append(found)
         raw = np.asarray(picture).reshape(height, -1, run, pixel_size)
         decoded.append(_undo_predictor(raw, predictor, dtype)[:, :width])
-    return np.concatenate(decoded, axis=2)
+    return np.concatenate(decoded, axis=2), damage
 
 
 def _select(page: Directory, wanted: AbstractSet[int]) -> dict[int, Tag]:
@@ -363,14 +340,14 @@ def _extract_page(data: bytes, order: str, tags: dict[int, Tag]) -> bytes:
 def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
     """Convert bytes, H runs W B, to samples, H W S, in native byte order."""
     height, runs, width, pixel_size = raw.shape
-    if predictor == _FLOATING:  # differences of bytes, first the highest bytes of all samples
+    if predictor == FLOATING:  # differences of bytes, first the highest bytes of all samples
         count = pixel_size // dtype.itemsize
         whole = raw.reshape(height, runs, -1, count).cumsum(axis=2, dtype=np.uint8)
         whole = whole.reshape(height, runs, dtype.itemsize, width * count)
         raw, dtype = np.ascontiguousarray(whole.swapaxes(2, 3)), dtype.newbyteorder(">")
         raw = raw.reshape(height, runs, width, pixel_size)
     native = dtype.newbyteorder("=")
-    if predictor == _HORIZONTAL:  # differences of samples, viewed as integers
+    if predictor == HORIZONTAL:  # differences of samples, viewed as integers
         integers = raw.view(dtype.str.replace(dtype.kind, "u"))
         integers = integers.astype(integers.dtype.newbyteorder("="))
         samples: Array = integers.cumsum(axis=2, dtype=integers.dtype).view(native)
@@ -379,108 +356,5 @@ def _undo_predictor(raw: Array, predictor: int, dtype: np.dtype[Any]) -> Array:
     return samples.reshape(height, runs * width, -1)
 
 
-def _apply_predictor(samples: Array, predictor: int, order: str) -> bytes:
-    """Invert `_undo_predictor` for one strip, H W S."""
-    if predictor == _HORIZONTAL:
-        samples = np.diff(samples, axis=1, prepend=samples.dtype.type(0))
-    return samples.astype(f"{order}{samples.dtype.kind}{samples.itemsize}").tobytes()
-
-
-def _deflate(data: bytes, strategy: int) -> bytes:
-    compressor = zlib.compressobj(strategy=strategy)
-    return compressor.compress(data) + compressor.flush()
-
-
-def _choose_strategy(strip: bytes) -> int:
-    """Return zlib's strategy for an image, of which this is one strip.
-
-    Run lengths alone compress the differences between pixels of a photograph as well as all
-    matches, in a sixth to a third of the time, but not texts, patterns and floats.
-    """
-    runs, matches = (len(_deflate(strip, s)) for s in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
-    return zlib.Z_RLE if runs < _LARGER * matches else zlib.Z_DEFAULT_STRATEGY
-
-
-def _stored_samples(image: Image) -> tuple[Array, list[int]]:
-    """Return H W S samples with alpha and bands in their order, and the ExtraSamples tag."""
-    bands = 0 if image.bands is None else image.bands.shape[2]
-    codes = list(image.extra_samples)
-    if (alpha_place(codes) is None, len(codes)) != (
-        image.alpha is None,
-        bands + (image.alpha is not None),
-    ):
-        codes = [*([] if image.alpha is None else [2]), *[0] * bands]
-    planes = [] if image.bands is None else list(np.moveaxis(image.bands, 2, 0))
-    if (place := alpha_place(codes)) is not None:
-        planes.insert(place, image.alpha)
-        codes[place] = 1 if image.premultiplied else 2
-    return np.ascontiguousarray(np.dstack([image.pixels, *planes])), codes
-
-
-def _bands(count: int) -> str:
-    bands, are = ("band", "is") if count == 1 else ("bands", "are")
-    return f"{count} {bands} of unspecified meaning {are}"
-
-
 def _listed(numbers: set[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
-
-
-def _old_tags(page: Image, order: str) -> Directory:
-    """Return the tags of the page's EXIF block if it has the byte order of the first page."""
-    empty = Directory(order or "<", {})
-    try:
-        tags = empty if page.exif is None else exif.parse(page.exif)
-    except CODEC_ERRORS:
-        page.losses.append("damaged EXIF cannot be written to a TIFF: it is left out")
-        return empty
-    return exif.in_order(tags, order or tags.order)
-
-
-def _encode_page(image: Image, old: Directory, start: int) -> tuple[dict[int, Tag], list[bytes]]:
-    """Return the tags of a page and its strips, for the offset `start` of the first strip."""
-    order = old.order
-    samples, extra_samples = _stored_samples(image)
-    height, width, count = samples.shape
-    rows = max(1, 2**18 // (width * count * samples.itemsize))
-    # Many readers lack the predictor for floats.
-    predictor, form = (_NO_PREDICTOR, 3) if samples.dtype.kind == "f" else (_HORIZONTAL, 1)
-
-    def strip(top: int) -> bytes:
-        return _apply_predictor(samples[top : top + rows], predictor, order)
-
-    strategy = _choose_strategy(strip(height // 2 // rows * rows))
-    strips = [_deflate(strip(top), strategy) for top in range(0, height, rows)]
-    if start + sum(map(len, strips)) > 2**32 - 2**24:
-        raise ValueError("larger than the 4 GB limit of a TIFF")
-    integers: dict[int, tuple[int, list[int]]] = {
-        WIDTH: (LONG, [width]),
-        HEIGHT: (LONG, [height]),
-        BITS: (SHORT, [samples.itemsize * 8] * count),
-        COMPRESSION: (SHORT, [_DEFLATE]),
-        PHOTOMETRIC: (SHORT, [_RGB if image.pixels.shape[2] == 3 else _BLACK_IS_ZERO]),
-        STRIP_OFFSETS: (LONG, list(accumulate(map(len, strips[:-1]), initial=start))),
-        SAMPLES: (SHORT, [count]),
-        ROWS: (LONG, [rows]),
-        STRIP_SIZES: (LONG, [len(strip) for strip in strips]),
-        PLANAR: (SHORT, [1]),
-        PREDICTOR: (SHORT, [predictor]),
-        SAMPLE_FORMAT: (SHORT, [form] * count),
-    }
-    if extra_samples:
-        integers[EXTRA_SAMPLES] = (SHORT, extra_samples)
-    if image.bands is not None:
-        image.notes.append(f"{_bands(image.bands.shape[2])} carried unchanged")
-    tags = {tag: value for tag, value in old.tags.items() if tag not in _STORAGE}
-    if image.dpi is not None and not exif.agrees(old, image.dpi):
-        tags |= exif.resolution_tags(order, image.dpi)
-    for tag, (kind, numbers) in integers.items():
-        tags[tag] = integer_tag(order, kind, *numbers)
-    for tag, kind, value in (
-        (ICC, exif.UNDEFINED, image.icc),
-        (XMP, exif.BYTE, image.xmp),
-        (IPTC, exif.BYTE, image.iptc),
-    ):
-        if value is not None:
-            tags[tag] = Tag(kind, len(value), value)
-    return tags, strips
