@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
-from ..image import Array, Box, to_float
+from ..image import Array, Box, from_float, swap_red_blue, to_float
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,14 +19,6 @@ MIN_BLOCK, MAX_BLOCKS = 32, 16
 NO_CHANGE = 0.1 / 255  # mean change below which nine of ten 8-bit samples are unchanged
 VISIBLE_DRIFT = 6 / 255
 NOT_CLIPPED = 0.995  # part of a difference map that its amplification must not clip
-# Colour map for small to large differences, in sRGB: matplotlib's "inferno".
-_COLOURS = np.array(
-    [
-        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
-        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
-    ],
-    np.float32,
-)
 
 
 class Change(NamedTuple):
@@ -98,11 +91,8 @@ def amplification(differences: Array) -> int:
 
 def false_colour(differences: Array, factor: int) -> Array:
     """Convert a map H W to H W 3 uint8, from black for 0 to pale yellow for 1 / `factor`."""
-    positions = (differences * factor).clip(0, 1) * (len(_COLOURS) - 1)
-    points = np.arange(len(_COLOURS))
-    channels = [np.interp(positions, points, _COLOURS[:, channel]) for channel in range(3)]
-    samples: Array = np.stack(channels, axis=-1).round().astype(np.uint8)
-    return samples
+    levels = from_float(differences * factor, np.uint8)
+    return swap_red_blue(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO))
 
 
 def most_changed(before: Array, after: Array, width: int, height: int, count: int) -> list[Box]:
