@@ -29,54 +29,45 @@ _MAX_OTHER_BYTES = 2**26  # metadata, thumbnails and the like
 
 
 def read_image(
-    source: Path | BinaryIO | bytes,
+    source: Path | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
     name: str = "<bytes>",
     allow_damaged: bool = False,
 ) -> Image:
-    """Read the first image of a file, a stream or bytes; see `read_bytes` and `decode`."""
+    """Read the first image of a file or of bytes; see `read_bytes` and `decode`."""
     if not isinstance(source, bytes):
         name, source = read_bytes(source, max_pixels=max_pixels)
     images = decode(source, max_pixels=max_pixels, name=name, allow_damaged=allow_damaged).images
     return next(images)
 
 
-def write_image(
-    image: Image,
-    target: Path | BinaryIO,
-    *,
-    format: str | None = None,  # noqa: A002 - as in Pillow
-    quality: int = 95,
-) -> list[str]:
-    """Encode an image and write it; see `output_format`, `encode` and `write_encoded`.
+def write_image(image: Image, path: Path, *, quality: int = 95) -> list[str]:
+    """Encode an image and write it to a file; see `output_format`, `encode` and `write_encoded`.
 
     Returns:
         Losses and notes.
 
     Raises:
-        ImageError: the image cannot be encoded, or the target cannot be written.
+        ImageError: the image cannot be encoded, or the file cannot be written.
     """
-    kind, notes = output_format(target, format, image.format)
+    kind, notes = output_format(path, None, image.format)
     try:
         data, (remarks,) = encode([image], kind, quality=quality)
     except ImageError as error:
-        name = _name_of(target, "output")
-        raise type(error)(f"{name}: {error.message}", error.hint) from error
-    write_encoded(data, target)
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
+    write_encoded(data, path)
     return [*notes, *remarks.losses, *remarks.notes]
 
 
-def requested_format(target: Path | BinaryIO | None, wanted: str | None) -> str | None:
+def requested_format(target: Path | None, wanted: str | None) -> str | None:
     """Return the format that an output must have: the wanted one, or by the target's suffix."""
-    suffix = target.suffix.lower() if isinstance(target, Path) else ""
+    suffix = target.suffix.lower() if target else ""
     by_suffix = (kind for kind, spec in FORMATS.items() if suffix in spec.suffixes)
     return wanted or next(by_suffix, suffix[1:]) or None
 
 
-def output_format(
-    target: Path | BinaryIO | None, wanted: str | None, own: str
-) -> tuple[str, list[str]]:
+def output_format(target: Path | None, wanted: str | None, own: str) -> tuple[str, list[str]]:
     """Choose the format of an output: the wanted one, or by the target's suffix, or the input's.
 
     Returns:

@@ -77,10 +77,10 @@ def test_each_loss_is_noted(tmp_path, kind, dtype, colours, alpha, expected):
     """Samples that a format does not support are converted, with a note on each loss."""
     samples = noise(8, 9, colours + 1, dtype)
     image = Image(samples[..., :colours], samples[..., -1] if alpha else None)
-    notes = image_io.write_image(image, tmp_path / "a", format=kind)
+    notes = image_io.write_image(image, tmp_path / f"a.{kind}")
     assert len(notes) == len(expected)
     assert all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
-    assert image_io.read_image(tmp_path / "a").format == kind
+    assert image_io.read_image(tmp_path / f"a.{kind}").format == kind
 
 
 def test_16_bits_round_to_the_nearest_8(tmp_path):

@@ -29,12 +29,11 @@ def test_the_suffix_names_the_format(tmp_path, name, expected):
     assert image_io.read_image(tmp_path / name).format == expected
 
 
-def test_a_format_without_encoder_is_written_as_png():
-    """A GIF written to a stream becomes a PNG, with a note."""
+def test_a_format_without_encoder_is_written_as_png(tmp_path):
+    """A GIF written without a suffix becomes a PNG, with a note."""
     image = image_io.read_image(encoded(PIL.Image.fromarray(noise(4, 4, 1)[..., 0]), "GIF"))
-    buffer = io.BytesIO()
-    assert image_io.write_image(image, buffer) == ["gif cannot be written: PNG instead"]
-    assert image_io.read_image(buffer.getvalue()).format == "png"
+    assert image_io.write_image(image, tmp_path / "a") == ["gif cannot be written: PNG instead"]
+    assert image_io.read_image(tmp_path / "a").format == "png"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
@@ -171,11 +170,9 @@ def test_the_pixel_limit_is_inclusive():
 
 
 def test_streams_are_read_and_named():
-    """A stream is read to its end, and errors contain its name."""
+    """A stream is read to its end, and has a name for errors."""
     data = png(noise(3, 4, 3), 2, 8)
-    assert image_io.read_image(io.BytesIO(data)).pixels.shape == (3, 4, 3)
-    with pytest.raises(ImageError, match="<input>: not an image"):
-        image_io.read_image(io.BytesIO(b"no"))
+    assert image_io.read_bytes(io.BytesIO(data)) == ("<input>", data)
 
 
 @pytest.mark.parametrize(
