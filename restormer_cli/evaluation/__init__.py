@@ -1,8 +1,9 @@
 """Evaluate networks: PSNR and SSIM by the published protocols, and a speed benchmark.
 
 Read `runner` first: it restores degraded images and scores them. `results` writes the scores as CSV
-and JSON, `published` holds the paper's results, `benchmark` measures speed and memory, and
-`selftest` compares what a device computes with a reference.
+and JSON, `published` holds the paper's results, and `benchmark` measures speed and memory. For
+`doctor`, `selftest` compares a device's results with a reference, `speeds` measures the device, and
+`system` describes it.
 """
 
 import lazy_loader

@@ -11,11 +11,11 @@ from .runner import Score as Score
 from .runner import evaluate as evaluate
 from .runner import parse_conditions as parse_conditions
 from .runner import with_noise as with_noise
-from .selftest import SELFTEST_SECONDS as SELFTEST_SECONDS
 from .selftest import Case as Case
 from .selftest import Check as Check
-from .selftest import Speed as Speed
-from .selftest import describe_system as describe_system
-from .selftest import known_issues as known_issues
-from .selftest import measure_speeds as measure_speeds
 from .selftest import selftest_cases as selftest_cases
+from .speeds import SELFTEST_SECONDS as SELFTEST_SECONDS
+from .speeds import Speed as Speed
+from .speeds import measure_speeds as measure_speeds
+from .system import describe_system as describe_system
+from .system import known_issues as known_issues

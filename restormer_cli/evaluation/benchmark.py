@@ -92,7 +92,7 @@ def run_benchmark(
         (f"tiles of {TILE}", half, partial(restore, network, tile=TILE, precision=half)),
     ]
     if with_plain:
-        modes.insert(0, ("plain", "fp32", partial(_plain, network)))
+        modes.insert(0, ("plain", "fp32", partial(run_reference, network)))
     for size in sizes:
         generator = torch.Generator().manual_seed(size)
         channels = network.architecture.in_channels
@@ -121,7 +121,8 @@ def run_benchmark(
             )
 
 
-def _plain(network: Restormer, x: Tensor) -> Tensor:
+def run_reference(network: Restormer, x: Tensor) -> Tensor:
+    """Restore an image, 1 C H W, by the published formulation."""
     with full_precision():  # as in the other modes
         return reference_forward(network, x).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Self-test of a device: what it computes, compared with a reference, and how fast.
+"""Self-test of a device: compare its results with a reference.
 
 The expected results come from the published formulation in double precision on the CPU, so nothing
 needs to be stored or downloaded: the networks are the bundled ones.
@@ -8,41 +8,22 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 
-from .._version import __version__
 from ..checkpoints import CheckpointStatus, load_network
 from ..errors import ImageError, RestormerError
 from ..imaging import psnr
-from ..inference import (
-    MPS_FIXED,
-    PRECISIONS,
-    BlockShape,
-    Restorer,
-    choose_precision,
-    device_model,
-    full_precision,
-    is_native,
-    native_status,
-    precedes,
-    restore,
-    use_native,
-)
+from ..inference import PRECISIONS, BlockShape, Restorer, is_native, restore, use_native
 from ..network import Restormer, reference_forward
-from ..text import first_line, format_bytes
-from .benchmark import restore_unfused, timed, watch_memory
+from ..text import first_line
+from .system import supported_precisions
 
 SMALL, LARGE = (64, 88), (256, 256)
 """Height and width of the test images. A GPU's default block holds the whole large one."""
@@ -52,22 +33,6 @@ BLOCKS = {
     "blocks of 16 x 24": BlockShape(32, 16, 24),
     "one block": BlockShape(1 << 20, 1 << 20, 1 << 20),
 }
-
-SPEED_SIDES = {"cpu": (128, 64), "cuda": (1024, 512), "mps": (512, 256)}
-"""Side of the image of the speed measurement, and of its tiles, by type of device."""
-
-SELFTEST_SECONDS = 40.0
-"""Time since the start of the test after which no further speed is measured."""
-
-KNOWN_ISSUES = (
-    (
-        "mps",
-        MPS_FIXED,
-        f"PyTorch before {MPS_FIXED} adds up many pixels wrongly on M1 and M2. Restoring avoids "
-        "this, and training is refused",
-    ),
-)
-"""Type of device, first release of PyTorch without the issue, and the issue."""
 
 
 @dataclass(frozen=True)
@@ -152,27 +117,6 @@ class Case(NamedTuple):
         except (RuntimeError, RestormerError) as error:
             cause = first_line(error)
         return Check(self.name, self.precision, self.criterion, value, cause)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Speed and memory of one way to run the network."""
-
-    way: str
-    precision: str
-    ms_per_megapixel: float
-    bytes_per_megapixel: int
-
-    def __str__(self) -> str:
-        digits = 0 if self.ms_per_megapixel >= 100 else 2
-        memory = format_bytes(self.bytes_per_megapixel)
-        if self.ms_per_megapixel >= 10_000:
-            return f"{self.ms_per_megapixel / 1000:,.0f} s, {memory}"
-        return f"{self.ms_per_megapixel:,.{digits}f} ms, {memory}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return asdict(self)
 
 
 class _Subject:
@@ -304,61 +248,6 @@ def selftest_cases(networks: Sequence[CheckpointStatus], device: torch.device) -
     ]
 
 
-def measure_speeds(
-    checkpoint: CheckpointStatus, device: torch.device, end: float
-) -> Iterator[Speed]:
-    """Measure the strips in every precision, and the other ways while time is left.
-
-    Args:
-        checkpoint: the network.
-        device: the device under test.
-        end: time in `time.monotonic()` after which no further measurement begins.
-    """
-    network, (side, tile) = load_network(str(checkpoint.path)), SPEED_SIDES[device.type]
-    precisions = supported_precisions(device)
-    image = synthetic_image(side, side, network.architecture.in_channels)
-    try:
-        network, image = network.to(device), image.to(device)
-    except RuntimeError:  # the checks report it
-        return
-
-    def plain(precision: str) -> Tensor:
-        dtype = PRECISIONS[precision]
-        with full_precision():  # as in the other ways
-            return reference_forward(copy.deepcopy(network).to(dtype), image.to(dtype))
-
-    fused = any(is_native(network.architecture, PRECISIONS[p], device) for p in precisions)
-    ways: dict[str, Callable[[str], Tensor]] = {
-        "strips": lambda p: restore(network, image, precision=p),
-        **({"no fused block": partial(restore_unfused, network, image)} if fused else {}),
-        f"tiles of {tile}": lambda p: restore(
-            network, image, precision=p, tile=tile, overlap=tile // 4
-        ),
-        "plain": plain,
-    }
-    repeat = 1 if device.type == "cpu" else 3  # the first runs select kernels
-    for way, run in ways.items():
-        for precision in precisions:
-            if way != "strips" and time.monotonic() > end:
-                return
-            with suppress(RuntimeError, RestormerError), torch.inference_mode():  # see the checks
-                with watch_memory(device) as memory:
-                    took = min(timed(partial(run, precision), device)[0] for _ in range(repeat))
-                scale = 1e6 / side**2
-                yield Speed(way, precision, 1e3 * took * scale, round(memory() * scale))
-
-
-def supported_precisions(device: torch.device) -> list[str]:
-    """Return fp32 and the other precisions in which the device can compute at all."""
-    supported = ["fp32"]
-    for name in (name for name in PRECISIONS if name != "fp32"):
-        with suppress(RuntimeError, TypeError):  # TypeError: bf16 on MPS before macOS 14
-            x = torch.ones(8, 8, device=device).to(PRECISIONS[name])
-            (x @ x).cpu()
-            supported.append(name)
-    return supported
-
-
 def synthetic_image(height: int, width: int, channels: int) -> Tensor:
     """Return smooth colours with an edge and noise, the same on every machine: 1 C H W, 0..1."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
@@ -368,58 +257,9 @@ def synthetic_image(height: int, width: int, channels: int) -> Tensor:
     return (smooth + 0.05 * noise).clamp(0, 1).unsqueeze(0)
 
 
-def describe_system(device: torch.device) -> dict[str, str | None]:
-    """Return the versions and the properties of a device that a bug report needs."""
-    facts: dict[str, str | None] = {
-        "restormer": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "torch": torch.__version__,
-        "device": f"{device}: {device_model(device)}",
-        "precision": choose_precision("auto", device),
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts |= {
-            "driver": _nvidia_driver(),
-            "cuda": torch.version.cuda or f"ROCm {torch.version.hip}",
-            "cudnn": str(torch.backends.cudnn.version()),
-            "compute capability": f"{properties.major}.{properties.minor}",
-            "memory": f"{properties.total_memory / 2**30:.1f} GiB",
-        }
-    else:
-        facts["memory"] = f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
-    if device.type == "cpu":
-        facts["threads"] = str(torch.get_num_threads())
-    if device.type in ("cpu", "cuda"):
-        facts["fused block"] = native_status(device=device, ask=True)
-    return facts
-
-
 def exhaust_memory(device: torch.device) -> None:
     """Raise the device's own error for running out of memory."""
     torch.empty(1 << 62, dtype=torch.uint8, device=device)
-
-
-def known_issues(device: torch.device, version: str = torch.__version__) -> list[str]:
-    """Return the known issues of this release of PyTorch on the device."""
-    return [
-        text
-        for kind, fixed, text in KNOWN_ISSUES
-        if kind == device.type and precedes(version, fixed)
-    ]
-
-
-def _nvidia_driver() -> str | None:
-    """Return the version of NVIDIA's driver, None if it is unknown."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
-    with suppress(OSError, subprocess.SubprocessError):
-        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
-        return output.stdout.strip().partition("\n")[0] or None
-    return None
 
 
 def _distance(result: Tensor, expected: Tensor, criterion: Criterion) -> float:

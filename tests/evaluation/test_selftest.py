@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from restormer_cli.checkpoints import list_checkpoints, serialization
-from restormer_cli.evaluation import selftest
+from restormer_cli.evaluation import selftest, speeds, system
 from restormer_cli.inference import strips
 from tests.support.networks import random_network
 
@@ -30,7 +30,7 @@ def tiny_networks(lite_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         serialization.save_network(network.state_dict(), network.architecture, path)
     monkeypatch.setattr(selftest, "SMALL", (24, 32))
     monkeypatch.setattr(selftest, "LARGE", (32, 40))
-    monkeypatch.setattr(selftest, "SPEED_SIDES", {"cpu": (48, 16)})
+    monkeypatch.setattr(speeds, "SPEED_SIDES", {"cpu": (48, 16)})
 
 
 def failures(outcome: Outcome) -> set[tuple[str, str]]:
@@ -69,9 +69,9 @@ def test_the_report_as_json(restormer: Callable[..., Outcome]) -> None:
         assert check["precision"] in ("fp32", "bf16", "fp16")
         assert check["value"] is None or check["value"] >= 0
         assert check["limit"] >= 0
-    speeds = {(speed["way"], speed["precision"]) for speed in report["speeds"]}
+    measured = {(speed["way"], speed["precision"]) for speed in report["speeds"]}
     ways = ("strips", "tiles of 16", "plain")
-    assert speeds == {(way, p) for way in ways for p in ("fp32", "bf16", "fp16")}
+    assert measured == {(way, p) for way in ways for p in ("fp32", "bf16", "fp16")}
     assert all(speed["ms_per_megapixel"] > 0 for speed in report["speeds"])
 
 
@@ -159,8 +159,8 @@ def test_without_bundled_weights_there_is_no_test(
 def test_only_the_strips_are_measured_after_the_time_limit() -> None:
     """The self-test ends in time on a slow machine."""
     checkpoint = next(row for row in list_checkpoints() if row.state == "bundled")
-    speeds = selftest.measure_speeds(checkpoint, torch.device("cpu"), end=0.0)
-    assert [speed.way for speed in speeds] == ["strips"] * 3
+    measured = speeds.measure_speeds(checkpoint, torch.device("cpu"), end=0.0)
+    assert [speed.way for speed in measured] == ["strips"] * 3
 
 
 @pytest.mark.parametrize(
@@ -176,4 +176,4 @@ def test_only_the_strips_are_measured_after_the_time_limit() -> None:
 )
 def test_known_issues_of_a_release(device: str, version: str, count: int) -> None:
     """Releases of PyTorch with known issues, and pre-releases of the next, are reported."""
-    assert len(selftest.known_issues(torch.device(device), version)) == count
+    assert len(system.known_issues(torch.device(device), version)) == count
