@@ -87,11 +87,6 @@ class Tally:
         return Remains(luma, chroma, detail, strong, weak, drift)
 
 
-def octave_energies(planes: Tensor) -> Tensor:
-    """Return the energy of C H W in each of the `OCTAVES`, summed over the planes."""
-    return _products(planes, planes)[1]
-
-
 def _planes(t: Tensor) -> Tensor:
     """Return Y, Cb and Cr of C H W; a grey image has Y alone."""
     return to_ycc(t) if len(t) == 3 else t

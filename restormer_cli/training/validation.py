@@ -36,11 +36,9 @@ class Validation(NamedTuple):
         return {name: _rounded(value) for name, value in scores.items()}
 
 
-def mean_psnr(
-    restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device | str = "cpu"
-) -> float:
+def mean_psnr(restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair]) -> float:
     """Return the mean PSNR in dB of the restored images, clamped to 0..1 but not rounded."""
-    values = [psnr(_restored(restore, degraded, device), clean) for degraded, clean in pairs]
+    values = [psnr(_restored(restore, degraded, "cpu"), clean) for degraded, clean in pairs]
     return sum(min(value, CEILING) for value in values) / len(values)
 
 
