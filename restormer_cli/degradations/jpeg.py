@@ -69,7 +69,7 @@ def to_rgb(ycc: Tensor) -> Tensor:
     return torch.einsum("oc,...chw->...ohw", _RGB.to(ycc), ycc)
 
 
-def filed(x: Tensor, generator: Generator, lowest: float) -> Tensor:
+def maybe_jpeg(x: Tensor, generator: Generator, lowest: float) -> Tensor:
     """Compress half of the images with JPEG, at a quality of `lowest` to 98."""
     quality = uniform(lowest, 98, x, generator).round()
     packed = jpeg(x, quality, chosen(0.5, x, generator))

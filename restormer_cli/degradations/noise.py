@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .jpeg import filed, to_rgb
+from .jpeg import maybe_jpeg, to_rgb
 from .sampling import chosen, gaussian_kernels, normal, to_8_bit, to_linear, to_srgb, uniform
 
 # Weights of bilinear demosaicing, for all three colours, and for green alone.
@@ -60,15 +60,15 @@ def sensor_noise(x: Tensor, generator: Generator) -> Tensor:
     noise = normal(x, generator) * variance.sqrt()
     noise = noise + stripes(x, generator) * (0.5 * log_read).exp() + hot_pixels(x, generator)
     corner = torch.randint(4, (len(x),), generator=generator, device=x.device)
-    way = uniform(0, 1, x, generator)
-    raw = torch.where(way < 0.35, demosaicked(noise, corner), noise)
-    noise = torch.where(way > 0.65, demosaicked_by_differences(noise, corner), raw)
+    method = uniform(0, 1, x, generator)
+    raw = torch.where(method < 0.35, demosaicked(noise, corner), noise)
+    noise = torch.where(method > 0.65, demosaicked_by_differences(noise, corner), raw)
     return to_srgb((light + half_coarsened(noise, generator)) * gains)
 
 
 def camera_noise(x: Tensor, generator: Generator) -> Tensor:
     """Add sensor noise and store the images in 8 bits, half of them as JPEG."""
-    return filed(to_8_bit(sensor_noise(x, generator)), generator, 50)
+    return maybe_jpeg(to_8_bit(sensor_noise(x, generator)), generator, 50)
 
 
 def processed_noise(x: Tensor, generator: Generator) -> Tensor:
@@ -96,7 +96,7 @@ def processed_noise(x: Tensor, generator: Generator) -> Tensor:
     profile = torch.where(chosen(0.4, x, generator), lifted, rising)
     std = 2 * 7 ** uniform(0, 1, x, generator) / 255
     noisy = x + noise * std * (1 - part + part * profile).sqrt()
-    return filed(to_8_bit(noisy), generator, 60)
+    return maybe_jpeg(to_8_bit(noisy), generator, 60)
 
 
 def blotches(x: Tensor, generator: Generator) -> Tensor:

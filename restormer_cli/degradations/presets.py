@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from ..errors import UsageError
 from . import blur
-from .jpeg import filed
+from .jpeg import maybe_jpeg
 from .noise import (
     blind_gaussian_noise,
     camera_noise,
@@ -28,7 +28,7 @@ from .structures import with_structures
 
 
 def _with_jpeg(degradation: Degradation) -> Degradation:
-    return lambda x, generator: filed(degradation(x, generator), generator, 75)
+    return lambda x, generator: maybe_jpeg(degradation(x, generator), generator, 75)
 
 
 DEGRADATIONS: dict[str, Degradation] = {

@@ -62,7 +62,7 @@ def depthwise_by_taps(
     return y.to(x.dtype)
 
 
-def inner(x: Tensor, like: Tensor) -> Tensor:
+def crop_like(x: Tensor, like: Tensor) -> Tensor:
     """Crop `x` to the size of `like`: remove the halo that convolutions consumed."""
     halo = (x.shape[1] - like.shape[1]) // 2
     return x[:, halo : x.shape[1] - halo, halo : x.shape[2] - halo]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .functions import (
     Convolve,
     conv1x1,
-    inner,
+    crop_like,
     normalised,
     pixel_shuffle,
     pixel_unshuffle,
@@ -234,7 +234,7 @@ def attend(x: Tensor, mixed: Tensor, w: BlockWeights) -> Tensor:
     """Add the output bias and the input `x` without its halo to the mixed values (equation 1)."""
     if w.attention_out.bias is not None:
         mixed = mixed + w.attention_out.bias
-    return mixed.add_(inner(x, mixed))
+    return mixed.add_(crop_like(x, mixed))
 
 
 def feed_forward(x: Tensor, w: BlockWeights, convolve: Convolve = same) -> Tensor:
@@ -242,7 +242,7 @@ def feed_forward(x: Tensor, w: BlockWeights, convolve: Convolve = same) -> Tenso
     normal = normalised(x, w.centred)
     gate = F.gelu(project(normal, w.gate, convolve))  # B H W hidden
     y = F.linear(gate * project(normal, w.value, convolve), *w.ffn_out)
-    return y.add_(inner(x, y))
+    return y.add_(crop_like(x, y))
 
 
 class MDTA(nn.Module):

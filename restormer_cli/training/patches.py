@@ -92,9 +92,9 @@ def detail(patches: Tensor) -> Tensor:
 
 
 def augment_dihedral(patches: Tensor, rng: np.random.Generator) -> Tensor:
-    """Rotate and reflect patches, N S S C, by one of the eight ways each."""
-    ways = rng.integers(2, size=(3, len(patches)), dtype=np.uint8)
-    turned, upside_down, mirrored = _flags(ways, patches)
+    """Rotate and reflect patches, N S S C, by one of the eight symmetries of a square each."""
+    flips = rng.integers(2, size=(3, len(patches)), dtype=np.uint8)
+    turned, upside_down, mirrored = _flags(flips, patches)
     patches = torch.where(turned, patches.transpose(1, 2), patches)
     patches = torch.where(upside_down, patches.flip(1), patches)
     return torch.where(mirrored, patches.flip(2), patches)
@@ -106,8 +106,8 @@ def augment_dual_pixel(patches: Tensor, rng: np.random.Generator) -> Tensor:
     The views differ by a horizontal shift, which a rotation would make vertical. A horizontal
     reflection exchanges the views.
     """
-    ways = rng.integers(2, size=(2, len(patches)), dtype=np.uint8)
-    upside_down, mirrored = _flags(ways, patches)
+    flips = rng.integers(2, size=(2, len(patches)), dtype=np.uint8)
+    upside_down, mirrored = _flags(flips, patches)
     patches = torch.where(upside_down, patches.flip(1), patches)
     clean, left, right = patches.flip(2).chunk(3, dim=3)
     return torch.where(mirrored, torch.cat([clean, right, left], 3), patches)
@@ -118,6 +118,6 @@ def to_batch(patches: Tensor) -> Tensor:
     return patches.contiguous().permute(0, 3, 1, 2).float().div_(255)
 
 
-def _flags(ways: Array, patches: Tensor) -> Tensor:
+def _flags(flips: Array, patches: Tensor) -> Tensor:
     """Return rows of 0 or 1 as masks for patches: rows x N 1 1 1."""
-    return torch.from_numpy(ways).to(patches.device).bool()[..., None, None, None]
+    return torch.from_numpy(flips).to(patches.device).bool()[..., None, None, None]

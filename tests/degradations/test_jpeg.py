@@ -75,6 +75,6 @@ def test_jpeg_improves_with_quality() -> None:
 def test_half_of_the_images_go_through_jpeg() -> None:
     """About half of the images are compressed."""
     clean = scene(200)
-    result = jpeg.filed(sampling.to_8_bit(clean), seeded(), 75)
+    result = jpeg.maybe_jpeg(sampling.to_8_bit(clean), seeded(), 75)
     packed = (result != sampling.to_8_bit(clean)).flatten(1).any(1)
     assert 70 < packed.sum() < 130
