@@ -1,4 +1,4 @@
-"""Convolution, change of resolution and normalisation of feature maps, B H W C.
+"""Convolution, sums, change of resolution and normalisation of feature maps, B H W C.
 
 `restormer` composes a transformer block and the network of these functions.
 """
@@ -71,6 +71,21 @@ def crop_like(x: Tensor, like: Tensor) -> Tensor:
 def conv1x1(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Apply a 1x1 convolution to B H W C as a matrix product."""
     return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def sum_squares(x: Tensor) -> Tensor:
+    """Sum the squares over pixels in fp32: B H W D to B D."""
+    if not x.is_cpu:
+        return sum_squares_by_norm(x)
+    # The square of 256 already exceeds the range of fp16.
+    wide = x.float() if x.dtype == torch.float16 else x
+    return wide.square().sum((1, 2), dtype=torch.float32)
+
+
+def sum_squares_by_norm(x: Tensor) -> Tensor:
+    """Return the result of `sum_squares` without writing a map of squares; slow on a CPU."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=torch.float32)
+    return norm.square()
 
 
 def pixel_unshuffle(x: Tensor) -> Tensor:

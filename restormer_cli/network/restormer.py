@@ -30,6 +30,7 @@ from .functions import (
     pixel_shuffle,
     pixel_unshuffle,
     same,
+    sum_squares,
 )
 from .sizes import MULTIPLE
 
@@ -175,7 +176,7 @@ def project(normal: Tensor, p: Projection, convolve: Convolve = same) -> Tensor:
 def statistics(qk: Tensor, heads: int) -> Statistics:
     """Sum over the pixels of queries and keys, B H W 2C."""
     q, k = rearrange(qk, "b h w (two head c) -> two b head (h w) c", two=2, head=heads)
-    squares = rearrange(_squares(qk), "b (two head c) -> b two head c", two=2, head=heads)
+    squares = rearrange(sum_squares(qk), "b (two head c) -> b two head c", two=2, head=heads)
     return Statistics(_gram(q, k), squares)
 
 
@@ -191,21 +192,6 @@ def _gram(q: Tensor, k: Tensor) -> Tensor:
         sums = [(a.mT @ b).float().sum(1) for a, b in zip(*parts, strict=True)]
         gram = gram + torch.stack(sums, 1)
     return gram * scale if scale > 1 else gram
-
-
-def _squares(x: Tensor) -> Tensor:
-    """Sum the squares over pixels in fp32: B H W D to B D."""
-    if not x.is_cpu:
-        return _squares_by_norm(x)
-    # The square of 256 already exceeds the range of fp16.
-    wide = x.float() if x.dtype == torch.float16 else x
-    return wide.square().sum((1, 2), dtype=torch.float32)
-
-
-def _squares_by_norm(x: Tensor) -> Tensor:
-    """Return the result of `_squares` without writing a map of squares; slow on a CPU."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=torch.float32)
-    return norm.square()
 
 
 def attention(sums: Statistics, w: BlockWeights) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from copy import deepcopy
+from operator import attrgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,17 +107,17 @@ def test_waiting_for_cuda_leaves_the_core_to_others(monkeypatch):
     assert calls == [True, CUDA, "done"]
 
 
-SETTINGS = [
-    "backends.cudnn.allow_tf32",
-    "backends.cuda.matmul.allow_tf32",
-    "backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
-    "backends.cuda.matmul.allow_fp16_reduced_precision_reduction",
-]
+settings = attrgetter(
+    "cudnn.allow_tf32",
+    "cuda.matmul.allow_tf32",
+    "cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+)
 
 
 def test_full_precision_is_restored_after_the_last_user():
     """Threads may overlap: the first one to leave must not change the precision of the other."""
-    before = [devices._setting(name) for name in SETTINGS]
+    before = settings(torch.backends)
     assert True in before
     entered, leave = threading.Event(), threading.Event()
 
@@ -129,10 +130,10 @@ def test_full_precision_is_restored_after_the_last_user():
     with devices.full_precision():
         other.start()
         entered.wait(10)
-    assert not any(devices._setting(name) for name in SETTINGS)
+    assert not any(settings(torch.backends))
     leave.set()
     other.join()
-    assert [devices._setting(name) for name in SETTINGS] == before
+    assert settings(torch.backends) == before
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs PyTorch 2.9")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from restormer_cli.network import restormer
+from restormer_cli.network.functions import sum_squares, sum_squares_by_norm
 from restormer_cli.network.restormer import (
     Architecture,
     Restormer,
@@ -121,7 +122,7 @@ def test_gradient_of_sums_in_pieces(monkeypatch):
     (slope,) = torch.autograd.grad(statistics(qk, 2).gram.square().sum(), qk)
     (exact,) = torch.autograd.grad(gram(qk, 2).square().sum(), qk)
     assert torch.allclose(slope, exact, rtol=1e-4, atol=1e-5)
-    (slope,) = torch.autograd.grad(restormer._squares_by_norm(qk).sum(), qk)
+    (slope,) = torch.autograd.grad(sum_squares_by_norm(qk).sum(), qk)
     assert torch.allclose(slope, 2 * qk, rtol=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_squares_for_gpus(dtype):
     """The form for GPUs gives the sums of squares without overflow."""
     x = (torch.randn(2, 30, 40, 6) * 300).to(dtype)
     exact = x.double().square().sum((1, 2))
-    for sums in (restormer._squares(x), restormer._squares_by_norm(x)):
+    for sums in (sum_squares(x), sum_squares_by_norm(x)):
         assert sums.dtype == torch.float32
         # On a CPU, squares are rounded to bf16 before they are summed.
         assert (sums - exact).abs().max() <= (
