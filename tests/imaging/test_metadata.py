@@ -1,9 +1,7 @@
-"""What is said about a picture: carried to every format that can hold it, or noted."""
+"""Metadata: carried to every format that can hold it, or noted."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import struct
 import zlib
@@ -12,90 +10,26 @@ from dataclasses import replace
 import numpy as np
 import PIL.Image
 import pytest
-from PIL.PngImagePlugin import PngInfo
 
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.codecs.blocks import exif as exif_blocks
 from restormer_cli.imaging.image import Image
-from tests.support.image_files import chunk, directory, encoded, exif, noise, png, tags, wide_gamut
-
-PIXELS = noise(8, 12, 3)
-IPTC = b"".join(
-    struct.pack(">BBBH", 0x1C, 2, number, len(value)) + value
-    for number, value in ((25, b"keyword-one"), (80, b"Jane"), (120, "Köln".encode()))
+from tests.support.image_files import chunk, encoded, exif, png, tags, wide_gamut
+from tests.support.metadata import (
+    IPTC,
+    PIXELS,
+    RDF,
+    XMP_START,
+    converted,
+    encode,
+    jpeg,
+    photoshop,
+    raw_profile,
+    resource,
+    segment,
+    text_png,
+    user_comment,
 )
-THUMBNAIL = encoded(PIL.Image.fromarray(noise(4, 6, 3, seed=1)), "JPEG")
-RDF = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
-    b'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmlns:exif="http://ns.adobe.com/exif/1.0/" '
-    b'xmlns:xmpGImg="http://ns.adobe.com/xap/1.0/g/img/" %b>%b</rdf:Description></rdf:RDF>'
-    b"</x:xmpmeta>"
-)
-THUMBNAILS = (
-    b'<xmp:Thumbnails><rdf:Alt><rdf:li rdf:parseType="Resource"><xmpGImg:image>%b</xmpGImg:image>'
-    b"</rdf:li></rdf:Alt></xmp:Thumbnails>" % base64.b64encode(THUMBNAIL)
-)
-XMP_START, EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
-
-
-def encode(images, kind, **options):
-    """Return the file, and for each image its losses and notes in one list."""
-    data, remarks = image_io.encode(images, kind, **options)
-    return data, [[*losses, *notes] for losses, notes in remarks]
-
-
-def md5(data):
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def segment(code, body):
-    return bytes([0xFF, code]) + struct.pack(">H", len(body) + 2) + body
-
-
-def resource(number, body):
-    head = b"8BIM" + struct.pack(">HHI", number, 0, len(body))
-    return head + body + b"\0" * (len(body) % 2)
-
-
-def jpeg(*segments, **options):
-    """Build a JPEG with more segments after JFIF's."""
-    data = encoded(PIL.Image.fromarray(PIXELS), "JPEG", **options)
-    return data[:20] + b"".join(segments) + data[20:]
-
-
-def photoshop(*resources):
-    return segment(0xED, b"Photoshop 3.0\0" + b"".join(resources))
-
-
-def raw_profile(name, data, packed=True):
-    """Build ImageMagick's text of hexadecimal digits."""
-    digits = data.hex()
-    lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
-    text = f"\n{name}\n{len(data):8d}\n{lines}\n".encode()
-    keyword = f"Raw profile type {name}".encode() + b"\0"
-    if packed:
-        return chunk(b"zTXt", keyword + b"\0" + zlib.compress(text))
-    return chunk(b"tEXt", keyword + text)
-
-
-def text_png(*texts, **options):
-    info = PngInfo()
-    for keyword, text in texts:
-        info.add_text(keyword, text)
-    return encoded(PIL.Image.fromarray(PIXELS), "PNG", pnginfo=info, **options)
-
-
-def converted(data, kind):
-    """Read a file and write it in a format; return the bytes, the image read back and notes."""
-    (image,) = image_io.decode(data).images
-    written, (notes,) = encode([image], kind)
-    return written, image_io.read_image(written), notes
-
-
-def user_comment(image):
-    return exif_blocks.parse(image.exif).tags[34665].value.raw(37510)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "tiff"])
@@ -216,16 +150,6 @@ def test_a_resolution_that_does_not_fit_is_left_out_with_a_note(kind, dpi):
     assert image_io.read_image(data).dpi in (None, (1.0, 1.0))
 
 
-def test_damaged_exif_takes_no_resolution_and_no_texts():
-    """What would go to EXIF is named in notes if EXIF is damaged."""
-    image = Image(PIXELS, exif=b"II*\0junk", dpi=(300, 300), texts=(("Title", "T"),))
-    _, (notes,) = encode([image], "webp")
-    assert notes == [
-        "dpi cannot be written to damaged EXIF: left out",
-        "webp has no texts (Title): they are left out",
-    ]
-
-
 def test_a_tiff_holds_millions_of_dpi():
     """A TIFF's rational numbers hold a resolution of millions."""
     _, image, notes = converted(text_png(dpi=(5e6, 5e6)), "tiff")
@@ -291,277 +215,12 @@ def test_a_text_that_inflates_without_end_is_left_out():
     ]
 
 
-def profile_segments(profile, numbers, count):
-    """Divide a profile into pieces of 200 bytes, and return the named ones."""
-    pieces = {i: profile[(i - 1) * 200 :][:200] for i in range(1, -(-len(profile) // 200) + 1)}
-    return [segment(0xE2, b"ICC_PROFILE\0" + bytes([i, count]) + pieces[i]) for i in numbers]
-
-
-@pytest.mark.parametrize("case", ["twice", "whole twice", "out of order", "wrong count"])
-def test_a_profile_whose_pieces_are_unambiguous_is_kept(case):
-    """Repeated or unordered pieces, and wrong counts, do not lose the profile."""
-    icc = wide_gamut()
-    size = -(-len(icc) // 200)
-    order = list(range(1, size + 1))
-    segments = {
-        "twice": profile_segments(icc, order * 2, size),
-        "whole twice": [segment(0xE2, b"ICC_PROFILE\0\1\1" + icc)] * 2,
-        "out of order": profile_segments(icc, order[::-1], size),
-        "wrong count": profile_segments(icc, order, 1),
-    }
-    _, image, notes = converted(jpeg(*segments[case]), "jpeg")
-    assert (image.icc, notes) == (icc, [])
-
-
-def test_an_ambiguous_profile_is_left_out():
-    """Two different profiles, or a missing piece, are noted."""
-    icc, other = wide_gamut(), wide_gamut()[:-1] + b"\1"
-    size = -(-len(icc) // 200)
-    both = [segment(0xE2, b"ICC_PROFILE\0\1\1" + profile) for profile in (icc, other)]
-    for segments in (both, profile_segments(icc, range(2, size + 1), size)):
-        image = image_io.read_image(jpeg(*segments))
-        assert image.icc is None
-        assert [*image.losses, *image.notes] == ["the ICC profile is damaged: it is left out"]
-
-
-def test_a_profile_that_no_jpeg_can_hold_is_left_out():
-    """A profile of more than 255 segments is noted, and the picture written."""
-    image = Image(PIXELS, icc=wide_gamut() + bytes(2**24))
-    data, (notes,) = encode([image], "jpeg")
-    assert notes == ["jpeg holds no ICC profile over 16 MB: it is left out"]
-    assert image_io.read_image(data).icc is None
-
-
-def test_thumbnails_go_and_the_rest_of_their_segments_stays():
-    """JFIF's, Photoshop's, FlashPix's and XMP's thumbnails go; IPTC and settings stay."""
-    rest = [resource(0x0404, IPTC), resource(1061, md5(IPTC).digest())]
-    blocks = [resource(1033, b"old" + THUMBNAIL), resource(1036, THUMBNAIL), resource(1034, b"\1")]
-    raw = bytes(range(30)) * 3
-    jfif = segment(0xE0, b"JFIF\0\1\1\1" + struct.pack(">HH", 72, 72) + bytes([5, 6]) + raw)
-    data = jpeg(
-        segment(0xE0, b"JFXX\0\x10" + THUMBNAIL),
-        segment(0xE1, XMP_START + RDF % (b'xmp:Label="Red"', THUMBNAILS)),
-        segment(0xE2, b"FPXR\0\0" + THUMBNAIL),
-        photoshop(rest[0], blocks[0], rest[1], *blocks[1:]),
-        segment(0xEC, b"Ducky\0\1"),
-    )
-    data = data[:2] + jfif + data[20:]
-    written, image, notes = converted(data, "jpeg")
-    assert notes == []
-    assert raw not in written
-    assert THUMBNAIL not in written
-    assert base64.b64encode(THUMBNAIL) not in written
-    assert photoshop(*rest, blocks[2]) in written
-    assert image.xmp == RDF % (b'xmp:Label="Red"', b"")
-    assert (image.dpi, image.iptc) == ((72, 72), IPTC)
-
-
-def test_segments_without_thumbnails_stay_byte_for_byte():
-    """Photoshop's, comments and segments of unknown meaning are copied."""
-    kept = [
-        photoshop(resource(0x0404, IPTC), resource(1034, b"\1")),
-        segment(0xE7, b"Qualcomm"),
-        segment(0xFE, b"gr\xfc\xdf"),
-    ]
-    written, _, notes = converted(jpeg(*kept), "jpeg")
-    assert notes == []
-    assert b"".join(kept) in written
-    assert converted(jpeg(*kept), "webp")[2] == [
-        "webp has no IPTC, Photoshop settings, APP7 segments: they are left out"
-    ]
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff"])
-def test_photoshop_settings_cross_formats(kind):
-    """Settings are kept in the formats that hold them, with IPTC in one place and its digest."""
-    rest = resource(1061, md5(IPTC).digest()) + resource(1034, b"\1")
-    written, image, notes = converted(
-        jpeg(photoshop(resource(0x0404, IPTC), resource(1036, THUMBNAIL), rest)), "tiff"
-    )
-    assert notes == []
-    assert THUMBNAIL not in written
-    assert written.count(IPTC) == written.count(rest) == 1
-    written, image, notes = converted(written, kind)
-    assert image.iptc == IPTC
-    assert kind == "png" or written.count(IPTC) == written.count(rest) == 1
-    assert converted(written, "jpeg")[0].count(resource(0x0404, IPTC) + rest) == 1
-
-
-def test_pictures_in_exif_are_blanked():
-    """The bytes of the thumbnail and of a preview in the maker note go, and offsets stay."""
-    block = exif(maker_note=b"Nikon" + THUMBNAIL + b"after")
-    first = struct.unpack_from("<H", block, 8)[0]
-    link = 10 + 12 * first
-    thumbnail = [(259, 3, 1, b"\1\0"), (273, 4, 1, b""), (279, 4, 1, struct.pack("<I", 90))]
-    raw, start = bytes(range(90)), len(block)
-    thumbnail[1] = (273, 4, 1, struct.pack("<I", start + len(directory("<", start, thumbnail))))
-    block = block[:link] + struct.pack("<I", start) + block[link + 4 :]
-    block += directory("<", start, thumbnail) + raw
-    data, (notes,) = encode([Image(PIXELS, format="jpeg", exif=block)], "jpeg")
-    assert notes == []
-    assert raw not in data
-    assert THUMBNAIL not in data
-    image = image_io.read_image(data)
-    assert image.exif.index(b"after") == block.index(b"after")
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
-def test_sizes_and_resolutions_follow_the_turned_picture(kind):
-    """EXIF's and XMP's sizes are those of the picture, and its resolutions change places."""
-
-    def rational(number):
-        return struct.pack("<II", number, 1)
-
-    size = [(0xA002, 4, 1, struct.pack("<I", 12)), (0xA003, 3, 1, struct.pack("<H", 8))]
-    main = [(256, 4, 1, struct.pack("<I", 12)), (257, 4, 1, struct.pack("<I", 8))]
-    main += [(274, 3, 1, b"\6\0"), (282, 5, 1, rational(300)), (283, 5, 1, rational(150))]
-    main += [(296, 3, 1, b"\2\0"), (34665, 4, 1, b"")]
-    at = 8 + len(directory("<", 8, main))
-    main[-1] = (34665, 4, 1, struct.pack("<I", at))
-    block = b"II*\0\x08\0\0\0" + directory("<", 8, main) + directory("<", at, size)
-    xmp = RDF % (b'exif:PixelXDimension="12" exif:PixelYDimension="8"', b"")
-    data = jpeg(segment(0xE1, b"Exif\0\0" + block), segment(0xE1, XMP_START + xmp), dpi=(300, 150))
-    _, image, notes = converted(data, kind)
-    assert notes == []
-    assert image.pixels.shape == (12, 8, 3)
-    parsed = exif_blocks.parse(image.exif)
-    details = parsed.tags[34665].value
-    assert (details.integer(0xA002), details.integer(0xA003)) == (8, 12)
-    if kind != "tiff":
-        assert (parsed.integer(256), parsed.integer(257)) == (8, 12)
-    assert parsed.dpi() == (150, 300)
-    assert image.dpi == (150, 300)
-    assert image.xmp == RDF % (b'exif:PixelXDimension="8" exif:PixelYDimension="12"', b"")
-
-
 def test_the_density_of_a_turned_png_is_turned():
     """The pixel density in a PNG's own chunk changes places with the picture."""
     density = chunk(b"pHYs", struct.pack(">IIB", 300, 150, 0))
     source = png(PIXELS, 2, 8, density, chunk(b"eXIf", exif(6)))
     written, _, _ = converted(source, "png")
     assert chunk(b"pHYs", struct.pack(">IIB", 150, 300, 0)) in written
-
-
-def test_blank_user_comments_of_cameras_are_replaced():
-    """A user comment of blanks is free."""
-    blank = exif_blocks.Tag(7, 20, b"ASCII\0\0\0" + b" " * 12)
-    details = exif_blocks.Tag(4, 1, exif_blocks.Directory("<", {37510: blank}))
-    block = exif_blocks.with_tags(exif(), {34665: details})
-    data = text_png(("parameters", "Seed: 42"), exif=b"Exif\0\0" + block)
-    _, image, notes = converted(data, "webp")
-    assert notes == []
-    assert user_comment(image) == b"ASCII\0\0\0Seed: 42"
-
-
-def test_xmp_does_not_go_on_to_announce_a_video():
-    """Once the video of a motion photo is left out, its output is an ordinary photo."""
-    xmp = RDF % (b'GCamera:MotionPhoto="1"', b"")
-    source = jpeg(segment(0xE1, XMP_START + xmp))
-    assert image_io.read_image(source).losses == ["a video (motion photo): left out"]
-    _, image, _ = converted(source, "jpeg")
-    assert image.losses == []
-    assert b'GCamera:MotionPhoto="0"' in image.xmp
-
-
-def test_long_iptc_fills_several_segments():
-    """IPTC over 64 kB is divided between segments of a JPEG, and joined again."""
-    long = IPTC + b"\x1c\x02\x0d\xea\x60" + bytes(60000) + b"\x1c\x02\x0d\xea\x60" + bytes(60000)
-    data, _ = encode([Image(PIXELS, iptc=long)], "jpeg")
-    image = image_io.read_image(data)
-    assert image.iptc == long
-    assert image_io.read_image(encode([image], "jpeg")[0]).iptc == long
-
-
-def test_an_exif_block_or_xmp_packet_that_stands_twice_counts_once():
-    """Equal copies are one; of different ones, a note says which counts."""
-    first, second = segment(0xE1, b"Exif\0\0" + exif(6)), segment(0xE1, b"Exif\0\0" + exif(3))
-    image = image_io.read_image(jpeg(first, first))
-    assert (image.exif, image.losses) == (exif(1), [])
-    image = image_io.read_image(jpeg(first, second))
-    assert image.exif == exif(1)
-    assert image.losses == ["more EXIF blocks are left out: the first one counts"]
-    packets = [segment(0xE1, XMP_START + RDF % (b"", body)) for body in (b"", b"<a/>")]
-    assert image_io.read_image(jpeg(packets[0], packets[0])).losses == []
-    image = image_io.read_image(jpeg(*packets))
-    assert image.xmp == RDF % (b"", b"<a/>")
-    assert image.losses == ["more XMP packets are left out: the last one counts"]
-
-
-def extended_jpeg(extension, digest=None):
-    """Build a JPEG whose XMP has an extension, its pieces out of order."""
-    name = digest or md5(extension).hexdigest().upper().encode()
-    pieces = [
-        segment(
-            0xE1,
-            EXTENSION + name + struct.pack(">II", len(extension), at) + extension[at : at + 50000],
-        )
-        for at in range(0, len(extension), 50000)
-    ]
-    main = RDF % (b'xmpNote:HasExtendedXMP="%b"' % name, b"")
-    return jpeg(segment(0xE1, XMP_START + main), *reversed(pieces))
-
-
-def test_extended_xmp_reaches_other_formats_and_returns():
-    """Extended XMP becomes one packet elsewhere, and over 64 kB is extended again in a JPEG."""
-    source = extended_jpeg(RDF % (b'xmp:Nickname="%b"' % (b"n" * 70000), THUMBNAILS))
-    png_data, image, notes = converted(source, "png")
-    assert notes == []
-    assert b"n" * 70000 in image.xmp
-    assert b"HasExtendedXMP" not in image.xmp
-    assert b"Thumbnails" not in image.xmp
-    back, _, notes = converted(png_data, "jpeg")
-    assert notes == []
-    _, again, _ = converted(back, "webp")
-    assert b"n" * 70000 in again.xmp
-    same, _, notes = converted(source, "jpeg")
-    assert notes == []
-    assert b"Thumbnails" not in same
-    assert b"n" * 70000 in converted(same, "png")[1].xmp
-
-
-def test_damaged_extended_xmp_is_noted():
-    """An extension that is not the one named is left out with a note; the main packet stays."""
-    source = extended_jpeg(RDF % (b'xmp:Nickname="n"', b""), b"0" * 32)
-    _, image, notes = converted(source, "png")
-    assert notes == ["the extended XMP is damaged: it is left out"]
-    assert image.xmp is not None
-
-
-def test_thumbnails_of_a_tiff_and_misplaced_iptc_are_understood():
-    """Photoshop's thumbnail in a TIFF goes; IPTC is read from resources and swapped integers."""
-    buffer = io.BytesIO()
-    resources = resource(1036, THUMBNAIL) + resource(0x0404, IPTC) + resource(1034, b"\1")
-    PIL.Image.fromarray(PIXELS).save(buffer, "TIFF", tiffinfo={34377: resources})
-    written, image, notes = converted(buffer.getvalue(), "tiff")
-    assert (notes, image.iptc) == ([], IPTC)
-    assert THUMBNAIL not in written
-    assert resource(1034, b"\1") in written
-    padded = IPTC + bytes(-len(IPTC) % 4)
-    swapped = np.frombuffer(padded, "u4").byteswap().tobytes()
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(PIXELS).save(buffer, "TIFF", tiffinfo={33723: swapped})
-    assert image_io.read_image(buffer.getvalue()).iptc == padded
-
-
-def test_pages_of_both_byte_orders_keep_their_exif():
-    """The tags of all pages are kept in one TIFF, in the byte order of the first page."""
-    images = [Image(PIXELS, exif=exif(1, order)) for order in "<>"]
-    data, notes = encode(iter(images), "tiff", count=2)
-    assert notes == [[], []]
-    first, second = image_io.decode(data).images
-    assert tags(first.exif) == tags(second.exif) == tags(exif())
-
-
-@pytest.mark.parametrize("kind", ["avif", "heif", "webp"])
-def test_a_grey_profile_does_not_stay_on_rgb(kind):
-    """Grey with alpha becomes RGB in these formats, without its grey profile."""
-    if kind == "heif":
-        pytest.importorskip("pillow_heif")
-    image = Image(noise(8, 8, 1), noise(8, 8, 1)[..., 0], icc=wide_gamut(b"GRAY"))
-    data, (notes,) = encode([image], kind)
-    assert "a grey ICC profile does not fit RGB: it is left out" in notes
-    back = image_io.read_image(data)
-    assert (back.icc, back.pixels.shape[2]) == (None, 3)
 
 
 def test_metadata_of_jpeg_2000_is_read():
@@ -590,17 +249,6 @@ def test_metadata_in_long_and_last_boxes_of_jpeg_2000_is_read():
     at = data.index(b"jp2c") - 4
     image = image_io.read_image(data[:at] + wide + data[at:] + last)
     assert (image.iptc, image.exif) == (IPTC, exif())
-
-
-def test_metadata_of_photoshop_files_is_read():
-    """XMP, IPTC and EXIF in a Photoshop file's resources are read."""
-    xmp = RDF % (b"", b"")
-    blocks = resource(1028, IPTC) + resource(1058, exif()) + resource(1060, xmp)
-    data = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 8, 12, 8, 3) + bytes(4)
-    data += struct.pack(">I", len(blocks)) + blocks + bytes(4) + bytes(2)
-    image = image_io.read_image(data + PIXELS.transpose(2, 0, 1).tobytes())
-    np.testing.assert_array_equal(image.pixels, PIXELS)
-    assert (image.xmp, image.iptc, image.exif) == (xmp, IPTC, exif())
 
 
 def test_content_credentials_are_left_out_with_a_note():
