@@ -1,4 +1,4 @@
-"""Masks: images that tell which part of an input is restored."""
+"""Masks: images that select the part of an input to restore."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class Pace:
         return f"{self.finished} of {self.images} images, {self.speed}, {remaining} left"
 
     def due(self) -> bool:
-        """Return whether another progress line is due, and if so, restart the interval."""
+        """Return True if another progress line is due, and then restart the interval."""
         now = time.monotonic()
         if now - self.logged < PROGRESS_INTERVAL:
             return False

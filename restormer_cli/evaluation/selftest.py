@@ -37,7 +37,7 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a measured value must be: at least or at most the limit."""
+    """Limit for a measured value."""
 
     limit: float
     unit: str
@@ -135,7 +135,7 @@ class _Subject:
         return synthetic_image(*size, self.on_cpu.architecture.in_channels)
 
     def is_fused(self, precision: str) -> bool:
-        """Return True if the fused block is used, which is built for the answer."""
+        """Return True if the fused block is used, after building it if necessary."""
         return is_native(self.on_cpu.architecture, PRECISIONS[precision], self.device)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What is at a path or URL: a file, a folder, a device, another program's file, or nothing.
+"""Query the kind of object at a path or URL: file, folder, device, another program's file.
 
 Local names that no file can have, and folders that cannot be entered, raise no errors here.
 """

@@ -21,7 +21,7 @@ SETTLING = 1.0
 """Seconds for which size and modification time of a complete file do not change."""
 
 LOOK_INTERVAL = 0.25
-"""Seconds between looks at files that are not complete."""
+"""Seconds between checks of files that are not complete."""
 
 RESCAN_INTERVAL = 60.0
 """Seconds between searches of whole folders: network drives do not notify of others' changes."""
@@ -91,10 +91,10 @@ def check_watch(names: Sequence[str], output: str | None) -> None:
 def watch_folders(
     folders: Sequence[Path], arrivals: Arrivals[Item], *, recursive: bool = False
 ) -> Iterator[list[Path] | None]:
-    """Yield the absolute paths that changed whenever it is time to look at them.
+    """Yield the absolute paths that changed, also an empty list while `arrivals` wait for files.
 
-    That is after a change, and, without paths, while `arrivals` wait for files. None stands for
-    everything in the folders: at the start, and at times, since some changes are not noticed.
+    None stands for everything in the folders: at the start, and every `RESCAN_INTERVAL`, since some
+    changes are not noticed.
 
     Raises:
         UsageError: watchfiles is not installed, or the folders cannot be watched.
@@ -132,7 +132,7 @@ def watch_folders(
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Return what changes when a file is written; None if it is gone or empty."""
+    """Return a value that changes when a file is written; None if it is gone or empty."""
     try:
         stat = path.stat()
     except OSError:

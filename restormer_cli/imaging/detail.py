@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BANDS = 4  # details of 1 to about 16 pixels; larger ones are tones
 _SPLINE = np.array([1, 4, 6, 4, 1], np.float32) / 16
 _WINDOW = 5  # side of the windows for local energy, in pixels of the first band
-_BLOCK = 16  # side of the blocks among which the quiet ones are chosen, likewise
+_BLOCK = 16  # side of the blocks among which the quiet ones are chosen, in pixels of the first band
 _QUIET = 0.25  # part of the blocks of one brightness that certainly has noise only
 _MIN_GROUP, _MAX_GROUPS = 32, 8  # blocks of similar brightness
 _EXCESS = 2.0  # local energy relative to that of the noise, which noise alone hardly exceeds

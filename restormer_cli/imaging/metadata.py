@@ -1,4 +1,4 @@
-"""Carry what is said about a picture over to the format of its output.
+"""Convert metadata to the format of the output.
 
 Within one format, the codecs keep segments and chunks byte for byte. Other formats get the fields
 of `Image`, in their usual places. What a format cannot hold is named in `Image.losses`.

@@ -66,7 +66,7 @@ COMPILED = ("cuda",)
 TIMED_STEPS = 5
 """Number of passes that are timed to compare the compiled network with the other."""
 _INTERRUPTED = -1.0
-"""Progress by which rank 0 tells the others that it was interrupted."""
+"""Sentinel progress with which rank 0 broadcasts an interruption."""
 
 
 class Step(NamedTuple):

@@ -124,13 +124,13 @@ class Session:
 
     @property
     def _state(self) -> str:
-        """What is left, and what is done, when a run ends early."""
+        """Message about the remaining images after an early end."""
         remaining = f"with {self._remaining} of {self.total} images to go"
         return f"{remaining}. All files written are complete"
 
     @property
     def _remedy(self) -> str:
-        """How to go on with a run that ended early; a watch skips what exists anyway."""
+        """Hint on resuming a run; a watch skips existing outputs without an option."""
         option = "" if self.options.watch else " with --skip-existing"
         return f"Run the same command{option} to resume"
 
@@ -412,7 +412,7 @@ def _total(planned: Sequence[Planned]) -> str:
 
 
 def _keeps_manifest(inputs: Inputs, options: RestoreOptions) -> bool:
-    """Return whether outputs are recorded: not for a single input with another file as output."""
+    """Return True if outputs are recorded: not for a single input with another file as output."""
     several = len(inputs.found) > 1 or any(i.folder for i in inputs.found)
     if options.skip_existing or options.watch or options.in_place or several:
         return True

@@ -107,7 +107,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
 
 def _read_damaged(image: Image, data: bytes, fault: Fault) -> None:
-    """Decode what there is, up to the fault if its place is known."""
+    """Decode the intact part: up to the fault if its offset is known."""
 
     def decode_end(data: bytes) -> Array:
         with PIL.Image.open(io.BytesIO(data + _END_OF_IMAGE), formats=("JPEG",)) as picture:
@@ -252,7 +252,7 @@ def _join_profile(pieces: list[bytes]) -> bytes | None:
     """Join the pieces of an ICC profile, or return None if it is not clear how.
 
     Pieces may stand in any order or several times. Their numbers may be wrong if the profile has
-    the length that its header tells.
+    the length that its header states.
     """
     distinct = sorted(set(pieces))
     profile = b"".join(piece[2:] for piece in distinct)

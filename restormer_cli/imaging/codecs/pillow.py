@@ -147,7 +147,7 @@ def _repaired(
         return data, Damage(cause)
     elif jpeg2000.SIGNATURE.match(data) and (cause := jpeg2000.find_fault(data)):
         if cause == CUT:
-            return data, None  # decoding fails, or tells how much is missing
+            return data, None  # decoding fails, or finds how much is missing
         return data, Damage(cause)
     elif data.startswith(_QOI) and not _is_whole_qoi(data, open_picture):
         return data, Damage(CORRUPT)
@@ -172,7 +172,7 @@ def _is_whole_qoi(data: bytes, open_picture: Callable[[bytes], PIL.Image.Image])
 def _decode_damaged(
     data: bytes, kind: str, open_picture: Callable[[bytes], PIL.Image.Image]
 ) -> Image:
-    """Decode what there is of a single image that Pillow refuses."""
+    """Decode the intact part of a single image that Pillow refuses."""
 
     def load(data: bytes) -> Array:
         return np.asarray(open_picture(data))

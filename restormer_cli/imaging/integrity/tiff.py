@@ -86,7 +86,7 @@ def missing_bytes(page: exif.Directory, file_size: int) -> float:
 
 
 def load(file: bytes) -> tuple[PIL.Image.Image, Damage | None]:
-    """Decode what there is of a file of one page.
+    """Decode the intact part of a file of one page.
 
     Raises:
         OSError, ValueError, ...: nothing can be decoded.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BITS = 16
 _LEFT = 1  # number of the predictor (table H.1)
 _LONGEST = 16  # bits of a code
-_FLOOR = 2**10  # the rarest categories count as one in so many, or codes would be longer
+_FLOOR = 2**10  # rarest categories get a share of 1 / _FLOOR, or codes would be longer
 # Number of bits of a difference: its category (table H.2).
 _CATEGORIES = np.array(
     [abs(v).bit_length() for v in (*range(2**15), *range(-(2**15), 0))], np.uint8
