@@ -153,7 +153,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     console = Console()
     with safe_streams():
         try:
-            with MemoryGuard("to go on"):
+            with MemoryGuard("to continue"):
                 app(arguments, prog_name="restormer", obj=console)
         except SystemExit as error:
             hint = _usage_hint(sys.argv[1:] if arguments is None else arguments)

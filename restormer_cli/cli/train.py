@@ -200,7 +200,7 @@ def train(
     if ranks.leads:
         console.say(f"{output}: {report.best:.2f} dB on held-out photographs")
         if not speed:
-            console.say("This run was finished before. Give more --steps or --hours to go on")
+            console.say("This run is finished. Pass more --steps or --hours to continue")
 
 
 def show_step(console: Console, step: Step) -> None:

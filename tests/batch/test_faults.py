@@ -203,7 +203,7 @@ def test_a_full_disk_ends_the_run(device: str) -> None:
     failed = stderr.count("cannot write (No space left on device)")
     assert 1 <= failed <= len(device.split(","))
     *_, cause, hint = stderr.splitlines()
-    assert cause.startswith(f"error: the disk is full, with {9 - 2 - failed} of 9 images to go")
+    assert cause.startswith(f"error: the disk is full: {9 - 2 - failed} of 9 images remain")
     assert "--skip-existing" in hint
 
 
@@ -234,7 +234,7 @@ def test_a_full_disk_ends_a_watch(
     assert outcome.status == 1
     first, last = (event for event in outcome.events if event["event"] == "failed")
     assert (first["input"], first["disk_full"]) == ("in/a.png", True)
-    assert last["error"].startswith("the disk is full, with 0 of 1 images to go")
+    assert last["error"].startswith("the disk is full: 0 of 1 images remain")
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_the_full_disk(
@@ -255,7 +255,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_full_disk(
     outcome = restormer("derain", "f", "-o", "out", "--report", "page.html")
     assert outcome.status == 1
     assert "error: page.html: cannot write the report (No space left" in outcome.stderr
-    assert outcome.stderr.splitlines()[-2].startswith("error: the disk is full, with 1 of 3")
+    assert outcome.stderr.splitlines()[-2].startswith("error: the disk is full: 1 of 3")
 
 
 def test_a_disk_that_is_full_from_the_start_has_a_summary_and_a_page(
@@ -297,7 +297,7 @@ def test_a_disk_without_space_for_a_sheet_ends_the_run(
     cause = "restored, but sheets/a.png.png: cannot write (No space left on device)"
     assert first["error"] == cause
     assert first["disk_full"]
-    assert last["error"].startswith("the disk is full, with ")
+    assert last["error"].startswith("the disk is full: ")
     assert Path("out/a.png").exists()
 
 
@@ -321,7 +321,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_an_interrupt(
     monkeypatch.setattr(report_page, "write_atomic", refuse)
     outcome = restormer("derain", "f", "-o", "out", "--report", "page.html")
     assert outcome.status == 130
-    assert "warning: interrupted with " in outcome.stderr
+    assert "warning: interrupted: " in outcome.stderr
     assert "error: page.html: cannot write the report (No space left" in outcome.stderr
 
 

@@ -178,7 +178,7 @@ def test_an_interruption_exits_with_130_and_leaves_complete_files(number: int) -
     assert process.returncode == 130
     assert b"--skip-existing" in stderr
     assert b"Traceback" not in stderr
-    assert b"images to go" in stderr
+    assert b"images remain" in stderr
     written = [Path(name) for name in tree() if name.startswith("out")]
     assert 0 < len(written) < 80
     for path in written:

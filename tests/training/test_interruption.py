@@ -139,8 +139,8 @@ def test_a_finished_run_says_so(
 ) -> None:
     """Repeating it makes no step, shows no speed, and says how to go on."""
     line = ("train", "denoise", "--photos", photos, "-o", tmp_path / "a.safetensors", *STAGES)
-    assert "finished before" not in restormer(*line, "--steps", 1).stderr
+    assert "is finished" not in restormer(*line, "--steps", 1).stderr
     outcome = restormer(*line, "--steps", 1)
     assert outcome.status == 0
-    assert "finished before. Give more --steps or --hours" in outcome.stderr
+    assert "This run is finished. Pass more --steps or --hours" in outcome.stderr
     assert "MP/s" not in outcome.stderr

@@ -94,7 +94,7 @@ def test_ctrl_c_ends_all_processes(start: Callable[..., Any]) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in stderr
-    assert b"images to go. All files written are complete" in stderr
+    assert b"images remain. All files written are complete" in stderr
     summary = json.loads(stdout.splitlines()[-1])
     assert summary["interrupted"]
     assert summary["restored"] == len(outputs())

@@ -104,8 +104,8 @@ class Session:
             else:
                 self._restore_all(self.jobs)
         except KeyboardInterrupt:
-            cause = "the watch ended" if self.options.watch else "interrupted"
-            self.console.warn(f"{cause} {self._state}. {self._remedy}")
+            cause = "stopped watching" if self.options.watch else "interrupted"
+            self.console.warn(f"{cause}: {self._state}. {self._remedy}")
             self._finish_early()
             raise
         except RestormerError as error:
@@ -125,8 +125,7 @@ class Session:
     @property
     def _state(self) -> str:
         """Message about the remaining images after an early end."""
-        remaining = f"with {self._remaining} of {self.total} images to go"
-        return f"{remaining}. All files written are complete"
+        return f"{self._remaining} of {self.total} images remain. All files written are complete"
 
     @property
     def _remedy(self) -> str:
@@ -322,7 +321,7 @@ class Session:
             self._report_written(events)
             if self._remaining or self.options.watch:
                 hint = f"Free some space. {self._remedy}."
-                raise DiskFullError(f"the disk is full, {self._state}", hint)
+                raise DiskFullError(f"the disk is full: {self._state}", hint)
 
     def _report_written(self, events: Generator[Event, None, None]) -> None:
         """Stop a run, and report the files that are being written."""
