@@ -314,8 +314,10 @@ def test_a_report_that_cannot_be_written_does_not_hide_an_interrupt(
             signal.raise_signal(signal.SIGINT)  # handled by the main thread
         write(target, *arguments)
 
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(target: Path, *arguments: Any) -> None:
+        if target.name == "page.html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(target, *arguments)
 
     monkeypatch.setattr(image_io, "write_atomic", interrupt)
     monkeypatch.setattr(report_page, "write_atomic", refuse)
