@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from restormer_cli.checkpoints import load_network
-from restormer_cli.inference import is_native, restore, synchronize, use_native
+from restormer_cli.inference import override_fusion, restore, synchronize, uses_fused_block
 from restormer_cli.training.optimization import update
 from restormer_cli.training.state import Run
 
@@ -57,14 +57,14 @@ def main() -> None:
     network = load_network(str(LITE)).to(given.device)
 
     image = torch.rand(1, 3, given.image, given.image)
-    if is_native(network.architecture, torch.bfloat16, given.device):
+    if uses_fused_block(network.architecture, torch.bfloat16, given.device):
         show(
             "restoration, fused block",
             lambda: restore(network, image, precision="bf16"),
             given.device,
             given.rows,
         )
-    with use_native("off"):
+    with override_fusion("off"):
         show(
             "restoration, PyTorch's functions",
             lambda: restore(network, image, precision="bf16"),

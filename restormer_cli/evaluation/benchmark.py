@@ -22,10 +22,10 @@ from ..inference import (
     PRECISIONS,
     choose_precision,
     full_precision,
-    is_native,
+    override_fusion,
     restore,
     synchronize,
-    use_native,
+    uses_fused_block,
 )
 from ..network import Restormer, multiply_adds_per_pixel, reference_forward
 
@@ -87,7 +87,7 @@ def run_benchmark(
         *(
             ("strips, native", p, partial(restore, network, precision=p))
             for p in precisions
-            if is_native(network.architecture, PRECISIONS[p], device)
+            if uses_fused_block(network.architecture, PRECISIONS[p], device)
         ),
         (f"tiles of {TILE}", half, partial(restore, network, tile=TILE, precision=half)),
     ]
@@ -141,7 +141,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int | None = Non
 
 def restore_unfused(network: Restormer, image: Tensor, precision: str) -> Tensor:
     """Restore an image with PyTorch's functions instead of the fused block."""
-    with use_native("off"):
+    with override_fusion("off"):
         return restore(network, image, precision=precision)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checkpoints import CheckpointStatus, load_network
 from ..errors import ImageError, RestormerError
 from ..imaging import psnr
-from ..inference import PRECISIONS, BlockShape, Restorer, is_native, restore, use_native
+from ..inference import PRECISIONS, BlockShape, Restorer, override_fusion, restore, uses_fused_block
 from ..network import Restormer, reference_forward
 from ..text import first_line
 from .system import supported_precisions
@@ -136,7 +136,7 @@ class _Subject:
 
     def is_fused(self, precision: str) -> bool:
         """Return True if the fused block is used, after building it if necessary."""
-        return is_native(self.on_cpu.architecture, PRECISIONS[precision], self.device)
+        return uses_fused_block(self.on_cpu.architecture, PRECISIONS[precision], self.device)
 
     @cached_property
     def expected(self) -> Tensor:
@@ -174,7 +174,7 @@ class _Subject:
 
     def without_fusion(self, precision: str, criterion: Criterion) -> float:
         """Return the difference of a result by PyTorch's functions."""
-        with use_native("off"):
+        with override_fusion("off"):
             return self.compared(SMALL, precision, criterion)
 
     def repeated(self, precision: str) -> float:

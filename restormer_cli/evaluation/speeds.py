@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checkpoints import CheckpointStatus, load_network
 from ..errors import RestormerError
-from ..inference import PRECISIONS, is_native, restore
+from ..inference import PRECISIONS, restore, uses_fused_block
 from ..text import format_bytes
 from .benchmark import restore_unfused, run_reference, timed, watch_memory
 from .selftest import synthetic_image
@@ -71,7 +71,7 @@ def measure_speeds(
         dtype = PRECISIONS[precision]
         return run_reference(copy.deepcopy(network).to(dtype), image.to(dtype))
 
-    fused = any(is_native(network.architecture, PRECISIONS[p], device) for p in precisions)
+    fused = any(uses_fused_block(network.architecture, PRECISIONS[p], device) for p in precisions)
     ways: dict[str, Callable[[str], Tensor]] = {
         "strips": lambda p: restore(network, image, precision=p),
         **({"no fused block": partial(restore_unfused, network, image)} if fused else {}),

@@ -16,7 +16,7 @@ from ..inference import (
     PRECISIONS,
     choose_precision,
     device_model,
-    native_status,
+    fusion_status,
     precedes,
 )
 
@@ -55,7 +55,7 @@ def describe_system(device: torch.device) -> dict[str, str | None]:
     if device.type == "cpu":
         facts["threads"] = str(torch.get_num_threads())
     if device.type in ("cpu", "cuda"):
-        facts["fused block"] = native_status(device=device, ask=True)
+        facts["fused block"] = fusion_status(device=device, build=True)
     return facts
 
 

@@ -15,8 +15,8 @@ from .devices import precedes as precedes
 from .devices import synchronize as synchronize
 from .engine import restore as restore
 from .fusion.dispatch import describe_fusion as describe_fusion
-from .fusion.dispatch import is_native as is_native
-from .fusion.dispatch import native_status as native_status
-from .fusion.mode import use_native as use_native
+from .fusion.dispatch import fusion_status as fusion_status
+from .fusion.dispatch import uses_fused_block as uses_fused_block
+from .fusion.mode import override_fusion as override_fusion
 from .restorer import Restoration as Restoration
 from .restorer import Restorer as Restorer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ..checkpoints import CheckpointQuery
 from ..errors import UsageError
 from ..network import MULTIPLE, round_up
-from .fusion.mode import native_mode
+from .fusion.mode import fusion_mode
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +62,7 @@ class RestorerConfig(CheckpointQuery):
             object.__setattr__(self, "weights", fspath(self.weights))
         object.__setattr__(self, "device", str(self.device))  # of a torch.device, too
         check_precision(self.precision, PRECISIONS)
-        _ = self.checkpoint, self.tiles, native_mode()  # for their UsageErrors
+        _ = self.checkpoint, self.tiles, fusion_mode()  # for their UsageErrors
         window_size(self.window)
         whole_number("sharing", self.sharing, 1)
         if not isinstance(self.ensemble, bool):

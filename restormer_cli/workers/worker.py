@@ -87,13 +87,13 @@ def run_worker(requests: Iterable[QueuedImage], config: WorkerConfig, send: Send
 
 def describe(restorer: Restorer) -> str:
     """Return the weights, device, precision and, where there can be one, the fused block."""
-    from ..inference import PRECISIONS, native_status
+    from ..inference import PRECISIONS, fusion_status
 
     text = f"{restorer.weights.path} on {restorer.device}, {restorer.precision}"
     if restorer.device.type == "mps":
         return text
     request = restorer.architecture, PRECISIONS[restorer.precision], restorer.device
-    return f"{text}, fused block: {native_status(*request)}"
+    return f"{text}, fused block: {fusion_status(*request)}"
 
 
 def serve(

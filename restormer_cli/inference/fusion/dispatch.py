@@ -16,7 +16,7 @@ from ..native.library import MULTIPLE, TYPES, fits
 from ..native.loader import open_library
 from ..triton.loader import NO_TRITON, last_verdict, open_kernels, triton_version
 from .check import block_widths
-from .mode import VARIABLE, native_mode
+from .mode import VARIABLE, fusion_mode
 from .passes import KINDS, FusedPasses, Kernels
 from .verdict import NOT_BUILT, WORTH_BUILDING, Opened, Verdict
 
@@ -86,13 +86,13 @@ def fusion_for(
         UsageError: RESTORMER_NATIVE is invalid.
         DeviceError: RESTORMER_NATIVE is "require", and the fused block cannot be used.
     """
-    mode = native_mode()
+    mode = fusion_mode()
     if mode == "off":
         return None
     cause = _unsuitable(a, size, dtype, device, window)
     if not cause:
-        ask = mode == "require" or _is_worth_building(a, size, dtype, device)
-        opened = _open_for(a, dtype, device, ask=ask)
+        build = mode == "require" or _is_worth_building(a, size, dtype, device)
+        opened = _open_for(a, dtype, device, build=build)
         cause = opened.verdict.cause
         if opened.kernels and not cause:
             if opened.kernels.supports(dtype):
@@ -109,14 +109,14 @@ def fusion_for(
     return None
 
 
-def is_native(a: Architecture, dtype: torch.dtype, device: torch.device) -> bool:
+def uses_fused_block(a: Architecture, dtype: torch.dtype, device: torch.device) -> bool:
     """Return True if any block of a network is fused; the kernels are built if they are not.
 
     Raises:
         UsageError, DeviceError: as for `fusion_for`.
     """
-    if native_mode() != "off" and not _unsuitable(a, (0, 0), dtype, device, None):
-        _open_for(a, dtype, device, ask=True)
+    if fusion_mode() != "off" and not _unsuitable(a, (0, 0), dtype, device, None):
+        _open_for(a, dtype, device, build=True)
     fusion = fusion_for(a, (0, 0), dtype, device, None)
     return fusion is not None and any(fusion.is_used(*width) for width in block_widths(a))
 
@@ -125,7 +125,7 @@ def check_requirement(
     a: Architecture, dtype: torch.dtype, device: torch.device, window: int | None
 ) -> None:
     """Raise the DeviceError of `fusion_for` before any image is read."""
-    if native_mode() == "require":
+    if fusion_mode() == "require":
         fusion_for(a, (sys.maxsize, sys.maxsize), dtype, device, window)
 
 
@@ -137,19 +137,19 @@ def fusion_obstacle(a: Architecture, dtype: torch.dtype, device: torch.device) -
     """
     if device.type != "cpu":
         return ""
-    if native_mode() == "off":
+    if fusion_mode() == "off":
         return f"{VARIABLE} is off"
     cause = _unsuitable(a, (0, 0), dtype, device, None)
-    cause = cause or _open_for(a, dtype, device, ask=False).verdict.cause
+    cause = cause or _open_for(a, dtype, device, build=False).verdict.cause
     return "" if cause == NOT_BUILT else cause
 
 
-def native_status(
+def fusion_status(
     a: Architecture | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
     *,
-    ask: bool = False,
+    build: bool = False,
 ) -> str:
     """Describe the fused block on a device: what it uses, or why it is not used.
 
@@ -158,20 +158,20 @@ def native_status(
             check is described.
         dtype: type of its features.
         device: a CPU or CUDA device.
-        ask: build it if it is not built.
+        build: build it if it is not built.
 
     Raises:
         UsageError: RESTORMER_NATIVE is invalid.
     """
-    if native_mode() == "off":
+    if fusion_mode() == "off":
         return f"off ({VARIABLE})"
     if device.type == "cuda" and a is None:
         version = triton_version()
         return f"Triton {version}, {_last_check()}" if version else f"not used: {NO_TRITON}"
     if a is None:
-        return _in_words(open_library(ask=ask).verdict)
+        return _in_words(open_library(build=build).verdict)
     cause = _unsuitable(a, (0, 0), dtype, device, None)
-    return _in_words(Verdict(cause) if cause else _open_for(a, dtype, device, ask=ask).verdict)
+    return _in_words(Verdict(cause) if cause else _open_for(a, dtype, device, build=build).verdict)
 
 
 def _last_check() -> str:
@@ -187,7 +187,7 @@ def _in_words(verdict: Verdict) -> str:
 
 
 def _speed_in_words(precision: str, speed: dict[int, float]) -> str:
-    least = 0 if native_mode() == "require" else 1
+    least = 0 if fusion_mode() == "require" else 1
     used = [ratio for ratio in speed.values() if ratio > least]
     if not used:
         return f"{precision} not used: no faster than PyTorch's functions"
@@ -197,17 +197,17 @@ def _speed_in_words(precision: str, speed: dict[int, float]) -> str:
 
 
 def describe_fusion() -> dict[str, str]:
-    """Return the `native_status` of each kind of device that can have a fused block."""
-    status = {"fused block": native_status()}
+    """Return the `fusion_status` of each kind of device that can have a fused block."""
+    status = {"fused block": fusion_status()}
     if torch.cuda.is_available():
-        status["fused block on CUDA"] = native_status(device=torch.device("cuda"))
+        status["fused block on CUDA"] = fusion_status(device=torch.device("cuda"))
     return status
 
 
-def _open_for(a: Architecture, dtype: torch.dtype, device: torch.device, *, ask: bool) -> Opened:
+def _open_for(a: Architecture, dtype: torch.dtype, device: torch.device, *, build: bool) -> Opened:
     if device.type == "cuda":
-        return open_kernels(a, dtype, device, ask=ask)
-    return open_library(ask=ask)
+        return open_kernels(a, dtype, device, build=build)
+    return open_library(build=build)
 
 
 def _unsuitable(

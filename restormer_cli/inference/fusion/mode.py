@@ -1,4 +1,7 @@
-"""The setting of the fused block. Does not import PyTorch, so that wrong values are found early."""
+"""The setting of the fused blocks, for CPUs and CUDA: its variable is older than the latter.
+
+Does not import PyTorch, so that wrong values are found early.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from ...errors import UsageError
 VARIABLE = "RESTORMER_NATIVE"
 MODES = ("auto", "off", "require")
 
-_override: ContextVar[str | None] = ContextVar("native_mode", default=None)
+_override: ContextVar[str | None] = ContextVar("fusion_mode", default=None)
 
 
-def native_mode() -> str:
+def fusion_mode() -> str:
     """Return "auto", "off" or "require".
 
     Raises:
@@ -28,7 +31,7 @@ def native_mode() -> str:
 
 
 @contextmanager
-def use_native(mode: str) -> Iterator[None]:
+def override_fusion(mode: str) -> Iterator[None]:
     """Replace the setting in this context."""
     token = _override.set(mode)
     try:

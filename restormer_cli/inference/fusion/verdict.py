@@ -11,11 +11,11 @@ from typing import Any
 
 from ...files import sha256_file
 from .cache import require_private, store
-from .mode import native_mode
+from .mode import fusion_mode
 from .passes import FusionError, Kernels
 
 WORTH_BUILDING = 10.0
-"""Predicted seconds of work from which kernels are compiled unasked."""
+"""Predicted seconds of work from which kernels are compiled automatically."""
 
 NOT_BUILT = f"it is built when a run takes more than about {WORTH_BUILDING:.0f} s"
 
@@ -65,7 +65,7 @@ class Opened:
 
     kernels: Kernels | None
     verdict: Verdict
-    is_final: bool = True  # False if they were not built because nobody asked for them
+    is_final: bool = True  # False if they were only not built yet
 
 
 def read_verdict(path: Path, subject: Path) -> Verdict | None:
@@ -81,7 +81,7 @@ def read_verdict(path: Path, subject: Path) -> Verdict | None:
         verdict = Verdict.from_json(text)
         if verdict.cause:
             is_recent = time.time() - path.stat().st_mtime < RETRY_AFTER
-            return verdict if is_recent and native_mode() != "require" else None
+            return verdict if is_recent and fusion_mode() != "require" else None
         return verdict if sha256_file(subject) == digest else None
     except (OSError, ValueError):
         return None

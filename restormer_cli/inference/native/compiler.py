@@ -69,7 +69,7 @@ def cpu_model() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def build(
+def compile_library(
     compiler: str,
     target: Path,
     *,

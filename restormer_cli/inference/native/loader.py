@@ -10,34 +10,34 @@ from ..fusion.cache import require_private
 from ..fusion.passes import FusionError
 from ..fusion.verdict import NOT_BUILT, Opened, Verdict, read_verdict, write_verdict
 from .check import examine
-from .compiler import COMPILE_LIMIT, SOURCE, build, find_compiler, library_path
+from .compiler import COMPILE_LIMIT, SOURCE, compile_library, find_compiler, library_path
 from .library import Library
 
 _lock = Lock()
 _opened: Opened | None = None
 
 
-def open_library(*, ask: bool) -> Opened:
-    """Return the library of this process; build and check it first if `ask` is set.
+def open_library(*, build: bool) -> Opened:
+    """Return the library of this process; build and check it first if `build` is set.
 
-    Without `ask`, only a library that was built before is opened.
+    Without `build`, only a library that was built before is opened.
     """
     global _opened
     with _lock:
-        if _opened is None or (ask and not _opened.is_final):
-            _opened = _open(ask)
+        if _opened is None or (build and not _opened.is_final):
+            _opened = _open(build)
         return _opened
 
 
-def _open(ask: bool) -> Opened:
+def _open(build: bool) -> Opened:
     try:
-        return prepare(ask=ask)
+        return prepare(build=build)
     except FusionError as error:
         return Opened(None, Verdict(str(error)))
 
 
-def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -> Opened:
-    """Open the library in the cache; build and check it first if `ask` is set.
+def prepare(*, build: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -> Opened:
+    """Open the library in the cache; build and check it first if `build` is set.
 
     The verdict is stored beside the library, with the library's SHA-256. A failure is stored, too,
     and remembered for a day.
@@ -51,10 +51,10 @@ def prepare(*, ask: bool, source: Path = SOURCE, limit: float = COMPILE_LIMIT) -
         require_private(path)
     verdict = read_verdict(path.with_suffix(".json"), path)
     if verdict is None:
-        if not ask:
+        if not build:
             return Opened(None, Verdict(NOT_BUILT), is_final=False)
         try:
-            build(compiler, path, source=source, limit=limit)
+            compile_library(compiler, path, source=source, limit=limit)
             verdict = examine(path)
         except FusionError as error:
             verdict = Verdict(str(error))

@@ -39,30 +39,32 @@ def triton_version() -> str | None:
     return None
 
 
-def open_kernels(a: Architecture, dtype: torch.dtype, device: torch.device, *, ask: bool) -> Opened:
+def open_kernels(
+    a: Architecture, dtype: torch.dtype, device: torch.device, *, build: bool
+) -> Opened:
     """Return the kernels for the blocks of a network.
 
-    Without `ask`, they are returned only if an earlier process or call has checked them.
+    Without `build`, they are returned only if an earlier process or call has checked them.
     """
     version = triton_version()
     if version is None:
         return Opened(None, Verdict(NO_TRITON))
     path = verdict_path(a, dtype, device, version)
     with _lock:
-        if path not in _opened or (ask and not _opened[path].is_final):
-            _opened[path] = _open(path, a, dtype, device, ask)
+        if path not in _opened or (build and not _opened[path].is_final):
+            _opened[path] = _open(path, a, dtype, device, build)
         return _opened[path]
 
 
 def _open(
-    path: Path, a: Architecture, dtype: torch.dtype, device: torch.device, ask: bool
+    path: Path, a: Architecture, dtype: torch.dtype, device: torch.device, build: bool
 ) -> Opened:
     try:
         verdict = read_verdict(path, SOURCE)
     except FusionError as error:
         return Opened(None, Verdict(str(error)))
     if verdict is None:
-        if not ask:
+        if not build:
             return Opened(None, Verdict(NOT_BUILT), is_final=False)
         verdict = examine(a, dtype, device)
         write_verdict(path, verdict, SOURCE)

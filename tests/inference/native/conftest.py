@@ -61,7 +61,7 @@ def library(request, cxx, shared_folder):
     with FileLock(shared_folder / f"{request.param}.lock"):
         if not target.is_file():
             common = [flag for flag in compiler.FLAGS if flag != compiler.TARGET]
-            compiler.build(cxx, target, flags=[*common, *flags])
+            compiler.compile_library(cxx, target, flags=[*common, *flags])
     return Library(target)
 
 
@@ -71,7 +71,7 @@ def built_home(cxx, shared_folder):
     home = shared_folder / "home"
     with FileLock(shared_folder / "home.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HOME", str(home))
-        opened = loader.prepare(ask=True)
+        opened = loader.prepare(build=True)
     assert opened.verdict.cause == ""
     return home
 

@@ -13,7 +13,7 @@ from restormer_cli.errors import DeviceError, UsageError
 from restormer_cli.inference import strips
 from restormer_cli.inference.blocking import BlockShape
 from restormer_cli.inference.fusion import dispatch
-from restormer_cli.inference.fusion.mode import use_native
+from restormer_cli.inference.fusion.mode import override_fusion
 from restormer_cli.inference.native.library import FusedBlock
 from restormer_cli.network import Architecture
 from tests.support.networks import assert_close, random_network
@@ -153,7 +153,7 @@ def test_windows_of_any_size(height, width, window, strip, rows, columns):
     image, network = torch.rand(2, 3, height, width), NETWORKS["biased"]
     shape = BlockShape(strip, rows, columns)
     fused = strips.forward(network, image, window=window, blocking=lambda *_: shape)
-    with use_native("off"):
+    with override_fusion("off"):
         assert_close(fused, strips.forward(network, image, window=window))
 
 

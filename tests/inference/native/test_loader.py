@@ -15,7 +15,13 @@ from huggingface_hub import constants
 from PIL import Image
 
 from restormer_cli.errors import DeviceError, UsageError
-from restormer_cli.inference import Restorer, RestorerConfig, native_status, restore, use_native
+from restormer_cli.inference import (
+    Restorer,
+    RestorerConfig,
+    fusion_status,
+    override_fusion,
+    restore,
+)
 from restormer_cli.inference.fusion import dispatch
 from restormer_cli.inference.fusion.cache import cache_folder
 from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, fusion_obstacle
@@ -62,10 +68,10 @@ def cached():
 def test_a_library_in_the_cache_is_used_at_once(built):
     """A library that was built before is used for any image, and its state is described."""
     assert native((8, 8)) is not None
-    assert "times as fast" in native_status()
-    with use_native("off"):
+    assert "times as fast" in fusion_status()
+    with override_fusion("off"):
         assert native() is None
-        assert native_status() == "off (RESTORMER_NATIVE)"
+        assert fusion_status() == "off (RESTORMER_NATIVE)"
 
 
 def test_short_work_builds_nothing(monkeypatch):
@@ -76,7 +82,7 @@ def test_short_work_builds_nothing(monkeypatch):
     monkeypatch.setattr(loader, "find_compiler", lambda _: ("c++", "1.0"))
     assert native((64, 64)) is None
     assert built == []
-    assert native_status() == f"not used: {NOT_BUILT}"
+    assert fusion_status() == f"not used: {NOT_BUILT}"
     seconds = dispatch._seconds_of_work
     images = int(WORTH_BUILDING / seconds)
     for _ in range(images + 1):
@@ -109,11 +115,14 @@ def test_without_a_compiler_pytorch_is_used(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     network, image = tiny_network(), torch.rand(1, 3, 16, 16)
     assert native((8000, 8000)) is None
-    with use_native("off"):
+    with override_fusion("off"):
         expected = restore(network, image)
     assert torch.equal(restore(network, image), expected)
-    assert "no C++ compiler was found" in native_status()
-    with use_native("require"), pytest.raises(DeviceError, match=r"no C\+\+ compiler was found"):
+    assert "no C++ compiler was found" in fusion_status()
+    with (
+        override_fusion("require"),
+        pytest.raises(DeviceError, match=r"no C\+\+ compiler was found"),
+    ):
         native()
     assert cached() == []
 
@@ -123,13 +132,13 @@ def test_a_compiler_that_fails(fake_compiler):
     """The last line of a failing compiler is the cause, and the failure is remembered."""
     path = fake_compiler("echo 'no such header' >&2\nexit 3")
     cause = r"c\+\+ failed with status 3: no such header"
-    with use_native("require"), pytest.raises(DeviceError, match=cause):
+    with override_fusion("require"), pytest.raises(DeviceError, match=cause):
         native()
     path.write_text(path.read_text().replace("no such header", "another"))
-    assert prepare(ask=True).verdict.cause == "c++ failed with status 3: no such header"
+    assert prepare(build=True).verdict.cause == "c++ failed with status 3: no such header"
     assert cached() == [".json"]
-    with use_native("require"):  # tries again
-        assert "another" in prepare(ask=True).verdict.cause
+    with override_fusion("require"):  # tries again
+        assert "another" in prepare(build=True).verdict.cause
 
 
 @posix
@@ -137,7 +146,7 @@ def test_a_compiler_that_hangs(fake_compiler):
     """A compiler and its children are stopped after the limit."""
     fake_compiler("/bin/sleep 60\nexit 0")
     started = time.monotonic()
-    opened = prepare(ask=True, limit=0.5)
+    opened = prepare(build=True, limit=0.5)
     assert time.monotonic() - started < 20
     assert "took more than" in opened.verdict.cause
     assert opened.kernels is None
@@ -147,17 +156,17 @@ def test_a_wrong_result_is_not_used(cxx, tmp_path):
     """A library whose results differ is rejected, and the difference is the cause."""
     source = tmp_path / "block.cpp"
     source.write_text(SOURCE.read_text("utf-8").replace("+ 1e-5f", "+ 1e-2f"))
-    opened = prepare(ask=True, source=source)
+    opened = prepare(build=True, source=source)
     assert opened.kernels is None
     assert "differs by" in opened.verdict.cause
-    assert prepare(ask=False, source=source).verdict == opened.verdict
+    assert prepare(build=False, source=source).verdict == opened.verdict
 
 
 def test_a_crash_in_the_check_is_not_used(cxx, tmp_path):
     """A library that crashes ends its own process only."""
     source = tmp_path / "block.cpp"
     source.write_text('#include <cstdlib>\nextern "C" int lanes() { abort(); }\n')
-    opened = prepare(ask=True, source=source)
+    opened = prepare(build=True, source=source)
     assert opened.kernels is None
     assert "SIGABRT" in opened.verdict.cause or "status" in opened.verdict.cause
 
@@ -184,12 +193,12 @@ def copy_of(built, home: Path, monkeypatch) -> Path:
 def test_files_that_others_can_change_are_not_loaded(built, tmp_path, monkeypatch, part):
     """A library, verdict or folder that others can write to is not used."""
     path = copy_of(built, tmp_path / "home", monkeypatch)
-    assert prepare(ask=False).kernels is not None
+    assert prepare(build=False).kernels is not None
     (path.parent if part == "folder" else path.with_suffix(part)).chmod(0o777)
     with pytest.raises(FusionError, match="can be changed by other users"):
-        prepare(ask=False)
+        prepare(build=False)
     assert native() is None
-    assert "can be changed by other users" in native_status()
+    assert "can be changed by other users" in fusion_status()
 
 
 @posix
@@ -199,16 +208,16 @@ def test_files_of_other_users_are_not_loaded(built, tmp_path, monkeypatch):
     user = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
     with pytest.raises(FusionError, match="belongs to another user"):
-        prepare(ask=False)
+        prepare(build=False)
 
 
 def test_a_damaged_library_is_built_again(built, tmp_path, monkeypatch):
     """A library whose content changed is not loaded."""
     path = copy_of(built, tmp_path / "home", monkeypatch)
     path.write_bytes(path.read_bytes()[:-100])
-    assert prepare(ask=False).kernels is None
+    assert prepare(build=False).kernels is None
     path.with_suffix(".json").write_text("not a verdict")
-    assert prepare(ask=False).kernels is None
+    assert prepare(build=False).kernels is None
 
 
 def test_the_library_of_another_cpu_is_not_loaded(built, monkeypatch):
@@ -218,14 +227,14 @@ def test_the_library_of_another_cpu_is_not_loaded(built, monkeypatch):
     assert compiler.library_path("another compiler") != built
     monkeypatch.setattr(compiler, "cpu_model", lambda: "another CPU")
     assert compiler.library_path(version) != built
-    assert prepare(ask=False).kernels is None
+    assert prepare(build=False).kernels is None
 
 
 def test_a_process_without_amx_does_not_use_it(built, monkeypatch):
     """If the library has other instructions here than in the check, its speed is unknown."""
     monkeypatch.setattr(Library, "instructions", "others")
     assert native() is None
-    assert "this process has others, not" in native_status()
+    assert "this process has others, not" in fusion_status()
 
 
 @posix
@@ -234,7 +243,7 @@ def test_an_unwritable_cache(tmp_path, monkeypatch, fake_compiler):
     fake_compiler('while [ "$1" != -o ]; do shift; done; echo > "$2"')
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "file"))
-    assert "file" in prepare(ask=True).verdict.cause
+    assert "file" in prepare(build=True).verdict.cause
 
 
 def test_two_processes_may_build_at_once(cxx, tmp_path):
@@ -243,7 +252,7 @@ def test_two_processes_may_build_at_once(cxx, tmp_path):
     source = tmp_path / "block.cpp"
     source.write_text('extern "C" int lanes() { return 4; }\n')
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: compiler.build(cxx, target, source=source), range(8)))
+        list(pool.map(lambda _: compiler.compile_library(cxx, target, source=source), range(8)))
     assert [path.name for path in target.parent.iterdir()] == ["block-1.so"]
     assert target.stat().st_mode & 0o077 == 0
 
@@ -267,7 +276,7 @@ def test_the_setting_is_checked_early(identity, monkeypatch):
 
 def test_what_the_network_or_the_run_excludes_is_described(built):
     """The status and the hint name what the fused block does not support, though it is built."""
-    assert native_status(A, torch.float16) == "not used: it has no fp16"
+    assert fusion_status(A, torch.float16) == "not used: it has no fp16"
     assert fusion_obstacle(A, torch.float16, CPU) == "it has no fp16"
     assert fusion_obstacle(A, torch.float32, CPU) == ""
 
@@ -281,7 +290,7 @@ def test_doctor_and_verbose_describe_it(built, weights, restormer, tmp_path, mon
         assert text in restormer("doctor").stdout.decode()
         output = str(tmp_path / f"{mode}.png")
         assert (
-            f"fused block: {native_status()}"
+            f"fused block: {fusion_status()}"
             in restormer("denoise", str(image), "-v", "-o", output).stderr
         )
 
@@ -303,7 +312,7 @@ def test_bench_shows_both_ways(built, monkeypatch):
 def test_another_process_finds_the_library(built_home):
     """A new process opens the library in the cache."""
     code = (
-        "import torch\nfrom restormer_cli.inference import native_status\nprint(native_status())\n"
+        "import torch\nfrom restormer_cli.inference import fusion_status\nprint(fusion_status())\n"
     )
     environment = os.environ | {"HF_HOME": str(built_home), "RESTORMER_NATIVE": "auto"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[3])

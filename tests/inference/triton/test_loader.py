@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from restormer_cli.errors import DeviceError
-from restormer_cli.inference import native_status, strips, use_native
+from restormer_cli.inference import fusion_status, override_fusion, strips
 from restormer_cli.inference.blocking import BlockShape, block_convolution
 from restormer_cli.inference.fusion import dispatch
 from restormer_cli.inference.fusion.cache import cache_folder
 from restormer_cli.inference.fusion.check import block_widths, eager_passes, random_block
-from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, is_native
+from restormer_cli.inference.fusion.dispatch import Fusion, fusion_for, uses_fused_block
 from restormer_cli.inference.fusion.passes import FusedPasses, FusionError
 from restormer_cli.inference.fusion.verdict import NOT_BUILT, Verdict
 from restormer_cli.inference.triton import loader
@@ -158,7 +158,7 @@ def test_a_gpu_that_is_too_small_for_a_width(verdict, monkeypatch):
     assert [c for c, ratio in result.speed["float"].items() if ratio] == [8, 16]
     monkeypatch.setattr(loader, "load_kernels", TooWide)
     verdict(Verdict("", "Triton", {"bf16": result.speed["float"]}))
-    with use_native("require"):
+    with override_fusion("require"):
         fusion = chosen()
     assert fusion is not None
     used = [c for c, heads in sorted(set(block_widths(A))) if fusion.block(random_block(c, heads))]
@@ -184,25 +184,25 @@ def test_slow_widths_are_remembered_and_described(verdict):
     checks = verdict(Verdict("", "Triton", {"bf16": FAST | {32: 0.9, 64: 0.5}}))
     fast = "Triton, bf16 2.0 to 2.0 times as fast"
     for _ in range(2):
-        assert native_status(A, torch.bfloat16, CUDA, ask=True) == (
+        assert fusion_status(A, torch.bfloat16, CUDA, build=True) == (
             f"{fast} (PyTorch's functions at 32, 64 channels)"
         )
-        assert is_native(A, torch.bfloat16, CUDA)
+        assert uses_fused_block(A, torch.bfloat16, CUDA)
         loader._opened.clear()  # another process
     assert len(checks) == 1
-    with use_native("require"):
-        assert native_status(A, torch.bfloat16, CUDA) == "Triton, bf16 0.5 to 2.0 times as fast"
+    with override_fusion("require"):
+        assert fusion_status(A, torch.bfloat16, CUDA) == "Triton, bf16 0.5 to 2.0 times as fast"
 
 
 def test_kernels_that_are_slow_everywhere_are_described(verdict):
     """Kernels that no block uses are reported as not used."""
     verdict(Verdict("", "Triton", {"bf16": dict.fromkeys(FAST, 0.5)}))
-    assert not is_native(A, torch.bfloat16, CUDA)
-    assert native_status(A, torch.bfloat16, CUDA) == (
+    assert not uses_fused_block(A, torch.bfloat16, CUDA)
+    assert fusion_status(A, torch.bfloat16, CUDA) == (
         "Triton, bf16 not used: no faster than PyTorch's functions"
     )
-    with use_native("require"):
-        assert is_native(A, torch.bfloat16, CUDA)
+    with override_fusion("require"):
+        assert uses_fused_block(A, torch.bfloat16, CUDA)
 
 
 def test_a_check_that_fails_is_the_reason(verdict):
@@ -212,10 +212,10 @@ def test_a_check_that_fails_is_the_reason(verdict):
     loader._opened.clear()  # another process
     assert chosen() is None
     assert len(checks) == 1
-    assert native_status(A, torch.bfloat16, CUDA) == "not used: " + FAILED
+    assert fusion_status(A, torch.bfloat16, CUDA) == "not used: " + FAILED
     loader._opened.clear()
-    assert native_status(device=CUDA).endswith("last check: not used: " + FAILED)
-    with use_native("require"), pytest.raises(DeviceError, match="CompilationError"):
+    assert fusion_status(device=CUDA).endswith("last check: not used: " + FAILED)
+    with override_fusion("require"), pytest.raises(DeviceError, match="CompilationError"):
         chosen()
     assert len(checks) == 2
 
@@ -230,14 +230,14 @@ def test_short_work_compiles_nothing(verdict):
     """Nothing is compiled for a small image; after a long run, later processes use it at once."""
     checks = verdict(Verdict("", "Triton", {"bf16": FAST}))
     assert chosen((64, 64)) is None
-    assert native_status(A, torch.bfloat16, CUDA) == f"not used: {NOT_BUILT}"
-    assert native_status(device=CUDA) == "Triton 3.6, not checked yet"
+    assert fusion_status(A, torch.bfloat16, CUDA) == f"not used: {NOT_BUILT}"
+    assert fusion_status(device=CUDA) == "Triton 3.6, not checked yet"
     assert checks == []
     assert chosen() is not None
     loader._opened.clear()
     assert chosen((64, 64)) is not None
     assert len(checks) == 1
-    assert native_status(A, torch.bfloat16, CUDA) == "Triton, bf16 2.0 to 2.0 times as fast"
+    assert fusion_status(A, torch.bfloat16, CUDA) == "Triton, bf16 2.0 to 2.0 times as fast"
 
 
 def test_another_network_is_checked_anew(verdict):
@@ -255,10 +255,10 @@ def test_another_network_is_checked_anew(verdict):
 def test_off_and_require(verdict):
     """`off` uses PyTorch's functions, `require` the kernels at every width, for any image."""
     verdict(Verdict("", "Triton", {"bf16": dict.fromkeys(FAST, 0.5)}))
-    with use_native("off"):
+    with override_fusion("off"):
         assert chosen() is None
-        assert native_status(A, torch.bfloat16, CUDA) == "off (RESTORMER_NATIVE)"
-    with use_native("require"):
+        assert fusion_status(A, torch.bfloat16, CUDA) == "off (RESTORMER_NATIVE)"
+    with override_fusion("require"):
         fusion = chosen((8, 8))
         assert fusion is not None
         assert fusion.block(random_block(8, 1)) is not None
@@ -272,9 +272,9 @@ def test_without_triton(monkeypatch):
     monkeypatch.setattr(loader, "triton_version", lambda: None)
     monkeypatch.setattr(dispatch, "triton_version", lambda: None)
     assert chosen() is None
-    assert not is_native(A, torch.bfloat16, CUDA)
-    assert native_status(A, torch.bfloat16, CUDA) == "not used: Triton is not installed"
-    assert native_status(device=CUDA) == "not used: Triton is not installed"
+    assert not uses_fused_block(A, torch.bfloat16, CUDA)
+    assert fusion_status(A, torch.bfloat16, CUDA) == "not used: Triton is not installed"
+    assert fusion_status(device=CUDA) == "not used: Triton is not installed"
 
 
 @pytest.mark.parametrize("halo", [False, True])
