@@ -77,7 +77,7 @@ def test_a_library_in_the_cache_is_used_at_once(built):
 def test_short_work_builds_nothing(monkeypatch):
     """Below ten predicted seconds in a process, nothing is built; after that it is."""
     built = []
-    monkeypatch.setattr(loader, "build", lambda *_, **__: built.append(1))
+    monkeypatch.setattr(loader, "compile_library", lambda *_, **__: built.append(1))
     monkeypatch.setattr(loader, "examine", lambda _: Verdict("not now"))
     monkeypatch.setattr(loader, "find_compiler", lambda _: ("c++", "1.0"))
     assert native((64, 64)) is None
