@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from .._version import __version__
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError
+from ..extras import require
 from ..files import write_atomic
 from ..network import MULTIPLE, NORM_EPSILON, Restormer
 from .file_errors import unwritable_error
@@ -97,14 +98,8 @@ def export_onnx(
 
 def require_packages() -> None:
     """Raise UsageError unless the packages of the extra `onnx` are installed."""
-    try:
-        import onnx  # noqa: F401 - optional
-        import onnxruntime  # noqa: F401 - optional
-    except ImportError as error:
-        raise UsageError(
-            f"the export needs {error.name}, which is not installed",
-            "Install it: pip install 'restormer-cli[onnx]'",
-        ) from error
+    for module in ("onnx", "onnxruntime"):
+        require(module, "onnx", "the export")
 
 
 def to_onnx(network: Restormer, precision: str, metadata: dict[str, str]) -> bytes:

@@ -6,7 +6,6 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ import typer
 from .. import files, inference, training
 from ..checkpoints import TASKS
 from ..errors import UsageError
+from ..extras import require_installed
 from ..text import reason
 from .console import Console
 from .evaluate import percentages
@@ -242,10 +242,7 @@ def check_plot(path: Path) -> None:
         )
     if files.is_foreign(path, b"Matplotlib", b"matplotlib"):  # in the metadata of plots
         raise UsageError(f"{path}: exists and is not a plot", "Choose another name, or remove it.")
-    if find_spec("matplotlib") is None:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed", "pip install 'restormer-cli[plot]'"
-        )
+    require_installed("matplotlib", "plot", "--plot")
 
 
 def draw_curves(history: Mapping[int, tuple[float, float]], path: Path) -> None:

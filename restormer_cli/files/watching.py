@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..errors import UsageError
+from ..extras import require
 from ..text import reason
 from .checks import is_folder
 from .paths import UrlPath, as_path
@@ -99,13 +100,7 @@ def watch_folders(
     Raises:
         UsageError: watchfiles is not installed, or the folders cannot be watched.
     """
-    try:
-        import watchfiles
-    except ImportError as error:
-        raise UsageError(
-            f"--watch needs watchfiles ({error})",
-            "Install it: pip install 'restormer-cli[watch]'",
-        ) from error
+    watchfiles = require("watchfiles", "watch", "--watch")
     notices = watchfiles.watch(
         *folders,
         watch_filter=None,

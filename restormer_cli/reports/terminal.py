@@ -9,7 +9,6 @@ import shutil
 import sys
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from ..batch import Restored
-from ..errors import UsageError
+from ..extras import require_installed
 from ..imaging import Box, Image, write_image
 from .display import image_size, most_changed_crop, render
 
@@ -140,11 +139,8 @@ def open_preview(console: Screen, wanted: bool) -> Iterator[Preview]:
     Raises:
         UsageError: textual-image is not installed.
     """
-    if wanted and stderr_is_terminal() and find_spec("textual_image") is None:
-        raise UsageError(
-            "--preview: the package textual-image is not installed",
-            "Install it: pip install 'restormer-cli[preview]'",
-        )
+    if wanted and stderr_is_terminal():
+        require_installed("textual_image", "preview", "--preview")
     obstacle = _obstacle() if wanted else None
     if obstacle is not None:
         console.say(f"note: --preview has no effect: {obstacle}")

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..extras import missing
 from ..files import unwritable
 from ..imaging import make_folder
 from ..text import reason
@@ -18,10 +19,7 @@ try:
     from .queue import Reporter, RestoringQueue
     from .routes import Service, application
 except ModuleNotFoundError as error:
-    raise UsageError(
-        f"the server needs the package {error.name}",
-        "Install it: pip install 'restormer-cli[serve]'",
-    ) from error
+    raise missing(error.name or "a package", "serve", "the server", "not installed") from error
 
 if TYPE_CHECKING:
     import asyncio

@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ..batch import ImageProgress
-from ..errors import DeviceError, UsageError
+from ..errors import DeviceError
+from ..extras import missing
 from ..text import first_line
 from .worker import Message, WorkerConfig, WorkerExited, run_worker
 
@@ -113,9 +114,7 @@ def _connect(address: str) -> Any:
             address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard
         )
     except ImportError as error:
-        raise UsageError(
-            f"--ray needs Ray ({error})", "Install it: pip install 'restormer-cli[ray]'"
-        ) from error
+        raise missing("ray", "ray", "--ray", error) from error
     except (OSError, RuntimeError, ValueError) as error:
         cause = first_line(error)
         raise DeviceError(

@@ -113,7 +113,7 @@ def test_a_missing_library_is_an_error(
     monkeypatch.setattr(terminal, "stderr_is_terminal", lambda: True)
     outcome = restormer("derain", "a.png", "--preview")
     assert outcome.status == 2
-    assert "textual-image" in outcome.stderr
+    assert "--preview needs textual_image" in outcome.stderr
     assert "pip install 'restormer-cli[preview]'" in outcome.stderr
     assert not Path("a.restored.png").exists()
 

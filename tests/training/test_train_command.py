@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_first(
     assert outcome.status == 2
     assert "error: a.txt" in outcome.stderr
     assert ".png, .svg, .pdf" in outcome.stderr
-    monkeypatch.setattr(train, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = restormer(*line, "a.png")
     assert outcome.status == 2
     assert "restormer-cli[plot]" in outcome.stderr

@@ -7,12 +7,8 @@ image before it requests the next, and adds what the file lacks to `Image.losses
 
 import struct
 import zlib
-from importlib import import_module
-from typing import Any
 
 import cv2
-
-from ...errors import ImageError
 
 CODEC_ERRORS = (
     ArithmeticError,
@@ -34,17 +30,6 @@ CODEC_ERRORS = (
 INCH = 0.0254  # in metres, the unit of resolutions in PNG and BMP
 OTHER_MAPS = "gain or depth maps, which fit the original picture only"
 STALE_CREDENTIALS = "content credentials (C2PA) of the old pixels are left out"
-
-
-def import_extra(module: str, extra: str, subject: str) -> Any:
-    """Import a package of an optional extra, or raise an ImageError about `subject`."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImageError(
-            f"{subject} need a package that is not installed",
-            f"pip install 'restormer-cli[{extra}]'",
-        ) from error
 
 
 def decode_text(body: bytes) -> str:

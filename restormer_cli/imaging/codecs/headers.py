@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import PIL.Image
 
-from . import heif, import_extra, raw
+from ...errors import ImageError
+from ...extras import require
+from . import heif, raw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +38,7 @@ def read(path: Path) -> Size:
     if suffix in raw.SUFFIXES:
         return Size(*raw.read_size(path))
     if suffix in heif.SUFFIXES:
-        file = import_extra(heif.PACKAGE, "heif", "HEIF images").open_heif(path)
+        file = require(heif.PACKAGE, "heif", "HEIF", ImageError).open_heif(path)
         width, height = file[file.primary_index].size
         return Size(height, width)
     with PIL.Image.open(path) as picture:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import ImageError
+from ...extras import require
 from ...text import counted
 from ..image import UNDECODED, Image, ImageSequence, check_size, rescale
 from ..integrity import isobmff
 from ..integrity.fault import CUT, Damage
-from . import OTHER_MAPS, import_extra
+from . import OTHER_MAPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +31,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # samples of a pixel -> libheif's mode
 
 def decode(data: bytes, max_pixels: int) -> ImageSequence:
     """Decode the primary image to 8 or 16 bits; libheif turns it upright."""
-    library = import_extra(PACKAGE, "heif", "HEIF images")
+    library = require(PACKAGE, "heif", "HEIF", ImageError)
     if (cause := isobmff.find_fault(data)) == CUT:
         raise ValueError(cause)
     file = library.open_heif(data, convert_hdr_to_8bit=False)
@@ -65,7 +67,7 @@ def decode(data: bytes, max_pixels: int) -> ImageSequence:
 
 def encode(images: Iterable[Image], count: int, quality: int) -> bytes:
     """Encode one image with 8 bits, or 10 for 16, in 4:4:4; lossless at quality 100."""
-    library = import_extra(PACKAGE, "heif", "HEIF images")
+    library = require(PACKAGE, "heif", "HEIF", ImageError)
     (image,) = images
     samples = image.samples()
     mode = _MODES[samples.shape[2]]

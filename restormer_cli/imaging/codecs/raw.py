@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 
 from ...errors import ImageError
+from ...extras import require
 from ..image import Array, Image, ImageSequence, check_size
 from ..integrity.fault import Damage
 from ..integrity.messages import library_messages
 from ..linear import WHITE, RawDescription, from_srgb_matrix
-from . import CODEC_ERRORS, import_extra
+from . import CODEC_ERRORS
 from .blocks import exif
 from .blocks.exif import Directory
 from .blocks.tags import (
@@ -120,7 +121,7 @@ def _read(data: bytes, max_pixels: int, convert: Callable[[Any, Any], Image]) ->
 @contextmanager
 def _library() -> Iterator[Any]:
     """Yield the package; its errors become ValueErrors."""
-    library = import_extra("rawpy", "raw", "camera raw files")
+    library = require("rawpy", "raw", "a camera raw file", ImageError)
     try:
         yield library
     except library.LibRawError as error:

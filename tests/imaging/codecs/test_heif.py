@@ -200,6 +200,6 @@ def test_without_the_package_a_heic_names_the_remedy(
     Path("f/a.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     outcome = restormer("denoise", "f", "-o", "out", *EXACT)
     assert outcome.status == 1
-    assert "error: f/a.HEIC: HEIF images need a package that is not installed" in outcome.stderr
-    assert "hint: pip install 'restormer-cli[heif]'" in outcome.stderr
+    assert "error: f/a.HEIC: HEIF needs pillow_heif" in outcome.stderr
+    assert "hint: Install it: pip install 'restormer-cli[heif]'" in outcome.stderr
     assert tree() == ["f/a.HEIC", "f/b.png", "out/b.png"]
