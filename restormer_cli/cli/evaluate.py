@@ -362,20 +362,20 @@ def _bands(outcome: Outcome, task: str) -> Iterator[RenderableType]:
     for limit in degradations.OCTAVES:
         table.add_column(limit, justify="right")
     table.add_row("%, up to this part of the Nyquist frequency", style="dim")
-    table.add_row("noise left in luma", *percentages(remains.luma).split())
-    table.add_row("noise left in chroma", *percentages(remains.chroma).split())
-    table.add_row("detail lost in luma", *percentages(remains.detail).split())
+    table.add_row("noise left in luma", *percentages(remains.luma))
+    table.add_row("noise left in chroma", *percentages(remains.chroma))
+    table.add_row("detail lost in luma", *percentages(remains.detail))
     yield Text()
     yield table
     if task == "derain":
-        strong, weak = percentages([remains.strong, remains.weak]).split()
+        strong, weak = percentages([remains.strong, remains.weak])
         yield Text(f"rain left: {strong} % in strong streaks, {weak} % in weak ones")
     yield Text(f"drift of the mean: {remains.drift:.2f} of 255")
 
 
-def percentages(shares: Iterable[float | None]) -> str:
-    """Return shares in percent, separated by spaces; "-" for those that are missing."""
-    return " ".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
+def percentages(shares: Iterable[float | None]) -> list[str]:
+    """Return shares in percent; "-" for those that are missing."""
+    return ["-" if share is None else f"{100 * share:.0f}" for share in shares]
 
 
 def _cells(degraded: Scores, restored: Scores) -> list[str]:

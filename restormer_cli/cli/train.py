@@ -218,12 +218,12 @@ def describe(validation: Validation, task: str) -> str:
     rain = {"strong streaks": [remains.strong], "weak streaks": [remains.weak]}
     noise = {"luma": remains.luma, "chroma": remains.chroma}
     parts = [
-        f"{name} {percentages(shares)} %"
+        f"{name} {' '.join(percentages(shares))} %"
         for name, shares in (rain if task == "derain" else noise).items()
     ]
     drift = "-" if remains.drift is None else f"{remains.drift:.2f}"
     return (
-        f"  left: {', '.join(parts)}; detail lost: {percentages(remains.detail)} %; "
+        f"  left: {', '.join(parts)}; detail lost: {' '.join(percentages(remains.detail))} %; "
         f"worst clean image {validation.clean:.1f} dB; drift {drift} of 255"
     )
 
