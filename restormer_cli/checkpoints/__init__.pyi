@@ -1,8 +1,8 @@
 from .catalog import AUTO_SIGMA as AUTO_SIGMA
 from .catalog import CHECKPOINTS as CHECKPOINTS
-from .catalog import LEVELS as LEVELS
 from .catalog import SIGMAS as SIGMAS
 from .catalog import TASKS as TASKS
+from .catalog import TRAINED_SIGMAS as TRAINED_SIGMAS
 from .catalog import Checkpoint as Checkpoint
 from .catalog import CheckpointQuery as CheckpointQuery
 from .catalog import GaussianSigma as GaussianSigma

@@ -151,7 +151,7 @@ NoiseKind = Literal["real", "gaussian"]
 GaussianSigma = Literal["blind", "15", "25", "50"]
 NOISES: tuple[str, ...] = get_args(NoiseKind)
 SIGMAS: tuple[str, ...] = get_args(GaussianSigma)
-LEVELS = SIGMAS[1:]  # of Gaussian noise, of 255
+TRAINED_SIGMAS = SIGMAS[1:]  # of Gaussian noise, of 255
 AUTO_SIGMA = "auto"  # selects the checkpoint by the noise estimated in each image
 
 _SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}
@@ -206,7 +206,7 @@ class CheckpointQuery:
             )
         if noise == "gaussian" or gaussian:
             color = "gray" if self.gray else "color"
-            level = f"sigma{sigma}" if sigma in LEVELS else "blind"
+            level = f"sigma{sigma}" if sigma in TRAINED_SIGMAS else "blind"
             return CHECKPOINTS[f"gaussian_{color}_denoising_{level}"]
         return CHECKPOINTS[TASKS[task].official]
 

@@ -23,7 +23,7 @@ from ..batch import (
     first_noise,
     restored_name,
 )
-from ..checkpoints import AUTO_SIGMA, LEVELS, TASKS, resolve_checkpoint
+from ..checkpoints import AUTO_SIGMA, TASKS, TRAINED_SIGMAS, resolve_checkpoint
 from ..errors import ImageError, UsageError
 from ..files import exists
 from ..imaging import decode, sigma_for, write_encoded
@@ -106,7 +106,7 @@ class Order(NamedTuple):
         if restorer.weights in ("auto", "official"):
             with suppress(ImageError):  # reported when the image is restored
                 noise = first_noise(self.files["image"].data, self.batch, self.name)
-        sigma = sigma_for(noise, LEVELS)
+        sigma = sigma_for(noise, TRAINED_SIGMAS)
         return self._replace(restorer=replace(restorer, sigma=sigma), noise=noise)
 
     def _path(self, part: str) -> Path | None:

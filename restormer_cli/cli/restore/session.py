@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
-from ...checkpoints import AUTO_SIGMA, LEVELS, SIGMAS
+from ...checkpoints import AUTO_SIGMA, SIGMAS, TRAINED_SIGMAS
 from ...errors import DiskFullError, ImageError, RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
@@ -254,7 +254,7 @@ class Session:
         by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
         for job in jobs:
             noise = self._estimate_noise(job)
-            by_level[imaging.sigma_for(noise, LEVELS)].append(replace(job, noise=noise))
+            by_level[imaging.sigma_for(noise, TRAINED_SIGMAS)].append(replace(job, noise=noise))
         for level, group in by_level.items():
             if group:
                 yield replace(self.config, sigma=level), group
@@ -272,7 +272,7 @@ class Session:
             noise = batch.first_noise(data, self.options.batch_config(), name)
         except Exception:  # noqa: BLE001 - reported when the image is restored
             return None
-        level = imaging.sigma_for(noise, LEVELS)
+        level = imaging.sigma_for(noise, TRAINED_SIGMAS)
         estimate = "noise cannot be estimated" if noise is None else noise.words
         weights = "blind weights" if level == "blind" else f"weights for sigma {level}"
         self.console.say(f"note: {printable(name)}: {estimate}; {weights}")

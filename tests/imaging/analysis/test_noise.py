@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import gamma
 
 from restormer_cli.batch import pages
-from restormer_cli.checkpoints import LEVELS
+from restormer_cli.checkpoints import TRAINED_SIGMAS
 from restormer_cli.imaging import io as image_io
 from restormer_cli.imaging.analysis.noise import PATCH, QUANTILE, Noise, estimate_noise, sigma_for
 from restormer_cli.imaging.image import Image
@@ -84,7 +84,7 @@ def test_white_corners_do_not_hide_noise() -> None:
 def test_too_few_patches_give_no_estimate(image: np.ndarray) -> None:
     """Images that are too small, or black and white only, have no estimate."""
     assert estimate_noise(image) is None
-    assert sigma_for(None, LEVELS) == "blind"
+    assert sigma_for(None, TRAINED_SIGMAS) == "blind"
 
 
 def test_compressed_noise_is_coarse() -> None:
@@ -93,7 +93,7 @@ def test_compressed_noise_is_coarse() -> None:
     estimate = estimate_noise(cv2.imdecode(data, cv2.IMREAD_COLOR))
     assert not estimate.white
     assert not estimate.clean
-    assert sigma_for(estimate, LEVELS) == "blind"
+    assert sigma_for(estimate, TRAINED_SIGMAS) == "blind"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_compressed_noise_is_coarse() -> None:
 )
 def test_fitting_weights_are_selected(noise: Noise, level: str) -> None:
     """White noise near a level selects it, and all other noise the blind weights."""
-    assert sigma_for(noise, LEVELS) == level
+    assert sigma_for(noise, TRAINED_SIGMAS) == level
 
 
 def test_the_quantile_matches_the_paper() -> None:
