@@ -1,4 +1,5 @@
 from .catalog import AUTO_SIGMA as AUTO_SIGMA
+from .catalog import BY_QUERY as BY_QUERY
 from .catalog import CHECKPOINTS as CHECKPOINTS
 from .catalog import SIGMAS as SIGMAS
 from .catalog import TASKS as TASKS

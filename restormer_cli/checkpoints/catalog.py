@@ -152,6 +152,7 @@ GaussianSigma = Literal["blind", "15", "25", "50"]
 NOISES: tuple[str, ...] = get_args(NoiseKind)
 SIGMAS: tuple[str, ...] = get_args(GaussianSigma)
 TRAINED_SIGMAS = SIGMAS[1:]  # of Gaussian noise, of 255
+BY_QUERY = ("auto", "official")  # weights that a `CheckpointQuery` chooses
 AUTO_SIGMA = "auto"  # selects the checkpoint by the noise estimated in each image
 
 _SOURCE_LABELS = {"lite": "bundled", "hub": "from the Hub"}

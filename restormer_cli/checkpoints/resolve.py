@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from ..files import as_local_path
 from . import download
 from .catalog import (
+    BY_QUERY,
     CHECKPOINTS,
     HUB_REPOSITORY,
     LICENCE,
@@ -128,7 +129,7 @@ def resolve_name(name: str) -> ResolvedCheckpoint:
     Raises:
         CheckpointError: as in `resolve_checkpoint`, or the name depends on a task.
     """
-    if name in ("auto", "official", "lite"):
+    if name in (*BY_QUERY, "lite"):
         raise CheckpointError(
             f"{name!r} does not name a task", f"Use one of {', '.join(TASKS)} instead."
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .. import checkpoints, files
-from ..checkpoints import CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weights_label
+from ..checkpoints import BY_QUERY, CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weights_label
 from ..errors import CheckpointError, UsageError
 from ..text import columns, format_bytes, printable
 from .console import Console
@@ -174,7 +174,7 @@ def official_checkpoint(name: str) -> Checkpoint:
 def _other_names() -> dict[str, tuple[str, str]]:
     """Return the error and the hint for names of weights that are no official checkpoints."""
     own = "Each task has its own: name a task, or a checkpoint in `restormer weights list`."
-    of_a_task = {name: (f"{name!r} does not name a task", own) for name in ("auto", "official")}
+    of_a_task = {name: (f"{name!r} does not name a task", own) for name in BY_QUERY}
     bundled = {Path(task.lite).stem: task.name for task in TASKS.values()}
     lite = f"Each task has its own: name one of {', '.join(bundled)}."
     return {

@@ -23,7 +23,7 @@ from ..batch import (
     first_noise,
     restored_name,
 )
-from ..checkpoints import AUTO_SIGMA, TASKS, TRAINED_SIGMAS, resolve_checkpoint
+from ..checkpoints import AUTO_SIGMA, BY_QUERY, TASKS, TRAINED_SIGMAS, resolve_checkpoint
 from ..errors import ImageError, UsageError
 from ..files import exists
 from ..imaging import decode, sigma_for, write_encoded
@@ -103,7 +103,7 @@ class Order(NamedTuple):
         restorer, noise = self.restorer, None
         if restorer.sigma != AUTO_SIGMA:
             return self
-        if restorer.weights in ("auto", "official"):
+        if restorer.weights in BY_QUERY:
             with suppress(ImageError):  # reported when the image is restored
                 noise = first_noise(self.files["image"].data, self.batch, self.name)
         sigma = sigma_for(noise, TRAINED_SIGMAS)
@@ -269,7 +269,7 @@ class RestoringQueue:
     def _load_first(self) -> None:
         config = self._config.restorer
         weights = config.weights
-        if isinstance(weights, str) and weights not in ("auto", "official", "lite"):
+        if isinstance(weights, str) and weights not in (*BY_QUERY, "lite"):
             default, warn = TASKS[config.task], self._reporter.warn
             found = resolve_checkpoint(weights, config.checkpoint, default, notify=warn)
             config = replace(config, task=found.task or config.task)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..batch import describe_run, preview_batch, run_batch, settings_fingerprint
-from ..checkpoints import CHECKPOINTS, task_warning
+from ..checkpoints import BY_QUERY, CHECKPOINTS, task_warning
 from .pool import Launcher, Reporter, WorkerPool
 from .processes import ProcessLauncher, check_devices
 from .ray_cluster import RayLauncher
@@ -110,7 +110,7 @@ class DryRun(InProcess):
         weights = self.config.weights
         assert isinstance(weights, str)  # noqa: S101 - only workers get resolved checkpoints
         checkpoint = CHECKPOINTS.get(weights, self.config.checkpoint)
-        official = weights in ("auto", "official", *CHECKPOINTS)
+        official = weights in (*BY_QUERY, *CHECKPOINTS)
         missing = official and cached_file(checkpoint) is None
         # Offline, a run uses other weights or fails, and so does a dry run.
         if (missing or weights.startswith("hf:")) and not is_offline():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ...checkpoints import CHECKPOINTS, TASKS
+from ...checkpoints import BY_QUERY, CHECKPOINTS, TASKS
 from ...errors import UsageError
 from ..console import Console
 from .declare import FILES, MACHINE, MESSAGES, RESTORATION, RESULTS, Option, completion
@@ -39,7 +39,7 @@ Weights = Annotated[
         "auto, official, lite, a file, or hf:ORG/REPO/FILE\\[@REV]. auto: the official weights "
         "or, if they are unavailable, the bundled lite ones.",
         metavar="WHICH",
-        words=("auto", "official", "lite", *CHECKPOINTS, *_LITE),
+        words=(*BY_QUERY, "lite", *CHECKPOINTS, *_LITE),
     ),
 ]
 Device = Annotated[
@@ -82,7 +82,7 @@ def note_unused_choices(console: Console, weights: object, choices: Mapping[str,
         choices: values by option; those that were not given are false.
     """
     given = ", ".join(option for option, value in choices.items() if value)
-    if given and weights not in ("auto", "official"):
+    if given and weights not in BY_QUERY:
         console.say(
             f"note: {given}: no effect with {weights} weights, only among the official ones"
         )

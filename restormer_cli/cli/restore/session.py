@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ... import batch, files, imaging, reports, workers
 from ...batch import Failed, Planned, Restored, Skipped
-from ...checkpoints import AUTO_SIGMA, SIGMAS, TRAINED_SIGMAS
+from ...checkpoints import AUTO_SIGMA, BY_QUERY, SIGMAS, TRAINED_SIGMAS
 from ...errors import DiskFullError, ImageError, RestormerError, UsageError
 from ...text import counted, format_duration, format_megapixels, printable
 from ..options import DefocusOptions, note_unused_choices
@@ -248,7 +248,7 @@ class Session:
         if self.config.sigma != AUTO_SIGMA:
             yield self.config, jobs
             return
-        if self.config.weights not in ("auto", "official"):
+        if self.config.weights not in BY_QUERY:
             yield replace(self.config, sigma="blind"), jobs
             return
         by_level: dict[str, list[Job]] = {level: [] for level in SIGMAS}
