@@ -25,12 +25,14 @@ from ..text import reason
 from .console import Console
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .info import bench, info
 from .options import Command, typer_command
-from .report import compare, report, serve
+from .report import compare, report
 from .restore import deblur, defocus, denoise, derain
+from .serve import serve
 from .train import train
-from .weights import export, weights
+from .weights import weights
 
 
 def schema(console: Console) -> None:

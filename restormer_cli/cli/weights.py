@@ -1,20 +1,20 @@
-"""The commands `weights list`, `pull`, `path` and `verify`, and `export` for other programs."""
+"""The commands `weights list`, `pull`, `path` and `verify`."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import checkpoints, files
-from ..checkpoints import BY_QUERY, CHECKPOINTS, TASKS, Checkpoint, CheckpointQuery, weights_label
+from .. import checkpoints
+from ..checkpoints import BY_QUERY, CHECKPOINTS, TASKS, Checkpoint
 from ..errors import CheckpointError, UsageError
-from ..text import columns, format_bytes, printable
+from ..text import columns, format_bytes
 from .console import Console
-from .options import NAMES, Command, Json, Quiet, TaskArgument, Weights, completion, typer_command
+from .options import NAMES, Command, Json, completion, typer_command
 
 if TYPE_CHECKING:
     from ..checkpoints import CheckpointStatus
@@ -99,56 +99,6 @@ def verify(console: Console, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def export(
-    console: Console,
-    task: TaskArgument,
-    output: Annotated[
-        str,
-        typer.Option("--output", "-o", metavar="FILE", help="ONNX file to write (.onnx)."),
-    ],
-    precision: Annotated[
-        Literal["fp32", "fp16"],
-        typer.Option(help="Format of the network. fp16: half the size. Images are always fp32."),
-    ] = "fp32",
-    weights: Weights = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Export a network as an ONNX file, to run it in other programs.
-
-    It takes and returns one image of 1 x 3 x H x W, RGB, 0..1, whose height and width are multiples
-    of 8. The file is written only if ONNX Runtime computes what restormer does.
-
-    Examples:
-        restormer export denoise -o denoise.onnx                 # the default weights
-        restormer export derain -o lite.onnx --weights lite      # the bundled weights
-        restormer export deblur -o half.onnx --precision fp16    # half the size
-        restormer export denoise -o my.onnx --weights my.pth     # your own weights
-    """
-    official = CheckpointQuery(task).checkpoint
-    path = files.as_path(output)
-    if path.suffix.lower() != ".onnx" or path.is_dir():
-        raise UsageError(f"-o {output}: not the name of an ONNX file", "Use one ending in .onnx.")
-    other = next((row for row in checkpoints.list_checkpoints() if row.name == weights), None)
-    if other is not None and other.task != task:
-        raise UsageError(
-            f"--weights {weights} is for {other.task}, not for {task}",
-            f"Use `restormer export {other.task}`, or other weights.",
-        )
-    checkpoints.require_packages()
-    found = checkpoints.resolve_checkpoint(weights, official, TASKS[task], notify=console.warn)
-    if warning := checkpoints.task_warning(found.name, found.task, task):
-        console.warn(warning)
-    exported = checkpoints.export_onnx(found, task, path, precision)
-    if json:
-        console.object({**asdict(exported), "weights": found.name, "sha256": found.sha256})
-        return
-    console.say(
-        f"{printable(str(path))}: {format_bytes(exported.bytes)}, {precision}, "
-        f"{weights_label(found.name, found.source)}"
-    )
-
-
 weights = typer.Typer(help="List, download, locate and verify checkpoints.", no_args_is_help=True)
 weights.command("list", cls=Command)(typer_command(list_weights))
 weights.command("pull", cls=Command)(typer_command(pull))
@@ -163,31 +113,19 @@ def official_checkpoint(name: str) -> Checkpoint:
         UsageError: there is no such checkpoint.
     """
     checkpoint = TASKS[name].official if name in TASKS else name
-    if checkpoint not in CHECKPOINTS:
-        cause, hint = _other_names().get(
-            name, (f"unknown checkpoint {name!r}", "`restormer weights list` shows all.")
-        )
-        raise UsageError(cause, hint)
-    return CHECKPOINTS[checkpoint]
-
-
-def _other_names() -> dict[str, tuple[str, str]]:
-    """Return the error and the hint for names of weights that are no official checkpoints."""
-    own = "Each task has its own: name a task, or a checkpoint in `restormer weights list`."
-    of_a_task = {name: (f"{name!r} does not name a task", own) for name in BY_QUERY}
+    if checkpoint in CHECKPOINTS:
+        return CHECKPOINTS[checkpoint]
     bundled = {Path(task.lite).stem: task.name for task in TASKS.values()}
-    lite = f"Each task has its own: name one of {', '.join(bundled)}."
-    return {
-        **of_a_task,
-        "lite": ("'lite' does not name a task", lite),
-        **{
-            name: (
-                f"{name} is not downloaded, but part of the program",
-                f"`restormer {task} --weights lite` uses it.",
-            )
-            for name, task in bundled.items()
-        },
-    }
+    if name in bundled:
+        raise UsageError(
+            f"{name} is not downloaded, but part of the program",
+            f"`restormer {bundled[name]} --weights lite` uses it.",
+        )
+    if name in (*BY_QUERY, "lite"):
+        listed = "a task, or a checkpoint in `restormer weights list`"
+        named = f"one of {', '.join(bundled)}" if name == "lite" else listed
+        raise UsageError(f"{name!r} does not name a task", f"Each task has its own: name {named}.")
+    raise UsageError(f"unknown checkpoint {name!r}", "`restormer weights list` shows all.")
 
 
 def size_text(status: CheckpointStatus) -> str:
