@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .. import server
+from ..server import ServerConfig
 from .console import Console
 from .options import SERVER, MaxPixels, NetworkOptions, Option
 
@@ -26,11 +27,11 @@ class ServeOptions(NetworkOptions):
             "Address to listen on. Other machines can reach all but the default, and need --token.",
             metavar="ADDRESS",
         ),
-    ] = "127.0.0.1"
+    ] = ServerConfig.host
     port: Annotated[
         int,
         Option(SERVER, "Port to listen on. 0: any free one.", min=0, max=65535, metavar="N"),
-    ] = 8000
+    ] = ServerConfig.port
     allow_host: Annotated[
         list[str] | None,
         Option(
@@ -48,11 +49,11 @@ class ServeOptions(NetworkOptions):
             metavar="SECRET",
         ),
     ] = None
-    max_pixels: MaxPixels = 100_000_000
+    max_pixels: MaxPixels = ServerConfig.max_pixels
     max_body: Annotated[
         int,
         Option(SERVER, "Reject files of more than N megabytes.", min=1, metavar="N"),
-    ] = 256
+    ] = ServerConfig.max_bytes // 1_000_000
     queue: Annotated[
         int,
         Option(
@@ -62,7 +63,7 @@ class ServeOptions(NetworkOptions):
             max=1000,
             metavar="N",
         ),
-    ] = 8
+    ] = ServerConfig.queue
     timeout: Annotated[
         float,
         Option(
@@ -71,7 +72,7 @@ class ServeOptions(NetworkOptions):
             min=0.1,
             metavar="SECONDS",
         ),
-    ] = 30.0
+    ] = ServerConfig.timeout
     keep: Annotated[
         Path | None,
         Option(SERVER, "Also write every result to this folder. Default: none.", metavar="FOLDER"),
@@ -90,7 +91,7 @@ def serve(console: Console, options: ServeOptions) -> None:
         restormer serve --keep restored/      # also write all results to a folder
         restormer serve --port 0 --no-browser # an HTTP API on any free port
     """
-    config = server.ServerConfig(
+    config = ServerConfig(
         restorer=options.restorer_config("denoise"),
         host=options.host,
         port=options.port,

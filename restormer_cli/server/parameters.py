@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from ..batch import OUTPUT_FORMATS
+from ..batch import OUTPUT_FORMATS, BatchConfig
 from ..checkpoints import AUTO_SIGMA, SIGMAS, TASKS
 from ..text import printable
 from .problems import Problem
@@ -95,27 +95,27 @@ RESTORE = (
     Parameter(
         "format",
         "Format of the result. keep: that of the Accept header, else of the input.",
-        {"type": "string", "enum": ["keep", *OUTPUT_FORMATS], "default": "keep"},
+        {"type": "string", "enum": ["keep", *OUTPUT_FORMATS], "default": BatchConfig.format},
     ),
     Parameter(
         "quality",
         "Quality of JPEG, AVIF, HEIF and WebP. 100: lossless WebP and HEIF.",
-        {"type": "integer", "minimum": 1, "maximum": 100, "default": 95},
+        {"type": "integer", "minimum": 1, "maximum": 100, "default": BatchConfig.quality},
     ),
     Parameter(
         "strength",
         "Fraction of the change to apply. 0 returns the input.",
-        {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
+        {"type": "number", "minimum": 0, "maximum": 1, "default": BatchConfig.strength},
     ),
     Parameter(
         "allow_damaged",
         "Restore what can be decoded of a damaged image, with a warning.",
-        {"type": "boolean", "default": False},
+        {"type": "boolean", "default": BatchConfig.allow_damaged},
     ),
     Parameter(
         "keep_detail",
         "Fraction of the removed detail of brightness that is given back. denoise only.",
-        {"type": "number", "minimum": 0, "maximum": 1, "default": 0.0},
+        {"type": "number", "minimum": 0, "maximum": 1, "default": BatchConfig.keep_detail},
         task="denoise",
     ),
     Parameter(
