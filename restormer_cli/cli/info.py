@@ -105,12 +105,12 @@ def bench(
         typer.Option(min=1, metavar="N", help="Number of runs; the fastest one counts."),
     ] = 1,
     plain: Annotated[
-        bool, typer.Option(metavar="", help="Include the plain forward for comparison.")
+        bool, typer.Option(metavar="", help="Include the published formulation for comparison.")
     ] = True,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Measure speed and memory of the plain forward, the exact strips and tiles.
+    """Measure speed and memory of the published formulation, the exact strips and tiles.
 
     Nothing is downloaded: speed does not depend on the weights' values.
 
@@ -122,7 +122,9 @@ def bench(
     network = load_architecture(name).to(chosen)
     sizes = [networks.round_up(side) for side in size or [512]]
     measurements = []
-    for measurement in evaluation.run_benchmark(network, sizes, repeat=repeat, with_plain=plain):
+    for measurement in evaluation.run_benchmark(
+        network, sizes, repeat=repeat, with_published=plain
+    ):
         measurements.append(measurement)
         if json:
             console.object(measurement.as_dict())
@@ -179,7 +181,7 @@ class SummaryTables:
         yield _note(
             "Activations in fp32, without the image and the weights "
             f"({_bytes(4 * s.parameters)}). The published formulation keeps every named map to "
-            "the end. The plain forward was measured operation by operation."
+            "the end. Restormer.forward was measured operation by operation."
         )
 
 

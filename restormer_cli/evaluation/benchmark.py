@@ -41,12 +41,13 @@ class Measurement:
 
     Attributes:
         size: side of the image in pixels.
-        way: execution mode: "plain", "strips" (with PyTorch's functions), "strips, native" (with
-            the fused block, if it can be used) or "tiles of 256".
-        ratio: speed relative to the plain forward.
+        way: execution mode: "plain" (the published formulation), "strips" (with PyTorch's
+            functions), "strips, native" (with the fused block, if it can be used) or "tiles of
+            256".
+        ratio: speed relative to the published formulation.
         memory: peak in bytes, without the network and the image.
         of_peak: multiply-adds per second, relative to those of a large matrix product.
-        largest_difference, psnr: relative to the plain forward; `psnr` in dB.
+        largest_difference, psnr: relative to the published formulation; `psnr` in dB.
     """
 
     size: int
@@ -66,16 +67,16 @@ class Measurement:
 
 
 def run_benchmark(
-    network: Restormer, sizes: list[int], *, repeat: int = 1, with_plain: bool = True
+    network: Restormer, sizes: list[int], *, repeat: int = 1, with_published: bool = True
 ) -> Iterator[Measurement]:
-    """Measure every execution mode at every size after a run to warm up, the plain forward first.
+    """Measure every execution mode at every size after a run to warm up.
 
     Args:
         network: in eval mode, on the device to measure.
         sizes: sides of square images in pixels, multiples of 8.
         repeat: number of runs, of which the fastest counts.
-        with_plain: include the plain forward, which needs much memory. Otherwise, ratios and
-            differences are None.
+        with_published: measure the published formulation first, which needs much memory.
+            Otherwise, ratios and differences are None.
     """
     device = next(network.parameters()).device
     half = choose_precision("auto", device)
@@ -91,7 +92,7 @@ def run_benchmark(
         ),
         (f"tiles of {TILE}", half, partial(restore, network, tile=TILE, precision=half)),
     ]
-    if with_plain:
+    if with_published:
         modes.insert(0, ("plain", "fp32", partial(run_reference, network)))
     for size in sizes:
         generator = torch.Generator().manual_seed(size)

@@ -145,7 +145,7 @@ def summarize(architecture: Architecture, height: int = 256, width: int = 256) -
         attention=sum(stage.attention for stage in stages),
         peaks=(
             peak("published", "published formulation, whole image", _published_bytes(stages)),
-            peak("plain", "plain forward here, whole image", meter.peak),
+            peak("plain", "Restormer.forward, whole image", meter.peak),
             peak("strips", "exact, in strips: its feature maps", maps_bytes),
         ),
     )

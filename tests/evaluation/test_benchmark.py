@@ -23,7 +23,7 @@ def small_matrices(monkeypatch):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_published_formulation_is_the_same_function(variant):
-    """The plain forward of the benchmark gives the result of the network."""
+    """The published formulation in the benchmark gives the result of the network."""
     network = VARIANTS[variant]
     image = torch.rand(1, network.architecture.in_channels, 24, 40)
     with torch.inference_mode():
@@ -54,13 +54,13 @@ def test_the_first_run_is_not_measured(monkeypatch):
         return x
 
     monkeypatch.setattr(benchmark, "restore", restore)
-    modes = list(benchmark.run_benchmark(VARIANTS["grey"], [72], repeat=2, with_plain=False))
+    modes = list(benchmark.run_benchmark(VARIANTS["grey"], [72], repeat=2, with_published=False))
     assert sides == [benchmark.WARM_UP, 72, 72] * len(modes)
 
 
 def test_without_the_plain_forward_there_are_no_ratios():
     """Times are measured, but no ratio and no PSNR."""
-    measurements = list(benchmark.run_benchmark(VARIANTS["grey"], [16], with_plain=False))
+    measurements = list(benchmark.run_benchmark(VARIANTS["grey"], [16], with_published=False))
     assert "plain" not in {m.way for m in measurements}
     assert {m.ratio for m in measurements} == {m.psnr for m in measurements} == {None}
 

@@ -303,7 +303,7 @@ def test_bench_shows_both_ways(built, monkeypatch):
     network = Restormer(A).eval()
     monkeypatch.setattr(benchmark, "matrix_peak", lambda *_: 1e9)
     monkeypatch.setattr(Fusion, "is_faster", lambda *_: True)  # on any CPU
-    measurements = list(benchmark.run_benchmark(network, [16], with_plain=False))
+    measurements = list(benchmark.run_benchmark(network, [16], with_published=False))
     ways = [(m.way, m.precision) for m in measurements]
     assert ("strips", "fp32") in ways
     assert ("strips, native", "fp32") in ways
