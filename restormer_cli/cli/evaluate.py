@@ -271,7 +271,7 @@ def _measure(
                 pairs,
                 imaging.PROTOCOLS[options.task],
                 gray=options.gray,
-                tally=outcome.tally if options.bands else None,
+                meter=outcome.meter if options.bands else None,
                 progress=show_progress,
             ):
                 number += 1
@@ -294,7 +294,7 @@ def results_table(results: Results) -> RenderableType:
     bands = [
         part
         for outcome in results.outcomes
-        if outcome.tally.images
+        if outcome.meter.images
         for part in _bands(outcome, results.task)
     ]
     return Group(_facts_table(results), Text(), _scores_table(results), *bands, *remark)
@@ -356,21 +356,21 @@ def _scores_table(results: Results) -> Table:
 
 def _bands(outcome: Outcome, task: str) -> Iterator[RenderableType]:
     """Yield a table of what is left or lost in each frequency band, and the other measures."""
-    remains = outcome.tally.remains()
+    residual = outcome.meter.residual()
     table = Table(box=None, pad_edge=False)
     table.add_column(outcome.condition.name)
     for limit in degradations.OCTAVES:
         table.add_column(limit, justify="right")
     table.add_row("%, up to this part of the Nyquist frequency", style="dim")
-    table.add_row("noise left in luma", *percentages(remains.luma))
-    table.add_row("noise left in chroma", *percentages(remains.chroma))
-    table.add_row("detail lost in luma", *percentages(remains.detail))
+    table.add_row("noise left in luma", *percentages(residual.luma))
+    table.add_row("noise left in chroma", *percentages(residual.chroma))
+    table.add_row("detail lost in luma", *percentages(residual.detail))
     yield Text()
     yield table
     if task == "derain":
-        strong, weak = percentages([remains.strong, remains.weak])
+        strong, weak = percentages([residual.strong, residual.weak])
         yield Text(f"rain left: {strong} % in strong streaks, {weak} % in weak ones")
-    yield Text(f"drift of the mean: {remains.drift:.2f} of 255")
+    yield Text(f"drift of the mean: {residual.drift:.2f} of 255")
 
 
 def percentages(shares: Iterable[float | None]) -> list[str]:

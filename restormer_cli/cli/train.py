@@ -214,16 +214,16 @@ def show_step(console: Console, step: Step) -> None:
 
 def describe(validation: Validation, task: str) -> str:
     """Return what is left of the noise or the rain, and how clean images are kept."""
-    remains = validation.remains
-    rain = {"strong streaks": [remains.strong], "weak streaks": [remains.weak]}
-    noise = {"luma": remains.luma, "chroma": remains.chroma}
+    residual = validation.residual
+    rain = {"strong streaks": [residual.strong], "weak streaks": [residual.weak]}
+    noise = {"luma": residual.luma, "chroma": residual.chroma}
     parts = [
         f"{name} {' '.join(percentages(shares))} %"
         for name, shares in (rain if task == "derain" else noise).items()
     ]
-    drift = "-" if remains.drift is None else f"{remains.drift:.2f}"
+    drift = "-" if residual.drift is None else f"{residual.drift:.2f}"
     return (
-        f"  left: {', '.join(parts)}; detail lost: {' '.join(percentages(remains.detail))} %; "
+        f"  left: {', '.join(parts)}; detail lost: {' '.join(percentages(residual.detail))} %; "
         f"worst clean image {validation.clean:.1f} dB; drift {drift} of 255"
     )
 

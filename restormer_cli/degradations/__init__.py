@@ -2,7 +2,7 @@
 
 Read `presets` first: it defines the mixtures for training and the severities of `restormer eval`.
 `sampling` contains the shared functions. `softness` and `structures` give clean images what
-networks have to keep. `remains` measures what a restored image has left of its degradation.
+networks have to keep. `residual` measures what a restored image has left of its degradation.
 
 A degradation takes clean images (B C H W, float32, sRGB, 0..1) and a `torch.Generator`, the only
 source of randomness, and returns degraded images of the same shape. The severity is drawn for each

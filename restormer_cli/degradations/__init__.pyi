@@ -2,8 +2,8 @@ from .presets import AUGMENTATIONS as AUGMENTATIONS
 from .presets import BLUR_REACH as BLUR_REACH
 from .presets import DEGRADATIONS as DEGRADATIONS
 from .presets import parse_degradation as parse_degradation
-from .remains import OCTAVES as OCTAVES
-from .remains import Remains as Remains
-from .remains import Tally as Tally
+from .residual import OCTAVES as OCTAVES
+from .residual import Residual as Residual
+from .residual import ResidualMeter as ResidualMeter
 from .sampling import Degradation as Degradation
 from .sampling import to_8_bit as to_8_bit

@@ -99,7 +99,7 @@ class Results:
                 "degraded": _finite(outcome.mean(lambda score: score.degraded)),
                 "restored": _finite(outcome.mean(lambda score: score.restored)),
             },
-            "bands": outcome.tally.remains().as_dict() if outcome.tally.images else None,
+            "bands": outcome.meter.residual().as_dict() if outcome.meter.images else None,
             "published": paper
             and {
                 "variant": self.published.variant,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..callbacks import Progress
 from ..checkpoints import ResolvedCheckpoint
-from ..degradations import Tally, parse_degradation
+from ..degradations import ResidualMeter, parse_degradation
 from ..errors import ImageError, UsageError
 from ..files import Pair
 from ..imaging import (
@@ -124,7 +124,7 @@ class Outcome:
     """Results under one condition.
 
     Attributes:
-        tally: what is left of the degradation, over all images; empty if it was not measured.
+        meter: what is left of the degradation, over all images; empty if it was not measured.
     """
 
     condition: Condition
@@ -132,7 +132,7 @@ class Outcome:
     device: str
     scores: list[Score] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    meter: ResidualMeter = field(default_factory=ResidualMeter)
 
     def mean(self, of: Callable[[Score], Scores]) -> Scores:
         """Return the mean of the selected scores over all images; NaN if there are none."""
@@ -149,7 +149,7 @@ def evaluate(
     protocol: Protocol,
     *,
     gray: bool = False,
-    tally: Tally | None = None,
+    meter: ResidualMeter | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[Score | Failure]:
     """Restore and score images.
@@ -160,7 +160,7 @@ def evaluate(
         pairs: clean images, with degraded counterparts if the condition does not degrade.
         protocol: definition of the scores.
         gray: convert colour images to grey first.
-        tally: sums to which what is left of each image's degradation is added, if given.
+        meter: sums to which what is left of each image's degradation is added, if given.
         progress: called with the name of the image, the number of finished strips or tiles, and
             the total.
 
@@ -171,7 +171,7 @@ def evaluate(
         try:
             with MemoryGuard(f"for {pair.clean}"):
                 result: Score | Failure = _score(
-                    condition, restorer, pair, protocol, gray, tally, partial(progress, pair.name)
+                    condition, restorer, pair, protocol, gray, meter, partial(progress, pair.name)
                 )
         except ImageError as error:
             result = Failure(pair.name, error.message, error.hint)
@@ -184,7 +184,7 @@ def _score(
     pair: Pair,
     protocol: Protocol,
     gray: bool,
-    tally: Tally | None,
+    meter: ResidualMeter | None,
     progress: Progress,
 ) -> Score:
     clean, degraded, right = _load(condition, pair, gray)
@@ -208,8 +208,8 @@ def _score(
         precision=result.precision,
         strategy=result.strategy,
     )
-    if tally is not None:
-        tally.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
+    if meter is not None:
+        meter.add(*(_tensor(x) for x in (restored.clip(0, 1), degraded, clean)))
     return score
 
 

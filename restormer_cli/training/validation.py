@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..degradations import Remains, Tally
+from ..degradations import Residual, ResidualMeter
 from ..imaging import psnr
 from .pairs import Pair
 
@@ -23,16 +23,16 @@ class Validation(NamedTuple):
     Attributes:
         psnr: mean PSNR in dB of the restored images, each at most 50 dB.
         clean: lowest PSNR in dB of a clean image that the network was given.
-        remains: what is left of the degradation.
+        residual: what is left of the degradation.
     """
 
     psnr: float
     clean: float
-    remains: Remains
+    residual: Residual
 
     def as_dict(self) -> dict[str, Any]:
         """Return all scores for JSON, rounded."""
-        scores = {**self._asdict(), "remains": self.remains.as_dict()}
+        scores = {"psnr": self.psnr, "clean": self.clean, "remains": self.residual.as_dict()}
         return {name: _rounded(value) for name, value in scores.items()}
 
 
@@ -46,14 +46,14 @@ def validate(
     restore: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device | str = "cpu"
 ) -> Validation:
     """Restore the degraded image of each pair, and its clean image."""
-    values, kept, tally = [], [], Tally()
+    values, kept, meter = [], [], ResidualMeter()
     for degraded, clean in pairs:
         views = degraded.shape[1] // clean.shape[1]
         result = _restored(restore, degraded, device)
         values.append(min(psnr(result, clean), CEILING))
-        tally.add(result[0], degraded[0, : clean.shape[1]], clean[0])
+        meter.add(result[0], degraded[0, : clean.shape[1]], clean[0])
         kept.append(psnr(_restored(restore, clean.repeat(1, views, 1, 1), device), clean))
-    return Validation(sum(values) / len(values), min(kept), tally.remains())
+    return Validation(sum(values) / len(values), min(kept), meter.residual())
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from torch import Tensor
 from restormer_cli.degradations import noise as noises
 from restormer_cli.degradations import sampling
 from restormer_cli.degradations.jpeg import to_ycc
-from restormer_cli.degradations.remains import Tally
+from restormer_cli.degradations.residual import ResidualMeter
 from tests.support.scenes import is_8_bit, scene, seeded
 
 
@@ -139,10 +139,10 @@ def test_luma_of_processed_noise_is_stronger_than_chroma(processed: Tensor) -> N
 
 def test_chroma_of_processed_noise_is_coarse(processed: Tensor) -> None:
     """A third to half of the energy of chroma, and little of luma's, is below 1/8 of Nyquist."""
-    tally = Tally()
+    meter = ResidualMeter()
     for noise in processed:
-        tally.add(noise, noise, torch.zeros_like(noise))
-    luma, chroma = tally.bands[:2, 1]
+        meter.add(noise, noise, torch.zeros_like(noise))
+    luma, chroma = meter.bands[:2, 1]
     assert 0.34 < float(chroma[3:].sum() / chroma.sum()) < 0.56
     assert float(luma[3:].sum() / luma.sum()) < 0.15
 

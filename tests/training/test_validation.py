@@ -23,9 +23,9 @@ def test_a_network_is_measured_on_degraded_and_on_clean_images() -> None:
     validation = validate(restore, pairs)
     assert validation.psnr == pytest.approx(mean_psnr(restore, pairs))
     assert validation.clean == pytest.approx(48.13, abs=0.01)
-    assert validation.remains.luma == pytest.approx([0.5] * 5, abs=0.01)
-    assert validation.remains.chroma == pytest.approx([0.5] * 5, abs=0.01)
-    assert validation.remains.drift == pytest.approx(1, abs=0.05)
+    assert validation.residual.luma == pytest.approx([0.5] * 5, abs=0.01)
+    assert validation.residual.chroma == pytest.approx([0.5] * 5, abs=0.01)
+    assert validation.residual.drift == pytest.approx(1, abs=0.05)
 
 
 def test_scores_are_valid_json() -> None:

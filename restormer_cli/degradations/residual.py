@@ -27,7 +27,7 @@ STRONG, WEAK = 64 / 255, 8 / 255
 """Least brightening, in luma, of a pixel in a strong and in a weak streak."""
 
 
-class Remains(NamedTuple):
+class Residual(NamedTuple):
     """What is left of the degradation of some images; None where there was none.
 
     Attributes:
@@ -53,8 +53,8 @@ class Remains(NamedTuple):
         return {**self._asdict(), **named}
 
 
-class Tally:
-    """Sums over images, from which `Remains` are computed."""
+class ResidualMeter:
+    """Sums over images, from which a `Residual` is computed."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -79,12 +79,12 @@ class Tally:
             layer = rain[streak].double()
             sums += torch.stack([error[0][streak].double() @ layer, layer @ layer])
 
-    def remains(self) -> Remains:
+    def residual(self) -> Residual:
         """Return the shares over all images that were added."""
         luma, chroma, detail = ([_share(*pair) for pair in band.T] for band in self.bands)
         strong, weak = (_share(*pair) for pair in self.streaks)
         drift = self.drift / self.images if self.images else None
-        return Remains(luma, chroma, detail, strong, weak, drift)
+        return Residual(luma, chroma, detail, strong, weak, drift)
 
 
 def _planes(t: Tensor) -> Tensor:
