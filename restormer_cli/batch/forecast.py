@@ -133,8 +133,8 @@ def check_disk_space(jobs: list[Job]) -> tuple[list[str], list[str]]:
     """
     sizes: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for job in jobs:
-        if job.target is not None and not isinstance(job.target, UrlPath):
-            sizes[job.target.parent].append(_expected_sizes(job))
+        if (folder := job.folder) is not None and not isinstance(folder, UrlPath):
+            sizes[folder].append(_expected_sizes(job))
     outputs: dict[int, list[tuple[int, int]]] = defaultdict(list)
     free: dict[int, tuple[int, Path]] = {}
     for folder, expected in sizes.items():

@@ -17,6 +17,7 @@ from ..files import (
     beside,
     exists,
     is_folder,
+    resolve_link,
     unwritable,
 )
 from ..imaging import (
@@ -88,6 +89,11 @@ class Job:
     def in_place(self) -> bool:
         """True if the output replaces its input."""
         return bool(self.source and self.target and _real(self.source) == _real(self.target))
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file that is written, which a link may have elsewhere; None for stdout."""
+        return None if self.target is None else resolve_link(self.target).parent
 
 
 def plan_jobs(
@@ -360,12 +366,12 @@ def _replacements(jobs: list[Job], in_place: bool) -> Iterator[tuple[str, str]]:
 
 
 def _unwritable(jobs: list[Job]) -> Iterator[tuple[str, str]]:
-    targets = [job.target for job in jobs if job.target is not None]
-    for target in targets:
-        if is_folder(target):
-            yield f"{target} is a folder", "Rename that folder, or name another output with -o."
-    for problem in map(unwritable, dict.fromkeys(target.parent for target in targets)):
-        if problem:
+    for job in jobs:
+        if job.target is not None and is_folder(job.target):
+            hint = "Rename that folder, or name another output with -o."
+            yield f"{job.target} is a folder", hint
+    for folder in dict.fromkeys(job.folder for job in jobs):
+        if folder is not None and (problem := unwritable(folder)):
             yield problem, "Name a folder with -o in which files can be created."
 
 

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..errors import ImageError, RestormerError
-from ..files import is_special
+from ..files import is_special, resolve_link
 from ..imaging import (
     MAX_PIXELS,
     UNDECODED,
@@ -461,7 +461,7 @@ class ImageStages:
 
         if current.input.in_place and not current.source_file.fits(target):
             raise ImageError("it was changed during its restoration", "Restore it again.")
-        make_folder(target.parent)
+        make_folder(resolve_link(target).parent)
         write_encoded(data, target, ready=record if self.config.record else None)
 
 

@@ -9,6 +9,7 @@ from .checks import is_folder as is_folder
 from .checks import is_foreign as is_foreign
 from .checks import is_special as is_special
 from .checks import nearest_parent as nearest_parent
+from .checks import resolve_link as resolve_link
 from .checks import unreachable as unreachable
 from .checks import unwritable as unwritable
 from .discovery import Input as Input

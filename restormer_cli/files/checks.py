@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..text import reason
@@ -16,7 +17,6 @@ from .paths import UrlPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def is_folder(path: Path) -> bool:
@@ -81,6 +81,16 @@ def is_special(path: Path) -> bool:
         return not stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # missing, or no possible name
         return False
+
+
+def resolve_link(path: Path) -> Path:
+    """Return the file that is replaced when `path` is written: behind a link, its target.
+
+    A link to a pipe or a device is returned unchanged, and so is a URL.
+    """
+    if isinstance(path, UrlPath) or not path.is_symlink() or is_special(path):
+        return path
+    return Path(os.path.realpath(path))
 
 
 def unreachable(path: Path) -> tuple[str, str] | None:

@@ -274,7 +274,8 @@ class WorkerPool:
                 f"the worker on {device} ended before it was ready ({cause})",
                 "Memory may be too small for all of them: name fewer devices.",
             )
-        remove_leftovers({i.job.target.parent for i in member.images if i.job.target is not None})
+        folders = (image.job.folder for image in member.images)
+        remove_leftovers({folder for folder in folders if folder is not None})
         if member.ready is None:
             self.reporter.warn(f"no worker can be started on {device} again ({cause})")
             return

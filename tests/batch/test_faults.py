@@ -338,3 +338,18 @@ def test_a_read_only_folder_or_tiny_disk_is_an_error_at_the_start() -> None:
     status, stderr, files = in_a_small_file_system("derain", "f", "-o", "out", options="size=4k")
     assert (status, files) == (2, [])
     assert re.search(r"out: needs about 197 kB, 4.1 kB free", stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
+def test_outputs_behind_links_need_permission_and_space_in_the_folders_of_their_files() -> None:
+    """Those of the folder with the links do not matter."""
+    picture("f/a.png", (256, 256, 3))
+    for name in ("out", "links"):
+        Path(name).mkdir()
+    Path("links/a.png").symlink_to("../out/a.png")
+    status, stderr, _ = in_a_small_file_system("derain", "f", "-o", "links", options="ro")
+    assert status == 2
+    assert "out is not writable" in stderr
+    status, stderr, _ = in_a_small_file_system("derain", "f", "-o", "links", options="size=4k")
+    assert status == 2
+    assert "out: needs about 197 kB, 4.1 kB free" in stderr

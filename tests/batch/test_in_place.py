@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,3 +261,15 @@ def test_a_link_in_place_stays_a_link(restormer: Callable[..., Outcome]) -> None
     assert restormer("denoise", "a.png", "--in-place").status == 0
     assert Path("a.png").is_symlink()
     assert Path("real.png").stat().st_ino != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks")
+def test_leftovers_are_removed_behind_a_link(restormer: Callable[..., Outcome]) -> None:
+    """A killed run has left them in the folder of the file, not in that of the link."""
+    Path("real").mkdir()
+    write([Image(noise(16, 24, 3))], "real/a.png")
+    Path("a.png").symlink_to("real/a.png")
+    leftover = Path("real/.a.png.deadbeef.restormer-tmp")
+    leftover.touch()
+    assert restormer("denoise", "a.png", "--in-place").status == 0
+    assert not leftover.exists()

@@ -166,7 +166,7 @@ class Session:
         for job, (cause, hint) in problems.items():
             self._emit([Failed(*job.names, self.task, cause, hint)])
         if not self.options.dry_run:
-            folders = {job.target.parent for job in jobs if job.target is not None}
+            folders = {folder for job in jobs if (folder := job.folder) is not None}
             # Once per folder: it is listed, and killed runs were before this one.
             folders, self.cleaned = folders - self.cleaned, folders | self.cleaned
             for path in files.remove_leftovers(folders):
