@@ -29,6 +29,7 @@ from ..imaging import (
     replacement,
     requested_format,
 )
+from .manifest import UNRECORDED, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,6 +57,7 @@ class BatchConfig:
         keep_detail: fraction of the removed luminance detail that is given back, 0..1.
         allow_damaged: restore what can be decoded of a damaged image, with a warning.
         record: add outputs to the manifests of their folders.
+        skip_existing: look again for an output when an image is read and written, and skip it.
     """
 
     format: str = "keep"
@@ -65,6 +67,7 @@ class BatchConfig:
     keep_detail: float = 0.0
     allow_damaged: bool = False
     record: bool = False
+    skip_existing: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def plan_group(
     if in_place and output is None:
         jobs = [_with_own_format(job) for job in jobs]
     jobs = _resolve_collisions([_with_linear_input(job) for job in jobs])
-    return jobs, dict([*_replacements(jobs, in_place), *_unwritable(jobs)])
+    problems = dict([*_replacements(jobs, in_place), *_unwritable(jobs)])
+    return jobs, problems | (_unrecordable(jobs) if in_place else {})
 
 
 def refuse_problems(jobs: Iterable[Job], problems: dict[str, str]) -> NoReturn:
@@ -373,6 +377,12 @@ def _unwritable(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     for folder in dict.fromkeys(job.folder for job in jobs):
         if folder is not None and (problem := unwritable(folder)):
             yield problem, "Name a folder with -o in which files can be created."
+
+
+def _unrecordable(jobs: list[Job]) -> dict[str, str]:
+    folders = dict.fromkeys(job.folder for job in jobs if job.in_place)
+    problems = (unusable(folder) for folder in folders if folder is not None)
+    return {problem: UNRECORDED for problem in problems if problem}
 
 
 def _real(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from ..errors import ImageError, RestormerError
 from ..imaging import write_encoded
 from ..text import first_line, printable
-from .events import Failed, Restored
+from .events import Failed, Restored, Skipped
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -23,6 +23,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class Cancelled(Exception):  # noqa: N818 - not an error
     """The run was interrupted before the image was written."""
+
+
+class NotNeeded(ImageError):  # noqa: N818 - not an error
+    """The image is not restored; the message is the reason for skipping it."""
 
 
 class WrittenImage(NamedTuple):
@@ -46,7 +50,7 @@ def send_to_stdout(written: WrittenImage, stdout: BinaryIO) -> Restored | Failed
 
 def result_event(
     job: Job, task: str, future: Future[WrittenImage], stdout: BinaryIO
-) -> Restored | Failed:
+) -> Restored | Failed | Skipped:
     """Wait for an image, and return its event; raise an error that ends the run."""
     try:
         written = future.result()
@@ -55,12 +59,14 @@ def result_event(
     return send_to_stdout(written, stdout)
 
 
-def failure_event(job: Job, task: str, error: Exception) -> Failed:
+def failure_event(job: Job, task: str, error: Exception) -> Failed | Skipped:
     """Return the event for an error of one image; raise an error that ends the run.
 
-    An unexpected error is a defect of the program, which may show with this image only. Its
+    NotNeeded gives Skipped, all others Failed. An unexpected error is a defect of the program, which may show with this image only. Its
     traceback is printed, and the run continues.
     """
+    if isinstance(error, NotNeeded):
+        return Skipped(*job.names, task, error.message)
     if not isinstance(error, ImageError):
         if isinstance(error, (RestormerError, Cancelled, CancelledError)):
             raise error

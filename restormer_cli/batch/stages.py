@@ -13,7 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..errors import ImageError, RestormerError
-from ..files import is_special, resolve_link
+from ..files import UrlPath, is_special, resolve_link
 from ..imaging import (
     MAX_PIXELS,
     UNDECODED,
@@ -29,7 +29,13 @@ from ..imaging import (
 from ..memory import MemoryGuard
 from .events import Event, Failed, ImageProgress, Restored, Started, Weights
 from .jobs import BatchConfig, Job
-from .manifest import FileFingerprint, append_entry, change_time, settings_fingerprint
+from .manifest import (
+    FileFingerprint,
+    SkipCheck,
+    append_entry,
+    change_time,
+    settings_fingerprint,
+)
 from .masks import MaskReader, mask_remarks
 from .pages import (
     ComputedPage,
@@ -44,7 +50,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
-from .results import Cancelled, WrittenImage, failed, result_event
+from .results import Cancelled, NotNeeded, WrittenImage, failed, result_event
 
 if TYPE_CHECKING:
     import os
@@ -91,10 +97,10 @@ def run_batch(
 ) -> Generator[Event, None, None]:
     """Restore and write images in order; report one that fails, and continue with the next.
 
-    Yields Started, then Restored or Failed for each image. At most one image is read, one computed
-    and one written at a time; with a GPU, `WRITERS` are written. Outputs are written completely or
-    not at all: if the generator is closed or interrupted, it finishes the images that are being
-    written and drops the others.
+    Yields Started, then Restored, Failed or Skipped for each image. At most one image is read, one
+    computed and one written at a time; with a GPU, `WRITERS` are written. Outputs are written
+    completely or not at all: if the generator is closed or interrupted, it finishes the images that
+    are being written and drops the others.
 
     Args:
         jobs: inputs and outputs.
@@ -229,6 +235,7 @@ class ImageStages:
     stop: Flag
     masks: MaskReader = field(default_factory=MaskReader)
     observer_lock: Lock = field(default_factory=Lock)
+    skip_check: SkipCheck = field(default_factory=SkipCheck)
 
     @property
     def stages(self) -> tuple[Stage, Stage, Stage]:
@@ -256,6 +263,8 @@ class ImageStages:
         job = queued.job
         max_pixels = self.config.max_pixels
         data, source_file = load_file(job.source, queued.data, max_pixels)
+        # After reading: what another run replaces has its entry by then.
+        self._check_skip(job)
         right = right_file = mask = mask_file = None
         if job.right is not None:
             right, right_file = load_file(job.right, queued.right, max_pixels)
@@ -384,6 +393,13 @@ class ImageStages:
             name, pages = current.job.names[0], current.input.total
             self.progress(ImageProgress(current.number, name, done, total, page, pages))
 
+    def _check_skip(self, job: Job) -> None:
+        """Raise NotNeeded if another run, or a person, has made the output since the start."""
+        if self.config.skip_existing:
+            settings = settings_fingerprint(self.restorer, self.config)
+            if reason := self.skip_check.reason(job, settings):
+                raise NotNeeded(reason)
+
     def _check_stop(self) -> None:
         if self.stop.is_set():
             raise Cancelled
@@ -450,7 +466,16 @@ class ImageStages:
     def _write_file(
         self, target: Path, data: bytes, current: _CurrentImage, event: Restored
     ) -> None:
+        def check() -> None:
+            self._check_skip(current.job)
+            if current.input.in_place and not current.source_file.fits(target):
+                raise ImageError("it was changed during its restoration", "Restore it again.")
+
         def record(data: bytes, stat: os.stat_result) -> None:
+            if not isinstance(target, UrlPath):  # else it is uploaded already
+                check()
+            if not self.config.record:
+                return
             settings = settings_fingerprint(self.restorer, self.config)
             output = FileFingerprint.of(data, stat.st_mtime_ns)
             files = current.source_file, current.right_file, output
@@ -459,10 +484,9 @@ class ImageStages:
                 append_entry(target, event, settings, *files, in_place=in_place, mask=mask)
             )
 
-        if current.input.in_place and not current.source_file.fits(target):
-            raise ImageError("it was changed during its restoration", "Restore it again.")
+        check()
         make_folder(resolve_link(target).parent)
-        write_encoded(data, target, ready=record if self.config.record else None)
+        write_encoded(data, target, ready=record)
 
 
 @contextmanager

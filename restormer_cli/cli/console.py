@@ -127,7 +127,7 @@ class Console:
             case Summary():
                 if event.restored + event.skipped + event.failed > 1:
                     self.say(_summary(event))
-        if self._pace is not None and isinstance(event, (Restored, Failed)):
+        if self._pace is not None and isinstance(event, (Restored, Failed, Skipped)):
             self._pace.add(event.pixels if isinstance(event, Restored) else 0)
             self._move(speed=self._pace.speed)
             if 0 < self._pace.finished < self._pace.images:

@@ -13,6 +13,7 @@ from ..batch import (
     Failed,
     ImageProgress,
     QueuedImage,
+    Skipped,
     StandardStreams,
     Started,
     WrittenImage,
@@ -249,7 +250,7 @@ class WorkerPool:
                     member.share = message.share
                     others = sum(other.share for other in self._members if other is not member)
                     self.reporter.show_progress(message._replace(number=self._finished + others))
-            case WrittenImage() | Failed():
+            case WrittenImage() | Failed() | Skipped():
                 member.images.popleft()
                 member.retrying, member.share = False, 0.0
                 self._finished += 1
@@ -259,7 +260,7 @@ class WorkerPool:
             case WorkerExited() | RestormerError():
                 yield from self._replace(member, message)
 
-    def _replace(self, member: _Member, reason: WorkerExited | RestormerError) -> Iterator[Failed]:
+    def _replace(self, member: _Member, reason: WorkerExited | RestormerError) -> Iterator[Event]:
         """Replace a worker that died, unless it never was ready; yield the images that fail."""
         self._members.remove(member)
         member.worker.kill()
@@ -298,6 +299,6 @@ class WorkerPool:
 
     def _fail(
         self, image: QueuedImage, cause: str, hint: str = "If memory is too small, try --tile 512."
-    ) -> Failed:
+    ) -> Event:
         self._finished += 1
         return failure_event(image.job, self.task, ImageError(cause, hint))

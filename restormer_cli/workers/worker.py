@@ -19,6 +19,7 @@ from ..batch import (
     Failed,
     ImageProgress,
     ImageStages,
+    Skipped,
     WrittenImage,
     failure_event,
     settings_fingerprint,
@@ -55,7 +56,7 @@ class WorkerExited(NamedTuple):
 
 
 Message: TypeAlias = (
-    Ready | Note | ImageProgress | WrittenImage | Failed | WorkerExited | RestormerError
+    Ready | Note | ImageProgress | WrittenImage | Failed | Skipped | WorkerExited | RestormerError
 )
 
 
@@ -106,7 +107,7 @@ def serve(
         restorer: the network to run.
         config: how to read, blend, write and observe.
         send: called from several threads with the progress of the current image, and with
-            WrittenImage or Failed for each image in order.
+            WrittenImage, Failed or Skipped for each image in order.
     """
     from ..inference import inherit_threads
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from restormer_cli.batch import manifest
+from restormer_cli.batch import ImageStages, manifest
+from restormer_cli.batch.manifest import entries
 from restormer_cli.imaging import Image, Noise
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, tree
@@ -336,7 +339,7 @@ def test_each_folder_has_its_own_manifest(restormer: Callable[..., Outcome]) -> 
 
 
 def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) -> None:
-    """Outputs are skipped with any options; a new photo in their place is restored."""
+    """Outputs are skipped with any options, and a changed file under their name for its reason."""
     for seed, name in enumerate(("f/a.jpg", "f/b.jpg")):
         picture(name, seed=seed)
     command = ("derain", "f", "--in-place", "--skip-existing", "--json")
@@ -347,9 +350,105 @@ def test_images_in_place_are_restored_once(restormer: Callable[..., Outcome]) ->
     ends = [e for e in outcome.events if e["event"] in ("restored", "skipped")]
     assert [(e["input"], e.get("reason")) for e in ends] == [
         ("f/a.jpg", manifest.REPLACED),
-        ("f/b.jpg", None),
+        ("f/b.jpg", manifest.CHANGED_IN_PLACE),
     ]
     assert Path("f/a.jpg").read_bytes() == done
+
+
+@pytest.mark.parametrize("change", ["rename", "edit", "link", "put back"])
+def test_an_image_in_place_is_recognized_by_its_content(
+    change: str, restormer: Callable[..., Outcome]
+) -> None:
+    """It is not restored again under another name, if edited or by a link; its original is."""
+    PIL.Image.fromarray(picture("f/a.png")).save("f/a.png", compress_level=0)
+    original = Path("f/a.png").read_bytes()
+    command = ("derain", "--in-place", "--skip-existing", "--json")
+    assert restormer(*command, "f/a.png").status == 0
+    done, name = Path("f/a.png").read_bytes(), "f/a.png"
+    match change:
+        case "rename":
+            name = str(Path("f/a.png").rename("f/b.png"))
+        case "edit":
+            Path(name).write_bytes(done := done.replace(b"IEND", b"tEXt") + b"IEND")
+        case "link":
+            name = "link.png"
+            Path(name).symlink_to("f/a.png")
+        case "put back":
+            Path(name).write_bytes(original)
+    outcome = restormer(*command, name)
+    assert outcome.status == 0
+    assert Path(name).read_bytes() == done
+    (end,) = (e for e in outcome.events if e["event"] in ("restored", "skipped"))
+    reasons = {"edit": manifest.CHANGED_IN_PLACE, "put back": None}
+    assert end.get("reason") == reasons.get(change, manifest.REPLACED)
+
+
+def test_a_link_in_place_is_recorded_beside_its_file(restormer: Callable[..., Outcome]) -> None:
+    """The file itself is then skipped, too."""
+    picture("f/a.png")
+    Path("link.png").symlink_to("f/a.png")
+    assert restormer("derain", "link.png", "--in-place").status == 0
+    outcome = restormer("derain", "f", "--in-place", "--skip-existing")
+    assert f"f/a.png: skipped, {manifest.REPLACED}" in outcome.stderr
+
+
+def test_in_place_is_refused_without_a_usable_manifest(
+    restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is replaced that could not be recognized later, also if writing fails only then."""
+    picture("f/a.png")
+    before = Path("f/a.png").read_bytes()
+    path = Path("f", manifest.NAME)
+    path.mkdir()
+    outcome = restormer("derain", "f", "--in-place")
+    assert outcome.status == 2
+    assert f"{path} is not a file" in outcome.stderr
+    path.rmdir()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(entries, "_append", fail)
+    outcome = restormer("derain", "f", "--in-place")
+    assert outcome.status == 1
+    assert f"not replaced, because {path} cannot be written" in outcome.stderr
+    path.touch()
+    monkeypatch.setattr(entries.Manifest, "added_lines", fail)
+    outcome = restormer("derain", "f", "--in-place", "--skip-existing")
+    assert outcome.status == 1
+    assert f"error: f/a.png: {path} cannot be read" in outcome.stderr
+    assert Path("f/a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["read", "prepare"])
+@pytest.mark.parametrize("options", [("--in-place",), ("-o", "out")])
+def test_what_another_run_has_restored_meanwhile_is_skipped(
+    options: tuple[str, ...],
+    stage: str,
+    restormer: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The manifest is read again when the image is read, and before it is written."""
+    picture("f/a.png")
+    shutil.copytree("f", "before")
+    command = ("derain", "f", *options, "--skip-existing")
+    assert restormer(*command).status == 0
+    folder = Path("f" if options == ("--in-place",) else "out")
+    shutil.move(folder, "other")
+    if not Path("f").exists():
+        shutil.copytree("before", "f")
+    step = getattr(ImageStages, stage)
+
+    def late(stages: ImageStages, item: Any) -> Any:
+        folder.mkdir(exist_ok=True)
+        for path in Path("other").iterdir():
+            shutil.copy2(path, folder)
+        return step(stages, item)
+
+    monkeypatch.setattr(ImageStages, stage, late)
+    outcome = restormer(*command, "--json")
+    assert [event["event"] for event in outcome.events][-2:] == ["skipped", "summary"]
+    assert len(Path(folder, manifest.NAME).read_bytes().splitlines()) == 1
 
 
 def test_a_single_image_in_place_is_restored_once(restormer: Callable[..., Outcome]) -> None:

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
-from ...files import UrlPath, write_atomic
+from ...errors import ImageError
+from ...files import UrlPath, resolve_link, write_atomic
 from ...text import reason
 from .fingerprints import FileFingerprint, SettingsFingerprint
 
@@ -27,6 +28,12 @@ NAME = ".restormer.jsonl"
 
 FOLDER = ".restormer"
 """Folder with a file for each entry of the manifest in an object store, which cannot append."""
+
+UNRECORDED = (
+    "Repair or remove that manifest. In place, only its entries keep a later run from restoring "
+    "an image twice."
+)
+"""Remedy if a manifest that restorations in place need cannot be used."""
 
 Entry = dict[str, Any]
 """The fields of Restored, with the fingerprints of the files in "input", "output", "right" and
@@ -50,7 +57,12 @@ def append_entry(
     in_place: bool,
     mask: FileFingerprint | None = None,
 ) -> list[str]:
-    """Add an entry about an output to the manifest beside it; return a note if this fails."""
+    """Add an entry about an output to the manifest beside its file; return a note if this fails.
+
+    Raises:
+        ImageError: it fails in place, where a later run would restore the image a second time.
+    """
+    target = resolve_link(target)
     entry = {
         **event.as_dict(),
         "input": {"name": event.input, **source._asdict()},
@@ -72,10 +84,25 @@ def append_entry(
             return []
         _append(path, text)
     except OSError as error:
-        return [
-            f"{path} cannot be written ({reason(error)}): --skip-existing will not skip this image"
-        ]
+        cause = f"{path} cannot be written ({reason(error)})"
+        if in_place and not isinstance(target, UrlPath):
+            raise ImageError(f"not replaced, because {cause}", UNRECORDED) from error
+        return [f"{cause}: --skip-existing will not skip this image"]
     return []
+
+
+def unusable(folder: Path) -> str | None:
+    """Return why the manifest of a folder cannot be read or written; None if it can.
+
+    A missing one can. Only writing shows it for a URL.
+    """
+    path = folder / NAME
+    if isinstance(folder, UrlPath) or not os.path.lexists(path):
+        return None
+    if not path.is_file():
+        return f"{path} is not a file"
+    usable = os.access(path, os.R_OK | os.W_OK)
+    return None if usable else f"{path} cannot be read or written (permission denied)"
 
 
 def _append(path: Path, text: bytes) -> None:
@@ -97,10 +124,20 @@ def _append(path: Path, text: bytes) -> None:
 
 
 @dataclass
-class _Manifest:
-    """What was read of a manifest."""
+class Manifest:
+    """What was read of a manifest; lists of entries are newest first.
 
-    outputs: dict[str, list[Entry]] = field(default_factory=dict)  # entries newest first
+    Attributes:
+        outputs: the entries by the name of the output.
+        contents: the entries by the digest of the output.
+        sizes: the sizes of all inputs and outputs in bytes.
+        problem: why the file cannot be read, if it exists.
+    """
+
+    outputs: dict[str, list[Entry]] = field(default_factory=dict)
+    contents: dict[str, list[Entry]] = field(default_factory=dict)
+    sizes: set[int] = field(default_factory=set)
+    problem: str | None = None
     file: tuple[int, int] = (0, 0)  # device and number
     end: int = 0  # offset up to which it was read
 
@@ -113,7 +150,8 @@ class _Manifest:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) != self.file or status.st_size < self.end:
-                self.outputs, self.end = {}, 0
+                self.clear()
+                self.end = 0
             self.file = status.st_dev, status.st_ino
             file.seek(self.end)
             data = file.read()
@@ -123,19 +161,27 @@ class _Manifest:
         self.end += len(data) - len(last)
         return lines
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        self.outputs, self.contents, self.sizes = {}, {}, set()
+
     def add(self, lines: list[bytes]) -> int:
         """Add entries, oldest first, and return the number of damaged ones."""
-        found: dict[str, list[Entry]] = defaultdict(list)
-        damaged = 0
-        for line in filter(None, map(bytes.strip, reversed(lines))):
-            entry = _parse(line)
-            if entry is None:
-                damaged += 1
-            else:
-                found[entry["output"]["name"]].append(entry)
-        for name, entries in found.items():
-            self.outputs[name] = entries + self.outputs.get(name, [])
-        return damaged
+        parsed = [_parse(line) for line in filter(None, map(bytes.strip, reversed(lines)))]
+        entries = [entry for entry in parsed if entry is not None]
+        for known, key in ((self.outputs, "name"), (self.contents, "sha256")):
+            for value, found in group_by(entries, key).items():
+                known[value] = found + known.get(value, [])
+        self.sizes.update(e[role]["size"] for e in entries for role in ("input", "output"))
+        return len(parsed) - len(entries)
+
+
+def group_by(entries: Iterable[Entry], key: str) -> dict[str, list[Entry]]:
+    """Return entries by a field of their outputs, in the same order."""
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry["output"][key]].append(entry)
+    return groups
 
 
 class Manifests:
@@ -146,7 +192,7 @@ class Manifests:
     """
 
     def __init__(self) -> None:
-        self._folders: dict[Path, _Manifest] = {}
+        self._folders: dict[Path, Manifest] = {}
         self._current: set[Path] = set()
         self.notes: list[str] = []
 
@@ -156,40 +202,44 @@ class Manifests:
 
     def outputs(self, folder: Path) -> dict[str, list[Entry]]:
         """Return the entries of each output in a folder, newest first."""
-        if folder not in self._current:
-            known = self._folders.get(folder, _Manifest())
-            self._folders[folder] = self._update(folder, known, self._list(folder, known))
-            self._current.add(folder)
-        return self._folders[folder].outputs
+        return self._read(folder).outputs
 
-    def entries(self, target: Path) -> list[Entry]:
-        """Return the entries of an output, newest first."""
+    def beside(self, target: Path) -> Manifest:
+        """Return the manifest beside an output. For a URL, it has the entries of this name only."""
         if not isinstance(target, UrlPath):
-            return self.outputs(target.parent).get(target.name, [])
+            return self._read(target.parent)
         # One request, however many outputs the folder has.
         read = partial(_read_all, [_url_entry(target)])
-        return self._update(target.parent, _Manifest(), read).outputs.get(target.name, [])
+        return self._update(target.parent, Manifest(), read)
+
+    def _read(self, folder: Path) -> Manifest:
+        if folder not in self._current:
+            known = self._folders.get(folder, Manifest())
+            self._folders[folder] = self._update(folder, known, self._list(folder, known))
+            self._current.add(folder)
+        return self._folders[folder]
 
     @staticmethod
-    def _list(folder: Path, known: _Manifest) -> Callable[[], list[bytes]]:
+    def _list(folder: Path, known: Manifest) -> Callable[[], list[bytes]]:
         """Return the function that reads what `known` lacks."""
         if isinstance(folder, UrlPath):
-            known.outputs = {}
+            known.clear()
             return lambda: _read_all((folder / FOLDER).files(recursive=False))
         return partial(known.added_lines, folder / NAME)
 
     def _update(
-        self, folder: Path, manifest: _Manifest, read: Callable[[], list[bytes]]
-    ) -> _Manifest:
+        self, folder: Path, manifest: Manifest, read: Callable[[], list[bytes]]
+    ) -> Manifest:
         """Return the manifest with what `read` returns, or an empty one, and note problems."""
         path = folder / NAME
         try:
             damaged = manifest.add(read())
         except FileNotFoundError:
-            return _Manifest()
+            return Manifest()
         except OSError as error:
-            self.notes.append(f"{path} cannot be read ({reason(error)}) and is ignored")
-            return _Manifest()
+            problem = f"{path} cannot be read ({reason(error)})"
+            self.notes.append(f"{problem} and is ignored")
+            return Manifest(problem=problem)
         if damaged:
             self.notes.append(f"{path} is damaged: {damaged} of its lines are ignored")
         return manifest

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...files import UrlPath, sha256_file
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from ...inference import Restorer
@@ -81,6 +82,15 @@ class FileFingerprint(NamedTuple):
 def change_time(stat: os.stat_result) -> int | None:
     """Return the time of the last change in nanoseconds; None on Windows and for a URL."""
     return None if os.name == "nt" else getattr(stat, "st_ctime_ns", None)
+
+
+def file_digest(path: Path, sizes: AbstractSet[int]) -> str | None:
+    """Return the digest of a file; None if it has none of these sizes, or cannot be read."""
+    try:
+        stat = path.stat()
+        return _digest(path, stat) if stat.st_size in sizes else None
+    except OSError:
+        return None
 
 
 def _digest(path: Path, stat: os.stat_result) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DamagedError, ImageError, UsageError
@@ -16,24 +17,29 @@ from ...files import (
     exists,
     is_folder,
     natural_key,
+    resolve_link,
 )
 from ...imaging import Noise, read_image
 from ..events import Restored, Weights
-from .entries import NAME, Entry, Manifests
-from .fingerprints import FileFingerprint
+from .entries import NAME, UNRECORDED, Entry, Manifest, Manifests, group_by, has_same_settings
+from .fingerprints import FileFingerprint, file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from ...imaging import Image
     from ..jobs import Job
+    from .fingerprints import SettingsFingerprint
 
 # Reasons for skipping.
 UNCHANGED = "restored before, and nothing has changed"
 REPLACED = "restored in place before"
 FOREIGN = "its output exists, and no manifest says that it was made from this image"
 EDITED = "its output was changed after it was written: remove it to restore the image again"
+CHANGED_IN_PLACE = (
+    "restored in place before, and changed since: leave out --skip-existing to restore it again"
+)
 # Warnings in the report of a folder.
 LOST = "its input is missing or has changed: only the result is shown"
 CHANGED = "it was changed after it was written"
@@ -43,24 +49,23 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     """Decide whether to skip an image, without knowing the weights.
 
     Outputs that were changed, or that no manifest lists, are never replaced. In place, they are
-    inputs and are restored unless this task has already restored them, whole or through the same
-    mask.
+    inputs; see `_reason_in_place`.
 
     Returns:
         The reason for skipping, or an entry to compare with the settings, or neither: then the
         output is missing, damaged, or made from another input.
+
+    Raises:
+        ImageError: in place, the manifest cannot be read.
     """
     if job.target is None or not exists(job.target):
         return None, None
-    target = job.target
-    entries = manifests.entries(target)
-    current = _current(target, entries)
+    target = resolve_link(job.target)
+    manifest = manifests.beside(target)
     if job.in_place:
-        done = (e for e in _history(current, entries) if e["recipe"]["task"] == task)
-        # Through another mask, another part was restored.
-        masks = (entry.get("mask") for entry in done)
-        restored = any(mask is None or _fits(mask, job.mask) for mask in masks)
-        return REPLACED if restored else None, None
+        return _reason_in_place(job, target, task, manifest), None
+    entries = manifest.outputs.get(target.name, [])
+    current = _current(target, entries)
     if not entries:
         return FOREIGN, None
     if current is None:
@@ -68,6 +73,64 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     files = (("input", job.source), ("right", job.right), ("mask", job.mask))
     same = all(_fits(current.get(role), path) for role, path in files)
     return None, current if same else None
+
+
+def _reason_in_place(job: Job, target: Path, task: str, manifest: Manifest) -> str | None:
+    """Return why an image in place is skipped: this task has restored it, or the file of its name.
+
+    A restoration through another mask does not count, because it restored another part. The file
+    is recognized by its content under any name in its folder. A file of another content under the
+    name of a restored one may be the restored image with other metadata, so it is skipped, too. It
+    is restored if it is the recorded input: then that was put back, or a killed run has added the
+    entry and not replaced the file.
+
+    Raises:
+        ImageError: the manifest cannot be read.
+    """
+    if manifest.problem:
+        raise ImageError(manifest.problem, UNRECORDED)
+    entries = manifest.outputs.get(target.name, [])
+    current = _current(target, entries)
+    # A file of another size than all recorded ones is not read.
+    digest = current["output"]["sha256"] if current else file_digest(target, manifest.sizes)
+
+    def is_done(entry: Entry) -> bool:
+        mask = entry.get("mask")
+        return entry["recipe"]["task"] == task and (mask is None or _fits(mask, job.mask))
+
+    history = [] if digest is None else list(_history(digest, manifest.contents))
+    if any(map(is_done, history)):
+        return REPLACED
+    known = {digest, *(entry["input"]["sha256"] for entry in history)}
+    done = [entry for entry in entries if is_done(entry)]
+    undone = any(entry["input"]["sha256"] in known for entry in done)
+    return CHANGED_IN_PLACE if done and not undone else None
+
+
+@dataclass
+class SkipCheck:
+    """Decides again, during a run, whether to skip an image; for several threads.
+
+    Hours after the first decision, another run may have restored the image, or a person may have
+    written or edited its output.
+    """
+
+    manifests: Manifests = field(default_factory=Manifests)
+    lock: Lock = field(default_factory=Lock)
+
+    def reason(self, job: Job, settings: SettingsFingerprint) -> str | None:
+        """Return the reason for skipping an image; None to restore it.
+
+        Raises:
+            ImageError: see `skip_reason`.
+        """
+        if isinstance(job.target, UrlPath) and not job.in_place:
+            return None  # without requests for each image
+        with self.lock:
+            self.manifests.refresh()
+            self.manifests.notes.clear()  # the first decision reports them
+            reason, entry = skip_reason(job, settings["task"], self.manifests)
+        return UNCHANGED if entry and has_same_settings(entry, settings) else reason
 
 
 def _fits(recorded: dict[str, Any] | None, path: Path | None) -> bool:
@@ -81,15 +144,21 @@ def _current(path: Path, entries: list[Entry]) -> Entry | None:
     return next((entry for entry in entries if _fits(entry["output"], path)), None)
 
 
-def _history(current: Entry | None, entries: list[Entry]) -> Iterator[Entry]:
-    """Yield the current entry, and those of the inputs that it replaced in place, newest first."""
-    if current is None:
-        return
-    digest = current["output"]["sha256"]
-    for entry in entries:
-        if entry["output"]["sha256"] == digest:
+def _history(digest: str, contents: Mapping[str, list[Entry]]) -> Iterator[Entry]:
+    """Yield the entries that made a content, those that made their inputs, and so on.
+
+    Args:
+        digest: of the content.
+        contents: entries by the digest of the output, newest first.
+    """
+    seen, pending = {digest}, [digest]
+    while pending:
+        for entry in contents.get(pending.pop(), []):
             yield entry
-            digest = entry["input"]["sha256"]
+            origin = entry["input"]["sha256"]
+            if origin not in seen:
+                seen.add(origin)
+                pending.append(origin)
 
 
 def _is_damaged(path: Path) -> bool:
@@ -200,7 +269,9 @@ def leave_out_outputs(
 def _origin(path: Path, manifests: Manifests) -> RecordedOutput | None:
     """Return the entry that made a file, before any restoration in place; None if unknown."""
     entries = manifests.outputs(path.parent).get(path.name, [])
-    history = _history(_current(path, entries), entries)
+    if (current := _current(path, entries)) is None:
+        return None
+    history = _history(current["output"]["sha256"], group_by(entries, "sha256"))
     return next((RecordedOutput(path, e) for e in history if not e.get("in_place")), None)
 
 

@@ -117,6 +117,11 @@ class Session:
         return self.tally
 
     @property
+    def _skips(self) -> bool:
+        """True if images are skipped whose outputs exist."""
+        return self.options.skip_existing or self.options.watch
+
+    @property
     def _remaining(self) -> int:
         """Number of inputs without a result."""
         tally = self.tally
@@ -282,7 +287,7 @@ class Session:
         if self.lite_was_used:  # the official weights are unavailable
             config = replace(config, weights="lite")
         with closing(self._backend(config)) as backend:
-            if self.options.skip_existing or self.options.watch:
+            if self._skips:
                 jobs = self._skip_existing(backend, jobs)
             if not jobs:
                 return
@@ -333,9 +338,10 @@ class Session:
         if config not in self.backends:
             observers = [o for o in (self.preview.watch, self.observers.watch) if o is not None]
             record = _keeps_manifest(self.inputs, self.options)
+            settings = self.options.batch_config()
             self.backends[config] = workers.choose_backend(
                 config,
-                replace(self.options.batch_config(), record=record),
+                replace(settings, record=record, skip_existing=self._skips),
                 self.console,
                 observer=partial(_notify_all, observers) if observers else None,
                 ray=self.options.ray,
@@ -346,7 +352,12 @@ class Session:
     def _skip_existing(self, backend: Backend, jobs: list[Job]) -> list[Job]:
         """Return the jobs that --skip-existing does not skip, and report the others."""
         manifests = self.manifests
-        found = {job: batch.skip_reason(job, self.task, manifests) for job in jobs}
+        found = {}
+        for job in jobs:
+            try:
+                found[job] = batch.skip_reason(job, self.task, manifests)
+            except ImageError as error:
+                self._emit([batch.failure_event(job, self.task, error)])
         reasons = {job: reason for job, (reason, _) in found.items()}
         entries = {job: entry for job, (_, entry) in found.items() if entry is not None}
         for note in manifests.notes:
