@@ -32,7 +32,7 @@ from ..imaging import (
 from .manifest import UNRECORDED, unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..imaging import Noise
 
@@ -91,7 +91,9 @@ class Job:
     @property
     def in_place(self) -> bool:
         """True if the output replaces its input."""
-        return bool(self.source and self.target and _real(self.source) == _real(self.target))
+        return bool(
+            self.source and self.target and real_name(self.source) == real_name(self.target)
+        )
 
     @property
     def folder(self) -> Path | None:
@@ -191,7 +193,7 @@ def job_names(
     kind = OUTPUT_FORMATS[format] if format else None
     (target,) = _targets([input_], output, kind, in_place=False)
     paths = input_.path, target, _with_whole_name(Job(input_.path, target)).target
-    return {_real(path) for path in paths if path is not None}
+    return {real_name(path) for path in paths if path is not None}
 
 
 def with_format(path: Path, kind: str | None) -> Path:
@@ -331,17 +333,22 @@ def _collisions(jobs: list[Job]) -> dict[Job, str]:
     by_target = defaultdict(list)
     for job in jobs:
         if job.target is not None and job.problem is None:
-            by_target[_real(job.target)].append(job)
+            by_target[real_name(job.target)].append(job)
     groups = [group for group in by_target.values() if len(group) > 1]
-    return {job: _collision(group) for group in groups for job in group}
+    return {
+        job: collision([each.names[0] for each in group], group[0].names[1])
+        for group in groups
+        for job in group
+    }
 
 
-def _collision(group: list[Job]) -> str:
-    first, *others, last = (job.names[0] for job in group[:_MAX_NAMES])
-    if len(group) > _MAX_NAMES:
-        others, last = [*others, last], f"{len(group) - _MAX_NAMES} more"
-    quantity = "both" if len(group) == 2 else "all"
-    return f"{', '.join([first, *others])} and {last} would {quantity} become {group[0].target}"
+def collision(inputs: Sequence[str], output: str) -> str:
+    """Return the message on several inputs that would take the name of one output."""
+    first, *others, last = inputs[:_MAX_NAMES]
+    if len(inputs) > _MAX_NAMES:
+        others, last = [*others, last], f"{len(inputs) - _MAX_NAMES} more"
+    quantity = "both" if len(inputs) == 2 else "all"
+    return f"{', '.join([first, *others])} and {last} would {quantity} become {output}"
 
 
 def _with_whole_name(job: Job) -> Job:
@@ -355,10 +362,10 @@ def _with_whole_name(job: Job) -> Job:
 
 
 def _replacements(jobs: list[Job], in_place: bool) -> Iterator[tuple[str, str]]:
-    inputs = {_real(job.source): job.source for job in jobs if job.source is not None}
+    inputs = {real_name(job.source): job.source for job in jobs if job.source is not None}
     for job in jobs:
         target = None if job.problem == LINEAR_ONLY else job.target
-        replaced = None if target is None else inputs.get(_real(target))
+        replaced = None if target is None else inputs.get(real_name(target))
         if replaced is None:
             continue
         if replaced != job.source:
@@ -385,5 +392,6 @@ def _unrecordable(jobs: list[Job]) -> dict[str, str]:
     return {problem: UNRECORDED for problem in problems if problem}
 
 
-def _real(path: Path) -> str:
+def real_name(path: Path) -> str:
+    """Return the name of a file that is the same for all paths and links to it."""
     return os.path.normcase(os.path.realpath(path))

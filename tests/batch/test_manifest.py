@@ -514,3 +514,37 @@ def test_a_dry_run_skips_like_a_run(
         "f/b.png:",
         "f/c.png",
     ]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_result_of_another_input_is_not_replaced(
+    inside: bool, restormer: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails like two inputs of one run with one output, unless the other is gone or changed."""
+    top = Path.cwd()
+    for seed, name in enumerate(("f/1.png", "g/1.png")):
+        picture(name, seed=seed)
+
+    def restore(folder: str) -> Outcome:
+        monkeypatch.chdir(top / folder if inside else top)
+        name = "1.png" if inside else f"{folder}/1.png"
+        outcome = restormer("derain", name, "-o", f"{top}/out/", "--skip-existing")
+        monkeypatch.chdir(top)
+        return outcome
+
+    assert restore("f").status == 0
+    done = Path("out/1.png").read_bytes()
+    outcome = restore("g")
+    assert outcome.status == 1
+    assert f"would both become {top}/out/1.png" in outcome.stderr
+    assert "f/1.png and " in outcome.stderr
+    assert Path("out/1.png").read_bytes() == done
+    assert manifest.UNCHANGED in restore("f").stderr
+    Path("f").rename("moved")
+    assert manifest.UNCHANGED in restore("moved").stderr
+    Path("moved").rename("f")
+    picture("f/1.png", seed=9)
+    assert restore("f").status == 0
+    assert Path("out/1.png").read_bytes() != done
+    Path("f/1.png").unlink()
+    assert restore("g").status == 0

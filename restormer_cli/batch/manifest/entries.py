@@ -37,8 +37,9 @@ UNRECORDED = (
 
 Entry = dict[str, Any]
 """The fields of Restored, with the fingerprints of the files in "input", "output", "right" and
-"mask", and with "in_place", "recipe" (the settings fingerprint), "version" and "time". Old
-manifests lack "mask" and "in_place"."""
+"mask", and with "in_place", "recipe" (the settings fingerprint), "version" and "time". "input" and
+"output" also have a "name"; "input" has the "path" from the folder of the manifest, or None. Old
+manifests lack "mask", "in_place" and "path"."""
 
 
 def has_same_settings(entry: Entry, settings: SettingsFingerprint) -> bool:
@@ -65,7 +66,11 @@ def append_entry(
     target = resolve_link(target)
     entry = {
         **event.as_dict(),
-        "input": {"name": event.input, **source._asdict()},
+        "input": {
+            "name": event.input,
+            "path": _relative_path(event.input, target.parent),
+            **source._asdict(),
+        },
         "right": right and right._asdict(),
         "mask": mask and mask._asdict(),
         "output": {"name": target.name, **output._asdict()},
@@ -89,6 +94,19 @@ def append_entry(
             raise ImageError(f"not replaced, because {cause}", UNRECORDED) from error
         return [f"{cause}: --skip-existing will not skip this image"]
     return []
+
+
+def _relative_path(name: str, folder: Path) -> str | None:
+    """Return the path of an input from the folder of a manifest, so that both may be moved.
+
+    None if one of them is a URL, or they are on different drives.
+    """
+    if "://" in name or isinstance(folder, UrlPath):
+        return None
+    try:
+        return os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
+    except (OSError, ValueError):  # the first without a working folder
+        return None
 
 
 def unusable(folder: Path) -> str | None:

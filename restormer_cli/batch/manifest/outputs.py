@@ -21,6 +21,7 @@ from ...files import (
 )
 from ...imaging import Noise, read_image
 from ..events import Restored, Weights
+from ..jobs import collision, real_name
 from .entries import NAME, UNRECORDED, Entry, Manifest, Manifests, group_by, has_same_settings
 from .fingerprints import FileFingerprint, file_digest
 
@@ -53,10 +54,11 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
 
     Returns:
         The reason for skipping, or an entry to compare with the settings, or neither: then the
-        output is missing, damaged, or made from another input.
+        output is missing, damaged, or made from an input that has changed or is gone.
 
     Raises:
-        ImageError: in place, the manifest cannot be read.
+        ImageError: the output was made from another input, which still exists. Or, in place, the
+            manifest cannot be read.
     """
     if job.target is None or not exists(job.target):
         return None, None
@@ -71,8 +73,22 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
     if current is None:
         return (None if _is_damaged(target) else EDITED), None
     files = (("input", job.source), ("right", job.right), ("mask", job.mask))
-    same = all(_fits(current.get(role), path) for role, path in files)
-    return None, current if same else None
+    same = [_fits(current.get(role), path) for role, path in files]
+    if not same[0] and (origin := _origin(target, entries)):
+        _refuse_replacing(origin, job)
+    return None, current if all(same) else None
+
+
+def _refuse_replacing(output: RecordedOutput, job: Job) -> None:
+    """Raise ImageError if another input than that of the job made the output, and still exists."""
+    path = next(filter(exists, output.possible_inputs()), None)
+    own = {real_name(path) for path in (job.source, job.target) if path is not None}
+    if path is not None and real_name(path) not in own and _fits(output.entry["input"], path):
+        names = str(path), job.names[0]
+        alike = len({Path(name).suffix.lower() for name in names}) == 1
+        whole = "" if alike else " Or restore both in one run, which gives them different names."
+        problem = collision(names, job.names[1])
+        raise ImageError(problem, f"Name another output with -o.{whole}")
 
 
 def _reason_in_place(job: Job, target: Path, task: str, manifest: Manifest) -> str | None:
@@ -199,15 +215,18 @@ class RecordedOutput:
     def input(self) -> Path | None:
         """Return the path of the input, or None if it is missing or has changed.
 
-        The recorded name is relative to the working directory of the run. That is assumed to be
-        the current one, or a folder above the output.
+        Old manifests only have the name, which is relative to the working directory of the run.
+        That is assumed to be the current one, or a folder above the output.
         """
         recorded = self.entry["input"]
         return next((path for path in self.possible_inputs() if _fits(recorded, path)), None)
 
     def possible_inputs(self) -> list[Path]:
-        """Return the paths that the recorded name may stand for."""
-        name, paths = self.entry["input"]["name"], []
+        """Return the recorded path, and those that the recorded name may stand for."""
+        name, paths = self.entry["input"]["name"], list[Path]()
+        if recorded := self.entry["input"].get("path"):
+            folder = Path(os.path.realpath(self.path)).parent
+            paths.append(Path(os.path.normpath(folder / recorded)))
         with suppress(UsageError):  # a URL that cannot be reached from this machine
             paths.append(as_path(name))
         if not isinstance(self.path, UrlPath):
@@ -257,18 +276,18 @@ def leave_out_outputs(
     images = set[str]() if known is None else known
     images.update(os.path.abspath(i.path) for i in inputs.found if i.path is not None)  # noqa: PTH100
     own = {
-        input_.path: None
+        path: None
         for input_ in inputs.found
-        if input_.path is not None and input_.folder is not None
-        if (origin := _origin(input_.path, manifests)) and origin.is_made_from(images)
+        if (path := input_.path) is not None and input_.folder is not None
+        if (origin := _origin(path, manifests.outputs(path.parent).get(path.name, [])))
+        and origin.is_made_from(images)
     }
     found = [input_ for input_ in inputs.found if input_.path not in own]
     return replace(inputs, found=found, own=[*inputs.own, *own])
 
 
-def _origin(path: Path, manifests: Manifests) -> RecordedOutput | None:
-    """Return the entry that made a file, before any restoration in place; None if unknown."""
-    entries = manifests.outputs(path.parent).get(path.name, [])
+def _origin(path: Path, entries: list[Entry]) -> RecordedOutput | None:
+    """Return the one of its entries that made a file, before any restoration in place, if any."""
     if (current := _current(path, entries)) is None:
         return None
     history = _history(current["output"]["sha256"], group_by(entries, "sha256"))
