@@ -27,6 +27,8 @@ from .manifest import skip_reason as skip_reason
 from .masks import assign_masks as assign_masks
 from .pages import first_noise as first_noise
 from .pipeline import stage_executor as stage_executor
+from .reading import QueuedImage as QueuedImage
+from .reading import queue_images as queue_images
 from .results import Cancelled as Cancelled
 from .results import WrittenImage as WrittenImage
 from .results import failure_event as failure_event
@@ -34,8 +36,6 @@ from .results import send_to_stdout as send_to_stdout
 from .schema import event_schema as event_schema
 from .stages import ImageStages as ImageStages
 from .stages import Observer as Observer
-from .stages import QueuedImage as QueuedImage
 from .stages import StandardStreams as StandardStreams
-from .stages import queue_images as queue_images
 from .stages import run_batch as run_batch
 from .watching import WatchPlan as WatchPlan

@@ -17,8 +17,8 @@ from ..text import counted, format_bytes, format_duration, format_megapixels
 from .events import Planned
 from .masks import MaskReader
 from .pages import open_image
+from .reading import load_file
 from .results import failure_event
-from .stages import load_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -62,8 +62,8 @@ def result_event(
 def failure_event(job: Job, task: str, error: Exception) -> Failed | Skipped:
     """Return the event for an error of one image; raise an error that ends the run.
 
-    NotNeeded gives Skipped, all others Failed. An unexpected error is a defect of the program, which may show with this image only. Its
-    traceback is printed, and the run continues.
+    NotNeeded gives Skipped, all others Failed. An unexpected error is a defect of the program,
+    which may show with this image only. Its traceback is printed, and the run continues.
     """
     if isinstance(error, NotNeeded):
         return Skipped(*job.names, task, error.message)

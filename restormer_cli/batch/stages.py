@@ -10,12 +10,11 @@ from itertools import chain
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import ImageError, RestormerError
-from ..files import UrlPath, is_special, resolve_link
+from ..files import UrlPath, resolve_link
 from ..imaging import (
-    MAX_PIXELS,
     UNDECODED,
     Image,
     change_warnings,
@@ -23,7 +22,6 @@ from ..imaging import (
     make_folder,
     measure_change,
     prepare,
-    read_bytes,
     write_encoded,
 )
 from ..memory import MemoryGuard
@@ -33,7 +31,6 @@ from .manifest import (
     FileFingerprint,
     SkipCheck,
     append_entry,
-    change_time,
     settings_fingerprint,
 )
 from .masks import MaskReader, mask_remarks
@@ -50,6 +47,7 @@ from .pages import (
     total_change,
 )
 from .pipeline import Stage, run_overlapped
+from .reading import QueuedImage, load_file, queue_images
 from .results import Cancelled, NotNeeded, WrittenImage, failed, result_event
 
 if TYPE_CHECKING:
@@ -74,16 +72,6 @@ class StandardStreams:
 
     stdin: BinaryIO
     stdout: BinaryIO
-
-
-class QueuedImage(NamedTuple):
-    """An image to read."""
-
-    number: int
-    job: Job
-    data: bytes | ImageError | None  # the file's content, if it comes from a stream
-    right: bytes | ImageError | None = None  # that of the right view
-    mask: bytes | ImageError | None = None  # that of the mask
 
 
 def run_batch(
@@ -141,56 +129,6 @@ def run_batch(
     finally:
         work.stop.set()
         results.close()
-
-
-def queue_images(
-    jobs: Iterable[Job], stdin: BinaryIO, max_pixels: int = MAX_PIXELS
-) -> Iterator[QueuedImage]:
-    """Yield the jobs; read streams here, in the main thread, where Ctrl-C can interrupt it."""
-
-    def read(source: Path | BinaryIO, name: str) -> bytes | ImageError | None:
-        if isinstance(source, Path) and not is_special(source):
-            return None
-        try:
-            return read_bytes(source, max_pixels=max_pixels, name=name)[1]
-        except ImageError as error:  # the read stage reports it
-            return error
-
-    masks: dict[Path, bytes | ImageError | None] = {}  # one pipe may be for several images
-    for number, job in enumerate(jobs):
-        data = read(stdin if job.source is None else job.source, job.names[0])
-        right = None if job.right is None else read(job.right, str(job.right))
-        mask = None
-        if job.mask is not None and (mask := masks.get(job.mask)) is None:
-            mask = read(job.mask, str(job.mask))
-            if mask is not None:
-                masks[job.mask] = mask
-        yield QueuedImage(number, job, data, right, mask)
-
-
-def load_file(
-    path: Path | None, data: bytes | ImageError | None, max_pixels: int
-) -> tuple[bytes, FileFingerprint]:
-    """Return the content and the fingerprint of a file.
-
-    Args:
-        path: of the file.
-        data: its content, or the error of reading it, if `queue_images` has read it.
-        max_pixels: limit of each image; see `imaging.read_bytes`.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    mtime = ctime = None
-    if isinstance(data, ImageError):
-        raise data
-    if path is not None and data is None:
-        with suppress(OSError):  # `read_bytes` reports it
-            stat = path.stat()  # before reading, to detect changes after it
-            mtime, ctime = stat.st_mtime_ns, change_time(stat)
-        _, data = read_bytes(path, max_pixels=max_pixels)
-    assert data is not None  # noqa: S101 - `queue_images` reads stdin
-    return data, FileFingerprint.of(data, mtime, ctime)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from restormer_cli.batch import manifest, masks, stages
+from restormer_cli.batch import manifest, masks, reading
 from restormer_cli.imaging import Image
 from restormer_cli.imaging import io as image_io
 from tests.support.program import Outcome, picture, pixels, tree
@@ -266,7 +266,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("decoded")
         return image_io.decode(data, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stages, "read_bytes", read_bytes)
+    monkeypatch.setattr(reading, "read_bytes", read_bytes)
     monkeypatch.setattr(masks, "decode", decode)
     return seen
 
@@ -311,7 +311,7 @@ def test_a_mask_from_a_pipe_serves_all_images(denoise: Callable[..., Outcome]) -
 def test_a_mask_that_changes_during_a_run_is_read_again(reads: list[str], tmp_path: Path) -> None:
     """A mask whose content changes between two images is loaded for the second one."""
     reader, path = masks.MaskReader(), tmp_path / "mask.png"
-    load = partial(stages.load_file, path, None, 10**6)
+    load = partial(reading.load_file, path, None, 10**6)
     write_mask(str(path))
     first, _ = reader.read(path, load, 10**6)
     os.utime(path, (1, 1))  # the same content

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from restormer_cli.batch import forecast, pages, stages
+from restormer_cli.batch import forecast, pages, reading, stages
 from restormer_cli.batch.events import Event, Failed, ImageProgress, Planned, Restored, Started
 from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.imaging import Image, Noise
@@ -117,7 +117,7 @@ def test_out_of_memory_in_any_stage_fails_that_image(
 ) -> None:
     """The stages around the network are guarded, too, and the next image is restored."""
     restorer = Restorer("denoise", weights=str(identity()), device="cpu", precision="fp32")
-    module = pages if hasattr(pages, part) else stages
+    module = next(each for each in (pages, reading, stages) if hasattr(each, part))
     real, results = getattr(module, part), iter([error])
 
     def fails_once(*arguments: object, **options: object) -> object:

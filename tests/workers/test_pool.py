@@ -29,8 +29,8 @@ from tests.support.program import picture, pixels
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from restormer_cli.batch import QueuedImage
     from restormer_cli.batch.events import ImageProgress
-    from restormer_cli.batch.stages import QueuedImage
     from restormer_cli.workers.worker import Message, Send
 
 CONFIG = WorkerConfig(RestorerConfig("derain"), BatchConfig(max_pixels=10**6), None)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from restormer_cli.batch import stages
+from restormer_cli.batch import QueuedImage, stages
 from restormer_cli.batch.events import Failed, ImageProgress
 from restormer_cli.batch.jobs import BatchConfig, Job
 from restormer_cli.batch.pipeline import Stage
 from restormer_cli.batch.results import WrittenImage
-from restormer_cli.batch.stages import QueuedImage
 from restormer_cli.errors import CheckpointError, DeviceError
 from restormer_cli.inference.config import RestorerConfig
 from restormer_cli.workers.worker import Ready, WorkerConfig, WorkerExited, run_worker
