@@ -88,7 +88,8 @@ def resolve_link(path: Path) -> Path:
 
     A link to a pipe or a device is returned unchanged, and so is a URL.
     """
-    if isinstance(path, UrlPath) or not path.is_symlink() or is_special(path):
+    # Not `Path.is_symlink`, which raises for a name that no file can have.
+    if isinstance(path, UrlPath) or not os.path.islink(path) or is_special(path):  # noqa: PTH114
         return path
     return Path(os.path.realpath(path))
 
