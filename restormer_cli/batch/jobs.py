@@ -82,6 +82,7 @@ class Job:
     problem: str | None = None  # reason why the image cannot be restored in this run
     hint: str = "Restore it in a run of its own, with -o."  # remedy of the problem
     mask: Path | None = None  # white where the image is restored
+    renamed: frozenset[str] = frozenset()  # inputs of the run that left the name of this output
 
     @property
     def names(self) -> tuple[str, str]:
@@ -323,7 +324,15 @@ def _resolve_collisions(jobs: list[Job]) -> list[Job]:
     """Give outputs in another format a name of their own, and the others a problem."""
     if not (shared := _collisions(jobs)):
         return jobs
-    jobs = [_with_whole_name(job) if job in shared else job for job in jobs]
+    whole = {job: _with_whole_name(job) for job in shared}
+    renamed: dict[Path | None, set[str]] = defaultdict(set)
+    for job, other in whole.items():
+        if job.source is not None and other.target != job.target:
+            renamed[job.target].add(real_name(job.source))
+    jobs = [
+        replace(whole[job], renamed=frozenset(renamed[job.target])) if job in whole else job
+        for job in jobs
+    ]
     shared = _collisions(jobs)
     return [replace(job, problem=job.problem or shared.get(job)) for job in jobs]
 

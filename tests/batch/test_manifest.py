@@ -548,3 +548,20 @@ def test_the_result_of_another_input_is_not_replaced(
     assert Path("out/1.png").read_bytes() != done
     Path("f/1.png").unlink()
     assert restore("g").status == 0
+
+
+def test_an_input_that_takes_its_whole_name_leaves_its_output_to_another(
+    restormer: Callable[..., Outcome],
+) -> None:
+    """If `x.png` comes to `x.bmp`, a second run gives each an output, and a third skips both."""
+    command = ("derain", "g", "-o", "out", "--format", "png", "--skip-existing", "--json")
+    picture("g/x.bmp")
+    assert restormer(*command).status == 0
+    of_bitmap = Path("out/x.png").read_bytes()
+    picture("g/x.png", seed=1)
+    outcome = restormer(*command)
+    assert [event["event"] for event in outcome.events].count("restored") == 2
+    assert Path("out/x.bmp.png").read_bytes() == of_bitmap
+    assert Path("out/x.png").read_bytes() != of_bitmap
+    events = [event["event"] for event in restormer(*command).events]
+    assert (events.count("skipped"), events.count("failed")) == (2, 0)

@@ -80,9 +80,12 @@ def skip_reason(job: Job, task: str, manifests: Manifests) -> tuple[str | None, 
 
 
 def _refuse_replacing(output: RecordedOutput, job: Job) -> None:
-    """Raise ImageError if another input than that of the job made the output, and still exists."""
+    """Raise ImageError if another input than that of the job made the output, and still exists.
+
+    An input to which this run gives another output may lose this one.
+    """
     path = next(filter(exists, output.possible_inputs()), None)
-    own = {real_name(path) for path in (job.source, job.target) if path is not None}
+    own = {real_name(path) for path in (job.source, job.target) if path is not None} | job.renamed
     if path is not None and real_name(path) not in own and _fits(output.entry["input"], path):
         names = str(path), job.names[0]
         alike = len({Path(name).suffix.lower() for name in names}) == 1
