@@ -70,7 +70,7 @@ TASKS: dict[str, Task] = {
             "defocus",
             "single_image_defocus_deblurring",
             "restormer-lite-defocus.safetensors",
-            "3fc2d5e523b824da4b53d5a95a49ddec5d93dd9e1fb2f675c019806a473f8bf7",
+            "5715516cbc834299a703857d781599e767a46079fb7a141a6895fc6309538b04",
         ),
     )
 }
