@@ -121,10 +121,10 @@ class Windows:
             segments[segment] = known.plus(part) if known else part
         rows, columns = self._segments(0), self._segments(1)
         attentions = {
-            (r, c): attention(reduce(Statistics.plus, (segments[s] for s in product(*window))), w)
-            for (r, c), window in zip(
-                product(range(len(rows)), range(len(columns))), product(rows, columns), strict=True
+            (r, c): attention(
+                reduce(Statistics.plus, (segments[s] for s in product(down, across))), w
             )
+            for (r, down), (c, across) in product(enumerate(rows), enumerate(columns))
         }
         over_rows, over_columns = (
             [[n for n, window in enumerate(windows) if i in window] for i in range(len(along) + 1)]
