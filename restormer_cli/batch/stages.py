@@ -410,8 +410,8 @@ class ImageStages:
                 raise ImageError("it was changed during its restoration", "Restore it again.")
 
         def record(data: bytes, stat: os.stat_result) -> None:
-            if not isinstance(target, UrlPath):  # else it is uploaded already
-                check()
+            if not isinstance(target, UrlPath):
+                check()  # right before the replacement
             if not self.config.record:
                 return
             settings = settings_fingerprint(self.restorer, self.config)
@@ -422,7 +422,8 @@ class ImageStages:
                 append_entry(target, event, settings, *files, in_place=in_place, mask=mask)
             )
 
-        check()
+        if isinstance(target, UrlPath):
+            check()  # here, because `ready` is called after the upload
         make_folder(resolve_link(target).parent)
         write_encoded(data, target, ready=record)
 

@@ -22,6 +22,7 @@ from .restormer import statistics as statistics
 from .sizes import MULTIPLE as MULTIPLE
 from .sizes import round_up as round_up
 from .summary import Structure as Structure
+from .summary import block_values_per_pixel as block_values_per_pixel
 from .summary import feature_maps_bytes as feature_maps_bytes
 from .summary import multiply_adds_per_pixel as multiply_adds_per_pixel
 from .summary import summarize as summarize

@@ -156,9 +156,20 @@ def multiply_adds_per_pixel(architecture: Architecture) -> float:
 
     Its meter makes PyTorch import the compiler, which takes seconds and 100 MB.
     """
+    return sum(stage.multiply_adds for stage in _smallest(architecture)) / MULTIPLE**2
+
+
+def block_values_per_pixel(architecture: Architecture) -> float:
+    """Return the number of values that enter the transformer blocks for a pixel of an image."""
+    stages = _smallest(architecture)
+    return sum((s.blocks or 0) * s.height * s.width * s.channels for s in stages) / MULTIPLE**2
+
+
+def _smallest(architecture: Architecture) -> list[Stage]:
+    """Return the stages for the smallest image."""
     with torch.device("meta"):
         network = Restormer(architecture)
-    return sum(stage.multiply_adds for stage in _stages(network, MULTIPLE, MULTIPLE)) / MULTIPLE**2
+    return _stages(network, MULTIPLE, MULTIPLE)
 
 
 def _stages(network: Restormer, height: int, width: int) -> list[Stage]:

@@ -10,7 +10,12 @@ from functools import cache
 import torch
 
 from ...errors import DeviceError
-from ...network import Architecture, BlockWeights, multiply_adds_per_pixel
+from ...network import (
+    Architecture,
+    BlockWeights,
+    block_values_per_pixel,
+    multiply_adds_per_pixel,
+)
 from ..devices import PRECISIONS
 from ..native.library import MULTIPLE, TYPES, fits
 from ..native.loader import open_library
@@ -236,7 +241,8 @@ def _is_worth_building(
     global _seconds_of_work
     if device.type == "cpu":
         seconds = _multiply_adds_per_pixel(a) / SPEED[dtype]
-        seconds = (seconds + _values_per_pixel(a) * SECONDS_PER_VALUE) / torch.get_num_threads()
+        seconds += _block_values_per_pixel(a) * SECONDS_PER_VALUE
+        seconds /= torch.get_num_threads()
     else:
         seconds = _multiply_adds_per_pixel(a) / GPU_SPEED[dtype]
     _seconds_of_work += seconds * math.prod(size)
@@ -248,9 +254,6 @@ def _multiply_adds_per_pixel(a: Architecture) -> float:
     return multiply_adds_per_pixel(a)
 
 
-def _values_per_pixel(a: Architecture) -> float:
-    """Return the values that enter the transformer blocks, per pixel of the image."""
-    first, second, third, latent = a.blocks  # at level l, 2^l channels at every 4^l-th pixel
-    encoder = first + second / 2 + third / 4 + latent / 8
-    decoder = third / 4 + second / 2 + 2 * (first + a.refinement)  # the last have 2 dim channels
-    return a.dim * (encoder + decoder)
+@cache
+def _block_values_per_pixel(a: Architecture) -> float:
+    return block_values_per_pixel(a)
