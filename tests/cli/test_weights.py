@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,10 @@ def test_names_that_no_checkpoint_has_alone_are_explained(
     [
         ("weights", "pull", "derain"),
         ("train", "denoise", "--photos=.", "--steps=1", "-o", "a.safetensors", "--start=deraining"),
-        ("export", "derain", "-o", "a.onnx", "--weights", "official"),
+        pytest.param(
+            ("export", "derain", "-o", "a.onnx", "--weights", "official"),
+            marks=pytest.mark.skipif(find_spec("onnx") is None, reason="needs the extra onnx"),
+        ),
     ],
 )
 def test_a_failed_download_names_no_option_that_the_command_lacks(
